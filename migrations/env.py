@@ -1,0 +1,50 @@
+"""Runs the migrations: one at a time in the whole cluster, and never stuck behind a lock."""
+
+import asyncio
+import os
+
+from alembic import context
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voting.database import create_engine
+from voting.models import Base
+
+# Any number will do, as long as nobody else who uses this database takes the same.
+LOCK = 0x766F7465
+
+
+def run(connection: Connection) -> None:
+    # A migration that waits for a table's lock blocks every vote behind it: better to fail and
+    # to be tried again.
+    connection.execute(text("SET lock_timeout = '5s'"))
+    connection.execute(text("SET statement_timeout = 0"))
+    context.configure(connection=connection, target_metadata=Base.metadata)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def run_alone(engine: AsyncEngine) -> None:
+    # The lock has a connection of its own: it outlives every transaction of the migrations, and
+    # Postgres gives it back when this process dies.
+    async with engine.connect() as guard:
+        await guard.execute(text("SET statement_timeout = 0"))
+        await guard.execute(text("SET lock_timeout = '60s'"))
+        await guard.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+        # Not AUTOCOMMIT as elsewhere: a migration is applied whole or not at all.
+        migrating = engine.execution_options(isolation_level="READ COMMITTED")
+        async with migrating.connect() as connection:
+            await connection.run_sync(run)
+            await connection.commit()
+        await guard.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+    await engine.dispose()
+
+
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", target_metadata=Base.metadata)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    # `alembic` on the command line brings no URL of its own.
+    url = context.config.attributes.get("database_url") or os.environ["DATABASE_URL"]
+    asyncio.run(run_alone(create_engine(url, name="voting-migrate")))

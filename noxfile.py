@@ -1,0 +1,111 @@
+"""Every check of the project, a session each: `nox` runs those that need no cluster.
+
+With CI=true a browser that is missing fails its session; elsewhere it is skipped.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.error_on_missing_interpreters = True
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "unit", "integration", "acceptance", "browser", "coverage"]
+
+
+def install(session: nox.Session) -> None:
+    """Install what the lock file names, then the project without looking for anything else."""
+    session.install("--require-hashes", "-r", "requirements/dev.txt")
+    session.install("--no-deps", "--no-build-isolation", "-e", ".")
+
+
+def tests(session: nox.Session, *folders: str, env: dict[str, str] | None = None) -> None:
+    session.run("coverage", "run", "-m", "pytest", *(session.posargs or folders), env=env)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and likely mistakes."""
+    install(session)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types over the package."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """One module at a time, with no server."""
+    install(session)
+    session.run("coverage", "erase")
+    tests(session, "tests/unit")
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Real Postgres and Valkey, each test with its own database and stream."""
+    install(session)
+    tests(session, "tests/integration")
+
+
+@nox.session
+def acceptance(session: nox.Session) -> None:
+    """The commands, started as a user starts them."""
+    install(session)
+    tests(session, "tests/acceptance")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The pages in a real Chromium."""
+    install(session)
+    chromium = find_chromium(session)
+    if chromium is None:
+        message = "no Chromium is here and none can be installed"
+        if os.environ.get("CI"):
+            session.error(message)
+        session.skip(message)
+    tests(session, "tests/browser", env={"CHROMIUM": chromium})
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """What the sessions before this one have run, line by line and branch by branch."""
+    install(session)
+    session.run("coverage", "combine", silent=True)
+    session.run("coverage", "report")
+
+
+def find_chromium(session: nox.Session) -> str | None:
+    """Find a Chromium, or install Playwright's own, else the distribution's when root."""
+    if found := chromium_here(session):
+        return found
+    session.run("playwright", "install", "chromium", success_codes=list(range(256)), silent=True)
+    if found := chromium_here(session):
+        return found
+    if sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+            subprocess.run(["apt-get", "--quiet", *command], check=False, stdout=subprocess.DEVNULL)
+    return chromium_here(session)
+
+
+def chromium_here(session: nox.Session) -> str | None:
+    """Tell the path of a Chromium on this machine: Playwright's, or one on the PATH."""
+    code = (
+        "from playwright.sync_api import sync_playwright as p\n"
+        "with p() as playwright: print(playwright.chromium.executable_path)"
+    )
+    own = (session.run("python", "-c", code, silent=True) or "").strip()
+    if Path(own).is_file():
+        return own
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)

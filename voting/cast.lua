@@ -1,0 +1,31 @@
+#!lua
+-- Accept a batch of ballots: all of them or none.
+--
+-- KEYS  1 the stream, 2 the poll
+-- ARGV  1 the deadline (Redis' clock, ms), then voter and choice of each ballot
+-- Returns {status, Redis' clock in ms, id, id, ...}: an id for each ballot where status is "ok".
+--
+-- The shebang line makes Redis refuse the whole script before its first write where memory is full.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Past the deadline the voters were told that it failed: it must not be applied any more.
+if now >= tonumber(ARGV[1]) then
+  return {'late', now}
+end
+
+-- Without a group's stream, or the poll's state, a worker has to prepare them first.
+local state = redis.call('HGET', KEYS[2], 'state')
+if not state or redis.call('EXISTS', KEYS[1]) == 0 then
+  return {'missing', now}
+end
+if state ~= 'open' then
+  return {'closed', now}
+end
+
+local reply = {'ok', now}
+for i = 2, #ARGV, 2 do
+  reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', ARGV[i], 'choice', ARGV[i + 1])
+end
+return reply

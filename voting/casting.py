@@ -1,0 +1,175 @@
+"""Accepting ballots: many at once, never twice, never after their voters heard that it failed."""
+
+import asyncio
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+
+from voting.ballots import Ballot, Version
+
+CAST = resources.files("voting").joinpath("cast.lua").read_text()
+
+# One call is usually on its way while the ballots of the next gather; a few overlap Redis' fsync
+# with the work on this side, and one that is stuck does not hold up the others.
+CALLS_AT_ONCE = 4
+
+# How long after the deadline a reply is still waited for. Once it is over, the deadline has passed
+# by Redis' clock too, so nothing on its way can be applied any more.
+GRACE = 0.1
+
+
+class CastError(Exception):
+    """A ballot was not acknowledged."""
+
+
+class PollClosed(CastError):
+    """The ballot was refused: the poll is closed."""
+
+
+class NotRecorded(CastError):
+    """The ballot was refused, or never sent: it is certain that it does not count."""
+
+
+class MaybeRecorded(CastError):
+    """The ballot was sent and no answer came: it may count or not."""
+
+
+# Redis says these before it runs the script at all.
+_REFUSALS = (OutOfMemoryError, BusyLoadingError, ReadOnlyError, NoPermissionError)
+
+_Waiting = tuple[Ballot, "asyncio.Future[Version]"]
+
+
+class Caster:
+    """Sends the ballots that gather in a turn of the event loop with one call of `cast.lua`.
+
+    Belongs to one event loop. `timeout` is in seconds, for a call from its start to its deadline.
+    """
+
+    def __init__(self, redis: Redis, stream: str, poll: str, *, timeout: float) -> None:
+        self._pool: Any = redis.connection_pool  # its methods have no types
+        self._keys = (stream, poll)
+        self._timeout = timeout
+        self._waiting: list[_Waiting] = []
+        self._calls: set[asyncio.Task[None]] = set()
+        # Redis' clock less this loop's, in seconds: a lower bound, from the latest reply.
+        self._clock_ahead: float | None = None
+
+    async def cast(self, ballot: Ballot) -> Version:
+        """Append `ballot` and return its version once Redis says that it is on disk.
+
+        Raises a CastError.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Version] = loop.create_future()
+        self._waiting.append((ballot, future))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._send)
+        return await future
+
+    def _send(self) -> None:
+        if self._waiting and len(self._calls) < CALLS_AT_ONCE:
+            batch, self._waiting = self._waiting, []
+            call = asyncio.get_running_loop().create_task(self._call(batch))
+            self._calls.add(call)
+            call.add_done_callback(self._sent)
+
+    def _sent(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._send()
+
+    async def _call(self, batch: Sequence[_Waiting]) -> None:
+        error: Exception = NotRecorded("the call was given up")
+        versions: list[Version] = []
+        try:
+            versions = await self._cast([ballot for ballot, _ in batch])
+        except Exception as caught:  # noqa: BLE001 - whatever it is, each of the voters has to hear of it
+            error = caught
+        finally:
+            for index, (_, future) in enumerate(batch):
+                if future.done():
+                    continue  # its request was cancelled
+                if versions:
+                    future.set_result(versions[index])
+                else:
+                    future.set_exception(error)
+
+    async def _cast(self, ballots: Sequence[Ballot]) -> list[Version]:
+        until = asyncio.get_running_loop().time() + self._timeout
+        try:
+            async with asyncio.timeout_at(until):
+                connection = await self._pool.get_connection()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._clock_ahead = None
+            raise NotRecorded("Redis can't be reached") from error
+        try:
+            deadline = await self._deadline(connection, until)
+            fields = [field for ballot in ballots for field in ballot.encode()]
+            command = ("EVAL", CAST, 2, *self._keys, deadline, *fields)
+            try:
+                reply = await _ask(connection, until + GRACE, *command)
+            except _REFUSALS as error:
+                raise NotRecorded("Redis refuses to write") from error
+            except (RedisError, OSError, TimeoutError) as error:
+                self._clock_ahead = None
+                raise MaybeRecorded("Redis did not answer") from error
+        finally:
+            await self._pool.release(connection)
+        return self._read(reply)
+
+    async def _deadline(self, connection: Any, until: float) -> int:
+        """Translate `until` to Redis' clock (ms), never too late.
+
+        Redis read its clock before this side got the reply, so at any later moment here, its clock
+        shows at least what the reply said and the time since.
+        """
+        if self._clock_ahead is None:
+            try:
+                seconds, micros = await _ask(connection, until, "TIME")
+            except (RedisError, OSError, TimeoutError) as error:
+                raise NotRecorded("Redis did not answer") from error
+            self._set_clock(int(seconds) * 1000 + int(micros) // 1000)
+        assert self._clock_ahead is not None  # noqa: S101 - for the type checker
+        return int((self._clock_ahead + until) * 1000)
+
+    def _set_clock(self, now: int) -> None:
+        self._clock_ahead = now / 1000 - asyncio.get_running_loop().time()
+
+    def _read(self, reply: list[Any]) -> list[Version]:
+        status, now, *ids = reply
+        self._set_clock(int(now))
+        match status:
+            case b"ok":
+                return [Version.parse(each) for each in ids]
+            case b"closed":
+                raise PollClosed
+            case b"missing":
+                raise NotRecorded("the stream is not there: no worker has prepared it yet")
+            case _:
+                raise NotRecorded("it reached Redis after its deadline")
+
+
+async def _ask(connection: Any, until: float, *command: Any) -> Any:
+    """Send one command on one connection, once; a connection without an answer is closed."""
+    answered = False
+    try:
+        async with asyncio.timeout_at(until):
+            await connection.send_command(*command)
+            reply = await connection.read_response()
+        answered = True
+    except (*_REFUSALS,):
+        answered = True
+        raise
+    finally:
+        if not answered:
+            await connection.disconnect(nowait=True)
+    return reply

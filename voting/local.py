@@ -1,0 +1,255 @@
+"""`voting up`: the whole app on this machine, with the roles started as in production."""
+
+import argparse
+import asyncio
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Awaitable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from voting import embedded
+from voting.embedded import Folders
+from voting.settings import Role
+from voting.supervisor import Child, Guardian, Program, StartError
+
+# One after the other, each with the seconds it gets: no new ballots, then the batch in hand is
+# counted, then the servers.
+_STOP = ((("vote", "result"), 12.0), (("worker",), 12.0), (("Valkey", "Postgres"), 60.0))
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """Run until Ctrl-C. Return the exit code of the command."""
+    try:
+        asyncio.run(Stack.of(arguments).run())
+    except StartError as error:
+        _say(str(error))
+        return 1
+    return 0
+
+
+class Stack:
+    """The servers that the environment does not name, and the three roles."""
+
+    def __init__(
+        self, data: Path, ports: Mapping[Role, int], scale: Mapping[Role, int], host: str
+    ) -> None:
+        self._data = data
+        self._ports = ports
+        self._scale = scale
+        self._host = host
+        self._children: list[Child] = []
+        self._reserved: list[socket.socket] = []
+        self._stopping = asyncio.Event()
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "Stack":
+        return cls(
+            (arguments.data or default_data()).absolute(),
+            {Role.VOTE: arguments.vote_port, Role.RESULT: arguments.result_port},
+            {**dict.fromkeys(Role, 1), **dict(arguments.scale)},
+            os.environ.get("HOST", "127.0.0.1"),
+        )
+
+    async def run(self) -> None:
+        """Start everything, wait for a signal, stop everything. Raises StartError."""
+        lock = _lock(self._data)
+        ports = {role: self._reserve(port) for role, port in self._ports.items()}
+        folders = _folders(self._data)
+        guardian = Guardian(lock)
+        try:
+            self._listen_to_signals()
+            starting = asyncio.create_task(self._start(guardian, folders, ports))
+            waiting = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await waiting
+            starting.cancel()
+            await asyncio.wait({starting})
+            await self._stop()
+        finally:
+            guardian.close()
+            for each in self._reserved:
+                each.close()
+            shutil.rmtree(folders.run, ignore_errors=True)
+            os.close(lock)
+
+    async def _start(self, guardian: Guardian, folders: Folders, ports: Mapping[Role, int]) -> None:
+        child = partial(Child, guardian=guardian, say=_say)
+        environ = dict(os.environ)
+        servers = []
+        if "DATABASE_URL" not in environ:
+            environ["DATABASE_URL"] = folders.database_url
+            programs = await asyncio.to_thread(embedded.prepare_postgres, folders)
+            servers.append(child(embedded.postgres(folders, programs)))
+        if "REDIS_URL" not in environ:
+            environ["REDIS_URL"] = folders.redis_url
+            servers.append(child(embedded.valkey(folders)))
+        self._children += servers
+        await _all(each.start() for each in servers)
+        await self._migrate(guardian, environ)
+
+        roles = [
+            child(self._program(role, number, environ, ports))
+            for role in Role
+            for number in range(1, self._scale[role] + 1)
+        ]
+        self._children += roles
+        await _all(each.start() for each in roles)
+        _say(f"votes are kept in {self._data}")
+        _say(f"vote:   http://localhost:{ports[Role.VOTE]}")
+        _say(f"result: http://localhost:{ports[Role.RESULT]}")
+        _say("Ctrl-C stops everything and keeps the votes")
+
+    async def _migrate(self, guardian: Guardian, environ: Mapping[str, str]) -> None:
+        migration = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "voting", "migrate"),
+            env={"LOG_LEVEL": "warning", "LOG_FORMAT": "console", **environ},
+            process_group=guardian.group,
+        )
+        if await migration.wait() != 0:
+            raise StartError("the database could not be migrated")
+
+    def _program(
+        self, role: Role, number: int, environ: Mapping[str, str], ports: Mapping[Role, int]
+    ) -> Program:
+        ops_port = self._reserve(0)
+        # Each role gets what it may have, as in the cluster.
+        withheld = {Role.VOTE: {"DATABASE_URL"}, Role.RESULT: {"REDIS_URL", "SECRET_KEYS"}}
+        own = {
+            "ROLE": role,
+            "HOST": self._host,
+            "PORT": str(ports.get(role, 0)),
+            "OPS_PORT": str(ops_port),
+        }
+        given = {
+            "LOG_LEVEL": "warning",
+            "LOG_FORMAT": "console",
+            "VOTE_URL": f"http://localhost:{ports[Role.VOTE]}",
+            "RESULT_URL": f"http://localhost:{ports[Role.RESULT]}",
+            "SECRET_KEYS": _secret_key(self._data),
+            **environ,
+            **own,
+        }
+        alone = self._scale[role] == 1
+        return Program(
+            name=role.value if alone else f"{role.value} {number}",
+            command=[sys.executable, "-m", "voting"],
+            environment={k: v for k, v in given.items() if k not in withheld.get(role, ())},
+            ready=partial(_answers, self._host, ops_port),
+        )
+
+    async def _stop(self) -> None:
+        for names, seconds in _STOP:
+            await _all(
+                each.stop(seconds)
+                for each in self._children
+                if each.program.name.split()[0] in names
+            )
+
+    def _reserve(self, port: int) -> int:
+        """Take a port for the children to share, so that nobody else does. Raises StartError."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        try:
+            with socket.socket(family) as probe:  # somebody who listens there makes this fail
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((self._host, port))
+            reserved = socket.socket(family)
+            self._reserved.append(reserved)
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserved.bind((self._host, port))
+        except OSError as error:
+            raise StartError(f"port {port} can't be had: {error.strerror}") from None
+        return int(reserved.getsockname()[1])
+
+    def _listen_to_signals(self) -> None:
+        def handle(number: int) -> None:
+            if self._stopping.is_set():
+                os._exit(128 + number)  # the guardian ends the others
+            _say("stopping")
+            self._stopping.set()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, handle, number)
+
+
+def default_data() -> Path:
+    """Where votes are kept unless told: the user's own folder for data."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/voting")  # /root is closed to the user that Postgres runs as
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "voting"
+
+
+def _lock(data: Path) -> int:
+    """Make sure that nobody else uses the folder, leftovers of a killed one included."""
+    try:
+        # Others may pass through, for Postgres may be another user; none may list it.
+        data.mkdir(mode=0o711, parents=True, exist_ok=True)
+        lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StartError(f"{data} can't be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 20, 0).decode(errors="replace")
+        os.close(lock)
+        raise StartError(f"{data} is in use by another `voting up` (process {owner})") from None
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        os.close(lock)
+        raise StartError(f"{data} can't be written: {error.strerror}") from None
+    return lock
+
+
+def _folders(data: Path) -> Folders:
+    run = data / "run"
+    if embedded.fits_socket(run):
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(mode=0o700)
+        return Folders(data, run)
+    return Folders(data, Path(tempfile.mkdtemp(prefix="voting-")))
+
+
+def _secret_key(data: Path) -> str:
+    """The key that signs voters' cookies: made once, so that they stay the same voters."""
+    path = data / "secret-key"
+    if not path.exists():
+        new = path.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_text(secrets.token_hex(32))
+        new.rename(path)
+    return path.read_text()
+
+
+async def _answers(host: str, port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    try:
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return b" 200 " in await reader.readline()
+    except OSError:
+        return False
+    finally:
+        writer.close()
+
+
+async def _all(awaitables: Iterable[Awaitable[None]]) -> None:
+    await asyncio.gather(*awaitables)
+
+
+def _say(line: str) -> None:
+    print(f"voting: {line}", flush=True)  # noqa: T201 - the terminal is the place

@@ -1,0 +1,63 @@
+"""The tables."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, MetaData, SmallInteger, String, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    # Named constraints, so that a migration can drop one.
+    metadata = MetaData(
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+        }
+    )
+
+
+class Vote(Base):
+    """A voter's counted choice, with the version of the ballot it came by."""
+
+    __tablename__ = "votes"
+    __table_args__ = (
+        CheckConstraint("choice IN ('a', 'b')", name="choice"),
+        # Room on each page for changed minds, which then need no new index entry.
+        {"postgresql_with": {"fillfactor": 80}},
+    )
+
+    voter: Mapped[UUID] = mapped_column(primary_key=True)
+    choice: Mapped[str] = mapped_column(String(1))
+    ms: Mapped[int] = mapped_column(BigInteger)
+    seq: Mapped[int] = mapped_column(BigInteger)
+
+
+class Tally(Base):
+    """What the votes counted in ten seconds added to each option: negative where minds changed.
+
+    `ms` is the highest of their versions' `ms`: the newest version of all votes is found without
+    reading them.
+    """
+
+    __tablename__ = "tally"
+    # One row is updated with every batch.
+    __table_args__ = ({"postgresql_with": {"fillfactor": 50}},)
+
+    bucket: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    a: Mapped[int] = mapped_column(BigInteger)
+    b: Mapped[int] = mapped_column(BigInteger)
+    ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class Poll(Base):
+    """The one poll: a table of one row, made by the migration."""
+
+    __tablename__ = "poll"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="one"),
+        CheckConstraint("state IN ('open', 'closed')", name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, server_default=text("1"))
+    state: Mapped[str] = mapped_column(String(6), server_default=text("'open'"))

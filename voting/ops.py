@@ -1,0 +1,39 @@
+"""The operations port that every role has: liveness, readiness, metrics, version."""
+
+import platform
+from collections.abc import Awaitable, Callable
+
+import prometheus_client
+from litestar import Litestar, Response, get
+
+from voting import __version__
+
+BUILD = prometheus_client.Gauge(
+    "voting_build_info", "The running version, as labels of a constant 1.", ["version", "role"]
+)
+
+
+def create_ops_app(role: str, ready: Callable[[], Awaitable[bool]]) -> Litestar:
+    """Make the application for OPS_PORT; `ready` tells whether the role can do its work now."""
+
+    @get("/healthz")
+    async def healthz() -> str:
+        # Asks nobody: a restart of this process would not mend a server that is away.
+        return "alive\n"
+
+    @get("/readyz")
+    async def readyz() -> Response[str]:
+        return Response("ready\n") if await ready() else Response("not ready\n", status_code=503)
+
+    @get("/metrics", sync_to_thread=False)
+    def metrics() -> Response[bytes]:
+        return Response(
+            prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST
+        )
+
+    @get("/version", sync_to_thread=False)
+    def version() -> dict[str, str]:
+        return {"role": role, "version": __version__, "python": platform.python_version()}
+
+    BUILD.labels(__version__, role).set(1)
+    return Litestar([healthz, readyz, metrics, version], openapi_config=None, logging_config=None)

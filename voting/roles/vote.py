@@ -1,0 +1,205 @@
+"""ROLE=vote: the page where people pick, and the one request that casts their ballot."""
+
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import prometheus_client
+from litestar import MediaType, Request, Response, get, post
+from litestar.datastructures import Cookie
+from litestar.exceptions import ClientException
+from litestar.types import ASGIApp
+from redis.exceptions import RedisError
+
+from voting.ballots import Ballot, Choice, Version
+from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
+from voting.forms import MAX_BODY, FormError, read_choice
+from voting.latest import Latest
+from voting.server import Site, serve
+from voting.settings import VoteSettings
+from voting.stream import BallotStream, Position, StreamMissing
+from voting.voters import VoterCookies
+from voting.web import (
+    TOO_LARGE,
+    Pages,
+    Problem,
+    ProblemError,
+    is_same_origin,
+    wants_fragment,
+)
+
+YEAR = 365 * 24 * 3600
+
+ACCEPTED = prometheus_client.Counter("voting_ballots_accepted", "Ballots acknowledged to voters.")
+REFUSED = prometheus_client.Counter(
+    "voting_ballots_refused", "Requests to vote that were not acknowledged.", ["status"]
+)
+
+FOREIGN = Problem(
+    HTTPStatus.FORBIDDEN,
+    "This vote came from another site.",
+    "It was not recorded. Open the voting page itself and choose there.",
+)
+NO_COOKIE = Problem(
+    HTTPStatus.BAD_REQUEST,
+    "Your browser has to accept cookies to vote.",
+    "Your vote was not recorded. Allow cookies for this site, reload the page and choose again.",
+)
+CLOSED = Problem(
+    HTTPStatus.CONFLICT,
+    "Voting is closed.",
+    "This vote was not recorded. If you had voted before, that vote counts.",
+)
+NOT_NOW = Problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "We can't take votes right now.",
+    "Your vote was not recorded. Please choose again in a moment.",
+    retry_after=2,
+)
+UNKNOWN = Problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "We don't know whether your vote was recorded.",
+    "It may have been, or not. Please choose again: only your last choice counts.",
+    retry_after=2,
+)
+_FORM = {
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "This is not what the voting page sends.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "This is not one of the two choices.",
+}
+_CAST: dict[type[CastError], Problem] = {
+    PollClosed: CLOSED,
+    NotRecorded: NOT_NOW,
+    MaybeRecorded: UNKNOWN,
+}
+
+
+class Mine(NamedTuple):
+    """What this browser voted last, as its cookie says.
+
+    The cookie is not signed: it is shown to the one who holds it and decides nothing.
+    """
+
+    choice: Choice
+    version: Version
+
+    @classmethod
+    def read(cls, cookie: str | None) -> "Mine | None":
+        choice, _, version = (cookie or "").partition(".")
+        try:
+            return cls(Choice(choice), Version.parse(version))
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"{self.choice}.{self.version}"
+
+
+class VoteRole:
+    """The handlers' work, with all that they need."""
+
+    def __init__(self, stream: BallotStream, settings: VoteSettings) -> None:
+        self._stream = stream
+        self._pages = Pages(settings)
+        self._voters = VoterCookies([key.get_secret_value() for key in settings.secret_keys])
+        self._secure = settings.secure
+        prefix = "__Host-" if settings.secure else ""
+        self._voter_cookie, self._ballot_cookie = f"{prefix}voter", f"{prefix}ballot"
+        self._position: Latest[Position] = Latest(
+            stream.position, interval=1.0, errors=(RedisError, StreamMissing, OSError)
+        )
+
+    def create_app(self) -> ASGIApp:
+        @get("/")
+        async def page(request: Request[Any, Any, Any]) -> Response[str]:
+            return await self.page(request)
+
+        @post("/vote", status_code=HTTPStatus.OK, request_max_body_size=MAX_BODY)
+        async def vote(request: Request[Any, Any, Any]) -> Response[str]:
+            return await self.vote(request)
+
+        @get("/receipt")
+        async def receipt(request: Request[Any, Any, Any]) -> Response[str]:
+            return await self.receipt(request)
+
+        return self._pages.create_app([page, vote, receipt])
+
+    async def page(self, request: Request[Any, Any, Any]) -> Response[str]:
+        cookies = []
+        if self._voters.read(request.cookies.get(self._voter_cookie)) is None:
+            cookies.append(self._cookie(self._voter_cookie, self._voters.mint()))
+        return await self._ballot(request, "vote.html", self._mine(request), cookies=cookies)
+
+    async def vote(self, request: Request[Any, Any, Any]) -> Response[str]:
+        try:
+            mine = await self._cast(request)
+        except ProblemError as error:
+            REFUSED.labels(error.problem.status.value).inc()
+            template = "_ballot.html" if wants_fragment(request) else "vote.html"
+            return await self._ballot(request, template, self._mine(request), error.problem)
+        ACCEPTED.inc()
+        cookies = [self._cookie(self._ballot_cookie, str(mine))]
+        if wants_fragment(request):
+            return await self._ballot(request, "_ballot.html", mine, cookies=cookies)
+        headers = {"Location": "/", "Cache-Control": "no-store"}
+        return Response("", status_code=HTTPStatus.SEE_OTHER, headers=headers, cookies=cookies)
+
+    async def receipt(self, request: Request[Any, Any, Any]) -> Response[str]:
+        return await self._ballot(request, "_receipt.html", self._mine(request))
+
+    async def _cast(self, request: Request[Any, Any, Any]) -> Mine:
+        if not is_same_origin(request.headers):
+            raise ProblemError(FOREIGN)
+        try:
+            choice = read_choice(request.headers.get("content-type", ""), await request.body())
+        except FormError as error:
+            advice = "Nothing was recorded. Go back to the page and choose there."
+            raise ProblemError(Problem(error.status, _FORM[error.status], advice)) from error
+        except ClientException as error:
+            raise ProblemError(TOO_LARGE) from error
+        voter = self._voters.read(request.cookies.get(self._voter_cookie))
+        if voter is None:
+            raise ProblemError(NO_COOKIE)
+        try:
+            version = await self._stream.cast(Ballot(voter, choice))
+        except CastError as error:
+            raise ProblemError(_CAST[type(error)]) from error
+        return Mine(choice, version)
+
+    async def _ballot(
+        self,
+        request: Request[Any, Any, Any],
+        template: str,
+        mine: Mine | None,
+        problem: Problem | None = None,
+        *,
+        cookies: list[Cookie] | None = None,
+    ) -> Response[str]:
+        counted = False
+        # Right after the cast it can't be counted yet: no need to ask.
+        if mine is not None and request.method == "GET":
+            position = await self._position.get()
+            counted = position is not None and position.counted(mine.version)
+        return Response(
+            self._pages.render(template, mine=mine, counted=counted, problem=problem),
+            media_type=MediaType.HTML,
+            status_code=problem.status if problem else HTTPStatus.OK,
+            headers=problem.headers if problem else {"Cache-Control": "no-store"},
+            cookies=cookies or [],
+        )
+
+    def _mine(self, request: Request[Any, Any, Any]) -> Mine | None:
+        return Mine.read(request.cookies.get(self._ballot_cookie))
+
+    def _cookie(self, name: str, value: str) -> Cookie:
+        return Cookie(
+            name, value=value, max_age=YEAR, secure=self._secure, httponly=True, samesite="lax"
+        )
+
+
+async def run(settings: VoteSettings) -> None:
+    """Run the role until a signal stops it."""
+    stream = BallotStream.at(settings.redis_url.get_secret_value())
+    app = VoteRole(stream, settings).create_app()
+    try:
+        await serve("vote", settings, Site(app, settings.host, settings.port), stream.ready)
+    finally:
+        await stream.close()

@@ -1,0 +1,223 @@
+"""ROLE=worker: moves ballots from Redis into Postgres, each counted exactly once."""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import chain, repeat
+from typing import TypeVar
+
+import prometheus_client
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voting import tally
+from voting.ballots import ZERO, CastBallot, Version
+from voting.database import (
+    DATABASE_ERRORS,
+    STATEMENT_TIMEOUT,
+    create_engine,
+    is_bad_data,
+    is_conflict,
+)
+from voting.server import serve
+from voting.settings import WorkerSettings
+from voting.stream import BallotStream, Entry, StreamMissing
+
+BATCH = 2_000  # entries
+BLOCK = 1.0  # seconds a read waits for the first entry
+HOUSEKEEPING = 5.0  # seconds between two rounds
+IDLE = STATEMENT_TIMEOUT * 3  # seconds after which a worker's entries are taken over
+# Counted entries stay for a while, to be counted again should the database be restored.
+KEEP_SECONDS = 3600
+KEEP_ENTRIES = 1_000_000
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before the next try; the last repeats
+
+COUNTED = prometheus_client.Counter("voting_ballots_counted", "Ballots committed to Postgres.")
+DEAD = prometheus_client.Counter("voting_dead_letters", "Stream entries that can never be counted.")
+
+log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+
+class _Stopping(Exception):
+    """A server is away and the worker is asked to stop: what is in hand stays pending."""
+
+
+class Worker:
+    """Reads the next batch while the last one commits; acknowledges after the commit only.
+
+    `idle` is in seconds. Any number of workers may run, as long as their `consumer` differ.
+    """
+
+    def __init__(
+        self, stream: BallotStream, engine: AsyncEngine, *, consumer: str, idle: float = IDLE
+    ) -> None:
+        self._stream = stream
+        self._engine = engine
+        self._consumer = consumer
+        self._idle = idle
+        self._stop = asyncio.Event()
+        self._batches: asyncio.Queue[list[Entry] | None] = asyncio.Queue(maxsize=1)
+        # For each server, how many of the two tasks wait for it.
+        self._away: Counter[str] = Counter()
+        self._prepared = False
+        self._next_housekeeping = 0.0
+
+    async def ready(self) -> bool:
+        return self._prepared and not self._away.total()
+
+    def stop(self) -> None:
+        """Ask `run` to finish the batch in hand and return."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Count ballots until `stop`."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read_batches())
+                tasks.create_task(self._count_batches())
+        except* _Stopping:
+            log.warning("stopped with a batch in hand: it stays pending for the next worker")
+
+    async def _read_batches(self) -> None:
+        try:
+            while not self._stop.is_set():
+                if entries := await self._persist(self._next_batch):
+                    await self._batches.put(entries)
+        except _Stopping:
+            pass  # the batch that the other task has in hand is still to be finished
+        await self._batches.put(None)
+
+    async def _count_batches(self) -> None:
+        while (entries := await self._batches.get()) is not None:
+            ballots = await self._bury_undecodable(entries)
+            await self._count(ballots)
+            await self._persist(partial(self._stream.done, entries))
+
+    async def _next_batch(self) -> list[Entry]:
+        now = asyncio.get_running_loop().time()
+        try:
+            if now >= self._next_housekeeping:
+                await self._prepare()
+                if taken := await self._stream.reclaim(
+                    self._consumer, idle=self._idle, count=BATCH
+                ):
+                    log.warning("took over %d entries of another worker", len(taken))
+                    return taken  # and look for more at once
+                await self._trim()
+                self._next_housekeeping = now + HOUSEKEEPING
+            return await self._stream.read(self._consumer, count=BATCH, block=BLOCK)
+        except StreamMissing:
+            self._next_housekeeping = 0.0
+            await self._prepare()
+            return []
+
+    async def _prepare(self) -> None:
+        """Bring Redis in line with Postgres, which is the truth."""
+        # The poll's row stays locked until Redis has its state: a close in between can't be undone.
+        async with self._engine.execution_options(isolation_level="READ COMMITTED").begin() as on:
+            state = await tally.poll_state(on)
+            newest = await tally.version_after_all(on)
+            made = await self._stream.prepare(newest, state)
+        if made and newest > ZERO:
+            log.error("the stream was gone and is made anew: ballots not yet counted are lost")
+        self._prepared = True
+
+    async def _trim(self) -> None:
+        crowded = await self._stream.length() > KEEP_ENTRIES
+        seconds = await self._stream.clock() - (0 if crowded else KEEP_SECONDS)
+        await self._stream.trim(Version(int(seconds * 1000), 0))
+
+    async def _bury_undecodable(self, entries: list[Entry]) -> list[tuple[Entry, CastBallot]]:
+        ballots = []
+        for entry in entries:
+            try:
+                ballots.append((entry, entry.ballot()))
+            except ValueError as error:
+                await self._bury(entry, f"no ballot: {error}")
+        return ballots
+
+    async def _count(self, batch: list[tuple[Entry, CastBallot]]) -> None:
+        """Count what Postgres takes; halve a batch that it refuses until the culprit is found."""
+        try:
+            await self._persist(lambda: tally.count(self._engine, [ballot for _, ballot in batch]))
+        except _BadData as error:
+            if len(batch) == 1:
+                await self._bury(batch[0][0], f"refused by Postgres: {error}")
+                return
+            middle = len(batch) // 2
+            await self._count(batch[:middle])
+            await self._count(batch[middle:])
+        else:
+            COUNTED.inc(len(batch))
+
+    async def _bury(self, entry: Entry, reason: str) -> None:
+        log.error("entry %s goes to the dead letters: %s", entry.version, reason)
+        await self._persist(lambda: self._stream.bury(entry, reason))
+        DEAD.inc()
+
+    async def _persist(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Try until it works, saying once that a server is away and once that it is back.
+
+        Raises _BadData where Postgres refuses the values, and _Stopping when asked to stop.
+        """
+        missed: set[str] = set()
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+            try:
+                result = await attempt()
+            except RedisError as error:
+                self._miss("Redis", missed, error)
+            except DATABASE_ERRORS as error:
+                if is_bad_data(error):
+                    raise _BadData(type(error).__name__) from error
+                if not is_conflict(error):
+                    self._miss("Postgres", missed, error)
+            else:
+                self._found(missed)
+                return result
+            await self._pause(pause)
+        raise AssertionError  # the loop has no end
+
+    async def _pause(self, seconds: float) -> None:
+        # Jitter keeps many workers from coming back at the same moment.
+        try:
+            async with asyncio.timeout(seconds * random.uniform(0.5, 1)):  # noqa: S311 - no secret
+                await self._stop.wait()
+        except TimeoutError:
+            return
+        raise _Stopping
+
+    def _miss(self, server: str, missed: set[str], error: Exception) -> None:
+        if server not in missed:
+            missed.add(server)
+            self._away[server] += 1
+            if self._away[server] == 1:
+                log.warning("%s is away, waiting for it: %r", server, error)
+
+    def _found(self, missed: set[str]) -> None:
+        for server in missed:
+            self._away[server] -= 1
+            if self._away[server] == 0:
+                log.warning("%s is back", server)
+
+
+class _BadData(Exception):
+    """Postgres refuses the values themselves."""
+
+
+async def run(settings: WorkerSettings) -> None:
+    """Run the role until a signal stops it."""
+    stream = BallotStream.at(settings.redis_url.get_secret_value())
+    engine = create_engine(settings.database_url.get_secret_value(), name="voting-worker")
+    worker = Worker(stream, engine, consumer=f"{socket.gethostname()}-{os.getpid()}")
+    try:
+        await serve("worker", settings, worker, worker.ready)
+    finally:
+        await stream.close()
+        await engine.dispose()

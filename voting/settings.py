@@ -1,0 +1,164 @@
+"""The environment, read once, here and nowhere else."""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+
+class SettingsError(Exception):
+    """The environment is not fit to run with; `problems` has a line for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Role(StrEnum):
+    VOTE = "vote"
+    RESULT = "result"
+    WORKER = "worker"
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if not url.startswith(tuple(f"{scheme}://" for scheme in schemes)) or re.search(r"\s", url):
+            raise ValueError(f"must be a URL that starts with {' or '.join(schemes)}://")
+        return value
+
+    return AfterValidator(check)
+
+
+def _web_address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#\"'<>]+(/[^\s\"'<>]*)?", value):
+        raise ValueError("must be an address that starts with http:// or https://")
+    return value.rstrip("/")
+
+
+def _keys(value: object) -> object:
+    return [key.strip() for key in value.split(",")] if isinstance(value, str) else value
+
+
+_Port = Annotated[int, Field(ge=0, le=65535)]
+_Text = StringConstraints(strip_whitespace=True, min_length=1)
+_WebAddress = Annotated[str, AfterValidator(_web_address)]
+# A key shorter than this could be guessed; 32 random bytes in hex are 64 characters.
+_Key = Annotated[SecretStr, Field(min_length=16)]
+
+
+class Settings(BaseModel):
+    """What every command reads."""
+
+    # Defaults are checked too: they may clash with what is set.
+    model_config = ConfigDict(frozen=True, validate_default=True)
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+
+class RedisSettings(Settings):
+    redis_url: Annotated[SecretStr, _url("redis", "rediss", "unix")]
+
+
+class DatabaseSettings(Settings):
+    database_url: Annotated[SecretStr, _url("postgresql", "postgres")]
+
+
+class RoleSettings(Settings):
+    """What every role reads. A port of 0 means any free one."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a container serves its pod's address
+    port: _Port = 8080
+    ops_port: _Port = 9090
+
+    @field_validator("ops_port")
+    @classmethod
+    def _ports_differ(cls, value: int, info: ValidationInfo) -> int:
+        if value == info.data.get("port") != 0:
+            raise ValueError("must differ from PORT")
+        return value
+
+
+class PageSettings(RoleSettings):
+    """What both pages show."""
+
+    poll_title: Annotated[str, _Text, Field(max_length=200)] = "Cats or Dogs?"
+    option_a: Annotated[str, _Text, Field(max_length=60)] = "Cats"
+    option_b: Annotated[str, _Text, Field(max_length=60)] = "Dogs"
+    vote_url: _WebAddress | None = None
+    result_url: _WebAddress | None = None
+
+    @field_validator("option_b")
+    @classmethod
+    def _options_differ(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("option_a"):
+            raise ValueError("must differ from OPTION_A")
+        return value
+
+
+class VoteSettings(PageSettings, RedisSettings):
+    secret_keys: Annotated[tuple[_Key, ...], BeforeValidator(_keys), Field(min_length=1)]
+
+    @property
+    def secure(self) -> bool:
+        """Whether voters come over TLS, which the Ingress ends: their address tells."""
+        return (self.vote_url or "").startswith("https://")
+
+
+class ResultSettings(PageSettings, DatabaseSettings):
+    pass
+
+
+class WorkerSettings(RoleSettings, RedisSettings, DatabaseSettings):
+    pass
+
+
+SettingsType = TypeVar("SettingsType", bound=BaseModel)
+
+
+def load(model: type[SettingsType], environ: Mapping[str, str]) -> SettingsType:
+    """Read the variables that `model` names, an empty one counting as not set.
+
+    Raises SettingsError with a line for each problem. No line holds a value, which may be secret.
+    """
+    names = {name: name.upper() for name in model.model_fields}
+    given = {name: environ[key] for name, key in names.items() if environ.get(key)}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise SettingsError(
+            [_line(problem["loc"], problem["msg"]) for problem in error.errors()]
+        ) from None
+
+
+def load_role(environ: Mapping[str, str]) -> Role:
+    """Read `ROLE`. Raises SettingsError, also with what else is wrong whatever the role."""
+    problems = []
+    if environ.get("ROLE") not in list(Role):
+        problems.append(f"ROLE: must be one of {', '.join(Role)}")
+        try:
+            load(RoleSettings, environ)
+        except SettingsError as error:
+            problems += error.problems
+        raise SettingsError(problems)
+    return Role(environ["ROLE"])
+
+
+def _line(location: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    name = str(location[0]).upper()
+    return f"{name}: is required" if message == "Field required" else f"{name}: {message}"

@@ -1,0 +1,180 @@
+"""The queue of ballots: a Redis stream that one group of workers reads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+
+from voting.ballots import Ballot, CastBallot, Version
+from voting.casting import Caster
+
+PREPARE = resources.files("voting").joinpath("prepare.lua").read_text()
+
+GROUP = "workers"
+
+
+class StreamMissing(Exception):
+    """The stream or its group is not there: it has to be prepared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the stream as it was read; `ballot` may find that it is none."""
+
+    version: Version
+    fields: Mapping[bytes, bytes]
+
+    def ballot(self) -> CastBallot:
+        """Decode it. Raises ValueError where it holds no ballot."""
+        return CastBallot(self.version, Ballot.decode(self.fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the workers are, all together."""
+
+    delivered: Version
+    oldest_pending: Version | None
+    backlog: int | None
+    """Entries that are not counted yet; None where Redis can't tell."""
+
+    def counted(self, version: Version) -> bool:
+        """Whether the ballot of that version is counted, or replaced by a newer one."""
+        if self.oldest_pending is not None and version >= self.oldest_pending:
+            return False
+        return version <= self.delivered
+
+
+def connect(url: str) -> Redis:
+    """Make a client that tries once: a retried append would be a second ballot."""
+    return Redis.from_url(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=2,
+        socket_timeout=5,  # longer than a read blocks
+        protocol=2,
+    )
+
+
+class BallotStream:
+    """Casts ballots, hands them to workers, and knows how far they are.
+
+    `name` keeps streams on one server apart; the braces keep its keys on one node of a cluster.
+    Every method but `cast` raises redis' own errors where the server can't be asked.
+    """
+
+    def __init__(self, redis: Redis, *, name: str = "voting", cast_timeout: float = 2.0) -> None:
+        self._redis = redis
+        self._stream = f"{{{name}}}:ballots"
+        self._poll = f"{{{name}}}:poll"
+        self._dead = f"{{{name}}}:dead"
+        self._caster = Caster(redis, self._stream, self._poll, timeout=cast_timeout)
+
+    @classmethod
+    def at(cls, url: str) -> Self:
+        return cls(connect(url))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def cast(self, ballot: Ballot) -> Version:
+        """Append `ballot` and return its version once it is on disk. Raises a CastError."""
+        return await self._caster.cast(ballot)
+
+    async def prepare(self, newest: Version, state: str) -> bool:
+        """Make the stream and its group where missing, and tell whether they were.
+
+        No id will be at or below `newest`; `state` ("open" or "closed") is what `cast` obeys.
+        """
+        keys = (self._stream, self._poll)
+        args = (GROUP, newest.ms, newest.seq, state)
+        return bool(await self._redis.eval(PREPARE, 2, *keys, *args))
+
+    async def ready(self) -> bool:
+        """Whether ballots can be cast."""
+        return await self._redis.exists(self._stream, self._poll) == 2  # noqa: PLR2004 - both
+
+    async def read(self, consumer: str, *, count: int, block: float) -> list[Entry]:
+        """Take up to `count` entries that nobody took yet, waiting up to `block` seconds.
+
+        They stay pending until `done` or `bury`. Raises StreamMissing.
+        """
+        milliseconds = max(1, int(block * 1000))  # 0 would wait for ever
+        try:
+            reply: Any = await self._redis.xreadgroup(
+                GROUP, consumer, {self._stream: ">"}, count=count, block=milliseconds
+            )
+        except ResponseError as error:
+            raise _missing(error) from error
+        return _entries(reply[0][1]) if reply else []
+
+    async def reclaim(self, consumer: str, *, idle: float, count: int) -> list[Entry]:
+        """Take over up to `count` entries that another consumer has held for `idle` seconds.
+
+        Raises StreamMissing.
+        """
+        try:
+            reply = await self._redis.xautoclaim(
+                self._stream, GROUP, consumer, min_idle_time=int(idle * 1000), count=count
+            )
+        except ResponseError as error:
+            raise _missing(error) from error
+        return _entries(reply[1])
+
+    async def done(self, entries: Sequence[Entry]) -> None:
+        """Acknowledge entries whose ballots are counted."""
+        if entries:
+            await self._redis.xack(self._stream, GROUP, *(str(each.version) for each in entries))
+
+    async def bury(self, entry: Entry, reason: str) -> None:
+        """Move an entry that can never be counted to the dead letters, in one step."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            letter = {**entry.fields, b"id": str(entry.version), b"reason": reason}
+            pipe.xadd(self._dead, letter)  # type: ignore[arg-type]  # redis' dict is invariant
+            pipe.xack(self._stream, GROUP, str(entry.version))
+            await pipe.execute()
+
+    async def position(self) -> Position:
+        """Tell how far the workers are. Raises StreamMissing."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xinfo_groups(self._stream)
+            pipe.xpending(self._stream, GROUP)
+            try:
+                groups, pending = await pipe.execute()
+            except ResponseError as error:
+                raise _missing(error) from error
+        group = next(each for each in groups if each["name"] == GROUP.encode())
+        lag = group["lag"]
+        return Position(
+            delivered=Version.parse(group["last-delivered-id"]),
+            oldest_pending=Version.parse(pending["min"]) if pending["pending"] else None,
+            backlog=None if lag is None else lag + pending["pending"],
+        )
+
+    async def trim(self, before: Version) -> None:
+        """Drop the counted entries below `before`; what is not counted stays."""
+        position = await self.position()
+        kept = position.oldest_pending or position.delivered
+        await self._redis.xtrim(self._stream, minid=str(min(before, kept)), approximate=False)
+
+    async def clock(self) -> float:
+        """Redis' clock, from which ids are made: seconds since 1970."""
+        seconds, micros = await self._redis.time()
+        return float(seconds + micros / 1e6)
+
+    async def length(self) -> int:
+        return int(await self._redis.xlen(self._stream))
+
+
+def _missing(error: ResponseError) -> Exception:
+    text = str(error)
+    return StreamMissing() if "NOGROUP" in text or "no such key" in text else error
+
+
+def _entries(raw: Iterable[tuple[Any, Any]]) -> list[Entry]:
+    return [Entry(Version.parse(version), fields) for version, fields in raw]

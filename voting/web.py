@@ -1,0 +1,213 @@
+"""What both pages share: templates, static files, headers, the origin check, error pages."""
+
+import gzip
+import hashlib
+import logging
+import mimetypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from litestar import Litestar, MediaType, Request, Response, get
+from litestar.datastructures import Headers
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, Scope, Send
+
+from voting.settings import PageSettings
+
+log = logging.getLogger(__name__)
+
+_SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+def with_security_headers(app: ASGIApp) -> ASGIApp:
+    """Wrap `app` so that every answer, errors too, carries the headers."""
+    headers = [(k.lower().encode(), v.encode()) for k, v in _SECURITY_HEADERS.items()]
+
+    async def secured(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        await app(scope, receive, send_secured)
+
+    return secured
+
+
+def is_same_origin(headers: Headers) -> bool:
+    """Whether a request that changes something comes from this site's own page.
+
+    Browsers tell; a client that says nothing is not one, so no voter's cookie is being abused.
+    Source: https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html
+    """
+    if site := headers.get("sec-fetch-site"):
+        return site in {"same-origin", "none"}
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
+def wants_fragment(request: Request[Any, Any, Any]) -> bool:
+    """Whether htmx asks, which swaps a part of the page."""
+    return request.headers.get("hx-request") == "true"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What went wrong, in plain words, and what it means for the vote."""
+
+    status: HTTPStatus
+    headline: str
+    advice: str
+    retry_after: int | None = None  # seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {"Cache-Control": "no-store"}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        return headers
+
+
+class ProblemError(Exception):
+    """Ends a request with what `problem` says."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.headline)
+        self.problem = problem
+
+
+NOT_FOUND = Problem(HTTPStatus.NOT_FOUND, "There is no such page.", "Check the address.")
+NOT_ALLOWED = Problem(
+    HTTPStatus.METHOD_NOT_ALLOWED, "This page can't be asked in that way.", "Go back and reload it."
+)
+TOO_LARGE = Problem(
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "That is too much to read.",
+    "Nothing was recorded. Go back and choose again.",
+)
+BROKEN = Problem(
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    "Something broke on our side.",
+    "Please try again in a moment.",
+)
+
+
+class Pages:
+    """The templates, with what every page shows."""
+
+    def __init__(self, settings: PageSettings) -> None:
+        self._environment = Environment(
+            loader=PackageLoader("voting"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.globals.update(
+            title=settings.poll_title,
+            options={"a": settings.option_a, "b": settings.option_b},
+            vote_url=settings.vote_url,
+            result_url=settings.result_url,
+            static=static_url,
+        )
+
+    def render(self, template: str, **context: object) -> str:
+        return self._environment.get_template(template).render(context)
+
+    def problem(self, problem: Problem) -> Response[str]:
+        """Answer with a whole page that says what went wrong."""
+        page = self.render("problem.html", problem=problem)
+        return Response(
+            page, media_type=MediaType.HTML, status_code=problem.status, headers=problem.headers
+        )
+
+    def create_app(self, handlers: Sequence[ControllerRouterHandler]) -> ASGIApp:
+        """Make an application of `handlers` and the static files, with pages for its errors."""
+        app = Litestar(
+            [*handlers, static_file],
+            exception_handlers={
+                ProblemError: lambda _, error: self.problem(error.problem),
+                Exception: lambda _, error: self.problem(_problem_of(error)),
+            },
+            openapi_config=None,
+            logging_config=None,
+        )
+        return with_security_headers(app)
+
+
+def _problem_of(error: Exception) -> Problem:
+    status = error.status_code if isinstance(error, HTTPException) else None
+    known = {each.status: each for each in (NOT_FOUND, NOT_ALLOWED, TOO_LARGE)}
+    if status in known:
+        return known[HTTPStatus(status)]
+    if status is not None and status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Problem(HTTPStatus(status), "That request can't be understood.", "Reload the page.")
+    log.error("a request failed", exc_info=error)
+    return BROKEN
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    content: bytes
+    zipped: bytes
+    media_type: str
+
+
+def _load_static() -> Mapping[str, _File]:
+    folder = resources.files("voting").joinpath("static")
+    return {
+        each.name: _File(
+            content := each.read_bytes(),
+            gzip.compress(content, mtime=0),
+            mimetypes.guess_type(each.name)[0] or "text/plain",
+        )
+        for each in sorted(folder.iterdir(), key=lambda each: each.name)
+        if each.is_file()
+    }
+
+
+# A handful of small files, read once.
+_STATIC = _load_static()
+_DIGEST = hashlib.sha256(b"".join(each.content for each in _STATIC.values())).hexdigest()[:12]
+
+
+def static_url(name: str) -> str:
+    """The address of a static file, which changes with its content. Raises KeyError."""
+    return f"/static/{_DIGEST}/{_STATIC[name] and name}"
+
+
+@get("/static/{digest:str}/{name:str}", sync_to_thread=False)
+def static_file(digest: str, name: str, request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Serve a file for ever to who asks by its digest.
+
+    In the middle of a rollout a page of another version may ask here: it gets what there is, and
+    must not keep it.
+    """
+    if name not in _STATIC:
+        raise ProblemError(NOT_FOUND)
+    file = _STATIC[name]
+    fresh = digest == _DIGEST
+    headers = {
+        "Cache-Control": "public, max-age=31536000, immutable" if fresh else "no-store",
+        "Vary": "Accept-Encoding",
+    }
+    body = file.content
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        body = file.zipped
+        headers["Content-Encoding"] = "gzip"
+    return Response(body, media_type=file.media_type, headers=headers)
