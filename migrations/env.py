@@ -5,7 +5,6 @@ import os
 
 from alembic import context
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database import create_engine
 from voting.models import Base
@@ -24,20 +23,22 @@ def run(connection: Connection) -> None:
         context.run_migrations()
 
 
-async def run_alone(engine: AsyncEngine) -> None:
-    # The lock has a connection of its own: it outlives every transaction of the migrations, and
-    # Postgres gives it back when this process dies.
-    async with engine.connect() as guard:
-        await guard.execute(text("SET statement_timeout = 0"))
-        await guard.execute(text("SET lock_timeout = '60s'"))
-        await guard.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
-        # Not AUTOCOMMIT as elsewhere: a migration is applied whole or not at all.
-        migrating = engine.execution_options(isolation_level="READ COMMITTED")
-        async with migrating.connect() as connection:
-            await connection.run_sync(run)
-            await connection.commit()
-        await guard.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
-    await engine.dispose()
+async def run_alone(url: str) -> None:
+    engine = create_engine(url, name="voting-migrate")
+    try:
+        # The lock has a connection of its own: it outlives every transaction of the migrations,
+        # and Postgres gives it back when this process dies.
+        async with engine.connect() as guard:
+            await guard.execute(text("SET statement_timeout = '60s'"))
+            await guard.execute(text("SET lock_timeout = '60s'"))
+            await guard.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+            # Not AUTOCOMMIT as elsewhere: a migration is applied whole or not at all.
+            migrating = engine.execution_options(isolation_level="READ COMMITTED")
+            async with migrating.begin() as connection:
+                await connection.run_sync(run)
+            await guard.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+    finally:
+        await engine.dispose()
 
 
 if context.is_offline_mode():
@@ -47,4 +48,4 @@ if context.is_offline_mode():
 else:
     # `alembic` on the command line brings no URL of its own.
     url = context.config.attributes.get("database_url") or os.environ["DATABASE_URL"]
-    asyncio.run(run_alone(create_engine(url, name="voting-migrate")))
+    asyncio.run(run_alone(url))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -60,7 +61,7 @@ class Caster:
         self._keys = (stream, poll)
         self._timeout = timeout
         self._waiting: list[_Waiting] = []
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[list[Version]]] = set()
         # Redis' clock less this loop's, in seconds: a lower bound, from the latest reply.
         self._clock_ahead: float | None = None
 
@@ -79,29 +80,23 @@ class Caster:
     def _send(self) -> None:
         if self._waiting and len(self._calls) < CALLS_AT_ONCE:
             batch, self._waiting = self._waiting, []
-            call = asyncio.get_running_loop().create_task(self._call(batch))
+            call = asyncio.create_task(  # noqa: RUF006 - kept in the next line
+                self._cast([ballot for ballot, _ in batch])
+            )
             self._calls.add(call)
-            call.add_done_callback(self._sent)
+            call.add_done_callback(partial(self._answer, batch))
 
-    def _sent(self, call: asyncio.Task[None]) -> None:
+    def _answer(self, batch: Sequence[_Waiting], call: asyncio.Task[list[Version]]) -> None:
         self._calls.discard(call)
+        error = MaybeRecorded("the call was cancelled") if call.cancelled() else call.exception()
+        for index, (_, future) in enumerate(batch):
+            if future.done():
+                continue  # its request was cancelled
+            if error is None:
+                future.set_result(call.result()[index])
+            else:
+                future.set_exception(error)
         self._send()
-
-    async def _call(self, batch: Sequence[_Waiting]) -> None:
-        error: Exception = NotRecorded("the call was given up")
-        versions: list[Version] = []
-        try:
-            versions = await self._cast([ballot for ballot, _ in batch])
-        except Exception as caught:  # noqa: BLE001 - whatever it is, each of the voters has to hear of it
-            error = caught
-        finally:
-            for index, (_, future) in enumerate(batch):
-                if future.done():
-                    continue  # its request was cancelled
-                if versions:
-                    future.set_result(versions[index])
-                else:
-                    future.set_exception(error)
 
     async def _cast(self, ballots: Sequence[Ballot]) -> list[Version]:
         until = asyncio.get_running_loop().time() + self._timeout

@@ -1,8 +1,14 @@
 """The latest answer to a question that many ask and that is worth asking once."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
+
+# How long who asks waits for a fresh answer before the last one has to do, in seconds.
+PATIENCE = 1.0
+
+log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
 
@@ -10,24 +16,17 @@ _Answer = TypeVar("_Answer")
 class Latest(Generic[_Answer]):
     """Asks at most every `interval` seconds however many want to know, and only if someone does.
 
-    When asking fails with one of `errors`, the last answer stays and `failing_since` says since
-    when (the event loop's clock, in seconds). Belongs to one event loop.
+    Where asking fails, the last answer stays and `failing` is true until it works again. Belongs
+    to one event loop.
     """
 
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Answer]],
-        *,
-        interval: float,
-        errors: tuple[type[Exception], ...],
-    ) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[_Answer]], *, interval: float) -> None:
         self._ask = ask
         self._interval = interval
-        self._errors = errors
         self._answer: _Answer | None = None
         self._asking: asyncio.Task[None] | None = None
         self._next = 0.0
-        self.failing_since: float | None = None
+        self.failing = False
 
     async def get(self) -> _Answer | None:
         """Return the latest answer; None where there never was one."""
@@ -35,17 +34,21 @@ class Latest(Generic[_Answer]):
         if self._asking is None and now >= self._next:
             self._next = now + self._interval
             self._asking = asyncio.create_task(self._refresh())
-        # Who comes while it fails gets the old answer at once, rather than wait for a timeout.
-        if self._asking is not None and (self.failing_since is None or self._answer is None):
-            await asyncio.shield(self._asking)
+        # Who comes while it fails gets the last answer at once, rather than wait for a timeout.
+        if self._asking is not None and (not self.failing or self._answer is None):
+            await asyncio.wait({self._asking}, timeout=PATIENCE)
         return self._answer
 
     async def _refresh(self) -> None:
         try:
             self._answer = await self._ask()
-            self.failing_since = None
-        except self._errors:
-            if self.failing_since is None:
-                self.failing_since = asyncio.get_running_loop().time()
+        except Exception as error:  # noqa: BLE001 - whatever it is, viewers keep the last answer
+            if not self.failing:
+                log.warning("no fresh answer, the last one stays: %r", error)
+            self.failing = True
+        else:
+            if self.failing:
+                log.warning("fresh answers again")
+            self.failing = False
         finally:
             self._asking = None

@@ -8,7 +8,7 @@ from typing import Any, Self
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from voting.ballots import Ballot, CastBallot, Version
 from voting.casting import Caster
@@ -70,6 +70,7 @@ class BallotStream:
 
     def __init__(self, redis: Redis, *, name: str = "voting", cast_timeout: float = 2.0) -> None:
         self._redis = redis
+        self.name = name
         self._stream = f"{{{name}}}:ballots"
         self._poll = f"{{{name}}}:poll"
         self._dead = f"{{{name}}}:dead"
@@ -96,8 +97,11 @@ class BallotStream:
         return bool(await self._redis.eval(PREPARE, 2, *keys, *args))
 
     async def ready(self) -> bool:
-        """Whether ballots can be cast."""
-        return await self._redis.exists(self._stream, self._poll) == 2  # noqa: PLR2004 - both
+        """Whether ballots can be cast; not where Redis can't be asked."""
+        try:
+            return await self._redis.exists(self._stream, self._poll) == 2  # noqa: PLR2004 - both
+        except RedisError:
+            return False
 
     async def read(self, consumer: str, *, count: int, block: float) -> list[Entry]:
         """Take up to `count` entries that nobody took yet, waiting up to `block` seconds.

@@ -48,6 +48,10 @@ ON CONFLICT (bucket) DO UPDATE SET
 """)
 
 
+# Any number that nothing else in this database takes.
+POLL_LOCK = 0x706F6C6C
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Votes for each option, and when Postgres said so."""
@@ -97,7 +101,10 @@ async def version_after_all(connection: AsyncConnection) -> Version:
 
 
 async def poll_state(connection: AsyncConnection) -> str:
-    """Tell "open" or "closed"; nobody can change it before the caller's transaction ends."""
-    return str(
-        (await connection.execute(select(Poll.state).with_for_update(read=True))).scalar_one()
-    )
+    """Tell "open" or "closed".
+
+    Whoever changes it takes the same lock for itself alone, and so waits until the caller's
+    transaction has ended. Not a lock of the row: the worker's database user only reads it.
+    """
+    await connection.execute(select(func.pg_advisory_xact_lock_shared(POLL_LOCK)))
+    return str((await connection.execute(select(Poll.state))).scalar_one())

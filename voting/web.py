@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar.datastructures import Headers
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, Scope, Send
 
 from voting.settings import PageSettings
@@ -192,7 +193,9 @@ def static_url(name: str) -> str:
 
 
 @get("/static/{digest:str}/{name:str}", sync_to_thread=False)
-def static_file(digest: str, name: str, request: Request[Any, Any, Any]) -> Response[bytes]:
+def static_file(
+    digest: FromPath[str], name: FromPath[str], request: Request[Any, Any, Any]
+) -> Response[bytes]:
     """Serve a file for ever to who asks by its digest.
 
     In the middle of a rollout a page of another version may ask here: it gets what there is, and

@@ -10,7 +10,7 @@ from litestar.types import ASGIApp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting import tally
-from voting.database import DATABASE_ERRORS, create_engine
+from voting.database import create_engine
 from voting.latest import Latest
 from voting.server import Site, serve
 from voting.settings import ResultSettings
@@ -31,7 +31,7 @@ class ResultRole:
         self._settings = settings
         self._pages = Pages(settings)
         self._totals: Latest[Totals] = Latest(
-            functools.partial(tally.totals, engine), interval=INTERVAL, errors=DATABASE_ERRORS
+            functools.partial(tally.totals, engine), interval=INTERVAL
         )
 
     def create_app(self) -> ASGIApp:
@@ -50,7 +50,7 @@ class ResultRole:
         return self._pages.create_app([page, fragment, api])
 
     async def ready(self) -> bool:
-        return await self._totals.get() is not None and not self._stale
+        return await self._totals.get() is not None and not self._totals.failing
 
     async def api(self) -> Response[dict[str, Any]]:
         """Totals as JSON: null and 503 where they were never read, stale while they can't be."""
@@ -62,17 +62,13 @@ class ResultRole:
             "options": {key: {"name": names[key], "votes": votes[key]} for key in names},
             "votes": totals.votes if totals else None,
             "at": totals.at.isoformat() if totals else None,
-            "stale": self._stale,
+            "stale": self._totals.failing,
         }
         status = HTTPStatus.OK if totals else HTTPStatus.SERVICE_UNAVAILABLE
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
-    @property
-    def _stale(self) -> bool:
-        return self._totals.failing_since is not None
-
     def _render(self, template: str, totals: Totals | None) -> str:
-        return self._pages.render(template, totals=totals, stale=self._stale)
+        return self._pages.render(template, totals=totals, stale=self._totals.failing)
 
     def _answer(self, request: Request[Any, Any, Any], body: str) -> Response[str]:
         # Votes may be what they were and the answer still be another: names, staleness, layout.

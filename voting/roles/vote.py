@@ -8,7 +8,6 @@ from litestar import MediaType, Request, Response, get, post
 from litestar.datastructures import Cookie
 from litestar.exceptions import ClientException
 from litestar.types import ASGIApp
-from redis.exceptions import RedisError
 
 from voting.ballots import Ballot, Choice, Version
 from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
@@ -16,7 +15,7 @@ from voting.forms import MAX_BODY, FormError, read_choice
 from voting.latest import Latest
 from voting.server import Site, serve
 from voting.settings import VoteSettings
-from voting.stream import BallotStream, Position, StreamMissing
+from voting.stream import BallotStream, Position
 from voting.voters import VoterCookies
 from voting.web import (
     TOO_LARGE,
@@ -103,9 +102,7 @@ class VoteRole:
         self._secure = settings.secure
         prefix = "__Host-" if settings.secure else ""
         self._voter_cookie, self._ballot_cookie = f"{prefix}voter", f"{prefix}ballot"
-        self._position: Latest[Position] = Latest(
-            stream.position, interval=1.0, errors=(RedisError, StreamMissing, OSError)
-        )
+        self._position: Latest[Position] = Latest(stream.position, interval=1.0)
 
     def create_app(self) -> ASGIApp:
         @get("/")

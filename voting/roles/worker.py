@@ -120,7 +120,7 @@ class Worker:
 
     async def _prepare(self) -> None:
         """Bring Redis in line with Postgres, which is the truth."""
-        # The poll's row stays locked until Redis has its state: a close in between can't be undone.
+        # The poll stays locked until Redis has its state: a close in between can't be undone.
         async with self._engine.execution_options(isolation_level="READ COMMITTED").begin() as on:
             state = await tally.poll_state(on)
             newest = await tally.version_after_all(on)
@@ -180,6 +180,7 @@ class Worker:
                     self._miss("Postgres", missed, error)
             else:
                 self._found(missed)
+                _raise_if_cancelled()
                 return result
             await self._pause(pause)
         raise AssertionError  # the loop has no end
@@ -205,6 +206,16 @@ class Worker:
             self._away[server] -= 1
             if self._away[server] == 0:
                 log.warning("%s is back", server)
+
+
+def _raise_if_cancelled() -> None:
+    """Make up for redis-py, which loses a cancellation that comes while it writes.
+
+    Source: asyncio.wait_for of Python 3.11, https://github.com/python/cpython/issues/86296
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class _BadData(Exception):

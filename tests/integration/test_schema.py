@@ -1,0 +1,83 @@
+import asyncio
+import io
+import os
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+from alembic import command
+from sqlalchemy import text
+
+from voting import schema
+from voting.database import create_engine
+
+
+@pytest.fixture
+def empty_url(servers):
+    """A database with nothing in it."""
+    name = f"empty_{uuid4().hex}"
+    servers.sql(f"CREATE DATABASE {name}")
+    yield servers.database_url(name)
+    servers.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def tables(url):
+    async def ask():
+        engine = create_engine(url, name="tests")
+        query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        async with engine.connect() as connection:
+            found = set((await connection.execute(text(query))).scalars())
+        await engine.dispose()
+        return found
+
+    return asyncio.run(ask())
+
+
+def test_migrations_and_models_agree(empty_url):
+    schema.migrate(empty_url)
+    command.check(schema.config(empty_url))
+
+
+def test_migrating_twice_changes_nothing(empty_url):
+    schema.migrate(empty_url)
+    before = tables(empty_url)
+    schema.migrate(empty_url)
+    assert tables(empty_url) == before == {"votes", "tally", "poll", "alembic_version"}
+
+
+def test_a_downgrade_leaves_nothing_and_can_be_undone(empty_url):
+    schema.migrate(empty_url)
+    command.downgrade(schema.config(empty_url), "base")
+    assert tables(empty_url) == {"alembic_version"}
+    schema.migrate(empty_url)
+    command.check(schema.config(empty_url))
+
+
+def test_migrations_that_start_at_once_wait_for_each_other(empty_url):
+    command_line = [sys.executable, "-m", "voting", "migrate"]
+    environ = {**os.environ, "DATABASE_URL": empty_url}
+    migrations = [subprocess.Popen(command_line, env=environ) for _ in range(3)]
+    assert [each.wait() for each in migrations] == [0, 0, 0]
+    command.check(schema.config(empty_url))
+
+
+def test_a_migration_that_fails_leaves_nothing_half_done(empty_url):
+    asyncio.run(_make_poll_table(empty_url))  # stands in the way of the third table
+    with pytest.raises(Exception, match="already exists"):
+        schema.migrate(empty_url)
+    assert tables(empty_url) == {"poll"}
+
+
+async def _make_poll_table(url):
+    engine = create_engine(url, name="tests")
+    async with engine.connect() as connection:
+        await connection.execute(text("CREATE TABLE poll ()"))
+    await engine.dispose()
+
+
+def test_the_schema_can_be_written_out_as_sql():
+    configuration = schema.config("postgresql://nobody")
+    configuration.output_buffer = io.StringIO()
+    command.upgrade(configuration, "head", sql=True)
+    assert "CREATE TABLE votes" in configuration.output_buffer.getvalue()

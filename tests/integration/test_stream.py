@@ -1,0 +1,310 @@
+import asyncio
+from uuid import uuid4
+
+import pytest
+from redis.exceptions import RedisError, ResponseError
+
+from voting.ballots import ZERO, Ballot, Choice, Version
+from voting.casting import MaybeRecorded, NotRecorded, PollClosed
+from voting.stream import GROUP, BallotStream, StreamMissing, connect
+
+
+def ballot(choice=Choice.A):
+    return Ballot(uuid4(), choice)
+
+
+@pytest.fixture
+async def prepared(stream):
+    assert await stream.prepare(ZERO, "open")
+    return stream
+
+
+@pytest.fixture
+async def calls(prepared):
+    """Count the calls of the script that Redis has seen."""
+
+    async def count():
+        return (await prepared._redis.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)
+
+    return count
+
+
+async def test_a_cast_ballot_is_in_the_stream_as_it_was_cast(prepared):
+    mine = ballot(Choice.B)
+    version = await prepared.cast(mine)
+    [entry] = await prepared.read("me", count=10, block=1)
+    assert (entry.version, entry.ballot().ballot) == (version, mine)
+
+
+async def test_ballots_of_the_same_moment_travel_together_in_order(prepared, calls):
+    before = await calls()
+    mine = [ballot() for _ in range(100)]
+    versions = await asyncio.gather(*map(prepared.cast, mine))
+    assert await calls() - before == 1
+    entries = await prepared.read("me", count=1000, block=1)
+    assert [each.version for each in entries] == versions == sorted(versions)
+    assert [each.ballot().ballot for each in entries] == mine
+
+
+async def test_ballots_gather_while_calls_are_on_their_way(prepared):
+    async def trickle():
+        casts = []
+        for _ in range(200):
+            casts.append(asyncio.create_task(prepared.cast(ballot())))
+            await asyncio.sleep(0)
+        return await asyncio.gather(*casts)
+
+    assert len(set(await trickle())) == 200
+    assert await prepared.length() == 200
+
+
+async def test_a_cast_is_refused_before_a_worker_has_prepared_the_stream(stream):
+    with pytest.raises(NotRecorded, match="prepared"):
+        await stream.cast(ballot())
+    assert await stream.length() == 0
+
+
+async def test_a_cast_is_refused_where_only_the_poll_is_known(stream):
+    await stream.prepare(ZERO, "open")
+    await stream._redis.delete(stream._stream)
+    with pytest.raises(NotRecorded):
+        await stream.cast(ballot())
+    assert not await stream.ready()
+
+
+async def test_a_cast_is_refused_where_only_the_stream_is_there(prepared):
+    await prepared._redis.delete(prepared._poll)
+    with pytest.raises(NotRecorded):
+        await prepared.cast(ballot())
+
+
+async def test_a_cast_is_refused_when_the_poll_is_closed(prepared):
+    await prepared.prepare(ZERO, "closed")
+    with pytest.raises(PollClosed):
+        await prepared.cast(ballot())
+    assert await prepared.length() == 0
+
+
+async def test_a_cast_is_refused_past_its_deadline_by_redis_clock(prepared):
+    prepared._caster._clock_ahead = 0.0  # as if Redis' clock had jumped far ahead
+    with pytest.raises(NotRecorded, match="deadline"):
+        await prepared.cast(ballot())
+    assert await prepared.length() == 0
+    assert await prepared.cast(ballot())  # the refusal told the new time
+
+
+async def test_a_cast_is_refused_where_memory_is_short(prepared):
+    await prepared.cast(ballot())
+    await prepared._redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(NotRecorded, match="refuses"):
+            await prepared.cast(ballot())
+        [entry] = await prepared.read("me", count=10, block=1)  # what is in is still worked off
+        await prepared.done([entry])
+    finally:
+        await prepared._redis.config_set("maxmemory", "1gb")
+    assert await prepared.cast(ballot())
+
+
+async def test_a_cast_is_not_recorded_where_redis_can_not_be_reached(tmp_path):
+    stream = BallotStream(connect(f"unix://{tmp_path}/nobody.sock"))
+    with pytest.raises(NotRecorded, match="reached"):
+        await stream.cast(ballot())
+    assert not await stream.ready()
+    await stream.close()
+
+
+async def test_an_answer_that_does_not_come_may_have_been_recorded(servers, prepared):
+    impatient = BallotStream(connect(servers.redis_url), name=prepared.name, cast_timeout=0.05)
+    await impatient.cast(ballot())  # a connection and the clock are there
+    await prepared._redis.client_pause(500)
+    with pytest.raises(MaybeRecorded):
+        await impatient.cast(ballot())
+    await prepared._redis.client_unpause()
+    # It reached Redis late, and was refused for that.
+    assert await prepared.length() == 1
+    assert await impatient.cast(ballot())
+    await impatient.close()
+
+
+async def test_a_clock_that_can_not_be_asked_means_not_recorded(servers, prepared):
+    impatient = BallotStream(connect(servers.redis_url), name=prepared.name, cast_timeout=0.05)
+    await impatient.ready()
+    await prepared._redis.client_pause(500)
+    with pytest.raises(NotRecorded, match="answer"):
+        await impatient.cast(ballot())
+    await prepared._redis.client_unpause()
+    await impatient.close()
+
+
+async def test_a_reply_that_makes_no_sense_reaches_the_voter_as_an_error(prepared):
+    await prepared._redis.delete(prepared._stream)
+    await prepared._redis.set(prepared._stream, "not a stream")
+    with pytest.raises(MaybeRecorded):
+        await prepared.cast(ballot())
+
+
+async def test_a_voter_who_leaves_does_not_disturb_the_others(prepared):
+    leaving = asyncio.create_task(prepared.cast(ballot()))
+    staying = asyncio.create_task(prepared.cast(ballot()))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying
+    assert await prepared.length() == 2
+
+
+async def test_a_call_that_is_cancelled_may_have_been_recorded(prepared):
+    casting = asyncio.create_task(prepared.cast(ballot()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    [call] = prepared._caster._calls
+    call.cancel()
+    with pytest.raises(MaybeRecorded):
+        await casting
+
+
+async def test_preparing_twice_changes_nothing(prepared):
+    version = await prepared.cast(ballot())
+    assert not await prepared.prepare(ZERO, "open")
+    [entry] = await prepared.read("me", count=10, block=1)
+    assert entry.version == version
+
+
+async def test_preparing_finds_what_came_before_the_group(prepared):
+    version = await prepared.cast(ballot())
+    await prepared._redis.xgroup_destroy(prepared._stream, GROUP)
+    assert await prepared.prepare(ZERO, "open")
+    [entry] = await prepared.read("me", count=10, block=1)
+    assert entry.version == version
+
+
+async def test_ids_never_run_back_below_what_postgres_has(stream):
+    future = Version(9_999_999_999_999, 7)
+    await stream.prepare(future, "open")
+    assert await stream.cast(ballot()) > future
+
+
+async def test_preparing_never_lowers_the_last_id(prepared):
+    future = Version(9_999_999_999_999, 7)
+    await prepared.prepare(future, "open")
+    await prepared.prepare(Version(5, 5), "open")
+    await prepared.prepare(Version(future.ms, 6), "open")
+    assert await prepared.cast(ballot()) > future
+
+
+async def test_what_is_not_a_stream_can_not_be_prepared(stream):
+    await stream._redis.set(stream._stream, "not a stream")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await stream.prepare(ZERO, "open")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await stream.read("me", count=1, block=0.01)
+
+
+async def test_reading_waits_no_longer_than_told(prepared):
+    assert await prepared.read("me", count=1, block=0) == []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda stream: stream.read("me", count=1, block=0.01),
+        lambda stream: stream.reclaim("me", idle=0, count=1),
+        lambda stream: stream.position(),
+        lambda stream: stream.trim(ZERO),
+    ],
+    ids=["read", "reclaim", "position", "trim"],
+)
+async def test_a_missing_stream_says_so(stream, ask):
+    with pytest.raises(StreamMissing):
+        await ask(stream)
+
+
+async def test_entries_go_to_one_worker_each(prepared):
+    await asyncio.gather(*(prepared.cast(ballot()) for _ in range(10)))
+    one = await prepared.read("one", count=6, block=1)
+    two = await prepared.read("two", count=6, block=1)
+    assert len(one) == 6
+    assert len(two) == 4
+    assert not {each.version for each in one} & {each.version for each in two}
+
+
+async def test_entries_of_a_dead_worker_are_taken_over(prepared):
+    await prepared.cast(ballot())
+    [entry] = await prepared.read("dead", count=10, block=1)
+    assert await prepared.reclaim("alive", idle=60, count=10) == []
+    assert await prepared.reclaim("alive", idle=0, count=10) == [entry]
+
+
+async def test_entries_that_are_done_are_not_taken_over(prepared):
+    await prepared.cast(ballot())
+    await prepared.done(await prepared.read("me", count=10, block=1))
+    await prepared.done([])
+    assert await prepared.reclaim("other", idle=0, count=10) == []
+
+
+async def test_a_ballot_is_counted_when_it_and_all_before_it_are_done(prepared):
+    first, second = await asyncio.gather(prepared.cast(ballot()), prepared.cast(ballot()))
+    position = await prepared.position()
+    assert (position.counted(first), position.backlog) == (False, 2)
+
+    entries = await prepared.read("me", count=10, block=1)
+    position = await prepared.position()
+    assert (position.counted(first), position.backlog) == (False, 2)
+
+    await prepared.done(entries[:1])
+    position = await prepared.position()
+    assert (position.counted(first), position.counted(second)) == (True, False)
+
+    await prepared.done(entries[1:])
+    position = await prepared.position()
+    assert (position.counted(second), position.backlog) == (True, 0)
+
+
+async def test_the_backlog_is_unknown_where_redis_can_not_tell(prepared):
+    first, *_ = await asyncio.gather(*(prepared.cast(ballot()) for _ in range(3)))
+    await prepared.read("me", count=1, block=1)
+    await prepared._redis.xdel(prepared._stream, str(first))
+    await prepared._redis.execute_command("XGROUP", "SETID", prepared._stream, GROUP, "1-1")
+    assert (await prepared.position()).backlog is None
+
+
+async def test_a_dead_letter_keeps_what_was_in_it_and_leaves_the_stream(prepared):
+    await prepared._redis.xadd(prepared._stream, {"nonsense": "1"})
+    [entry] = await prepared.read("me", count=10, block=1)
+    await prepared.bury(entry, "no ballot")
+    [(_, letter)] = await prepared._redis.xrange(prepared._dead)
+    assert letter == {
+        b"nonsense": b"1",
+        b"id": str(entry.version).encode(),
+        b"reason": b"no ballot",
+    }
+    assert (await prepared.position()).oldest_pending is None
+
+
+async def test_trimming_drops_what_is_counted_and_nothing_else(prepared):
+    versions = [await prepared.cast(ballot()) for _ in range(4)]
+    everything = Version(9_999_999_999_999, 0)
+    await prepared.trim(everything)
+    assert await prepared.length() == 4  # nobody has read them
+
+    entries = await prepared.read("me", count=3, block=1)
+    await prepared.done([entries[0], entries[2]])
+    await prepared.trim(everything)
+    left = [Version.parse(each) for each, _ in await prepared._redis.xrange(prepared._stream)]
+    assert left == versions[1:]  # the second is pending, the fourth not read
+
+    await prepared.done([entries[1]])
+    await prepared.trim(ZERO)
+    assert await prepared.length() == 3  # younger than asked
+
+
+async def test_the_clock_is_redis_own(prepared):
+    before = (await prepared.cast(ballot())).ms / 1000
+    assert await prepared.clock() >= before
+
+
+async def test_errors_of_redis_are_not_hidden(tmp_path):
+    stream = BallotStream.at(f"unix://{tmp_path}/nobody.sock")
+    with pytest.raises(RedisError):
+        await stream.read("me", count=1, block=0.01)
+    await stream.close()

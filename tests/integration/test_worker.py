@@ -1,0 +1,326 @@
+import asyncio
+import contextlib
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from voting import tally
+from voting.ballots import ZERO, Ballot, Choice, Version
+from voting.casting import PollClosed
+from voting.database import create_engine
+from voting.roles import worker as worker_module
+from voting.roles.worker import Worker
+from voting.stream import BallotStream, connect
+
+
+async def until(condition):
+    """Wait until the condition, a coroutine function, holds."""
+    async with asyncio.timeout(30):
+        while not await condition():  # noqa: ASYNC110 - the servers have no event to wait for
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def short_reads(monkeypatch):
+    monkeypatch.setattr(worker_module, "BLOCK", 0.1)
+
+
+@contextlib.asynccontextmanager
+async def working(stream, engine, **options):
+    """Run a worker; at the end it is asked to stop, and has to."""
+    worker = Worker(stream, engine, consumer=uuid4().hex, **options)
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        async with asyncio.timeout(20):
+            await running
+
+
+async def cast(stream, number, choice=Choice.A):
+    return await asyncio.gather(*(stream.cast(Ballot(uuid4(), choice)) for _ in range(number)))
+
+
+async def votes(engine):
+    return (await tally.totals(engine)).votes
+
+
+def counted(stream, engine, number):
+    async def check():
+        return await votes(engine) == number and (await stream.position()).backlog == 0
+
+    return check
+
+
+@pytest.fixture
+async def pending(stream):
+    async def count():
+        return (await stream._redis.xpending(stream._stream, "workers"))["pending"]
+
+    return count
+
+
+async def test_ballots_become_votes(stream, engine):
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 30, Choice.A)
+        await cast(stream, 12, Choice.B)
+        await until(counted(stream, engine, 42))
+    totals = await tally.totals(engine)
+    assert (totals.a, totals.b) == (30, 12)
+
+
+async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "BATCH", 7)
+    async with working(stream, engine), working(stream, engine), working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 500)
+        await until(counted(stream, engine, 500))
+
+
+async def test_ballots_cast_before_any_worker_came_are_counted(stream, engine):
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 5)
+    async with working(stream, engine):
+        await until(counted(stream, engine, 5))
+
+
+async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pending, database_url):
+    other = create_engine(database_url, name="tests")
+    transactions = other.execution_options(isolation_level="READ COMMITTED")
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        async with transactions.begin() as blocking:
+            await blocking.execute(text("LOCK TABLE tally"))
+            await cast(stream, 3)
+
+            async def waiting():
+                query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                return (await blocking.execute(text(query))).scalar_one() > 0
+
+            await until(waiting)
+            assert await pending() == 3
+            # The next batch is read while the last one commits.
+            await cast(stream, 2)
+
+            async def five_pending():
+                return await pending() == 5
+
+            await until(five_pending)
+        await until(counted(stream, engine, 5))
+        assert await pending() == 0
+    await other.dispose()
+
+
+async def test_a_stopped_worker_has_finished_the_batch_in_hand(stream, engine, pending):
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 50)
+
+        async def something_counted():
+            return await votes(engine) > 0
+
+        await until(something_counted)
+    assert await pending() == 0
+    assert await votes(engine) == 50
+
+
+async def test_a_dead_workers_entries_are_taken_over(stream, engine, caplog):
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 3)
+    assert len(await stream.read("dead", count=10, block=1)) == 3
+    async with working(stream, engine, idle=0):
+        await until(counted(stream, engine, 3))
+    assert "took over 3 entries" in caplog.text
+
+
+async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, engine):
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 2)
+    bad = await stream._redis.xadd(stream._stream, {"voter": b"short", "choice": b"a"})
+    await cast(stream, 2)
+    async with working(stream, engine):
+        await until(counted(stream, engine, 4))
+    [(_, letter)] = await stream._redis.xrange(stream._dead)
+    assert letter[b"id"] == bad
+    assert letter[b"voter"] == b"short"
+    assert letter[b"reason"].startswith(b"no ballot")
+
+
+async def test_an_entry_that_postgres_refuses_is_found_and_the_rest_is_counted(stream, engine):
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 5)
+    last = (await cast(stream, 1))[0]
+    fields = {"voter": uuid4().bytes, "choice": b"b"}
+    # A number that is fine for Redis and too large for a bigint.
+    bad = await stream._redis.xadd(stream._stream, fields, id=f"{last.ms + 1}-{2**63}")
+    await stream._redis.xadd(stream._stream, fields, id=f"{last.ms + 2}-0")
+    async with working(stream, engine):
+        await until(counted(stream, engine, 7))
+    [(_, letter)] = await stream._redis.xrange(stream._dead)
+    assert letter[b"id"] == bad
+    assert letter[b"reason"].startswith(b"refused by Postgres")
+
+
+async def test_a_lost_stream_is_made_anew_above_what_is_counted(stream, engine, caplog):
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        [version] = await cast(stream, 1)
+        await until(counted(stream, engine, 1))
+        await stream._redis.delete(stream._stream, stream._poll)
+        await until(stream.ready)
+        [after] = await cast(stream, 1)
+        assert after > version
+        await until(counted(stream, engine, 2))
+    assert "made anew" in caplog.text
+
+
+async def test_a_new_stream_of_a_new_poll_is_no_alarm(stream, engine, caplog):
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+    assert "made anew" not in caplog.text
+
+
+async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0)
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 1)
+        async with engine.connect() as connection:
+            await connection.execute(text("UPDATE poll SET state = 'closed'"))
+
+        async def refused():
+            try:
+                await cast(stream, 1)
+            except PollClosed:
+                return True
+            return False
+
+        await until(refused)
+
+
+async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0)
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 5)
+        await until(counted(stream, engine, 5))
+        assert await stream.length() == 5
+        monkeypatch.setattr(worker_module, "KEEP_ENTRIES", 4)
+
+        async def trimmed():
+            return await stream.length() <= 1
+
+        await until(trimmed)
+
+
+async def test_a_worker_waits_for_postgres_and_says_so_once(stream, engine, caplog, monkeypatch):
+    monkeypatch.setattr(worker_module, "PAUSES", (0.01,))
+    real, failures = tally.count, iter([OSError("gone")] * 5)
+
+    async def count(*arguments):
+        for failure in failures:
+            raise failure
+        await real(*arguments)
+
+    monkeypatch.setattr(tally, "count", count)
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 3)
+        await until(counted(stream, engine, 3))
+        assert await worker.ready()
+    said = [record.getMessage() for record in caplog.records if "Postgres" in record.getMessage()]
+    assert said == ["Postgres is away, waiting for it: OSError('gone')", "Postgres is back"]
+
+
+async def test_a_conflict_of_transactions_is_tried_again_and_no_outage(
+    stream, engine, caplog, monkeypatch
+):
+    real, failures = tally.count, iter([_Deadlock()])
+
+    async def count(*arguments):
+        for failure in failures:
+            raise failure
+        await real(*arguments)
+
+    monkeypatch.setattr(tally, "count", count)
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 3)
+        await until(counted(stream, engine, 3))
+    assert "away" not in caplog.text
+
+
+class _Deadlock(OSError):
+    sqlstate = "40P01"
+
+
+async def test_a_terminated_connection_is_made_again(stream, engine, database_url):
+    other = create_engine(database_url, name="other")
+    terminate = text(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        for number in range(1, 4):
+            async with other.connect() as connection:
+                assert (await connection.execute(terminate)).scalar_one() > 0
+            await cast(stream, 10)
+            await until(counted(stream, engine, 10 * number))
+    await other.dispose()
+
+
+async def test_without_redis_a_worker_waits_is_not_ready_and_can_be_stopped(
+    engine, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(worker_module, "PAUSES", (0.01,))
+    stream = BallotStream(connect(f"unix://{tmp_path}/nobody.sock"))
+    async with working(stream, engine) as worker:
+
+        async def said():
+            return "Redis is away" in caplog.text
+
+        await until(said)
+        assert not await worker.ready()
+    assert caplog.text.count("Redis is away") == 1
+    await stream.close()
+
+
+async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
+    stream, engine, pending, monkeypatch, caplog
+):
+    async def count(*_):
+        raise OSError("gone")
+
+    monkeypatch.setattr(tally, "count", count)
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 3)
+
+        async def not_ready():
+            return not await worker.ready()
+
+        await until(not_ready)
+    assert await pending() == 3
+    assert "stays pending" in caplog.text
+
+
+async def test_a_mistake_in_the_code_ends_the_worker(stream, engine, monkeypatch):
+    async def count(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tally, "count", count)
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 1)
+    with pytest.raises(ExceptionGroup) as caught:
+        await Worker(stream, engine, consumer="me").run()
+    assert caught.group_contains(ZeroDivisionError)
+
+
+async def test_versions_are_redis_time(stream):
+    await stream.prepare(Version(1, 1), "open")
+    [version] = await cast(stream, 1)
+    assert abs(version.ms / 1000 - await stream.clock()) < 60

@@ -1,0 +1,54 @@
+from graphlib import TopologicalSorter
+
+import pytest
+from imports import LAYERS, draw, graph, modules
+
+EDGES = graph()
+ORDER = [name for _, names in reversed(LAYERS) for name in names]
+
+
+def reachable(name: str) -> set[str]:
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        for each in EDGES[todo.pop()] - seen:
+            seen.add(each)
+            todo.append(each)
+    return seen
+
+
+def test_every_module_has_its_place_in_the_drawing():
+    assert sorted(ORDER) == sorted(modules())
+
+
+def test_imports_point_one_way():
+    upwards = {
+        (name, other)
+        for name in EDGES
+        for other in EDGES[name]
+        if ORDER.index(other) >= ORDER.index(name)
+    }
+    assert upwards == set(), draw()
+
+
+def test_imports_have_no_circle():
+    TopologicalSorter(EDGES).prepare()
+
+
+@pytest.mark.parametrize("role", ["vote", "result", "worker"])
+def test_roles_never_import_each_other(role):
+    assert not {each for each in EDGES[f"roles.{role}"] if each.startswith("roles")}
+
+
+def test_the_vote_role_knows_nothing_of_postgres():
+    assert reachable("roles.vote").isdisjoint({"database", "tally", "models", "schema"})
+
+
+def test_the_result_role_knows_nothing_of_redis():
+    assert reachable("roles.result").isdisjoint({"stream", "casting"})
+
+
+def test_only_the_command_imports_the_embedded_servers():
+    local = {"local", "embedded", "supervisor"}
+    importers = {name for name in EDGES if EDGES[name] & local}
+    assert importers <= local | {"__main__"}

@@ -1,0 +1,48 @@
+import asyncio
+
+import httpx
+import pytest
+
+from voting import __version__, ops
+
+
+async def ask(path, ready):
+    transport = httpx.ASGITransport(ops.create_ops_app("vote", ready))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        return await client.get(path)
+
+
+async def yes():
+    return True
+
+
+async def no():
+    return False
+
+
+@pytest.mark.parametrize(("ready", "status"), [(yes, 200), (no, 503)])
+async def test_readiness_is_what_the_role_says(ready, status):
+    assert (await ask("/readyz", ready)).status_code == status
+
+
+async def test_a_role_that_does_not_know_in_time_is_not_ready(monkeypatch):
+    monkeypatch.setattr(ops, "READY_SECONDS", 0.01)
+    assert (await ask("/readyz", asyncio.Event().wait)).status_code == 503
+
+
+async def test_liveness_asks_nobody():
+    async def fail():
+        pytest.fail("asked")
+
+    assert (await ask("/healthz", fail)).status_code == 200
+
+
+async def test_the_version_names_role_and_version():
+    version = (await ask("/version", yes)).json()
+    assert (version["role"], version["version"]) == ("vote", __version__)
+
+
+async def test_metrics_are_in_prometheus_format():
+    answer = await ask("/metrics", yes)
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert f'voting_build_info{{role="vote",version="{__version__}"}} 1.0' in answer.text

@@ -1,0 +1,132 @@
+import pytest
+
+from voting.settings import (
+    DatabaseSettings,
+    ResultSettings,
+    Role,
+    SettingsError,
+    VoteSettings,
+    WorkerSettings,
+    load,
+    load_role,
+)
+
+KEY = "k" * 32
+VOTE = {"REDIS_URL": "redis://redis:6379/0", "SECRET_KEYS": KEY}
+
+
+def problems(model, environ):
+    with pytest.raises(SettingsError) as caught:
+        load(model, environ)
+    return caught.value.problems
+
+
+def test_defaults_are_those_of_the_contract():
+    settings = load(VoteSettings, VOTE)
+    assert (settings.port, settings.ops_port) == (8080, 9090)
+    assert (settings.option_a, settings.option_b) == ("Cats", "Dogs")
+    assert (settings.log_level, settings.log_format) == ("info", "json")
+
+
+def test_keys_are_separated_by_commas_newest_first():
+    settings = load(VoteSettings, {**VOTE, "SECRET_KEYS": f"{'n' * 16}, {'o' * 16}"})
+    assert [key.get_secret_value() for key in settings.secret_keys] == ["n" * 16, "o" * 16]
+
+
+def test_every_problem_is_in_one_message():
+    environ = {
+        "PORT": "70000",
+        "OPS_PORT": "x",
+        "REDIS_URL": "http://redis",
+        "SECRET_KEYS": "short",
+        "OPTION_A": "Same",
+        "OPTION_B": "Same",
+        "VOTE_URL": "nowhere",
+        "LOG_LEVEL": "loud",
+    }
+    named = {line.partition(":")[0] for line in problems(VoteSettings, environ)}
+    assert named == {
+        "PORT",
+        "OPS_PORT",
+        "REDIS_URL",
+        "SECRET_KEYS",
+        "OPTION_B",
+        "VOTE_URL",
+        "LOG_LEVEL",
+    }
+
+
+def test_a_problem_never_shows_the_value():
+    secret = "redis-password"
+    lines = problems(WorkerSettings, {"REDIS_URL": f"https://:{secret}@x", "DATABASE_URL": secret})
+    assert len(lines) == 2
+    assert secret not in "\n".join(lines)
+
+
+def test_a_secret_is_not_shown_when_settings_are():
+    assert KEY not in repr(load(VoteSettings, VOTE))
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_an_empty_variable_counts_as_missing(value):
+    environ = {} if value is None else {"DATABASE_URL": value}
+    assert problems(DatabaseSettings, environ) == ["DATABASE_URL: is required"]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://:secret@h:6380/1?ssl_cert_reqs=none", "unix:///run/redis.sock"]
+)
+def test_urls_of_redis_are_accepted(url):
+    assert load(VoteSettings, {**VOTE, "REDIS_URL": url}).redis_url.get_secret_value() == url
+
+
+def test_the_two_ports_differ_also_from_a_default():
+    assert problems(VoteSettings, {**VOTE, "PORT": "9090"}) == ["OPS_PORT: must differ from PORT"]
+
+
+def test_both_ports_may_be_any_free_one():
+    settings = load(VoteSettings, {**VOTE, "PORT": "0", "OPS_PORT": "0"})
+    assert (settings.port, settings.ops_port) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "secure"),
+    [(None, False), ("http://localhost:8080", False), ("https://vote.example.com/", True)],
+)
+def test_cookies_are_for_tls_only_where_voters_come_over_tls(address, secure):
+    environ = VOTE if address is None else {**VOTE, "VOTE_URL": address}
+    assert load(VoteSettings, environ).secure is secure
+
+
+@pytest.mark.parametrize(
+    "address", ["javascript:alert(1)", "https://", "https://a b", 'https://x/"', "//x", "https://?"]
+)
+def test_what_is_no_web_address_is_refused(address):
+    [line] = problems(VoteSettings, {**VOTE, "RESULT_URL": address})
+    assert line.startswith("RESULT_URL: ")
+
+
+def test_names_have_a_limit():
+    environ = {**VOTE, "OPTION_A": "x" * 61, "POLL_TITLE": "x" * 201}
+    assert len(problems(VoteSettings, environ)) == 2
+
+
+def test_the_result_role_reads_nothing_of_redis():
+    assert "redis_url" not in ResultSettings.model_fields
+    assert "secret_keys" not in ResultSettings.model_fields
+
+
+def test_the_vote_role_reads_nothing_of_postgres():
+    assert "database_url" not in VoteSettings.model_fields
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_each_role_is_known_by_its_name(role):
+    assert load_role({"ROLE": role.value}) is role
+
+
+@pytest.mark.parametrize("environ", [{}, {"ROLE": "Vote"}, {"ROLE": "all"}])
+def test_an_unknown_role_is_refused_with_all_else_that_is_wrong(environ):
+    with pytest.raises(SettingsError) as caught:
+        load_role({**environ, "PORT": "x"})
+    assert [line.partition(":")[0] for line in caught.value.problems] == ["ROLE", "PORT"]

@@ -1,0 +1,56 @@
+import itsdangerous
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voting.voters import VoterCookies
+
+OLD, NEW = "o" * 32, "n" * 32
+
+
+def test_a_minted_cookie_is_one_voter():
+    cookies = VoterCookies([NEW])
+    cookie = cookies.mint()
+    assert cookies.read(cookie) == cookies.read(cookie) is not None
+
+
+def test_two_minted_cookies_are_two_voters():
+    cookies = VoterCookies([NEW])
+    assert cookies.read(cookies.mint()) != cookies.read(cookies.mint())
+
+
+def test_a_cookie_of_the_old_key_lives_on_after_a_rotation():
+    cookie = VoterCookies([OLD]).mint()
+    assert VoterCookies([NEW, OLD]).read(cookie) == VoterCookies([OLD]).read(cookie) is not None
+
+
+def test_the_newest_key_signs():
+    cookie = VoterCookies([NEW, OLD]).mint()
+    assert VoterCookies([NEW]).read(cookie) is not None
+    assert VoterCookies([OLD]).read(cookie) is None
+
+
+def test_a_cookie_of_another_key_is_none():
+    assert VoterCookies([NEW]).read(VoterCookies([OLD]).mint()) is None
+
+
+def test_every_truncated_cookie_is_none():
+    cookies = VoterCookies([NEW])
+    cookie = cookies.mint()
+    assert [cookies.read(cookie[:end]) for end in range(len(cookie))] == [None] * len(cookie)
+
+
+def test_a_signature_for_another_purpose_is_none():
+    other = itsdangerous.Signer(NEW, salt="something else")
+    assert VoterCookies([NEW]).read(other.sign("0" * 32).decode()) is None
+
+
+@pytest.mark.parametrize("value", ["0" * 31, "", "not hex" * 5, "ü"])
+def test_a_well_signed_value_that_is_no_voter_is_none(value):
+    cookies = VoterCookies([NEW])
+    assert cookies.read(cookies._signer.sign(value.encode()).decode("latin-1")) is None
+
+
+@given(st.one_of(st.none(), st.text()))
+def test_any_other_text_is_none(cookie):
+    assert VoterCookies([NEW]).read(cookie) is None

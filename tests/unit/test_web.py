@@ -1,0 +1,91 @@
+import gzip
+
+import httpx
+import pytest
+from litestar import get
+from litestar.datastructures import Headers
+
+from voting.settings import PageSettings
+from voting.web import Pages, is_same_origin, static_url
+
+
+@get("/broken")
+async def broken() -> None:
+    raise RuntimeError("secret detail")
+
+
+@pytest.fixture
+async def client():
+    pages = Pages(PageSettings(poll_title="<b>Tabs</b> or spaces?"))
+    transport = httpx.ASGITransport(pages.create_app([broken]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("headers", "same"),
+    [
+        ({}, True),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        # What the browser says of itself outweighs the rest.
+        ({"sec-fetch-site": "cross-site", "origin": "http://me", "host": "me"}, False),
+        ({"origin": "http://me:8080", "host": "me:8080"}, True),
+        ({"origin": "http://me:8080", "host": "me"}, False),
+        ({"origin": "http://evil", "host": "me"}, False),
+        ({"origin": "null", "host": "me"}, False),
+        ({"origin": "", "host": "me"}, False),
+    ],
+)
+def test_only_this_sites_own_page_may_change_something(headers, same):
+    assert is_same_origin(Headers(headers)) is same
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nope", 404), ("POST", "/broken", 405), ("GET", "/broken", 500)],
+)
+async def test_an_error_is_a_page_in_plain_words_with_every_header(client, method, path, status):
+    answer = await client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert 'role="alert"' in answer.text
+    assert "secret detail" not in answer.text
+    assert "Traceback" not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert "server" not in answer.headers
+
+
+async def test_the_title_is_text_not_markup(client):
+    assert "&lt;b&gt;Tabs&lt;/b&gt; or spaces?" in (await client.get("/nope")).text
+
+
+async def test_a_static_file_is_kept_for_ever_by_its_digest(client):
+    answer = await client.get(static_url("style.css"))
+    assert answer.headers["content-type"].startswith("text/css")
+    assert "immutable" in answer.headers["cache-control"]
+
+
+async def test_a_static_file_of_another_version_is_served_but_not_kept(client):
+    answer = await client.get("/static/0123456789ab/style.css")
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("name", ["nope.css", "..%2f__init__.py", "%2e%2e"])
+async def test_there_are_no_other_files(client, name):
+    assert (await client.get(f"/static/0123456789ab/{name}")).status_code == 404
+
+
+async def test_static_files_travel_compressed_where_the_client_can(client):
+    plain = await client.get(
+        static_url("htmx-4.0.1.min.js"), headers={"accept-encoding": "identity"}
+    )
+    zipped = await client.get(static_url("htmx-4.0.1.min.js"), headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in plain.headers
+    assert zipped.headers["content-encoding"] == "gzip"
+    assert zipped.content == plain.content  # httpx unzips
+    assert int(zipped.headers["content-length"]) == len(gzip.compress(plain.content, mtime=0))
