@@ -75,7 +75,8 @@ class Up:
                 role = child.environ().get("ROLE") if "-m voting" in command else None
             except psutil.Error:
                 continue  # it just ended
-            if part == role or part in command:
+            # Postgres has workers too: a role is known by its name alone.
+            if part == role or (part not in {"vote", "result", "worker"} and part in command):
                 found.append(child)
         return found
 

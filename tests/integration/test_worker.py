@@ -17,7 +17,7 @@ from voting.stream import BallotStream, connect
 async def until(condition):
     """Wait until the condition, a coroutine function, holds."""
     async with asyncio.timeout(30):
-        while not await condition():  # noqa: ASYNC110 - the servers have no event to wait for
+        while not await condition():
             await asyncio.sleep(0.01)
 
 

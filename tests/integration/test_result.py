@@ -1,0 +1,153 @@
+import asyncio
+import re
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from voting import tally
+from voting.ballots import Ballot, CastBallot, Choice, Version
+from voting.database import create_engine
+from voting.roles import result as result_module
+from voting.roles.result import ResultRole
+from voting.settings import ResultSettings, load
+
+ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": "<Cats>", "POLL_TITLE": "Pets"}
+
+
+@pytest.fixture(autouse=True)
+def always_fresh(monkeypatch):
+    monkeypatch.setattr(result_module, "INTERVAL", 0)
+
+
+def viewer(engine):
+    app = ResultRole(engine, load(ResultSettings, ENVIRON)).create_app()
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://result.localhost")
+
+
+@pytest.fixture
+async def client(engine):
+    async with viewer(engine) as client:
+        yield client
+
+
+async def count(engine, a, b):
+    choices = [Choice.A] * a + [Choice.B] * b
+    await tally.count(
+        engine,
+        [CastBallot(Version(1, seq), Ballot(uuid4(), each)) for seq, each in enumerate(choices)],
+    )
+
+
+def shares(page):
+    return re.findall(r'class="share">([^<]*)<', page)
+
+
+async def test_no_votes_is_not_fifty_fifty(client):
+    page = (await client.get("/")).text
+    assert "No votes yet" in page
+    assert "%" not in "".join(shares(page))
+
+
+async def test_totals_are_shown_as_numbers_and_percentages(client, engine):
+    await count(engine, 2, 1)
+    page = (await client.get("/")).text
+    assert [each.replace("&nbsp;", " ") for each in shares(page)] == ["66.7 %", "33.3 %"]
+    assert "2 votes" in page
+    assert "1 vote<" in page
+    assert "3 voters" in page
+    assert "&lt;Cats&gt;" in page
+
+
+async def test_the_poll_answers_with_the_part_that_the_page_has(client, engine):
+    await count(engine, 1, 0)
+    part = (await client.get("/tally", headers={"HX-Request": "true"})).text.strip()
+    assert part.startswith("<section")
+    assert part in (await client.get("/")).text
+
+
+async def test_an_unchanged_answer_is_not_sent_again(client, engine):
+    await count(engine, 1, 0)
+    first = await client.get("/tally")
+    assert "max-age=0" in first.headers["cache-control"]
+    assert "set-cookie" not in first.headers
+    again = await client.get("/tally", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+    await count(engine, 0, 1)
+    changed = await client.get("/tally", headers={"If-None-Match": first.headers["etag"]})
+    assert changed.status_code == 200
+
+
+async def test_the_api_tells_names_and_votes(client, engine):
+    await count(engine, 2, 1)
+    answer = (await client.get("/api/tally")).json()
+    assert answer.pop("at").startswith("20")
+    assert answer == {
+        "title": "Pets",
+        "options": {"a": {"name": "<Cats>", "votes": 2}, "b": {"name": "Dogs", "votes": 1}},
+        "votes": 3,
+        "stale": False,
+    }
+
+
+async def test_while_postgres_is_away_the_last_totals_stay_and_the_page_says_since_when(
+    client, engine, monkeypatch
+):
+    await count(engine, 1, 0)
+    at = (await client.get("/api/tally")).json()["at"]
+    fresh = (await client.get("/tally")).headers["etag"]
+
+    with monkeypatch.context() as patch:
+        # The role has bound tally.totals: make its question fail underneath.
+        patch.setattr(type(engine), "connect", lambda _: _Failing())
+        page = (await client.get("/tally", headers={"If-None-Match": fresh})).text
+        answer = (await client.get("/api/tally")).json()
+    assert "1 vote<" in page
+    assert re.search(r'<time datetime="[^"]+">\d\d:\d\d:\d\d UTC</time>', page)
+    assert (answer["stale"], answer["votes"]) == (True, 1)
+    assert answer["at"] >= at
+
+    async with asyncio.timeout(30):
+        while (await client.get("/api/tally")).json()["stale"]:
+            await asyncio.sleep(0.01)
+    assert "can't be asked" not in (await client.get("/tally")).text
+
+
+class _Failing:
+    async def __aenter__(self):
+        raise OSError("gone")
+
+    async def __aexit__(self, *_):
+        pass
+
+
+async def test_totals_that_were_never_read_are_not_zero(tmp_path):
+    engine = create_engine(f"postgresql://postgres@/postgres?host={tmp_path}", name="tests")
+    async with viewer(engine) as client:
+        page = await client.get("/")
+        answer = await client.get("/api/tally")
+    assert page.status_code == 200
+    assert "can't be read right now" in page.text
+    assert "0 votes" not in page.text
+    assert answer.status_code == 503
+    assert answer.json()["votes"] is None
+    assert not await ResultRole(engine, load(ResultSettings, ENVIRON)).ready()
+
+
+async def test_the_role_is_ready_when_it_can_read_the_totals(engine):
+    assert await ResultRole(engine, load(ResultSettings, ENVIRON)).ready()
+
+
+async def test_many_viewers_cause_one_question(engine, monkeypatch):
+    monkeypatch.setattr(result_module, "INTERVAL", 3600)
+    asked, totals = [], tally.totals
+
+    async def counting(engine):
+        asked.append(engine)
+        return await totals(engine)
+
+    monkeypatch.setattr(tally, "totals", counting)
+    async with viewer(engine) as client:
+        await asyncio.gather(*(client.get("/tally") for _ in range(50)))
+    assert len(asked) == 1

@@ -1,0 +1,280 @@
+import asyncio
+import re
+
+import httpx
+import pytest
+
+from voting.ballots import ZERO, Choice
+from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
+from voting.roles import vote
+from voting.roles.vote import Mine, VoteRole
+from voting.settings import VoteSettings, load
+from voting.voters import VoterCookies
+
+KEY = "k" * 32
+ENVIRON = {"REDIS_URL": "redis://unused", "SECRET_KEYS": KEY, "OPTION_A": "<Cats>"}
+HTMX = {"HX-Request": "true"}
+
+
+def browser(stream, base_url="http://vote.localhost", **environ):
+    app = VoteRole(stream, load(VoteSettings, {**ENVIRON, **environ})).create_app()
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
+
+
+@pytest.fixture
+async def prepared(stream):
+    await stream.prepare(ZERO, "open")
+    return stream
+
+
+@pytest.fixture
+async def client(prepared):
+    async with browser(prepared) as client:
+        yield client
+
+
+@pytest.fixture
+async def voter(client):
+    """A browser that has opened the page."""
+    await client.get("/")
+    return client
+
+
+async def queued(stream):
+    entries = await stream.read("test", count=1000, block=0.01)
+    return [each.ballot().ballot for each in entries]
+
+
+def pressed(page):
+    """Tell which choices the page marks as one's own."""
+    found = re.findall(r'value="([ab])"[^>]*aria-pressed="true"', page, re.DOTALL)
+    assert page.count("✓") == len(found)
+    return found
+
+
+async def test_the_page_offers_both_choices_and_makes_a_voter(client):
+    page = await client.get("/")
+    assert page.status_code == 200
+    assert "&lt;Cats&gt;" in page.text
+    assert "Dogs" in page.text
+    assert pressed(page.text) == []
+    assert page.headers["cache-control"] == "no-store"
+    [cookie] = page.headers.get_list("set-cookie")
+    assert cookie.startswith("voter=")
+    assert "; HttpOnly" in cookie
+    assert "; Path=/" in cookie
+    assert "; SameSite=lax" in cookie
+    assert "; Max-Age=31536000" in cookie
+    assert "Secure" not in cookie
+
+
+async def test_over_tls_the_cookies_are_bound_to_the_host(prepared):
+    async with browser(
+        prepared, "https://vote.example.com", VOTE_URL="https://vote.example.com"
+    ) as client:
+        cookies = (await client.get("/")).headers.get_list("set-cookie")
+        cookies += (await client.post("/vote", data={"choice": "a"})).headers.get_list("set-cookie")
+    assert [each.partition("=")[0] for each in cookies] == ["__Host-voter", "__Host-ballot"]
+    assert all("; Secure" in each for each in cookies)
+
+
+async def test_a_voter_stays_the_same(voter):
+    assert (await voter.get("/")).headers.get_list("set-cookie") == []
+
+
+async def test_a_vote_without_javascript_leads_back_to_the_page(voter, prepared):
+    answer = await voter.post("/vote", data={"choice": "b"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    [ballot] = await queued(prepared)
+    assert ballot.choice is Choice.B
+    assert ballot.voter == VoterCookies([KEY]).read(voter.cookies["voter"])
+    assert pressed((await voter.get("/")).text) == ["b"]
+
+
+async def test_a_vote_with_htmx_answers_with_the_ballot(voter, prepared):
+    answer = await voter.post("/vote", data={"choice": "a"}, headers=HTMX)
+    assert answer.status_code == 200
+    assert answer.text.startswith('<form id="ballot"')
+    assert pressed(answer.text) == ["a"]
+    assert len(await queued(prepared)) == 1
+
+
+async def test_a_mind_can_be_changed(voter, prepared):
+    for choice in "aba":
+        await voter.post("/vote", data={"choice": choice})
+    ballots = await queued(prepared)
+    assert [each.choice for each in ballots] == ["a", "b", "a"]
+    assert len({each.voter for each in ballots}) == 1
+    assert pressed((await voter.get("/")).text) == ["a"]
+
+
+async def test_the_receipt_turns_from_recorded_to_counted(voter, prepared):
+    assert "Pick one" in (await voter.get("/receipt")).text
+    await voter.post("/vote", data={"choice": "a"})
+    recorded = (await voter.get("/receipt")).text
+    assert "recorded" in recorded
+    assert "hx-trigger" in recorded
+    await prepared.done(await prepared.read("test", count=10, block=1))
+
+    async def receipt():
+        return (await voter.get("/receipt")).text
+
+    async with asyncio.timeout(30):
+        while "counted. You" not in (counted := await receipt()):
+            await asyncio.sleep(0.05)
+    assert "hx-trigger" not in counted
+
+
+async def test_the_page_is_shown_while_redis_is_away(prepared, voter, monkeypatch):
+    await voter.post("/vote", data={"choice": "a"})
+
+    async def fail():
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(prepared, "position", fail)
+    async with browser(prepared) as client:
+        client.cookies = voter.cookies
+        page = await client.get("/")
+    assert page.status_code == 200
+    assert pressed(page.text) == ["a"]
+    assert "recorded" in page.text
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"", "application/x-www-form-urlencoded", 422),
+        (b"choice=", "application/x-www-form-urlencoded", 422),
+        (b"choice=c", "application/x-www-form-urlencoded", 422),
+        (b"choice=a&choice=b", "application/x-www-form-urlencoded", 422),
+        (b"choice=a%00", "application/x-www-form-urlencoded", 422),
+        (b"choice=\0", "application/x-www-form-urlencoded", 422),
+        (b"choice=%ff%fe", "application/x-www-form-urlencoded", 422),
+        (b"\xff\xfe", "application/x-www-form-urlencoded", 422),
+        (b"choice=" + b"a" * 1_000_000, "application/x-www-form-urlencoded", 413),
+        (b'{"choice": "a"}', "application/json", 415),
+        (b"choice=a", "text/plain", 415),
+        (b"choice=a", "", 415),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
+async def test_bad_input_is_refused_in_plain_words_and_nothing_is_queued(
+    voter, prepared, body, content_type, status, headers
+):
+    answer = await voter.post(
+        "/vote", content=body, headers={**headers, "content-type": content_type}
+    )
+    assert answer.status_code == status
+    assert 'role="alert"' in answer.text
+    assert "Nothing was recorded" in answer.text
+    assert answer.text.startswith('<form id="ballot"' if headers else "<!doctype html>")
+    assert await queued(prepared) == []
+
+
+async def test_a_body_without_a_length_has_the_same_limit(voter, prepared):
+    async def endless():
+        for _ in range(100):
+            yield b"choice=a&" * 100
+
+    answer = await voter.post(
+        "/vote", content=endless(), headers={"content-type": "application/x-www-form-urlencoded"}
+    )
+    assert answer.status_code == 413
+    assert await queued(prepared) == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "null"},
+        {"origin": "http://evil"},
+    ],
+)
+async def test_a_vote_from_another_site_is_refused(voter, prepared, headers):
+    answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
+    assert answer.status_code == 403
+    assert "not recorded" in answer.text
+    assert await queued(prepared) == []
+
+
+def forged():
+    good = VoterCookies([KEY]).mint()
+    return {
+        "missing": None,
+        "empty": "",
+        "truncated": good[:-3],
+        "tampered": ("0" if good[0] != "0" else "1") + good[1:],
+        "of another key": VoterCookies(["x" * 32]).mint(),
+        "unsigned": good.partition(".")[0],
+        "long": "a" * 3000,
+    }
+
+
+@pytest.mark.parametrize("cookie", forged().values(), ids=forged().keys())
+async def test_a_cookie_that_is_not_ours_is_no_cookie(client, prepared, cookie):
+    headers = {} if cookie is None else {"cookie": f"voter={cookie}"}
+    answer = await client.post("/vote", data={"choice": "a"}, headers=headers)
+    assert answer.status_code == 400
+    assert "accept cookies" in answer.text
+    assert answer.headers.get_list("set-cookie") == []
+    assert await queued(prepared) == []
+    fresh = await client.get("/", headers=headers)
+    assert fresh.headers.get_list("set-cookie")[0].startswith("voter=")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (PollClosed(), 409, "Voting is closed"),
+        (NotRecorded(), 503, "was not recorded"),
+        (MaybeRecorded(), 503, "may have been, or not"),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
+async def test_a_vote_that_fails_says_what_became_of_it_and_keeps_the_choice(
+    voter, prepared, monkeypatch, error, status, words, headers
+):
+    await voter.post("/vote", data={"choice": "b"})
+
+    async def fail(_):
+        raise error
+
+    monkeypatch.setattr(prepared, "cast", fail)
+    answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
+    assert answer.status_code == status
+    assert words in answer.text
+    assert pressed(answer.text) == ["b"]
+    assert answer.headers.get_list("set-cookie") == []
+    assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_every_error_of_casting_has_its_words():
+    assert set(vote._CAST) == set(CastError.__subclasses__())
+
+
+async def test_a_closed_poll_is_said_to_be_closed(voter, prepared):
+    await prepared.prepare(ZERO, "closed")
+    assert (await voter.post("/vote", data={"choice": "a"})).status_code == 409
+
+
+async def test_before_a_worker_came_votes_are_refused(stream):
+    async with browser(stream) as client:
+        await client.get("/")
+        answer = await client.post("/vote", data={"choice": "a"})
+    assert answer.status_code == 503
+    assert "was not recorded" in answer.text
+
+
+@pytest.mark.parametrize("cookie", ["", "a", "a.", "c.1-1", "a.1", "a.1-x", "a.1-1.1", "<b>.1-1"])
+async def test_a_ballot_cookie_that_makes_no_sense_is_none(client, cookie):
+    assert Mine.read(cookie) is None
+    page = await client.get("/", headers={"cookie": f"ballot={cookie}"})
+    assert page.status_code == 200
+    assert pressed(page.text) == []
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/vote"), ("GET", "/vote"), ("POST", "/")])
+async def test_other_methods_are_refused(client, method, path):
+    assert (await client.request(method, path)).status_code == 405
