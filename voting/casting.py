@@ -161,7 +161,7 @@ async def _ask(connection: Any, until: float, *command: Any) -> Any:
             await connection.send_command(*command)
             reply = await connection.read_response()
         answered = True
-    except (*_REFUSALS,):
+    except _REFUSALS:
         answered = True
         raise
     finally:

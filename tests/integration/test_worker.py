@@ -289,6 +289,20 @@ async def test_without_redis_a_worker_waits_is_not_ready_and_can_be_stopped(
     await stream.close()
 
 
+async def test_a_server_is_back_when_nobody_waits_for_it_any_more(stream, engine, caplog):
+    worker = Worker(stream, engine, consumer="me")
+    reading, counting = set(), set()
+    worker._miss("Redis", reading, OSError())
+    worker._miss("Redis", counting, OSError())
+    worker._miss("Redis", counting, OSError())
+    worker._found(reading)
+    assert [record.message for record in caplog.records] == [
+        "Redis is away, waiting for it: OSError()"
+    ]
+    worker._found(counting)
+    assert caplog.records[-1].message == "Redis is back"
+
+
 async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
     stream, engine, pending, monkeypatch, caplog
 ):

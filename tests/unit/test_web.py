@@ -4,6 +4,7 @@ import httpx
 import pytest
 from litestar import get
 from litestar.datastructures import Headers
+from litestar.exceptions import ClientException
 
 from voting.settings import PageSettings
 from voting.web import Pages, is_same_origin, static_url
@@ -14,10 +15,15 @@ async def broken() -> None:
     raise RuntimeError("secret detail")
 
 
+@get("/odd")
+async def odd() -> None:
+    raise ClientException("secret detail")
+
+
 @pytest.fixture
 async def client():
     pages = Pages(PageSettings(poll_title="<b>Tabs</b> or spaces?"))
-    transport = httpx.ASGITransport(pages.create_app([broken]))
+    transport = httpx.ASGITransport(pages.create_app([broken, odd]))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
@@ -45,7 +51,12 @@ def test_only_this_sites_own_page_may_change_something(headers, same):
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nope", 404), ("POST", "/broken", 405), ("GET", "/broken", 500)],
+    [
+        ("GET", "/nope", 404),
+        ("POST", "/broken", 405),
+        ("GET", "/broken", 500),
+        ("GET", "/odd", 400),
+    ],
 )
 async def test_an_error_is_a_page_in_plain_words_with_every_header(client, method, path, status):
     answer = await client.request(method, path)

@@ -168,7 +168,8 @@ class Worker:
         Raises _BadData where Postgres refuses the values, and _Stopping when asked to stop.
         """
         missed: set[str] = set()
-        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+        pauses = chain(PAUSES, repeat(PAUSES[-1]))
+        while True:
             try:
                 result = await attempt()
             except RedisError as error:
@@ -182,8 +183,7 @@ class Worker:
                 self._found(missed)
                 _raise_if_cancelled()
                 return result
-            await self._pause(pause)
-        raise AssertionError  # the loop has no end
+            await self._pause(next(pauses))
 
     async def _pause(self, seconds: float) -> None:
         # Jitter keeps many workers from coming back at the same moment.
