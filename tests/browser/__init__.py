@@ -1,0 +1,1 @@
+"""A package, for fixtures of its scope to end with its last test."""

@@ -1,0 +1,190 @@
+"""`voting up` and a real Chromium that looks at its pages."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import redis
+from acceptance.conftest import DEADLINE, Up, wait_for
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PHONE = {"width": 390, "height": 844}
+
+# A busy machine is slow; whoever waits, waits for a condition.
+expect.set_options(timeout=DEADLINE * 1000)
+
+
+class Site:
+    """The app on this machine, with both pages' addresses and a hand on its servers."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        self.up = Up(folder, **environ).ready()
+        self.vote = self.up.address("vote")
+        self.result = self.up.address("result")
+        self._run = folder / "run"
+
+    def reset(self) -> None:
+        """Go back to an open poll without votes."""
+        self.set_state("open")
+        wait_for("all ballots to be counted", self._is_idle)
+        self._sql("TRUNCATE votes, tally")
+
+    def set_state(self, state: str) -> None:
+        """Make the poll "open" or "closed", in Postgres and in Redis."""
+        self._sql(f"UPDATE poll SET state = '{state}'")
+        with self._redis() as client:
+            client.hset("{voting}:poll", "state", state)
+
+    @contextmanager
+    def frozen(self, part: str) -> Iterator[None]:
+        """Stop a role ("vote") or server ("postgres -D", "valkey-server"): it answers nothing."""
+        family = [
+            process
+            for parent in self.up.children(part)
+            for process in (parent, *parent.children(recursive=True))
+        ]
+        assert family
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                process.resume()
+
+    def _is_idle(self) -> bool:
+        with self._redis() as client:
+            [group] = client.xinfo_groups("{voting}:ballots")
+        return group["lag"] == group["pending"] == 0
+
+    def _redis(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=f"{self._run}/valkey.sock")
+
+    def _sql(self, statement: str) -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(f"postgresql://postgres@/postgres?host={self._run}")
+            await connection.execute(statement)
+            await connection.close()
+
+        _run_apart(run())
+
+
+def _run_apart(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run it on a loop of another thread: this one belongs to Playwright."""
+    with ThreadPoolExecutor() as pool:
+        pool.submit(asyncio.run, coroutine).result()
+
+
+class Visitors:
+    """Opens pages, each in a browser of its own, and notes what is wrong with them."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+        self._errors: list[str] = []
+        self._hosts: set[str] = set()
+        self._statuses: set[int] = set()
+
+    def open(self, address: str, *, javascript: bool = True, **options: Any) -> Page:
+        """Open `address` as somebody who was never here."""
+        self._hosts.add(urlsplit(address).netloc)
+        context = self._browser.new_context(java_script_enabled=javascript, **options)
+        self._contexts.append(context)
+        context.on("console", lambda message: self._note(message.type, message.text))
+        context.on("weberror", lambda error: self._note("error", str(error.error)))
+        context.on("request", self._check)
+        page = context.new_page()
+        page.goto(address)
+        return page
+
+    def expect_status(self, *statuses: int) -> None:
+        """Allow the browser to tell of answers with these."""
+        self._statuses.update(statuses)
+
+    def close(self) -> list[str]:
+        """Close all and return what was wrong."""
+        for context in self._contexts:
+            context.close()
+        allowed = tuple(
+            f"error: Failed to load resource: the server responded with a status of {status} "
+            for status in self._statuses
+        )
+        return [error for error in self._errors if not error.startswith(allowed or "-")]
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in {"error", "warning"}:
+            self._errors.append(f"{kind}: {text}")
+
+    def _check(self, request: Request) -> None:
+        if urlsplit(request.url).netloc not in self._hosts:
+            self._errors.append(f"request to another host: {request.url}")
+
+
+@pytest.fixture(scope="package")
+def start_site() -> Iterator[Callable[..., Site]]:
+    """Start the app with these variables; it runs until the last test of this folder."""
+    sites: list[Site] = []
+    with tempfile.TemporaryDirectory(prefix="voting-browser-") as parent:
+        Path(parent).chmod(0o711)
+
+        def start(**environ: str) -> Site:
+            folder = Path(parent) / str(len(sites))
+            folder.mkdir(mode=0o711)
+            sites.append(Site(folder, **environ))
+            return sites[-1]
+
+        yield start
+        codes = [site.up.interrupt() for site in sites]
+        for site in sites:
+            site.up.close()
+    assert codes == [0] * len(sites)
+
+
+@pytest.fixture(scope="package")
+def one_site(start_site) -> Site:
+    return start_site()
+
+
+@pytest.fixture
+def site(one_site) -> Site:
+    """The app with an open poll without votes."""
+    one_site.reset()
+    return one_site
+
+
+# Not for the session: while Playwright runs, this thread can have no event loop of another test.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium here; CHROMIUM can name one")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitors(browser) -> Iterator[Visitors]:
+    """Open pages. Errors in a console and requests to other hosts fail the test at its end."""
+    visitors = Visitors(browser)
+    yield visitors
+    assert visitors.close() == []

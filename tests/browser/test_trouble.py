@@ -1,0 +1,90 @@
+"""What people see when something is down, closed or switched off."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from .conftest import PHONE
+from .pages import choose, expect_choice, expect_receipt, expect_totals
+
+
+def boxes(page: Page) -> list[object]:
+    """Tell where the two buttons are."""
+    return [page.locator(f"#choice-{key}").bounding_box() for key in "ab"]
+
+
+def test_an_error_says_what_became_of_the_vote_and_leaves_all_in_place(site, visitors):
+    visitors.expect_status(503)
+    page = visitors.open(site.vote, viewport=PHONE)
+    choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+    before = boxes(page)
+    alert = page.get_by_role("alert")
+    with site.frozen("valkey-server"):
+        choose(page, "b")
+        expect(alert).to_contain_text("We don't know whether your vote was recorded")
+        expect(alert).to_be_in_viewport(ratio=1)
+        expect_choice(page, "a")
+        expect(page.locator("#choice-b")).to_be_focused()
+        assert boxes(page) == before
+        choose(page, "b")
+        expect(alert).to_contain_text("Your vote was not recorded")
+        expect_choice(page, "a")
+        assert boxes(page) == before
+    choose(page, "b")
+    expect_receipt(page, "Dogs", "is counted")
+    expect_choice(page, "b")
+    expect(alert).to_have_count(0)
+    assert boxes(page) == before
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_a_vote_without_cookies_says_that_they_are_needed(site, visitors, javascript):
+    visitors.expect_status(400)
+    page = visitors.open(site.vote, javascript=javascript)
+    page.context.clear_cookies()
+    choose(page, "a")
+    expect(page.get_by_role("alert")).to_contain_text("Your browser has to accept cookies")
+    expect(page.get_by_role("alert")).to_contain_text("Your vote was not recorded")
+    expect_choice(page, "")
+    page.goto(site.vote)
+    choose(page, "a")
+    expect_receipt(page, "is counted")
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_a_closed_poll_says_so_and_keeps_the_choice(site, visitors, javascript):
+    visitors.expect_status(409)
+    page, result = visitors.open(site.vote, javascript=javascript), visitors.open(site.result)
+    choose(page, "a")
+    expect_receipt(page, "is counted")
+    site.set_state("closed")
+    choose(page, "b")
+    expect(page.get_by_role("alert")).to_contain_text("Voting is closed.")
+    expect(page.get_by_role("alert")).to_contain_text("This vote was not recorded")
+    expect_choice(page, "a")
+    expect_totals(result, 1, 0)
+
+
+def test_the_result_keeps_the_last_totals_and_tells_since_when(site, visitors):
+    page, result = visitors.open(site.vote), visitors.open(site.result)
+    choose(page, "a")
+    expect_totals(result, 1, 0)
+    note = result.locator("#tally [role=status]")
+    with site.frozen("postgres -D"):
+        choose(page, "b")
+        expect_receipt(page, "Dogs", "is recorded")  # Redis takes it
+        expect(note).to_have_text(re.compile(r"These totals are from \d\d:\d\d:\d\d UTC"))
+        expect_totals(result, 1, 0)
+    expect_totals(result, 0, 1)
+    expect(note).to_have_count(0)
+    expect_receipt(page, "Dogs", "is counted")
+
+
+def test_a_page_that_is_not_there_says_so(site, visitors):
+    visitors.expect_status(404)
+    page = visitors.open(site.vote + "/nowhere")
+    expect(page.get_by_role("alert")).to_contain_text("There is no such page.")
+    page.get_by_role("link").click()
+    expect(page.locator("#ballot")).to_be_visible()
