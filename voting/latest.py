@@ -16,8 +16,8 @@ _Answer = TypeVar("_Answer")
 class Latest(Generic[_Answer]):
     """Asks at most every `interval` seconds however many want to know, and only if someone does.
 
-    Where asking fails, the last answer stays and `failing` is true until it works again. Belongs
-    to one event loop.
+    Where asking fails or takes too long, the last answer stays and `failing` is true until it
+    works again. Belongs to one event loop.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[_Answer]], *, interval: float) -> None:
@@ -36,19 +36,24 @@ class Latest(Generic[_Answer]):
             self._asking = asyncio.create_task(self._refresh())
         # Who comes while it fails gets the last answer at once, rather than wait for a timeout.
         if self._asking is not None and (not self.failing or self._answer is None):
-            await asyncio.wait({self._asking}, timeout=PATIENCE)
+            answered, _ = await asyncio.wait({self._asking}, timeout=PATIENCE)
+            if not answered:
+                self._fail(TimeoutError())
         return self._answer
 
     async def _refresh(self) -> None:
         try:
             self._answer = await self._ask()
         except Exception as error:  # noqa: BLE001 - whatever it is, viewers keep the last answer
-            if not self.failing:
-                log.warning("no fresh answer, the last one stays: %r", error)
-            self.failing = True
+            self._fail(error)
         else:
             if self.failing:
                 log.warning("fresh answers again")
             self.failing = False
         finally:
             self._asking = None
+
+    def _fail(self, error: Exception) -> None:
+        if not self.failing:
+            log.warning("no fresh answer, the last one stays: %r", error)
+        self.failing = True

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from .conftest import PHONE
-from .pages import choose, expect_choice, expect_receipt, expect_totals
+from .pages import RECEIPT, choose, expect_choice, expect_receipt, expect_totals
 
 
 def boxes(page: Page) -> list[object]:
@@ -80,6 +80,40 @@ def test_the_result_keeps_the_last_totals_and_tells_since_when(site, visitors):
     expect_totals(result, 0, 1)
     expect(note).to_have_count(0)
     expect_receipt(page, "Dogs", "is counted")
+
+
+def test_a_vote_without_an_answer_is_said_to_be_unknown(site, visitors):
+    visitors.expect_no_answer()
+    page = visitors.open(site.vote, viewport=PHONE)
+    choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+    before = boxes(page)
+    alert = page.get_by_role("alert")
+    page.route("**/vote", lambda route: route.abort())
+    choose(page, "b")
+    expect(alert).to_contain_text("We don't know whether your vote was recorded")
+    expect(page.locator(RECEIPT)).to_have_text("")
+    expect_choice(page, "a")
+    assert boxes(page) == before
+    choose(page, "b")
+    page.unroute("**/vote")
+    choose(page, "b")
+    expect_receipt(page, "Dogs", "is counted")
+    expect_choice(page, "b")
+    expect(alert).to_have_count(0)
+
+
+def test_a_result_without_an_answer_says_since_when_it_may_be_old(site, visitors):
+    visitors.expect_no_answer()
+    page, result = visitors.open(site.vote), visitors.open(site.result)
+    choose(page, "a")
+    expect_totals(result, 1, 0)
+    result.route("**/tally", lambda route: route.abort())
+    note = result.locator("#tally [role=status]")
+    expect(note).to_have_text(re.compile(r"may be old: there is no answer since \d+:\d\d:\d\d"))
+    expect_totals(result, 1, 0)
+    result.unroute("**/tally")
+    expect(note).to_have_count(0)
 
 
 def test_a_page_that_is_not_there_says_so(site, visitors):

@@ -176,7 +176,7 @@ class VoteRole:
             position = await self._position.get()
             counted = position is not None and position.counted(mine.version)
         return Response(
-            self._pages.render(template, mine=mine, counted=counted, problem=problem),
+            self._pages.render(template, mine=mine, counted=counted, problem=problem, lost=UNKNOWN),
             media_type=MediaType.HTML,
             status_code=problem.status if problem else HTTPStatus.OK,
             headers=problem.headers if problem else {"Cache-Control": "no-store"},
