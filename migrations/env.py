@@ -24,7 +24,7 @@ def run(connection: Connection) -> None:
 
 
 async def run_alone(url: str) -> None:
-    engine = create_engine(url, name="voting-migrate")
+    engine = create_engine(url, name="voting-migrate", patience=None)
     try:
         # The lock has a connection of its own: it outlives every transaction of the migrations,
         # and Postgres gives it back when this process dies.

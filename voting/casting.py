@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
+from math import inf
 from typing import Any
 
 from redis.asyncio import Redis
@@ -26,6 +27,12 @@ CALLS_AT_ONCE = 4
 # How long after the deadline a reply is still waited for. Once it is over, the deadline has passed
 # by Redis' clock too, so nothing on its way can be applied any more.
 GRACE = 0.1
+
+# Two clocks drift apart by much less than the grace in this time.
+CLOCK_SECONDS = 10.0
+
+# Redis does nothing else during a call: what gathered while it was away comes in several.
+BALLOTS_AT_ONCE = 2_000
 
 
 class CastError(Exception):
@@ -63,7 +70,8 @@ class Caster:
         self._waiting: list[_Waiting] = []
         self._calls: set[asyncio.Task[list[Version]]] = set()
         # Redis' clock less this loop's, in seconds: a lower bound, from the latest reply.
-        self._clock_ahead: float | None = None
+        self._clock_ahead = 0.0
+        self._clock_read = -inf
 
     async def cast(self, ballot: Ballot) -> Version:
         """Append `ballot` and return its version once Redis says that it is on disk.
@@ -78,8 +86,9 @@ class Caster:
         return await future
 
     def _send(self) -> None:
-        if self._waiting and len(self._calls) < CALLS_AT_ONCE:
-            batch, self._waiting = self._waiting, []
+        while self._waiting and len(self._calls) < CALLS_AT_ONCE:
+            batch = self._waiting[:BALLOTS_AT_ONCE]
+            del self._waiting[:BALLOTS_AT_ONCE]
             call = asyncio.create_task(  # noqa: RUF006 - kept in the next line
                 self._cast([ballot for ballot, _ in batch])
             )
@@ -99,24 +108,27 @@ class Caster:
         self._send()
 
     async def _cast(self, ballots: Sequence[Ballot]) -> list[Version]:
-        until = asyncio.get_running_loop().time() + self._timeout
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeout
         try:
             async with asyncio.timeout_at(until):
                 connection = await self._pool.get_connection()
         except (RedisError, OSError, TimeoutError) as error:
-            self._clock_ahead = None
+            self._clock_read = -inf
             raise NotRecorded("Redis can't be reached") from error
         try:
             deadline = await self._deadline(connection, until)
             fields = [field for ballot in ballots for field in ballot.encode()]
             command = ("EVAL", CAST, 2, *self._keys, deadline, *fields)
-            try:
-                reply = await _ask(connection, until + GRACE, *command)
-            except _REFUSALS as error:
-                raise NotRecorded("Redis refuses to write") from error
-            except (RedisError, OSError, TimeoutError) as error:
-                self._clock_ahead = None
-                raise MaybeRecorded("Redis did not answer") from error
+            reply = await _ask(connection, until + GRACE, *command)
+        except _REFUSALS as error:
+            raise NotRecorded("Redis refuses to write") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            self._clock_read = -inf
+            # A connection that broke early may still deliver. Who votes again before that is over
+            # could have the older vote applied after the newer one.
+            await asyncio.sleep(until + GRACE - loop.time())
+            raise MaybeRecorded("Redis did not answer") from error
         finally:
             await self._pool.release(connection)
         return self._read(reply)
@@ -127,17 +139,17 @@ class Caster:
         Redis read its clock before this side got the reply, so at any later moment here, its clock
         shows at least what the reply said and the time since.
         """
-        if self._clock_ahead is None:
+        if asyncio.get_running_loop().time() - self._clock_read > CLOCK_SECONDS:
             try:
                 seconds, micros = await _ask(connection, until, "TIME")
             except (RedisError, OSError, TimeoutError) as error:
                 raise NotRecorded("Redis did not answer") from error
             self._set_clock(int(seconds) * 1000 + int(micros) // 1000)
-        assert self._clock_ahead is not None  # noqa: S101 - for the type checker
         return int((self._clock_ahead + until) * 1000)
 
     def _set_clock(self, now: int) -> None:
-        self._clock_ahead = now / 1000 - asyncio.get_running_loop().time()
+        self._clock_read = asyncio.get_running_loop().time()
+        self._clock_ahead = now / 1000 - self._clock_read
 
     def _read(self, reply: list[Any]) -> list[Version]:
         status, now, *ids = reply
@@ -154,17 +166,7 @@ class Caster:
 
 
 async def _ask(connection: Any, until: float, *command: Any) -> Any:
-    """Send one command on one connection, once; a connection without an answer is closed."""
-    answered = False
-    try:
-        async with asyncio.timeout_at(until):
-            await connection.send_command(*command)
-            reply = await connection.read_response()
-        answered = True
-    except _REFUSALS:
-        answered = True
-        raise
-    finally:
-        if not answered:
-            await connection.disconnect(nowait=True)
-    return reply
+    """Send one command on one connection, once. redis-py closes one that did not answer."""
+    async with asyncio.timeout_at(until):
+        await connection.send_command(*command)
+        return await connection.read_response()

@@ -15,18 +15,20 @@ STATEMENT_TIMEOUT = 5.0
 DATABASE_ERRORS = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
-def create_engine(url: str, *, name: str, pool_size: int = 2) -> AsyncEngine:
+def create_engine(
+    url: str, *, name: str, pool_size: int = 2, patience: float | None = STATEMENT_TIMEOUT + 2
+) -> AsyncEngine:
     """Make an engine for `url` as libpq understands it (sslmode, several hosts, sockets).
 
     Each statement is a transaction of its own unless a caller begins one. `name` is what
-    pg_stat_activity shows.
+    pg_stat_activity shows. `patience`: seconds until an answer is given up on this side; longer
+    than Postgres' own limits, so that it speaks first where the network works.
     """
     open_connection = partial(
         asyncpg.connect,
         url,
         timeout=5,
-        # Longer than Postgres' own limits, so that it speaks first where the network works.
-        command_timeout=STATEMENT_TIMEOUT + 2,
+        command_timeout=patience,
         server_settings={
             "application_name": name,
             "statement_timeout": f"{STATEMENT_TIMEOUT:.0f}s",

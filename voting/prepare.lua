@@ -2,15 +2,22 @@
 -- Make the stream fit for casting and reading; changes nothing where it already is.
 --
 -- KEYS  1 the stream, 2 the poll
--- ARGV  1 the group, 2 and 3 the newest version in Postgres (ms, seq), 4 the poll's state
--- Returns 1 where the stream or its group had to be made, else 0.
+-- ARGV  1 the group, 2 and 3 the newest version in Postgres (ms, seq), 4 the poll's state,
+--       5 the deadline (Redis' clock, ms)
+-- Returns 1 where the stream had to be made, else 0.
 
-local made = 0
--- From 0, never $: whatever is in the stream has not been counted by this group.
-local group = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-if not group.err then
-  made = 1
-elseif not string.find(group.err, 'BUSYGROUP', 1, true) then
+-- Past the deadline the caller has given up, and the poll may have another state.
+local time = redis.call('TIME')
+if time[1] * 1000 + math.floor(time[2] / 1000) >= tonumber(ARGV[5]) then
+  return redis.error_reply('LATE it reached Redis after its deadline')
+end
+
+-- Never from $: whatever is in a stream has not been counted by a group that is new. In a new
+-- stream, everything up to the newest version is counted.
+local made = 1 - redis.call('EXISTS', KEYS[1])
+local from = made == 1 and (ARGV[2] .. '-' .. ARGV[3]) or '0'
+local group = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], from, 'MKSTREAM')
+if group.err and not string.find(group.err, 'BUSYGROUP', 1, true) then
   return group
 end
 

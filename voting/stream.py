@@ -1,5 +1,7 @@
 """The queue of ballots: a Redis stream that one group of workers reads."""
 
+import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,6 +18,10 @@ from voting.casting import Caster
 PREPARE = resources.files("voting").joinpath("prepare.lua").read_text()
 
 GROUP = "workers"
+
+PREPARE_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class StreamMissing(Exception):
@@ -51,7 +57,7 @@ class Position:
 
 
 def connect(url: str) -> Redis:
-    """Make a client that tries once: a retried append would be a second ballot."""
+    """Make a client that tries once, so that its callers know what was tried."""
     return Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
@@ -88,13 +94,21 @@ class BallotStream:
         return await self._caster.cast(ballot)
 
     async def prepare(self, newest: Version, state: str) -> bool:
-        """Make the stream and its group where missing, and tell whether they were.
+        """Make the stream and its group where missing, and tell whether the stream was.
 
-        No id will be at or below `newest`; `state` ("open" or "closed") is what `cast` obeys.
+        No id will be at or below `newest`; `state` ("open" or "closed") is what `cast` obeys. Once
+        this has returned or raised, Redis does not apply it any more.
         """
+        loop = asyncio.get_running_loop()
+        deadline = await self.clock() + PREPARE_SECONDS
+        until = loop.time() + PREPARE_SECONDS
         keys = (self._stream, self._poll)
-        args = (GROUP, newest.ms, newest.seq, state)
-        return bool(await self._redis.eval(PREPARE, 2, *keys, *args))
+        args = (GROUP, newest.ms, newest.seq, state, int(deadline * 1000))
+        try:
+            return bool(await self._redis.eval(PREPARE, 2, *keys, *args))
+        except RedisError:
+            await asyncio.sleep(until - loop.time())
+            raise
 
     async def ready(self) -> bool:
         """Whether ballots can be cast; not where Redis can't be asked."""
@@ -118,7 +132,7 @@ class BallotStream:
         return _entries(reply[0][1]) if reply else []
 
     async def reclaim(self, consumer: str, *, idle: float, count: int) -> list[Entry]:
-        """Take over up to `count` entries that another consumer has held for `idle` seconds.
+        """Take over up to `count` entries that a consumer has held for `idle` seconds.
 
         Raises StreamMissing.
         """
@@ -128,6 +142,8 @@ class BallotStream:
             )
         except ResponseError as error:
             raise _missing(error) from error
+        if gone := reply[2]:
+            log.error("%d entries are gone from the stream before they were counted", len(gone))
         return _entries(reply[1])
 
     async def done(self, entries: Sequence[Entry]) -> None:
@@ -160,11 +176,12 @@ class BallotStream:
             backlog=None if lag is None else lag + pending["pending"],
         )
 
-    async def trim(self, before: Version) -> None:
-        """Drop the counted entries below `before`; what is not counted stays."""
+    async def trim(self, before: Version | None = None) -> None:
+        """Drop the counted entries, those below `before` only; what is not counted stays."""
         position = await self.position()
         kept = position.oldest_pending or position.delivered
-        await self._redis.xtrim(self._stream, minid=str(min(before, kept)), approximate=False)
+        first = kept if before is None else min(before, kept)
+        await self._redis.xtrim(self._stream, minid=str(first), approximate=False)
 
     async def clock(self) -> float:
         """Redis' clock, from which ids are made: seconds since 1970."""

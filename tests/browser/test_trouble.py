@@ -110,10 +110,30 @@ def test_a_result_without_an_answer_says_since_when_it_may_be_old(site, visitors
     expect_totals(result, 1, 0)
     result.route("**/tally", lambda route: route.abort())
     note = result.locator("#tally [role=status]")
-    expect(note).to_have_text(re.compile(r"may be old: there is no answer since \d+:\d\d:\d\d"))
+    expect(note).to_have_text(re.compile(r"may be old: there was no answer at \d+:\d\d:\d\d"))
     expect_totals(result, 1, 0)
     result.unroute("**/tally")
     expect(note).to_have_count(0)
+
+
+def test_an_error_page_of_a_proxy_takes_the_place_of_nothing(site, visitors):
+    visitors.expect_status(502)
+    page, result = visitors.open(site.vote), visitors.open(site.result)
+    choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+    for each, part in ((page, "vote"), (result, "tally")):
+        each.route(f"**/{part}", lambda route: route.fulfill(status=502, body="Bad Gateway"))
+    choose(page, "b")
+    expect(page.get_by_role("alert")).to_contain_text("We don't know whether your vote")
+    expect_choice(page, "a")
+    expect(result.locator("#tally [role=status]")).to_contain_text("may be old")
+    expect_totals(result, 1, 0)
+    for each, part in ((page, "vote"), (result, "tally")):
+        each.unroute(f"**/{part}")
+    choose(page, "b")
+    expect_receipt(page, "Dogs", "is counted")
+    expect_totals(result, 0, 1)
+    expect(result.locator("#tally [role=status]")).to_have_count(0)
 
 
 def test_a_page_that_is_not_there_says_so(site, visitors):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from alembic import command
 from sqlalchemy import text
@@ -60,6 +61,22 @@ def test_migrations_that_start_at_once_wait_for_each_other(empty_url):
     migrations = [subprocess.Popen(command_line, env=environ) for _ in range(3)]
     assert [each.wait() for each in migrations] == [0, 0, 0]
     command.check(schema.config(empty_url))
+
+
+async def test_a_migration_may_wait_longer_than_a_statement_of_the_app(empty_url, monkeypatch):
+    monkeypatch.setitem(create_engine.__kwdefaults__, "patience", 0.2)
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event = 'advisory' AND clock_timestamp() - query_start > '0.5 s'"
+    )
+    other = await asyncpg.connect(empty_url)
+    await other.execute(f"SELECT pg_advisory_lock({0x766F7465})")
+    migrating = asyncio.create_task(asyncio.to_thread(schema.migrate, empty_url))
+    async with asyncio.timeout(30):
+        while not await other.fetchval(waiting):
+            await asyncio.sleep(0.05)
+    await other.close()  # and with it the lock
+    await migrating
 
 
 def test_a_migration_that_fails_leaves_nothing_half_done(empty_url):

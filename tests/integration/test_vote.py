@@ -230,6 +230,7 @@ async def test_a_cookie_that_is_not_ours_is_no_cookie(client, prepared, cookie):
         (PollClosed(), 409, "Voting is closed"),
         (NotRecorded(), 503, "was not recorded"),
         (MaybeRecorded(), 503, "may have been, or not"),
+        (ZeroDivisionError(), 503, "may have been, or not"),
     ],
 )
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
@@ -268,11 +269,18 @@ async def test_before_a_worker_came_votes_are_refused(stream):
 
 
 @pytest.mark.parametrize("cookie", ["", "a", "a.", "c.1-1", "a.1", "a.1-x", "a.1-1.1", "<b>.1-1"])
-async def test_a_ballot_cookie_that_makes_no_sense_is_none(client, cookie):
+async def test_a_ballot_cookie_that_makes_no_sense_is_none(voter, cookie):
     assert Mine.read(cookie) is None
-    page = await client.get("/", headers={"cookie": f"ballot={cookie}"})
+    voter.cookies["ballot"] = cookie
+    page = await voter.get("/")
     assert page.status_code == 200
     assert pressed(page.text) == []
+
+
+async def test_a_new_voter_has_not_voted_whatever_a_cookie_says(client):
+    page = await client.get("/", headers={"cookie": "ballot=a.1-1; voter=of.another.key"})
+    assert pressed(page.text) == []
+    assert "Pick one" in page.text
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/vote"), ("GET", "/vote"), ("POST", "/")])

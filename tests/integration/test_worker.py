@@ -39,6 +39,18 @@ async def working(stream, engine, **options):
             await running
 
 
+def fail_to_count(monkeypatch, failures):
+    """Make counting raise each of these first."""
+    count, failing = tally.count, iter(failures)
+
+    async def fail_first(*arguments):
+        for failure in failing:
+            raise failure
+        await count(*arguments)
+
+    monkeypatch.setattr(tally, "count", fail_first)
+
+
 async def cast(stream, number, choice=Choice.A):
     return await asyncio.gather(*(stream.cast(Ballot(uuid4(), choice)) for _ in range(number)))
 
@@ -218,14 +230,7 @@ async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch)
 
 async def test_a_worker_waits_for_postgres_and_says_so_once(stream, engine, caplog, monkeypatch):
     monkeypatch.setattr(worker_module, "PAUSES", (0.01,))
-    real, failures = tally.count, iter([OSError("gone")] * 5)
-
-    async def count(*arguments):
-        for failure in failures:
-            raise failure
-        await real(*arguments)
-
-    monkeypatch.setattr(tally, "count", count)
+    fail_to_count(monkeypatch, [OSError("gone")] * 5)
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast(stream, 3)
@@ -238,14 +243,7 @@ async def test_a_worker_waits_for_postgres_and_says_so_once(stream, engine, capl
 async def test_a_conflict_of_transactions_is_tried_again_and_no_outage(
     stream, engine, caplog, monkeypatch
 ):
-    real, failures = tally.count, iter([_Deadlock()])
-
-    async def count(*arguments):
-        for failure in failures:
-            raise failure
-        await real(*arguments)
-
-    monkeypatch.setattr(tally, "count", count)
+    fail_to_count(monkeypatch, [_Deadlock()])
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast(stream, 3)

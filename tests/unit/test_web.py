@@ -43,6 +43,8 @@ async def client():
         ({"origin": "http://evil", "host": "me"}, False),
         ({"origin": "null", "host": "me"}, False),
         ({"origin": "", "host": "me"}, False),
+        ({"origin": "http://[", "host": "me"}, False),
+        ({"origin": "file://me", "host": "me"}, False),
     ],
 )
 def test_only_this_sites_own_page_may_change_something(headers, same):

@@ -15,7 +15,7 @@ from voting.latest import Latest
 from voting.server import Site, serve
 from voting.settings import ResultSettings
 from voting.tally import Totals
-from voting.web import Pages
+from voting.web import FRAGMENT, Pages
 
 # Together with the page's poll each second, a vote is seen within two seconds of its commit.
 INTERVAL = 0.5
@@ -73,7 +73,7 @@ class ResultRole:
     def _answer(self, request: Request[Any, Any, Any], body: str) -> Response[str]:
         # Votes may be what they were and the answer still be another: names, staleness, layout.
         etag = f'"{hashlib.sha256(body.encode()).hexdigest()[:20]}"'
-        headers = {"Cache-Control": _CACHE, "ETag": etag}
+        headers = FRAGMENT | {"Cache-Control": _CACHE, "ETag": etag}
         if etag in request.headers.get("if-none-match", ""):
             return Response("", status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return Response(body, media_type=MediaType.HTML, headers=headers)

@@ -1,7 +1,9 @@
 """ROLE=vote: the page where people pick, and the one request that casts their ballot."""
 
+import logging
 from http import HTTPStatus
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import prometheus_client
 from litestar import MediaType, Request, Response, get, post
@@ -18,6 +20,7 @@ from voting.settings import VoteSettings
 from voting.stream import BallotStream, Position
 from voting.voters import VoterCookies
 from voting.web import (
+    FRAGMENT,
     TOO_LARGE,
     Pages,
     Problem,
@@ -25,6 +28,8 @@ from voting.web import (
     is_same_origin,
     wants_fragment,
 )
+
+log = logging.getLogger(__name__)
 
 YEAR = 365 * 24 * 3600
 
@@ -121,7 +126,7 @@ class VoteRole:
 
     async def page(self, request: Request[Any, Any, Any]) -> Response[str]:
         cookies = []
-        if self._voters.read(request.cookies.get(self._voter_cookie)) is None:
+        if self._voter(request) is None:
             cookies.append(self._cookie(self._voter_cookie, self._voters.mint()))
         return await self._ballot(request, "vote.html", self._mine(request), cookies=cookies)
 
@@ -152,13 +157,16 @@ class VoteRole:
             raise ProblemError(Problem(error.status, _FORM[error.status], advice)) from error
         except ClientException as error:
             raise ProblemError(TOO_LARGE) from error
-        voter = self._voters.read(request.cookies.get(self._voter_cookie))
+        voter = self._voter(request)
         if voter is None:
             raise ProblemError(NO_COOKIE)
         try:
             version = await self._stream.cast(Ballot(voter, choice))
         except CastError as error:
             raise ProblemError(_CAST[type(error)]) from error
+        except Exception as error:
+            log.exception("a cast failed in a way that nobody expected")
+            raise ProblemError(UNKNOWN) from error
         return Mine(choice, version)
 
     async def _ballot(
@@ -179,11 +187,17 @@ class VoteRole:
             self._pages.render(template, mine=mine, counted=counted, problem=problem, lost=UNKNOWN),
             media_type=MediaType.HTML,
             status_code=problem.status if problem else HTTPStatus.OK,
-            headers=problem.headers if problem else {"Cache-Control": "no-store"},
+            headers=FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"}),
             cookies=cookies or [],
         )
 
+    def _voter(self, request: Request[Any, Any, Any]) -> UUID | None:
+        return self._voters.read(request.cookies.get(self._voter_cookie))
+
     def _mine(self, request: Request[Any, Any, Any]) -> Mine | None:
+        # A new voter has not voted, whatever a cookie has kept of the voter before.
+        if self._voter(request) is None:
+            return None
         return Mine.read(request.cookies.get(self._ballot_cookie))
 
     def _cookie(self, name: str, value: str) -> Cookie:

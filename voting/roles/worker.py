@@ -32,12 +32,15 @@ BATCH = 2_000  # entries
 BLOCK = 1.0  # seconds a read waits for the first entry
 HOUSEKEEPING = 5.0  # seconds between two rounds
 IDLE = STATEMENT_TIMEOUT * 3  # seconds after which a worker's entries are taken over
-# Counted entries stay for a while, to be counted again should the database be restored.
+# Counted entries stay for a while, to be counted again should the database be restored. All of
+# them go when they are many.
 KEEP_SECONDS = 3600
 KEEP_ENTRIES = 1_000_000
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before the next try; the last repeats
 
-COUNTED = prometheus_client.Counter("voting_ballots_counted", "Ballots committed to Postgres.")
+COUNTED = prometheus_client.Counter(
+    "voting_ballots_counted", "Ballots committed, repeats included."
+)
 DEAD = prometheus_client.Counter("voting_dead_letters", "Stream entries that can never be counted.")
 
 log = logging.getLogger(__name__)
@@ -108,7 +111,7 @@ class Worker:
                 if taken := await self._stream.reclaim(
                     self._consumer, idle=self._idle, count=BATCH
                 ):
-                    log.warning("took over %d entries of another worker", len(taken))
+                    log.warning("took over %d entries that nobody has finished", len(taken))
                     return taken  # and look for more at once
                 await self._trim()
                 self._next_housekeeping = now + HOUSEKEEPING
@@ -125,14 +128,16 @@ class Worker:
             state = await tally.poll_state(on)
             newest = await tally.version_after_all(on)
             made = await self._stream.prepare(newest, state)
-        if made and newest > ZERO:
+        if made and (self._prepared or newest > ZERO):
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
 
     async def _trim(self) -> None:
-        crowded = await self._stream.length() > KEEP_ENTRIES
-        seconds = await self._stream.clock() - (0 if crowded else KEEP_SECONDS)
-        await self._stream.trim(Version(int(seconds * 1000), 0))
+        if await self._stream.length() > KEEP_ENTRIES:
+            await self._stream.trim()
+        else:
+            seconds = await self._stream.clock() - KEEP_SECONDS
+            await self._stream.trim(Version(int(seconds * 1000), 0))
 
     async def _bury_undecodable(self, entries: list[Entry]) -> list[tuple[Entry, CastBallot]]:
         ballots = []
