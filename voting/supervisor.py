@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 START_SECONDS = 60.0
 RESTART_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds; the last repeats
+FULL_BYTES = 1_000_000  # a disk with less is why programs on it end
 STEADY_SECONDS = 30.0  # a child that ran this long starts again with the shortest pause
 
 
@@ -27,9 +30,11 @@ class Guardian:
 
     def __init__(self, held: int) -> None:
         self.held = held
-        # `cat` ends when this process, the only one to hold the pipe's other end, is gone.
+        # `cat` ends when this process, the only one to hold the pipe's other end, is gone. No other
+        # signal than SIGKILL may end it: where one of the group is suspended when this process
+        # goes, the kernel sends the group a SIGHUP; some tools send a SIGTERM to all there is.
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", "cat >/dev/null; kill -9 0"],
+            ["/bin/sh", "-c", "trap '' HUP INT QUIT TERM; cat >/dev/null; kill -9 0"],
             stdin=subprocess.PIPE,
             process_group=0,
             pass_fds=(held,),
@@ -68,7 +73,8 @@ class Child:
     say: Callable[[str], None]
     _process: asyncio.subprocess.Process | None = None
     _keeper: asyncio.Task[None] | None = None
-    _stopping: bool = field(default=False)
+    _stopping: bool = False
+    _log_start: int = 0
 
     @property
     def pid(self) -> int | None:
@@ -111,20 +117,29 @@ class Child:
 
     async def _keep(self, process: asyncio.subprocess.Process) -> None:
         loop = asyncio.get_running_loop()
-        failures = 0
+        pauses = _pauses()
         while True:
             started = loop.time()
             await process.wait()
             if self._stopping:
                 return
-            failures = 0 if loop.time() - started > STEADY_SECONDS else failures + 1
-            pause = RESTART_PAUSES[min(failures, len(RESTART_PAUSES)) - 1]
+            if loop.time() - started > STEADY_SECONDS:
+                pauses = _pauses()
             self.say(f"{self.program.name} {_end(process)}: starting it again{self._last_words()}")
-            await asyncio.sleep(pause)
-            process = await self._spawn()
+            process = await self._spawn_after(pauses)
+
+    async def _spawn_after(self, pauses: Iterator[float]) -> asyncio.subprocess.Process:
+        while True:
+            await asyncio.sleep(next(pauses))
+            try:
+                return await self._spawn()
+            except OSError as error:  # no memory, too many processes, programs being replaced
+                self.say(f"{self.program.name} can't be started: {error}: trying again")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         output = self.program.log.open("ab") if self.program.log else None
+        if output:
+            self._log_start = output.tell()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self.program.command,
@@ -146,8 +161,18 @@ class Child:
     def _last_words(self) -> str:
         if self.program.log is None:
             return ""
-        lines = self.program.log.read_text(errors="replace").splitlines()[-4:]
-        return "".join(f"\n    {line}" for line in lines)
+        try:
+            full = shutil.disk_usage(self.program.log.parent).free < FULL_BYTES
+            with self.program.log.open("rb") as log:
+                log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 2000))
+                lines = log.read().decode(errors="replace").splitlines()[-4:]
+        except OSError:
+            return ""
+        return (" (its disk is full)" if full else "") + "".join(f"\n    {line}" for line in lines)
+
+
+def _pauses() -> Iterator[float]:
+    return chain(RESTART_PAUSES, repeat(RESTART_PAUSES[-1]))
 
 
 def _end(process: asyncio.subprocess.Process) -> str:

@@ -1,13 +1,16 @@
 """`voting up` as a user starts it: a process, its output, its pages."""
 
+import atexit
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +18,20 @@ import httpx
 import psutil
 import pytest
 
+from voting.settings import ResultSettings, VoteSettings, WorkerSettings
+from voting.supervisor import Guardian
+
 DEADLINE = 60.0  # seconds until something that has to happen is given up
+
+_SETTINGS = {"role"}.union(
+    *(each.model_fields for each in (VoteSettings, ResultSettings, WorkerSettings))
+)
+# What the person who runs the tests has set for themselves is theirs.
+ENVIRON = {name: value for name, value in os.environ.items() if name.lower() not in _SETTINGS}
+
+# Ends what the tests have started, also when the tests themselves are killed.
+GUARDIAN = Guardian(os.open(os.devnull, os.O_RDONLY))
+atexit.register(GUARDIAN.close)
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float = DEADLINE) -> None:
@@ -24,6 +40,26 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = DEADLI
     while not condition():
         assert time.monotonic() < end, f"still waiting for: {what}"
         time.sleep(0.02)
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Find those that still run; one that ended and that nobody has asked about does not."""
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def holders(data: Path) -> list[psutil.Process]:
+    """Find whatever `voting up` has running for that folder: all of it holds the folder's lock."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(file.path == str(data / "lock") for file in process.open_files()):
+                found.append(process)
+    return found
 
 
 class Up:
@@ -41,7 +77,8 @@ class Up:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environ},
+                env={**ENVIRON, **environ},
+                process_group=GUARDIAN.group,
             )
 
     @property
@@ -54,6 +91,13 @@ class Up:
         assert self.process.poll() is None, self.output
         return self
 
+    def refused(self) -> str:
+        """Wait until it has given up and left nothing behind, and return what it said."""
+        assert self.process.wait(DEADLINE) == 1, self.output
+        assert not holders(self.data)
+        assert "Traceback" not in self.output
+        return self.output
+
     def address(self, page: str) -> str:
         """Tell the address of `vote` or `result`, by number: tests need no name service."""
         [port] = re.findall(
@@ -61,12 +105,27 @@ class Up:
         )
         return f"http://127.0.0.1:{port}"
 
+    def vote(self, choice: str, cookies: httpx.Cookies | None = None) -> bool:
+        """Vote as a new voter, or as the one of `cookies`, and tell whether it was recorded."""
+        with httpx.Client(base_url=self.address("vote"), cookies=cookies) as voter:
+            try:
+                voter.get("/")
+                return voter.post("/vote", data={"choice": choice}).status_code == 303
+            except httpx.TransportError:
+                return False
+            finally:
+                if cookies is not None:
+                    cookies.update(voter.cookies)
+
     def tally(self) -> dict[str, int]:
-        """Ask the result page's API for the votes of each option."""
-        options = httpx.get(self.address("result") + "/api/tally").json()["options"]
+        """Ask the result page's API for the votes of each option; none where it is away."""
+        try:
+            options = httpx.get(self.address("result") + "/api/tally").json()["options"]
+        except httpx.TransportError:
+            return {}
         return {key: option["votes"] for key, option in options.items()}
 
-    def children(self, part: str) -> list[psutil.Process]:
+    def children(self, part: str = "") -> list[psutil.Process]:
         """Find the processes of a role ("vote", "result", "worker") or server ("postgres -D")."""
         found = []
         for child in self.process.children(recursive=True):
@@ -85,23 +144,55 @@ class Up:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(DEADLINE)
 
-    def close(self) -> None:
+    def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()  # its guardian ends the others
             self.process.wait(DEADLINE)
-        self._log.unlink()
+
+    def close(self) -> None:
+        """End it and all that it has started, where a test has not."""
+        self.kill()
+        try:
+            wait_for("its processes to end", lambda: not holders(self.data), seconds=20)
+        finally:
+            for process in holders(self.data):
+                process.kill()
+            self._log.unlink()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Make a folder with a path short enough for sockets, which others may traverse."""
+    with tempfile.TemporaryDirectory(prefix="voting-data-") as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def used() -> Iterator[Path]:
+    """The folder of a `voting up` that ran once: starting on a copy is faster than from nothing."""
+    with folder() as path:
+        up = Up(path / "data").ready()
+        assert up.interrupt() == 0
+        up.close()
+        yield path / "data"
+
+
+def copy(used: Path, data: Path) -> Path:
+    # shutil's copy would not keep who owns Postgres' files.
+    subprocess.run(["cp", "-a", f"{used}/.", data], check=True)
+    return data
 
 
 @pytest.fixture
-def data() -> Iterator[Path]:
-    """A folder for the votes, with a path short enough for sockets, which others may traverse."""
-    with tempfile.TemporaryDirectory(prefix="voting-data-") as folder:
-        Path(folder).chmod(0o711)
-        yield Path(folder)
+def data(used: Path) -> Iterator[Path]:
+    """A folder for the votes, with none so far."""
+    with folder() as path:
+        yield copy(used, path)
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Up]]:
+def start(data: Path) -> Iterator[Callable[..., Up]]:  # noqa: ARG001 - which goes after this
     """Start `voting up` with a data folder, options and variables; ended with the test."""
     started: list[Up] = []
 
@@ -111,4 +202,36 @@ def start() -> Iterator[Callable[..., Up]]:
 
     yield start
     for up in started:
+        up.kill()
+    for up in started:
         up.close()
+
+
+@pytest.fixture(scope="module")
+def running(used: Path) -> Iterator[Up]:
+    """A `voting up` that the tests of a module share: they leave it as it was, but for votes."""
+    with folder() as path:
+        up = Up(copy(used, path)).ready()
+        yield up
+        up.close()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[int], Path]]:
+    """Mount a disk of so many megabytes and return its path."""
+    mounted: list[Path] = []
+
+    def mount(megabytes: int) -> Path:
+        path = Path(tempfile.mkdtemp(prefix="voting-disk-"))
+        options = f"size={megabytes}m,mode=0711"
+        command = ["mount", "-t", "tmpfs", "-o", options, "voting-tests", str(path)]
+        if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+            path.rmdir()
+            pytest.skip("mounting a small disk is for root on Linux, and not in every container")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)
+        path.rmdir()

@@ -1,22 +1,353 @@
 """`voting up`: what a newcomer sees."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
 import httpx
+import psutil
+import pytest
 
-from .conftest import wait_for
+from .conftest import ENVIRON, alive, copy, holders, wait_for
 
 
-def vote(client: httpx.Client, address: str, choice: str) -> httpx.Response:
-    client.get(address + "/")
-    return client.post(address + "/vote", data={"choice": choice})
+def port_of(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def listening(process: psutil.Process, port: str) -> int:
+    """Count the connections that `process` has taken on that port."""
+    return sum(
+        each.status == psutil.CONN_ESTABLISHED and each.laddr.port == int(port)
+        for each in process.net_connections("tcp")
+    )
 
 
 def test_votes_are_still_there_after_a_restart(start, data):
-    up = start(data).ready()
-    with httpx.Client() as voter:
-        assert vote(voter, up.address("vote"), "a").status_code == 303
+    up = start(data / "new").ready()
+    assert up.vote("a")
     wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
     assert up.interrupt() == 0
 
-    again = start(data).ready()
+    again = start(data / "new").ready()
     assert again.tally() == {"a": 1, "b": 0}
     assert again.interrupt() == 0
+
+
+# Stopping
+
+
+def test_sigterm_stops_everything_in_order_and_says_no_more_than_that(start, data):
+    up = start(data).ready()
+    assert up.vote("b")  # it is counted while the others stop
+    children, said = up.children(), up.output
+    up.process.terminate()
+    assert up.process.wait(60) == 0
+    assert not alive(children)
+    # A role that lost its server before it stopped would complain.
+    assert up.output == said + "voting: stopping\n"
+    assert "database system is shut down" in (data / "postgres.log").read_text()
+    assert "bye bye" in (data / "valkey.log").read_text()
+    assert start(data).ready().tally() == {"a": 0, "b": 1}
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_leaves_no_process_behind(start, data):
+    up = start(data).ready()
+    assert up.vote("b")
+    wait_for("the vote to be counted", lambda: up.tally() == {"a": 0, "b": 1})
+    children = up.children()
+    # The stop would wait for it; and its group gets a SIGHUP that the guardian has to survive.
+    up.children("vote")[0].suspend()
+    up.process.send_signal(signal.SIGINT)
+    wait_for("the stop to begin", lambda: "stopping" in up.output)
+    assert up.interrupt() == 128 + signal.SIGINT
+    wait_for("its processes to end", lambda: not alive(children))
+
+    assert start(data).ready().tally() == {"a": 0, "b": 1}
+
+
+@pytest.mark.parametrize("step", ["initdb", "postgres -D", "voting migrate", "worker"])
+def test_ctrl_c_while_it_starts_stops_it_cleanly(start, data, step):
+    folder = data / "new" if step == "initdb" else data
+    up = start(folder)
+    wait_for(step, lambda: up.children(step))
+    children = up.children()
+    assert up.interrupt() == 0
+    assert not alive(children)
+    assert up.output == "voting: stopping\n"
+    assert not list(folder.glob("*.new"))
+    assert not (folder / "run").exists()
+
+
+def test_it_goes_on_without_its_terminal_and_stops_when_nobody_reads_what_it_says(data):
+    options = ["--data", str(data), "--vote-port", "0", "--result-port", "0"]
+    with subprocess.Popen(
+        ["nohup", sys.executable, "-m", "voting", "up", *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=ENVIRON,
+    ) as process:
+        try:
+            assert any(b"Ctrl-C" in line for line in process.stdout)
+            process.stdout.close()
+            process.send_signal(signal.SIGHUP)  # had it begun to stop, the next would be the second
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert not holders(data)
+
+
+# What it can't start with
+
+
+def test_a_second_start_on_the_same_folder_is_refused_and_the_first_goes_on(start, data):
+    first = start(data).ready()
+    second = start(data)
+    assert second.process.wait(60) == 1
+    assert second.output == (
+        f"voting: {data} is in use by another `voting up` (process {first.process.pid})\n"
+    )
+    assert first.vote("a")
+
+
+@pytest.mark.parametrize("option", ["--vote-port", "--result-port"])
+def test_a_port_that_somebody_listens_on_is_refused(start, data, option):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        said = start(data, option, port).refused()
+    assert said == f"voting: port {port} can't be had: Address already in use\n"
+
+
+def test_a_port_of_another_voting_up_is_refused(running, start, data):
+    port = port_of(running.address("vote"))
+    said = start(data, "--vote-port", port).refused()
+    assert said == f"voting: port {port} can't be had: Address already in use\n"
+
+
+def test_a_port_that_somebody_has_just_given_up_is_taken(start, data):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            other.accept()[0].close()  # this side first, so the system remembers the connection
+            assert client.recv(1) == b""
+    assert start(data, "--vote-port", str(port)).ready().vote("a")
+
+
+def test_a_port_is_taken_from_the_moment_that_another_voting_up_starts(start, data):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    first = start(data / "first", "--vote-port", port)
+    wait_for("its guardian", lambda: first.children("cat"))
+    said = start(data, "--vote-port", port).refused()
+    assert said == f"voting: port {port} can't be had: Address already in use\n"
+
+
+def test_both_pages_on_one_port_are_refused(start, data):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    said = start(data, "--vote-port", port, "--result-port", port).refused()
+    assert said == f"voting: port {port} can't be had: Address already in use\n"
+
+
+def test_a_number_that_is_no_port_is_refused(start, data):
+    assert "port 99999 can't be had" in start(data, "--vote-port", "99999").refused()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(start, data):
+    (data / "file").touch()
+    folder = data / "file" / "votes"
+    assert start(folder).refused() == f"voting: {folder} can't be written: Not a directory\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_refused(start, data):
+    data.chmod(0o500)
+    said = start(data).refused()
+    data.chmod(0o700)
+    assert said == f"voting: {data} can't be written: Permission denied\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"OPTION_A": "Cats", "OPTION_B": "Cats"}, "OPTION_B: must differ from OPTION_A"),
+        ({"VOTE_URL": "nonsense"}, "VOTE_URL: must be an address that starts with http://"),
+    ],
+)
+def test_settings_that_are_not_right_are_named_and_stop_the_start(start, data, settings, problem):
+    assert problem in start(data, **settings).refused()
+
+
+@pytest.mark.parametrize("scale", ["nonsense", "worker", "worker=0", "worker=many", "cook=2"])
+def test_a_scale_that_makes_no_sense_is_wrong_use(start, data, scale):
+    up = start(data, "--scale", scale)
+    assert up.process.wait(60) == 2
+    assert "argument --scale: must be like worker=3" in up.output
+
+
+# Processes that die
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("worker", "worker"),
+        ("vote", "vote"),
+        ("result", "result"),
+        ("valkey-server", "Valkey"),
+        ("postgres -D", "Postgres"),
+    ],
+)
+def test_a_process_that_is_killed_is_started_again_and_no_vote_is_lost(running, part, name):
+    before, said, voter = running.tally(), len(running.output), httpx.Cookies()
+    assert running.vote("a")
+    if part == "worker":  # what it has in hand would be counted too, but after 15 s
+        wait_for("it to be counted", lambda: running.tally()["a"] == before["a"] + 1)
+    [process] = running.children(part)
+    process.kill()
+    wait_for("the line", lambda: f"voting: {name} was killed by SIGKILL" in running.output[said:])
+    wait_for("it to be back", lambda: running.children(part))
+    wait_for("another vote to be recorded", lambda: running.vote("b", voter))
+    after = {choice: votes + 1 for choice, votes in before.items()}
+    wait_for("both to be counted", lambda: running.tally() == after)
+
+
+def test_killing_it_leaves_no_process_behind_and_the_next_start_works(start, data):
+    up = start(data).ready()
+    assert up.vote("a")
+    children = up.children()
+    up.process.kill()
+    up.process.wait(60)
+    again = start(data)  # while some of them may still be dying
+    wait_for("its processes to end", lambda: not alive(children))
+    again.ready()
+    wait_for("the vote to be counted", lambda: again.tally() == {"a": 1, "b": 0})
+
+
+# Disks that are full
+
+
+def fill(disk: Path) -> bool:
+    """Fill a disk to the last byte."""
+    with suppress(OSError), (disk / "filler").open("ab", buffering=0) as filler:
+        for size in (1 << 20, 1):
+            with suppress(OSError):
+                while True:
+                    filler.write(bytes(size))
+    return True
+
+
+def test_a_disk_that_is_too_small_is_refused(small_disk, start):
+    disk = small_disk(20)
+    said = start(disk).refused()
+    assert said == f"voting: the disk of {disk} is full: 150 MB must be free\n"
+    assert {path.name for path in disk.iterdir()} <= {"lock", "secret-key"}
+
+
+def test_a_disk_without_a_byte_left_is_refused(small_disk, start):
+    disk = small_disk(1)
+    fill(disk)
+    assert start(disk).refused() == f"voting: {disk} can't be written: No space left on device\n"
+
+
+def test_no_vote_is_lost_where_the_disk_fills_up_and_it_goes_on_by_itself(small_disk, start, used):
+    disk = copy(used, small_disk(100))
+    up = start(disk).ready()
+    recorded, voter = 0, httpx.Cookies()
+    while fill(disk) and up.vote("a", voter):
+        recorded, voter = recorded + 1, httpx.Cookies()
+    wait_for("a reason", lambda: "starting it again (its disk is full)" in up.output)
+    assert not up.vote("a", voter)
+    (disk / "filler").unlink()
+    wait_for("the vote to be recorded", lambda: up.vote("a", voter))
+    wait_for("all to be counted", lambda: up.tally() == {"a": recorded + 1, "b": 0})
+
+
+def test_no_vote_is_lost_where_it_is_stopped_with_a_full_disk(small_disk, start, used):
+    disk = copy(used, small_disk(100))
+    up = start(disk).ready()
+    recorded, voter = 0, httpx.Cookies()
+    while fill(disk) and up.vote("a", voter):
+        recorded, voter = recorded + 1, httpx.Cookies()
+    assert up.interrupt() == 0
+    assert not holders(disk)
+    said = start(disk).refused()
+    assert "its disk is full" in said or "No space left on device" in said
+    (disk / "filler").unlink()
+    again = start(disk).ready()
+    assert again.vote("a", voter)
+    wait_for("all to be counted", lambda: again.tally() == {"a": recorded + 1, "b": 0})
+
+
+# What it runs
+
+
+def test_no_role_is_given_more_than_it_needs(running):
+    def given(role: str) -> set[str]:
+        names = {"DATABASE_URL", "REDIS_URL", "SECRET_KEYS"}
+        return running.children(role)[0].environ().keys() & names
+
+    assert given("vote") == {"REDIS_URL", "SECRET_KEYS"}
+    assert given("worker") == {"REDIS_URL", "DATABASE_URL"}
+    assert given("result") == {"DATABASE_URL"}
+
+
+def test_servers_that_are_given_are_used_and_none_is_started(start, data, servers, database_url):
+    given = {"DATABASE_URL": database_url, "REDIS_URL": f"{servers.redis_url}?db=1"}
+    up = start(data / "new", **given).ready()
+    assert up.vote("a")
+    wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
+    assert not up.children("postgres -D")
+    assert not up.children("valkey-server")
+    assert not list(data.glob("new/postgres*"))
+
+
+def test_only_the_server_that_is_not_given_is_started(start, data, database_url):
+    up = start(data, DATABASE_URL=database_url).ready()
+    assert up.vote("a")
+    wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
+    assert not up.children("postgres -D")
+    assert up.children("valkey-server")
+
+
+def test_as_many_processes_run_as_asked_for_and_all_of_them_serve(start, data):
+    up = start(data, "--scale", "worker=3", "--scale", "vote=2").ready()
+    assert len(up.children("worker")) == 3
+    assert len(up.children("result")) == 1
+    voting, port = up.children("vote"), port_of(up.address("vote"))
+    assert len(voting) == 2
+    clients = []
+
+    def all_have_answered() -> bool:
+        clients.append(httpx.Client())  # each keeps its connection
+        assert clients[-1].get(up.address("vote")).status_code == 200
+        return all(listening(process, port) for process in voting)
+
+    wait_for("both to have answered", all_have_answered)
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("name", ["long" * 30, "it's 100% odd, & so on"])
+def test_a_folder_may_have_a_name_that_sockets_cannot_have(start, data, name):
+    temporary = data / "temporary"
+    temporary.mkdir()
+    up = start(data / name, TMPDIR=str(temporary)).ready()
+    assert len(list(temporary.iterdir())) == 1
+    assert up.vote("a")
+    wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
+    assert up.interrupt() == 0
+    assert not list(temporary.iterdir())
+
+
+def test_variables_that_are_empty_or_meant_for_other_programs_change_nothing(start, data):
+    empty = dict.fromkeys(["DATABASE_URL", "REDIS_URL", "SECRET_KEYS", "HOST", "VOTE_URL"], "")
+    other = {"PGPORT": "1", "PGHOST": "nowhere", "PGDATA": "/nowhere", "PGUSER": "nobody"}
+    up = start(data, **empty, **other, PGSSLMODE="require", LC_ALL="tr_TR.UTF-8").ready()
+    assert up.vote("a")
+    wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})

@@ -1,0 +1,272 @@
+"""The roles as a container runs them: `python -m voting` with ROLE and what else it needs."""
+
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+
+from voting import __version__
+
+from .conftest import DEADLINE, ENVIRON, GUARDIAN, wait_for
+
+KEY = "0123456789abcdef" * 2
+# Nobody listens there.
+AWAY = {
+    "REDIS_URL": "unix:///nowhere/valkey.sock",
+    "DATABASE_URL": "postgresql://postgres@/postgres?host=/nowhere",
+    "SECRET_KEYS": KEY,
+}
+OPS_PATHS = ["/healthz", "/readyz", "/metrics", "/version"]
+
+
+class Role:
+    """A role on two free ports of its own, with what it printed so far in `output`."""
+
+    def __init__(self, role: str, **environ: str) -> None:
+        # Like `voting up`, these keep the ports from others until the role listens.
+        self._reserved = [socket.socket(), socket.socket()]
+        for each in self._reserved:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            each.bind(("127.0.0.1", 0))
+        self.port, self.ops_port = (each.getsockname()[1] for each in self._reserved)
+        self._log = Path(tempfile.mkstemp(prefix="voting-role-", suffix=".log")[1])
+        ports = {"PORT": str(self.port), "OPS_PORT": str(self.ops_port)}
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "voting"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**ENVIRON, "ROLE": role, "HOST": "127.0.0.1", **ports, **environ},
+                process_group=GUARDIAN.group,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def ask(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.ops_port}{path}")
+
+    def says(self, path: str, status: int) -> bool:
+        assert self.process.poll() is None, self.output
+        with suppress(httpx.TransportError):
+            return self.ask(path).status_code == status
+        return False
+
+    def alive(self) -> Self:
+        wait_for("/healthz", lambda: self.says("/healthz", 200))
+        return self
+
+    def ready(self) -> Self:
+        wait_for("/readyz", lambda: self.says("/readyz", 200))
+        return self
+
+    def page(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}")
+
+    def ended(self) -> int:
+        """Wait until it has ended by itself and return its exit code."""
+        code = self.process.wait(DEADLINE)
+        assert "Traceback" not in self.output
+        return code
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(DEADLINE)
+        for each in self._reserved:
+            each.close()
+        self._log.unlink()
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Role]]:
+    """Run a role with variables; ended with the test."""
+    started: list[Role] = []
+
+    def run(role: str, **environ: str) -> Role:
+        started.append(Role(role, **environ))
+        return started[-1]
+
+    yield run
+    for role in started:
+        role.close()
+
+
+@pytest.fixture
+def vote(servers, database_url, run) -> Role:
+    """The vote role, ready, with a worker that counts."""
+    redis_url = f"{servers.redis_url}?db=2"
+    run("worker", REDIS_URL=redis_url, DATABASE_URL=database_url)
+    return run("vote", REDIS_URL=redis_url, SECRET_KEYS=KEY).ready()
+
+
+class VoteInFlight:
+    """A vote that the role has begun to read, and that waits for its last bytes."""
+
+    body = b"choice=a"
+
+    def __init__(self, role: Role) -> None:
+        with role.page() as client:
+            client.get("/")
+            cookie = f"voter={client.cookies['voter']}"
+        self._connection = socket.create_connection(("127.0.0.1", role.port), timeout=DEADLINE)
+        head = [
+            "POST /vote HTTP/1.1",
+            "Host: localhost",
+            f"Cookie: {cookie}",
+            "Content-Type: application/x-www-form-urlencoded",
+            f"Content-Length: {len(self.body)}",
+            "Expect: 100-continue",  # so the role says when it has begun
+        ]
+        self._connection.sendall("\r\n".join([*head, "", ""]).encode())
+        assert b"100 Continue" in self._connection.recv(1000)
+
+    def finish(self) -> str:
+        """Send the rest and return all of the answer, up to the end of the connection."""
+        self._connection.sendall(self.body)
+        with self._connection, self._connection.makefile("rb") as answer:
+            return answer.read().decode()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("environ", "problems"),
+    [
+        ({"ROLE": ""}, ["ROLE: must be one of vote, result, worker"]),
+        (
+            {"ROLE": "cook", "PORT": "many", "LOG_LEVEL": "loud"},
+            ["ROLE: must be one of vote, result, worker", "PORT: ", "LOG_LEVEL: "],
+        ),
+        ({"ROLE": "vote"}, ["REDIS_URL: is required", "SECRET_KEYS: is required"]),
+        ({"ROLE": "result"}, ["DATABASE_URL: is required"]),
+        ({"ROLE": "worker"}, ["REDIS_URL: is required", "DATABASE_URL: is required"]),
+        (
+            {
+                "ROLE": "vote",
+                "REDIS_URL": "http://:hidden@redis",
+                "SECRET_KEYS": f"hidden,{KEY}",
+                "OPTION_A": "hidden",
+                "OPTION_B": "hidden",
+                "VOTE_URL": "hidden",
+                "PORT": "hidden",
+            },
+            ["REDIS_URL: ", "SECRET_KEYS: ", "OPTION_B: ", "VOTE_URL: ", "PORT: "],
+        ),
+        (
+            {
+                "ROLE": "worker",
+                "REDIS_URL": "redis://:hidden@a b",
+                "DATABASE_URL": "mysql://hidden",
+                "OPS_PORT": "99999",
+            },
+            ["REDIS_URL: ", "DATABASE_URL: ", "OPS_PORT: "],
+        ),
+    ],
+)
+def test_settings_are_refused_with_every_problem_and_no_value(run, environ, problems):
+    role = run(environ.pop("ROLE"), **environ)
+    assert role.ended() == 2
+    first, *lines = role.output.splitlines()
+    assert first == "voting: the settings are not right:"
+    assert len(lines) == len(problems)
+    for problem in problems:
+        assert any(line.startswith(f"  {problem}") for line in lines), role.output
+    assert not any(value in role.output for value in ("hidden", "cook", "loud", "many", "99999"))
+
+
+# Ports
+
+
+@pytest.mark.parametrize("name", ["PORT", "OPS_PORT"])
+@pytest.mark.parametrize("role", ["vote", "result"])
+def test_a_port_that_somebody_listens_on_is_refused(run, role, name):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        refused = run(role, **{**AWAY, name: port})
+        assert refused.ended() == 1
+    assert refused.output.startswith("voting: ")
+    assert len(refused.output.splitlines()) == 1
+    assert "ddress already in use" in refused.output
+
+
+@pytest.mark.parametrize("name", ["vote", "result", "worker"])
+def test_a_role_without_its_servers_is_alive_and_not_ready(run, name):
+    role = run(name, **AWAY).alive()
+    assert role.ask("/readyz").status_code == 503
+    assert role.ask("/healthz").status_code == 200
+    assert f'voting_build_info{{role="{name}",version="{__version__}"}} 1.0' in (
+        role.ask("/metrics").text
+    )
+    assert role.ask("/version").json().items() >= {"role": name, "version": __version__}.items()
+    role.process.terminate()
+    assert role.ended() == 0
+
+
+@pytest.mark.parametrize("name", ["vote", "result"])
+def test_the_public_port_shows_nothing_of_operations(run, name):
+    role = run(name, **AWAY).alive()
+    with role.page() as client:
+        assert [client.get(path).status_code for path in OPS_PATHS] == [404] * len(OPS_PATHS)
+
+
+def test_a_worker_listens_on_its_operations_port_only(run):
+    role = run("worker", **AWAY).alive()
+    with role.page() as client, pytest.raises(httpx.ConnectError):
+        client.get("/")
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["vote", "result", "worker"])
+def test_an_idle_connection_does_not_hold_up_the_stop(run, name, number):
+    role = run(name, **AWAY).alive()
+    with role.page() as client, httpx.Client() as ops:
+        ops.get(f"http://127.0.0.1:{role.ops_port}/healthz")
+        if name != "worker":
+            client.get("/")
+        role.process.send_signal(number)
+        assert role.process.wait(10) == 0
+
+
+def test_a_vote_in_flight_is_answered_while_readiness_is_off_and_the_role_is_alive(vote):
+    flight = VoteInFlight(vote)
+    vote.process.terminate()
+    wait_for("readiness to be off", lambda: vote.says("/readyz", 503))
+    assert vote.ask("/healthz").status_code == 200
+    answer = flight.finish()
+    assert answer.startswith("HTTP/1.1 303")
+    assert "connection: close" in answer.lower()
+    assert vote.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_role_at_once(vote, number):
+    flight = VoteInFlight(vote)
+    vote.process.terminate()
+    wait_for("readiness to be off", lambda: vote.says("/readyz", 503))
+    vote.process.send_signal(number)
+    assert vote.process.wait(DEADLINE) == 128 + number
+    flight.close()
+
+
+def test_a_client_that_never_finishes_does_not_hold_up_the_stop(vote):
+    flight = VoteInFlight(vote)
+    vote.process.terminate()
+    assert vote.process.wait(DEADLINE) == 0
+    flight.close()
