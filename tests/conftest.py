@@ -48,7 +48,7 @@ class Servers:
         self._loop.close()
 
     def database_url(self, name: str) -> str:
-        return f"postgresql://postgres@/{name}?host={self.folders.run}"
+        return f"postgresql://postgres@/{name}?host={self.folders.run}&port=5432"
 
     @property
     def redis_url(self) -> str:

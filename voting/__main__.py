@@ -17,7 +17,6 @@ from voting.settings import (
     ResultSettings,
     Role,
     RoleSettings,
-    Settings,
     SettingsError,
     VoteSettings,
     WorkerSettings,
@@ -59,11 +58,16 @@ def _role(_: argparse.Namespace) -> int:
 
 
 def _migrate(_: argparse.Namespace) -> int:
+    from voting.database import DATABASE_ERRORS  # noqa: PLC0415 - the vote role does without
     from voting.schema import migrate  # noqa: PLC0415 - the roles do without Alembic
 
     settings = load(DatabaseSettings, os.environ)
-    logs.configure(load(Settings, os.environ), "migrate")
-    migrate(settings.database_url.get_secret_value())
+    logs.configure(settings, "migrate")
+    try:
+        migrate(settings.database_url.get_secret_value())
+    except DATABASE_ERRORS as error:
+        _complain(f"the database can't be migrated: {error}")
+        return 1
     return 0
 
 

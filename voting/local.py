@@ -2,21 +2,18 @@
 
 import argparse
 import asyncio
-import fcntl
 import os
-import secrets
 import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from voting import embedded
+from voting import embedded, folder
 from voting.embedded import Folders
 from voting.settings import Role
 from voting.supervisor import Child, Guardian, Program, StartError
@@ -24,9 +21,6 @@ from voting.supervisor import Child, Guardian, Program, StartError
 # One after the other, each with the seconds it gets: no new ballots, then the batch in hand is
 # counted, then the servers.
 _STOP = ((("vote", "result"), 12.0), (("worker",), 12.0), (("Valkey", "Postgres"), 60.0))
-
-# How long what a killed `voting up` left behind may take to die.
-LEFTOVERS_SECONDS = 10.0
 
 
 def up(arguments: argparse.Namespace) -> int:
@@ -56,7 +50,7 @@ class Stack:
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Stack":
         return cls(
-            (arguments.data or default_data()).absolute(),
+            (arguments.data or folder.default()).absolute(),
             {Role.VOTE: arguments.vote_port, Role.RESULT: arguments.result_port},
             {**dict.fromkeys(Role, 1), **dict(arguments.scale)},
             os.environ.get("HOST") or "127.0.0.1",
@@ -65,9 +59,9 @@ class Stack:
     async def run(self) -> None:
         """Start everything, wait for a signal, stop everything. Raises StartError."""
         self._listen_to_signals()
-        lock = await _lock(self._data)
+        lock = await folder.lock(self._data)
         ports = {role: self._reserve(port) for role, port in self._ports.items()}
-        folders = _folders(self._data)
+        folders = folder.subfolders(self._data)
         guardian = Guardian(lock)
         try:
             await self._until_stopped(self._start(guardian, folders, ports))
@@ -95,7 +89,7 @@ class Stack:
         # What is set to nothing counts as not set, as everywhere.
         environ = {name: value for name, value in os.environ.items() if value}
         if "SECRET_KEYS" not in environ:
-            environ["SECRET_KEYS"] = _secret_key(self._data)
+            environ["SECRET_KEYS"] = folder.secret_key(self._data)
         servers = []
         if "DATABASE_URL" not in environ:
             environ["DATABASE_URL"] = folders.database_url
@@ -205,87 +199,6 @@ class Stack:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 loop.add_signal_handler(number, handle, number)
-
-
-def default_data() -> Path:
-    """Where votes are kept unless told: the user's own folder for data."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/voting")  # /root is closed to the user that Postgres runs as
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "voting"
-
-
-async def _lock(data: Path) -> int:
-    """Make sure that nobody else uses the folder, leftovers of a killed one included."""
-    lock = _open_lock(data)
-    patience = asyncio.get_running_loop().time() + LEFTOVERS_SECONDS
-    while not _locked(lock):
-        owner = os.pread(lock, 20, 0).decode(errors="replace")
-        if _runs(owner):
-            raise StartError(f"{data} is in use by another `voting up` (process {owner})")
-        if asyncio.get_running_loop().time() > patience:
-            raise StartError(f"{data} is in use by what a killed `voting up` ({owner}) has left")
-        await asyncio.sleep(0.05)
-    with _writing(data):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-    return lock
-
-
-@contextmanager
-def _writing(data: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StartError(f"{data} can't be written: {error.strerror}") from None
-
-
-def _open_lock(data: Path) -> int:
-    with _writing(data):
-        # Others may pass through, for Postgres may be another user; none may list it.
-        data.mkdir(mode=0o711, parents=True, exist_ok=True)
-        return os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _runs(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OSError):
-        return False
-    return True
-
-
-def _folders(data: Path) -> Folders:
-    run = data / "run"
-    if embedded.fits_sockets(run):
-        shutil.rmtree(run, ignore_errors=True)
-        with _writing(data):
-            run.mkdir(mode=0o700)
-        return Folders(data, run)
-    return Folders(data, Path(tempfile.mkdtemp(prefix="voting-")))
-
-
-def _secret_key(data: Path) -> str:
-    """The key that signs voters' cookies: made once, so that they stay the same voters."""
-    path = data / "secret-key"
-    new = path.with_suffix(".new")
-    with _writing(data):
-        if not path.exists():
-            new.touch(mode=0o600)
-            with new.open("w") as file:
-                file.write(secrets.token_hex(32))
-                file.flush()
-                os.fsync(file.fileno())  # before the name: an empty key would sign nothing
-            new.rename(path)
-        return path.read_text()
 
 
 async def _answers(host: str, port: int) -> bool:

@@ -50,6 +50,7 @@ class Site:
             uvicorn.Config(
                 self._closing,
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -87,7 +88,10 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Several processes of a role may share a port; the kernel spreads connections over them.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise OSError(f"port {port} can't be had: {error.strerror}") from None
     return listener
 
 

@@ -49,6 +49,6 @@ def test_the_result_role_knows_nothing_of_redis():
 
 
 def test_only_the_command_imports_the_embedded_servers():
-    local = {"local", "embedded", "supervisor"}
+    local = {"local", "folder", "embedded", "supervisor"}
     importers = {name for name in EDGES if EDGES[name] & local}
     assert importers <= local | {"__main__"}
