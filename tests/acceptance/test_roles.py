@@ -270,3 +270,16 @@ def test_a_client_that_never_finishes_does_not_hold_up_the_stop(vote):
     vote.process.terminate()
     assert vote.process.wait(DEADLINE) == 0
     flight.close()
+
+
+def test_a_migration_without_a_database_is_refused_in_one_line():
+    migration = subprocess.run(
+        [sys.executable, "-m", "voting", "migrate"],
+        env={**ENVIRON, "DATABASE_URL": AWAY["DATABASE_URL"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert migration.returncode == 1
+    assert migration.stderr.startswith("voting: the database can't be migrated:")
+    assert "Traceback" not in migration.stderr
