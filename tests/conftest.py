@@ -48,7 +48,7 @@ class Servers:
         self._loop.close()
 
     def database_url(self, name: str) -> str:
-        return f"postgresql://postgres@/{name}?host={self.folders.run}&port=5432"
+        return self.folders.database_url(name)
 
     @property
     def redis_url(self) -> str:
@@ -56,7 +56,7 @@ class Servers:
 
     def sql(self, statement: str) -> None:
         async def run() -> None:
-            connection = await asyncpg.connect(self.folders.database_url)
+            connection = await asyncpg.connect(self.folders.database_url())
             await connection.execute(statement)
             await connection.close()
 

@@ -36,10 +36,9 @@ class Folders:
     data: Path
     run: Path
 
-    @property
-    def database_url(self) -> str:
+    def database_url(self, database: str = "postgres") -> str:
         # With its port, or PGPORT would decide.
-        return f"postgresql://postgres@/postgres?host={self.run}&port=5432"
+        return f"postgresql://postgres@/{database}?host={self.run}&port=5432"
 
     @property
     def redis_url(self) -> str:
@@ -116,7 +115,7 @@ def postgres(folders: Folders, programs: Path) -> Program:
 
     async def ready() -> bool:
         try:
-            connection = await asyncpg.connect(folders.database_url, timeout=2)
+            connection = await asyncpg.connect(folders.database_url(), timeout=2)
             await connection.close()
         except (asyncpg.PostgresError, OSError, TimeoutError):
             return False

@@ -92,7 +92,7 @@ class Stack:
             environ["SECRET_KEYS"] = folder.secret_key(self._data)
         servers = []
         if "DATABASE_URL" not in environ:
-            environ["DATABASE_URL"] = folders.database_url
+            environ["DATABASE_URL"] = folders.database_url()
             programs = await asyncio.to_thread(embedded.prepare_postgres, folders, guardian)
             servers.append(child(embedded.postgres(folders, programs)))
         if "REDIS_URL" not in environ:

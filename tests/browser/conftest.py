@@ -17,6 +17,8 @@ import redis
 from acceptance.conftest import DEADLINE, Up, wait_for
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
+from voting.embedded import Folders
+
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -39,7 +41,7 @@ class Site:
         self.up = Up(folder, **environ).ready()
         self.vote = self.up.address("vote")
         self.result = self.up.address("result")
-        self._run = folder / "run"
+        self._folders = Folders(folder, folder / "run")
 
     def reset(self) -> None:
         """Go back to an open poll without votes."""
@@ -76,11 +78,11 @@ class Site:
         return group["lag"] == group["pending"] == 0
 
     def _redis(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=f"{self._run}/valkey.sock")
+        return redis.Redis.from_url(self._folders.redis_url)
 
     def _sql(self, statement: str) -> None:
         async def run() -> None:
-            connection = await asyncpg.connect(f"postgresql://postgres@/postgres?host={self._run}")
+            connection = await asyncpg.connect(self._folders.database_url())
             await connection.execute(statement)
             await connection.close()
 
