@@ -125,10 +125,10 @@ class VoteRole:
         return self._pages.create_app([page, vote, receipt])
 
     async def page(self, request: Request[Any, Any, Any]) -> Response[str]:
-        cookies = []
-        if self._voter(request) is None:
-            cookies.append(self._cookie(self._voter_cookie, self._voters.mint()))
-        return await self._ballot(request, "vote.html", self._mine(request), cookies=cookies)
+        if self._voter(request) is not None:
+            return await self._ballot(request, "vote.html", self._last(request))
+        cookies = [self._cookie(self._voter_cookie, self._voters.mint())]
+        return await self._ballot(request, "vote.html", None, cookies=cookies)
 
     async def vote(self, request: Request[Any, Any, Any]) -> Response[str]:
         try:
@@ -196,8 +196,9 @@ class VoteRole:
 
     def _mine(self, request: Request[Any, Any, Any]) -> Mine | None:
         # A new voter has not voted, whatever a cookie has kept of the voter before.
-        if self._voter(request) is None:
-            return None
+        return None if self._voter(request) is None else self._last(request)
+
+    def _last(self, request: Request[Any, Any, Any]) -> Mine | None:
         return Mine.read(request.cookies.get(self._ballot_cookie))
 
     def _cookie(self, name: str, value: str) -> Cookie:
