@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from .conftest import ENVIRON, alive, copy, holders, wait_for
+from .conftest import ENVIRON, Up, alive, copy, holders, wait_for
 
 
 def port_of(address: str) -> str:
@@ -242,6 +242,14 @@ def fill(disk: Path) -> bool:
     return True
 
 
+def vote_until_full(up: Up, disk: Path) -> tuple[int, httpx.Cookies]:
+    """Vote as new voters until one is refused; tell how many were not, and who was."""
+    recorded, voter = 0, httpx.Cookies()
+    while fill(disk) and up.vote("a", voter):
+        recorded, voter = recorded + 1, httpx.Cookies()
+    return recorded, voter
+
+
 def test_a_disk_that_is_too_small_is_refused(small_disk, start):
     disk = small_disk(20)
     said = start(disk).refused()
@@ -258,9 +266,7 @@ def test_a_disk_without_a_byte_left_is_refused(small_disk, start):
 def test_no_vote_is_lost_where_the_disk_fills_up_and_it_goes_on_by_itself(small_disk, start, used):
     disk = copy(used, small_disk(100))
     up = start(disk).ready()
-    recorded, voter = 0, httpx.Cookies()
-    while fill(disk) and up.vote("a", voter):
-        recorded, voter = recorded + 1, httpx.Cookies()
+    recorded, voter = vote_until_full(up, disk)
     wait_for("a reason", lambda: "starting it again (its disk is full)" in up.output)
     assert not up.vote("a", voter)
     (disk / "filler").unlink()
@@ -271,9 +277,7 @@ def test_no_vote_is_lost_where_the_disk_fills_up_and_it_goes_on_by_itself(small_
 def test_no_vote_is_lost_where_it_is_stopped_with_a_full_disk(small_disk, start, used):
     disk = copy(used, small_disk(100))
     up = start(disk).ready()
-    recorded, voter = 0, httpx.Cookies()
-    while fill(disk) and up.vote("a", voter):
-        recorded, voter = recorded + 1, httpx.Cookies()
+    recorded, voter = vote_until_full(up, disk)
     assert up.interrupt() == 0
     assert not holders(disk)
     said = start(disk).refused()
