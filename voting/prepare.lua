@@ -1,5 +1,6 @@
-#!lua
--- Make the stream fit for casting and reading; changes nothing where it already is.
+#!lua flags=allow-oom
+-- Make the stream fit for casting and reading; changes nothing where it already is. Also where
+-- memory is full: nothing would be read, counted and dropped otherwise.
 --
 -- KEYS  1 the stream, 2 the poll
 -- ARGV  1 the group, 2 and 3 the newest version in Postgres (ms, seq), 4 the poll's state,

@@ -12,14 +12,21 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from voting.ballots import Ballot, CastBallot, Version
+from voting.ballots import ZERO, Ballot, CastBallot, Version
 from voting.casting import Caster
 
-PREPARE = resources.files("voting").joinpath("prepare.lua").read_text()
+PREPARE, BURY, FORGET = (
+    resources.files("voting").joinpath(f"{name}.lua").read_text()
+    for name in ("prepare", "bury", "forget")
+)
 
 GROUP = "workers"
 
 PREPARE_SECONDS = 2.0
+
+# Of Redis' memory: beyond it, new ballots are refused while there is still room for the work on
+# those that are in.
+NEARLY_FULL = 0.9
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +160,20 @@ class BallotStream:
 
     async def bury(self, entry: Entry, reason: str) -> None:
         """Move an entry that can never be counted to the dead letters, in one step."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            letter = {**entry.fields, b"id": str(entry.version), b"reason": reason}
-            pipe.xadd(self._dead, letter)  # type: ignore[arg-type]  # redis' dict is invariant
-            pipe.xack(self._stream, GROUP, str(entry.version))
-            await pipe.execute()
+        fields: list[Any] = [part for field in entry.fields.items() for part in field]
+        keys = (self._stream, self._dead)
+        await self._redis.eval(BURY, 2, *keys, GROUP, str(entry.version), reason, *fields)
+
+    async def forget(self, silent: float) -> int:
+        """Forget consumers with no entries that were silent for so many seconds.
+
+        Returns how many. Raises StreamMissing.
+        """
+        try:
+            milliseconds = int(silent * 1000)
+            return int(await self._redis.eval(FORGET, 1, self._stream, GROUP, milliseconds))
+        except ResponseError as error:
+            raise _missing(error) from error
 
     async def position(self) -> Position:
         """Tell how far the workers are. Raises StreamMissing."""
@@ -182,6 +198,20 @@ class BallotStream:
         kept = position.oldest_pending or position.delivered
         first = kept if before is None else min(before, kept)
         await self._redis.xtrim(self._stream, minid=str(first), approximate=False)
+
+    async def middle(self) -> Version:
+        """Tell the version half-way, in time, between the first entry and the last."""
+        info: Any = await self._redis.xinfo_stream(self._stream)
+        first = Version.parse(info["first-entry"][0]) if info["first-entry"] else ZERO
+        last = Version.parse(info["last-generated-id"])
+        if first.ms == last.ms:  # the clock has stepped back: it stands still
+            return Version(first.ms, (first.seq + last.seq) // 2)
+        return Version((first.ms + last.ms + 1) // 2, 0)
+
+    async def nearly_full(self) -> bool:
+        """Whether Redis' memory has little room left for new ballots."""
+        memory: Any = await self._redis.info("memory")
+        return bool(0 < memory["maxmemory"] * NEARLY_FULL < memory["used_memory"])
 
     async def clock(self) -> float:
         """Redis' clock, from which ids are made: seconds since 1970."""

@@ -222,8 +222,9 @@ async def test_reading_waits_no_longer_than_told(prepared):
         lambda stream: stream.reclaim("me", idle=0, count=1),
         lambda stream: stream.position(),
         lambda stream: stream.trim(ZERO),
+        lambda stream: stream.forget(0),
     ],
-    ids=["read", "reclaim", "position", "trim"],
+    ids=["read", "reclaim", "position", "trim", "forget"],
 )
 async def test_a_missing_stream_says_so(stream, ask):
     with pytest.raises(StreamMissing):
@@ -309,6 +310,42 @@ async def test_trimming_drops_what_is_counted_and_nothing_else(prepared):
     assert await prepared.length() == 3  # younger than asked
     await prepared.trim()
     assert await prepared.length() == 2
+
+
+async def test_a_consumer_is_forgotten_only_when_silent_and_without_entries(prepared):
+    await prepared.cast(ballot())
+    await prepared.read("with an entry", count=1, block=1)
+    await prepared.read("without", count=1, block=0.01)
+    await asyncio.sleep(0.002)
+    assert await prepared.forget(60) == 0
+    assert await prepared.forget(0) == 1
+    [left] = await prepared._redis.xinfo_consumers(prepared._stream, GROUP)
+    assert (left["name"], left["pending"]) == (b"with an entry", 1)
+    # Who was forgotten too early is known again with the next read.
+    await prepared.cast(ballot())
+    assert await prepared.read("without", count=1, block=1)
+
+
+async def test_the_middle_is_half_way_in_time(prepared):
+    assert await prepared.middle() == ZERO
+    for version in ("1000-0", "1001-0", "3000-0"):
+        await prepared._redis.xadd(prepared._stream, {"any": "thing"}, id=version)
+    assert await prepared.middle() == Version(2000, 0)
+
+
+async def test_the_middle_is_found_where_the_clock_stands_still(prepared):
+    for version in ("1000-1", "1000-2", "1000-9"):
+        await prepared._redis.xadd(prepared._stream, {"any": "thing"}, id=version)
+    assert await prepared.middle() == Version(1000, 5)
+
+
+@pytest.mark.parametrize(("limit", "full"), [("0", False), ("1gb", False), ("1", True)])
+async def test_memory_is_nearly_full_before_it_is_full(prepared, limit, full):
+    await prepared._redis.config_set("maxmemory", limit)
+    try:
+        assert await prepared.nearly_full() == full
+    finally:
+        await prepared._redis.config_set("maxmemory", "1gb")
 
 
 async def test_the_clock_is_redis_own(prepared):

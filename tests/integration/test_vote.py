@@ -268,6 +268,22 @@ async def test_before_a_worker_came_votes_are_refused(stream):
     assert "was not recorded" in answer.text
 
 
+async def test_where_memory_is_short_votes_are_refused_before_it_is_full(
+    voter, prepared, monkeypatch
+):
+    async def nearly_full():
+        return True
+
+    monkeypatch.setattr(prepared, "nearly_full", nearly_full)
+    async with browser(prepared) as client:
+        client.cookies = voter.cookies
+        answer = await client.post("/vote", data={"choice": "a"})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "30"
+    assert "was not recorded" in answer.text
+    assert await queued(prepared) == []
+
+
 @pytest.mark.parametrize("cookie", ["", "a", "a.", "c.1-1", "a.1", "a.1-x", "a.1-1.1", "<b>.1-1"])
 async def test_a_ballot_cookie_that_makes_no_sense_is_none(voter, cookie):
     assert Mine.read(cookie) is None

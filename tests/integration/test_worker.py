@@ -220,12 +220,47 @@ async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch)
         await cast(stream, 5)
         await until(counted(stream, engine, 5))
         assert await stream.length() == 5
-        monkeypatch.setattr(worker_module, "KEEP_ENTRIES", 4)
+        monkeypatch.setattr(worker_module, "KEEP_ENTRIES", 2)
 
         async def trimmed():
-            return await stream.length() <= 1
+            return await stream.length() <= 2
 
         await until(trimmed)
+        assert await stream.length() > 0  # the older ones go first
+
+
+async def test_when_memory_is_full_what_is_in_is_counted_and_makes_room(
+    stream, engine, monkeypatch
+):
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0)
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 5)
+    await stream._redis.xadd(stream._stream, {"no": "ballot"})
+    await stream._redis.config_set("maxmemory", 1)
+    try:
+        async with working(stream, engine):
+            await until(counted(stream, engine, 5))
+
+            async def made_room():
+                return await stream.length() <= 1
+
+            await until(made_room)
+        assert await stream._redis.xlen(stream._dead) == 1
+    finally:
+        await stream._redis.config_set("maxmemory", "1gb")
+
+
+async def test_consumers_that_are_gone_are_forgotten(stream, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "FORGET_SECONDS", 0)
+    await stream.prepare(ZERO, "open")
+    await stream.read("an earlier pod", count=1, block=0.01)
+    async with working(stream, engine):
+
+        async def gone():
+            consumers = await stream._redis.xinfo_consumers(stream._stream, "workers")
+            return b"an earlier pod" not in [each["name"] for each in consumers]
+
+        await until(gone)
 
 
 async def test_a_worker_waits_for_postgres_and_says_so_once(stream, engine, caplog, monkeypatch):

@@ -59,6 +59,12 @@ NOT_NOW = Problem(
     "Your vote was not recorded. Please choose again in a moment.",
     retry_after=2,
 )
+FULL = Problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Too many votes are waiting to be counted.",
+    "Your vote was not recorded. Please choose again in a minute.",
+    retry_after=30,
+)
 UNKNOWN = Problem(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "We don't know whether your vote was recorded.",
@@ -108,6 +114,7 @@ class VoteRole:
         prefix = "__Host-" if settings.secure else ""
         self._voter_cookie, self._ballot_cookie = f"{prefix}voter", f"{prefix}ballot"
         self._position: Latest[Position] = Latest(stream.position, interval=1.0)
+        self._full: Latest[bool] = Latest(stream.nearly_full, interval=1.0)
 
     def create_app(self) -> ASGIApp:
         @get("/")
@@ -160,6 +167,8 @@ class VoteRole:
         voter = self._voter(request)
         if voter is None:
             raise ProblemError(NO_COOKIE)
+        if await self._full.get():
+            raise ProblemError(FULL)
         try:
             version = await self._stream.cast(Ballot(voter, choice))
         except CastError as error:

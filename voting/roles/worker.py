@@ -32,10 +32,11 @@ BATCH = 2_000  # entries
 BLOCK = 1.0  # seconds a read waits for the first entry
 HOUSEKEEPING = 5.0  # seconds between two rounds
 IDLE = STATEMENT_TIMEOUT * 3  # seconds after which a worker's entries are taken over
-# Counted entries stay for a while, to be counted again should the database be restored. All of
-# them go when they are many.
+# Counted entries stay for a while, to be counted again should the database be restored. The older
+# half goes when they are many, all of them when memory is short.
 KEEP_SECONDS = 3600
 KEEP_ENTRIES = 1_000_000
+FORGET_SECONDS = 3600  # after which a silent consumer is gone: pods have new names each time
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before the next try; the last repeats
 
 COUNTED = prometheus_client.Counter(
@@ -114,6 +115,7 @@ class Worker:
                     log.warning("took over %d entries that nobody has finished", len(taken))
                     return taken  # and look for more at once
                 await self._trim()
+                await self._stream.forget(FORGET_SECONDS)
                 self._next_housekeeping = now + HOUSEKEEPING
             return await self._stream.read(self._consumer, count=BATCH, block=BLOCK)
         except StreamMissing:
@@ -133,11 +135,14 @@ class Worker:
         self._prepared = True
 
     async def _trim(self) -> None:
-        if await self._stream.length() > KEEP_ENTRIES:
+        if await self._stream.nearly_full():
             await self._stream.trim()
-        else:
-            seconds = await self._stream.clock() - KEEP_SECONDS
-            await self._stream.trim(Version(int(seconds * 1000), 0))
+            return
+        seconds = await self._stream.clock() - KEEP_SECONDS
+        before = Version(int(seconds * 1000), 0)
+        if await self._stream.length() > KEEP_ENTRIES:
+            before = max(before, await self._stream.middle())
+        await self._stream.trim(before)
 
     async def _bury_undecodable(self, entries: list[Entry]) -> list[tuple[Entry, CastBallot]]:
         ballots = []
