@@ -1,6 +1,6 @@
 """The command `voting`: with no subcommand it runs the role that ROLE names.
 
-Exit codes: 0 done, 1 it failed, 2 wrong use or settings.
+Exit codes: 0 done, 1 it failed or the answer is no, 2 wrong use or settings.
 """
 
 import argparse
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from voting import __version__, logs
 from voting.settings import (
-    DatabaseSettings,
     ResultSettings,
     Role,
     RoleSettings,
@@ -43,6 +42,8 @@ def main() -> None:
     except OSError as error:
         _complain(str(error))
         code = 1
+    except KeyboardInterrupt:  # `up` and the roles have a way of their own
+        code = 130
     sys.exit(code)
 
 
@@ -57,18 +58,11 @@ def _role(_: argparse.Namespace) -> int:
     return 0
 
 
-def _migrate(_: argparse.Namespace) -> int:
-    from voting.database import DATABASE_ERRORS  # noqa: PLC0415 - the vote role does without
-    from voting.schema import migrate  # noqa: PLC0415 - the roles do without Alembic
+def _operate(arguments: argparse.Namespace) -> int:
+    from voting import commands  # noqa: PLC0415 - the vote role does without a database
 
-    settings = load(DatabaseSettings, os.environ)
-    logs.configure(settings, "migrate")
-    try:
-        migrate(settings.database_url.get_secret_value())
-    except DATABASE_ERRORS as error:
-        _complain(f"the database can't be migrated: {error}")
-        return 1
-    return 0
+    command: Callable[[argparse.Namespace], int] = getattr(commands, arguments.name)
+    return command(arguments)
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -105,7 +99,17 @@ def _parser() -> argparse.ArgumentParser:
         help="run N processes of a role",
     )
     migrate = commands.add_parser("migrate", help="bring the database to this version's schema")
-    migrate.set_defaults(command=_migrate)
+    migrate.set_defaults(command=_operate, name="migrate")
+    for name, does in (
+        ("audit", "check that queue, votes and tally agree"),
+        ("replay", "count again what a restored database has lost"),
+    ):
+        operate = commands.add_parser(name, help=does)
+        operate.set_defaults(command=_operate, name=name)
+        operate.add_argument("--json", action="store_true", help="print for machines")
+        operate.add_argument(
+            "--data", type=Path, metavar="DIR", help="of a `voting up`, where no server is set"
+        )
     return parser
 
 

@@ -80,12 +80,30 @@ def _runs(process: str) -> bool:
 def subfolders(data: Path) -> Folders:
     """Tell where the servers keep their data and their sockets. Raises StartError."""
     run = data / "run"
+    with _writing(data):
+        if run.is_symlink():
+            run.unlink()
+    shutil.rmtree(run, ignore_errors=True)
     if fits_sockets(run):
-        shutil.rmtree(run, ignore_errors=True)
         with _writing(data):
             run.mkdir(mode=0o700)
         return Folders(data, run)
-    return Folders(data, Path(tempfile.mkdtemp(prefix="voting-")))
+    elsewhere = Path(tempfile.mkdtemp(prefix="voting-"))
+    with _writing(data):
+        run.symlink_to(elsewhere)  # for `running` to find
+    return Folders(data, elsewhere)
+
+
+def running(data: Path) -> Folders | None:
+    """Find the servers of the `voting up` that runs with that folder; None where none does."""
+    run = data.absolute() / "run"
+    try:
+        runs = _runs((data / "lock").read_text())
+        if run.is_symlink():
+            run = run.readlink()
+    except OSError:
+        return None
+    return Folders(data, run) if runs else None
 
 
 def secret_key(data: Path) -> str:

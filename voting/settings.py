@@ -78,6 +78,10 @@ class DatabaseSettings(Settings):
     database_url: Annotated[SecretStr, _url("postgresql", "postgres")]
 
 
+class ServersSettings(RedisSettings, DatabaseSettings):
+    """What the operator's commands read."""
+
+
 class RoleSettings(Settings):
     """What every role reads. A port of 0 means any free one."""
 

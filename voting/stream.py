@@ -55,6 +55,8 @@ class Position:
     oldest_pending: Version | None
     backlog: int | None
     """Entries that are not counted yet; None where Redis can't tell."""
+    pending: int
+    """Those of them that a worker has in hand, or had when it died."""
 
     def counted(self, version: Version) -> bool:
         """Whether the ballot of that version is counted, or replaced by a newer one."""
@@ -190,6 +192,7 @@ class BallotStream:
             delivered=Version.parse(group["last-delivered-id"]),
             oldest_pending=Version.parse(pending["min"]) if pending["pending"] else None,
             backlog=None if lag is None else lag + pending["pending"],
+            pending=pending["pending"],
         )
 
     async def trim(self, before: Version | None = None) -> None:
@@ -220,6 +223,21 @@ class BallotStream:
 
     async def length(self) -> int:
         return int(await self._redis.xlen(self._stream))
+
+    async def newest_first(self, before: Version | None, count: int) -> list[Entry]:
+        """Look at up to `count` entries, the newest first, those below `before` only.
+
+        Counted or not; none where there is no stream. Workers may trim meanwhile: that takes from
+        the other end, so whoever pages through has seen all down to the last that was there.
+        """
+        newest = "+" if before is None else f"({before}"
+        reply: Any = await self._redis.xrevrange(self._stream, max=newest, count=count)
+        return _entries(reply)
+
+    async def dead_letters(self) -> list[Entry]:
+        """Look at what can never be counted: as it was, with `id` and `reason` of its burial."""
+        reply: Any = await self._redis.xrange(self._dead)
+        return _entries(reply)
 
 
 def _missing(error: ResponseError) -> Exception:

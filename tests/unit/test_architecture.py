@@ -48,7 +48,7 @@ def test_the_result_role_knows_nothing_of_redis():
     assert reachable("roles.result").isdisjoint({"stream", "casting"})
 
 
-def test_only_the_command_imports_the_embedded_servers():
+def test_only_the_commands_import_the_embedded_servers():
     local = {"local", "folder", "embedded", "supervisor"}
     importers = {name for name in EDGES if EDGES[name] & local}
-    assert importers <= local | {"__main__"}
+    assert importers <= local | {"__main__", "commands"}

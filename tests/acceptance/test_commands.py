@@ -1,0 +1,149 @@
+"""The operator's commands, as an operator runs them."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import asyncpg
+import pytest
+
+from voting.embedded import Folders
+
+from .conftest import ENVIRON, Up, copy, wait_for
+
+AWAY = {
+    "REDIS_URL": "unix:///tmp/voting-nobody.sock",
+    "DATABASE_URL": "postgresql://postgres@/postgres?host=/tmp/voting-nobody",
+}
+
+
+def voting(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "voting", *arguments],
+        env={**ENVIRON, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def sql(up: Up, statement: str) -> None:
+    async def run() -> None:
+        url = Folders(up.data, up.data / "run").database_url()
+        connection = await asyncpg.connect(url)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())
+
+
+def voted(up: Up) -> Up:
+    """Vote thrice, and wait until that is counted."""
+    assert up.vote("a")
+    assert up.vote("a")
+    assert up.vote("b")
+    wait_for("the votes to be counted", lambda: up.tally() == {"a": 2, "b": 1})
+    return up
+
+
+def test_an_audit_of_a_running_voting_up_is_fine_until_somebody_alters_it(start, data):
+    up = voted(start(data).ready())
+    command = ("audit", "--data", str(data))
+
+    plain = voting(*command)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    first, *_, last = plain.stdout.splitlines()
+    assert first == "votes         a 2, b 1"
+    assert last == "fine"
+
+    machine = voting(*command, "--json")
+    found = json.loads(machine.stdout)
+    assert (machine.returncode, found["problems"], found["entries"]) == (0, [], 3)
+
+    sql(up, "UPDATE tally SET a = a + 1")
+    altered = voting(*command)
+    assert (altered.returncode, altered.stderr) == (1, "")
+    assert altered.stdout.splitlines()[-1] == "the tally is not the sum of the votes"
+    sql(up, "UPDATE tally SET a = a - 1")
+
+    sql(up, "UPDATE votes SET seq = seq + 1 WHERE choice = 'b'")
+    machine = voting(*command, "--json")
+    found = json.loads(machine.stdout)
+    assert (machine.returncode, found["altered"], len(found["problems"])) == (1, 1, 1)
+    assert found["votes"] == found["tally"] == {"a": 2, "b": 1}
+
+
+def test_a_replay_counts_again_what_the_database_has_lost(start, data):
+    up = voted(start(data).ready())
+    command = ("replay", "--data", str(data))
+    nothing = voting(*command)
+    assert (nothing.returncode, nothing.stderr) == (0, "")
+    assert nothing.stdout.splitlines()[-2:] == [
+        "counted again 0",
+        "fine, as far as the queue goes back",
+    ]
+
+    sql(up, "DELETE FROM votes WHERE choice = 'a'")
+    sql(up, "UPDATE tally SET a = 0")
+    assert voting("audit", "--data", str(data)).returncode == 1
+    again = voting(*command, "--json")
+    assert again.returncode == 0
+    found = json.loads(again.stdout)
+    assert (found["entries"], found["votes"]) == (3, 2)
+    wait_for("the tally", lambda: up.tally() == {"a": 2, "b": 1})
+    assert voting("audit", "--data", str(data)).returncode == 0
+
+
+def test_a_running_voting_up_is_found_where_its_sockets_are_elsewhere(start, data, used):
+    folder = data / "so und ähnlich"
+    folder.mkdir(mode=0o711)
+    up = start(copy(used, folder)).ready()
+    assert voting("audit", "--data", str(folder)).returncode == 0
+    assert up.interrupt() == 0
+    assert not (folder / "run").exists()
+    assert voting("audit", "--data", str(folder)).returncode == 2
+    # Its trace does not keep the next one from starting.
+    assert start(folder).ready().interrupt() == 0
+
+
+@pytest.mark.parametrize("command", ["audit", "replay"])
+def test_without_settings_and_a_running_voting_up_both_settings_are_named(data, command):
+    refused = voting(command, "--data", str(data))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.splitlines() == [
+        "voting: the settings are not right:",
+        "  DATABASE_URL: is required",
+        "  REDIS_URL: is required",
+    ]
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_one_server_that_is_set_is_never_paired_with_one_that_is_not(running, name):
+    refused = voting("audit", "--data", str(running.data), **{name: AWAY[name]})
+    [other] = AWAY.keys() - {name}
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[1:] == [f"  {other}: is required"]
+
+
+@pytest.mark.parametrize("command", ["audit", "replay"])
+@pytest.mark.parametrize("away", ["DATABASE_URL", "REDIS_URL"])
+def test_a_server_that_can_not_be_reached_is_told_in_one_line(running, command, away):
+    assert running.vote("a")  # there is something to compare
+    folders = Folders(running.data, running.data / "run")
+    servers = {"DATABASE_URL": folders.database_url(), "REDIS_URL": folders.redis_url}
+    failed = voting(command, **{**servers, away: AWAY[away]})
+    assert (failed.returncode, failed.stdout) == (1, "")
+    [line] = failed.stderr.splitlines()
+    assert line.startswith("voting: the ")
+
+
+def test_a_database_that_is_not_migrated_is_told_in_one_line(running):
+    sql(running, "CREATE DATABASE empty")
+    folders = Folders(running.data, running.data / "run")
+    servers = {"DATABASE_URL": folders.database_url("empty"), "REDIS_URL": folders.redis_url}
+    failed = voting("audit", **servers)
+    assert failed.returncode == 1
+    [line] = failed.stderr.splitlines()
+    assert 'relation "votes" does not exist' in line

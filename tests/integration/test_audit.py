@@ -1,0 +1,388 @@
+import asyncio
+import contextlib
+import random
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from voting import audit as audit_module
+from voting import database, tally
+from voting.audit import Sums, audit, replay
+from voting.ballots import ZERO, Ballot, Choice, Version
+from voting.casting import CastError
+from voting.database import DATABASE_ERRORS, create_engine
+from voting.roles import worker as worker_module
+from voting.roles.worker import Worker
+from voting.stream import StreamMissing
+
+
+@pytest.fixture(autouse=True)
+def short_reads_and_pages(monkeypatch):
+    monkeypatch.setattr(worker_module, "BLOCK", 0.05)
+    monkeypatch.setattr(audit_module, "PAGE", 7)
+
+
+async def cast(stream, number, choice=Choice.A):
+    return await asyncio.gather(*(stream.cast(Ballot(uuid4(), choice)) for _ in range(number)))
+
+
+async def count(stream, engine):
+    """Count what is in the stream, as a worker does."""
+    entries = await stream.read("counting", count=10_000, block=0.05)
+    await tally.count(engine, [entry.ballot() for entry in entries])
+    await stream.done(entries)
+
+
+async def sql(engine, statement):
+    async with engine.connect() as connection:
+        await connection.execute(text(statement))
+
+
+async def tables(engine):
+    """Read everything, with the transaction that wrote each row."""
+    async with engine.connect() as connection:
+        return [
+            (await connection.execute(text(f"SELECT xmin::text, t.* FROM {table} t"))).all()
+            for table in ("votes", "tally")
+        ]
+
+
+async def votes(engine):
+    async with engine.connect() as connection:
+        rows = await connection.execute(text("SELECT voter, choice, ms, seq FROM votes"))
+        return {row.voter: (row.choice, row.ms, row.seq) for row in rows}
+
+
+@contextlib.asynccontextmanager
+async def working(stream, engine, workers=1):
+    """Run workers; at the end they are asked to stop, and have to."""
+    running = [Worker(stream, engine, consumer=uuid4().hex) for _ in range(workers)]
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        for worker in running:
+            tasks.create_task(worker.run())
+        try:
+            yield
+        finally:
+            for worker in running:
+                worker.stop()
+
+
+@pytest.fixture
+async def healthy(stream, engine):
+    """Twenty votes for a, ten for b; five of the b voters had voted for a. One version each ms."""
+    await stream.prepare(ZERO, "open")
+    voters = [uuid4() for _ in range(30)]
+    for choice, chosen in ((Choice.A, voters[:25]), (Choice.B, voters[20:])):
+        for voter in chosen:
+            fields = dict(zip((b"voter", b"choice"), Ballot(voter, choice).encode(), strict=True))
+            await stream._redis.xadd(stream._stream, fields)
+            await asyncio.sleep(0.002)
+    await count(stream, engine)
+    return stream
+
+
+OLDEST = "voter = (SELECT voter FROM votes ORDER BY ms, seq LIMIT 1)"
+NEWEST = "voter = (SELECT voter FROM votes ORDER BY ms DESC, seq DESC LIMIT 1)"
+
+
+# Nothing is wrong
+
+
+async def test_a_healthy_poll_has_no_problems(healthy, engine):
+    found = await audit(healthy, engine)
+    assert found.problems == []
+    assert (found.votes, found.tally) == (Sums(20, 10), Sums(20, 10))
+    assert found.entries == 35
+    assert (found.missing, found.behind, found.altered) == (0, 0, 0)
+    assert (found.backlog, found.pending, found.oldest_pending_seconds) == (0, 0, None)
+    assert found.dead_letters == 0
+    assert 0 <= (datetime.now(UTC) - found.since).total_seconds() < 60
+
+
+async def test_a_poll_with_no_votes_has_no_problems(stream, engine):
+    await stream.prepare(ZERO, "open")
+    found = await audit(stream, engine)
+    assert found.problems == []
+    assert (found.votes, found.entries, found.since) == (Sums(0, 0), 0, None)
+
+
+async def test_a_queue_that_was_trimmed_or_made_anew_is_no_problem(healthy, engine):
+    await healthy.trim()
+    assert await healthy.length() == 1
+    found = await audit(healthy, engine)
+    assert (found.problems, found.entries) == ([], 1)
+
+    await healthy._redis.delete(healthy._stream)
+    async with engine.connect() as connection:
+        await healthy.prepare(await tally.version_after_all(connection), "open")
+    found = await audit(healthy, engine)
+    assert (found.problems, found.entries) == ([], 0)
+
+
+async def test_a_backlog_is_no_problem_and_is_told(healthy, engine):
+    await cast(healthy, 20, Choice.B)
+    pending = await healthy.read("slow", count=12, block=1)
+    found = await audit(healthy, engine)
+    assert found.problems == []
+    assert (found.entries, found.backlog, found.pending) == (35, 20, 12)
+    oldest = await healthy.clock() - pending[0].version.ms / 1000
+    assert 0 <= found.oldest_pending_seconds <= oldest
+
+    # Committed and not acknowledged: these votes are explained by what is pending.
+    await tally.count(engine, [entry.ballot() for entry in pending])
+    found = await audit(healthy, engine)
+    assert (found.problems, found.votes) == ([], Sums(20, 22))
+
+
+async def test_a_backlog_that_redis_can_not_tell_is_no_problem(healthy, engine):
+    first, *_ = await cast(healthy, 3)
+    await healthy.read("me", count=1, block=1)
+    await healthy._redis.xdel(healthy._stream, str(first))
+    await healthy._redis.execute_command("XGROUP", "SETID", healthy._stream, "workers", "1-1")
+    found = await audit(healthy, engine)
+    assert (found.problems, found.backlog) == ([], None)
+
+
+async def test_an_audit_changes_nothing(healthy, engine):
+    before = await tables(engine)
+    await audit(healthy, engine)
+    assert await tables(engine) == before
+    await cast(healthy, 1)
+    await count(healthy, engine)  # the engine's connections are as they were
+
+
+async def test_an_audit_may_take_longer_than_other_statements(healthy, database_url, monkeypatch):
+    slow = audit_module._SUMS.text.replace("SELECT * FROM", "SELECT *, pg_sleep(1.1) FROM")
+    monkeypatch.setattr(audit_module, "_SUMS", text(slow))
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT", 1)
+    engine = create_engine(database_url, name="tests")
+    assert (await audit(healthy, engine)).problems == []
+    with pytest.raises(DATABASE_ERRORS):  # and the connection is as it was
+        await sql(engine, "SELECT pg_sleep(1.1)")
+    await engine.dispose()
+
+
+async def test_audits_of_a_poll_under_load_never_raise_an_alarm(
+    stream, engine, database_url, monkeypatch
+):
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0)
+    monkeypatch.setattr(worker_module, "KEEP_ENTRIES", 300)
+    monkeypatch.setattr(audit_module, "PAGE", 50)
+    auditors = create_engine(database_url, name="tests")
+    voters = [uuid4() for _ in range(200)]
+    audits = []
+
+    async def vote():
+        while True:
+            with contextlib.suppress(CastError):  # no worker has prepared the stream
+                await stream.cast(Ballot(random.choice(voters), random.choice(list(Choice))))
+            await asyncio.sleep(0.02)
+
+    loop = asyncio.get_running_loop()
+    async with working(stream, engine, workers=2):
+        voting = [asyncio.create_task(vote()) for _ in range(20)]
+        while not await stream.ready():
+            await asyncio.sleep(0.01)
+        end = loop.time() + 4
+        while loop.time() < end:
+            audits.append(await audit(stream, auditors))
+        for each in voting:
+            each.cancel()
+        await asyncio.gather(*voting, return_exceptions=True)
+    assert [each.problems for each in audits if each.problems] == []
+    # They were made of something: entries came and were trimmed, more than a page.
+    assert len({each.since for each in audits if each.entries > audit_module.PAGE}) > 3
+    assert (await audit(stream, auditors)).problems == []
+    await auditors.dispose()
+
+
+# Something is wrong
+
+
+@pytest.mark.parametrize("row", [OLDEST, NEWEST], ids=["oldest", "newest"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE votes SET choice = CASE choice WHEN 'a' THEN 'b' ELSE 'a' END",
+        "UPDATE votes SET ms = ms + 1",
+        "UPDATE votes SET ms = ms - 1",
+        "UPDATE votes SET seq = seq + 1",
+        "UPDATE votes SET seq = seq - 1",
+        "UPDATE votes SET voter = gen_random_uuid()",
+        "DELETE FROM votes",
+    ],
+)
+async def test_a_vote_altered_by_hand_is_a_problem(healthy, engine, change, row):
+    await sql(engine, f"{change} WHERE {row}")
+    found = await audit(healthy, engine)
+    assert found.problems
+    # The queue alone shows it, whatever the tally says.
+    assert found.missing + found.behind + found.altered > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE tally SET a = a + 1",
+        "UPDATE tally SET b = b - 1",
+        "UPDATE tally SET ms = ms - 1",
+        "UPDATE tally SET a = a - 1, b = b + 1",
+        "DELETE FROM tally",
+        "INSERT INTO tally VALUES (to_timestamp(0), 1, 0, 1)",
+    ],
+)
+async def test_a_tally_altered_by_hand_is_a_problem(healthy, engine, change):
+    await sql(engine, change)
+    [*problems] = (await audit(healthy, engine)).problems
+    assert problems
+    assert all("tally" in each for each in problems)
+
+
+@pytest.mark.parametrize("when", ["ms", "ms + 100000"])
+async def test_a_vote_and_tally_made_up_by_hand_are_a_problem(healthy, engine, when):
+    made_up = f"SELECT gen_random_uuid(), 'a', {when}, seq + 1 FROM votes WHERE {NEWEST}"
+    await sql(engine, f"INSERT INTO votes {made_up}")
+    await sql(engine, "UPDATE tally SET a = a + 1, ms = ms + 100000")
+    found = await audit(healthy, engine)
+    assert found.problems == ["votes that no ballot in the queue explains: 1"]
+
+
+async def test_a_vote_made_up_by_hand_is_no_longer_the_sum_of_the_tally(healthy, engine):
+    await sql(engine, "INSERT INTO votes VALUES (gen_random_uuid(), 'b', 1, 1)")
+    found = await audit(healthy, engine)
+    assert found.problems == ["the tally is not the sum of the votes"]
+    assert (found.votes, found.tally) == (Sums(20, 11), Sums(20, 10))
+
+
+async def test_ballots_acknowledged_and_not_counted_are_a_problem(healthy, engine):
+    await cast(healthy, 3)
+    await healthy.done(await healthy.read("liar", count=10, block=1))
+    found = await audit(healthy, engine)
+    assert found.problems == ["counted ballots of voters who have no vote: 3"]
+
+
+async def test_a_dead_letter_is_a_problem_and_only_one(healthy, engine):
+    # Fit for a ballot, so that it would be missed were it not for the letter.
+    await cast(healthy, 2)
+    for entry in await healthy.read("me", count=10, block=1):
+        await healthy.bury(entry, "refused")
+    found = await audit(healthy, engine)
+    assert found.problems == ["dead letters, which can't be counted and want a look: 2"]
+    assert (found.dead_letters, found.entries) == (2, 35)
+
+
+async def test_a_dead_letter_written_by_somebody_else_does_not_stop_the_audit(healthy, engine):
+    for fields in ({"id": "nonsense"}, {"reason": "none"}):
+        await healthy._redis.xadd(healthy._dead, fields)
+    assert (await audit(healthy, engine)).dead_letters == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "seq"),
+    [({"voter": b"short", "choice": b"a"}, 0), ({"voter": uuid4().bytes, "choice": b"a"}, 2**63)],
+)
+async def test_an_entry_that_is_no_ballot_is_a_problem_until_it_is_a_letter(
+    stream, engine, fields, seq
+):
+    await stream.prepare(ZERO, "open")
+    newest = int(await stream.clock() * 1000)
+    await stream._redis.xadd(stream._stream, fields, id=f"{newest}-{seq}")
+    entries = await stream.read("me", count=10, block=1)
+    assert (await audit(stream, engine)).problems == []  # it is still to be worked on
+
+    await stream.done(entries)
+    assert (await audit(stream, engine)).problems == [
+        "entries that are no ballots, and not among the dead letters: 1"
+    ]
+    await stream.bury(entries[0], "no ballot")
+    assert (await audit(stream, engine)).problems == [
+        "dead letters, which can't be counted and want a look: 1"
+    ]
+
+
+async def test_a_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine):
+    await healthy._redis.delete(healthy._stream)
+    await sql(engine, "UPDATE tally SET a = a + 1")
+    found = await audit(healthy, engine)
+    assert found.problems == [
+        "the queue is not there: no worker has made it, or Redis has lost it",
+        "the tally is not the sum of the votes",
+    ]
+    assert (found.backlog, found.pending, found.entries) == (None, 0, 0)
+
+
+# Replay
+
+
+async def test_a_replay_where_nothing_was_lost_writes_nothing(healthy, engine):
+    await cast(healthy, 5)  # not counted yet: that is the workers' business
+    before = await tables(engine)
+    found = await replay(healthy, engine)
+    assert (found.entries, found.votes) == (35, 0)
+    assert found.since == (await audit(healthy, engine)).since
+    assert await tables(engine) == before
+
+
+async def test_a_replay_counts_what_a_restored_database_does_not_have(healthy, engine):
+    before = await votes(engine)
+    # As after a restore: six votes are gone, two are from before the voters changed their mind.
+    await sql(engine, "DELETE FROM votes WHERE voter IN (SELECT voter FROM votes LIMIT 6)")
+    changed = "SELECT voter FROM votes WHERE choice = 'b' ORDER BY ms LIMIT 2"
+    await sql(engine, f"UPDATE votes SET choice = 'a', ms = 1 WHERE voter IN ({changed})")
+    await sql(
+        engine,
+        "UPDATE tally SET (a, b) ="
+        " (SELECT count(*) FILTER (WHERE choice = 'a'), count(*) FILTER (WHERE choice = 'b')"
+        " FROM votes)",
+    )
+    assert len((await audit(healthy, engine)).problems) == 2
+
+    assert (await replay(healthy, engine)).votes == 8
+    assert await votes(engine) == before
+    found = await audit(healthy, engine)
+    assert (found.problems, found.tally) == ([], Sums(20, 10))
+    assert (await replay(healthy, engine)).votes == 0
+
+
+async def test_a_replay_counts_no_dead_letter_and_nothing_that_is_no_ballot(stream, engine):
+    await stream.prepare(ZERO, "open")
+    await stream._redis.xadd(stream._stream, {"nonsense": "1"})
+    await cast(stream, 2)
+    nonsense, buried, lost = await stream.read("me", count=10, block=1)
+    await stream.bury(buried, "refused")
+    await stream.done([nonsense, lost])
+    assert (await replay(stream, engine)).votes == 1
+    assert [Version(ms, seq) for _, ms, seq in (await votes(engine)).values()] == [lost.version]
+
+
+async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(stream, engine):
+    voters = [uuid4() for _ in range(200)]
+    newest = {}
+
+    async def vote(number):
+        for voter in random.sample(voters, number):
+            choice = random.choice(list(Choice))
+            version = await stream.cast(Ballot(voter, choice))
+            newest[voter] = (choice.value, *version)
+
+    await stream.prepare(ZERO, "open")
+    await vote(200)
+    await count(stream, engine)
+    # All is lost, as with an empty database: only what is acknowledged is to be replayed.
+    await sql(engine, "TRUNCATE votes, tally")
+    async with working(stream, engine, workers=2):
+        voting = asyncio.create_task(vote(150))
+        replays = await asyncio.gather(replay(stream, engine), replay(stream, engine))
+        await voting
+        while (await stream.position()).backlog:
+            await asyncio.sleep(0.01)
+    assert all(each.votes > 0 for each in replays)
+    assert await votes(engine) == newest
+    assert (await audit(stream, engine)).problems == []
+
+
+async def test_a_replay_without_a_queue_says_so(stream, engine):
+    with pytest.raises(StreamMissing):
+        await replay(stream, engine)
