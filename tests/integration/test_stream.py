@@ -293,6 +293,17 @@ async def test_a_dead_letter_keeps_what_was_in_it_and_leaves_the_stream(prepared
     assert (await prepared.position()).oldest_pending is None
 
 
+async def test_a_dead_letter_with_fields_like_ours_or_too_many_is_buried_too(prepared):
+    fields = {"id": "mine", **{str(number): number for number in range(10_000)}}
+    await prepared._redis.xadd(prepared._stream, fields)
+    [entry] = await prepared.read("me", count=10, block=1)
+    await prepared.bury(entry, "no ballot")
+    [(_, letter)] = await prepared._redis.xrange(prepared._dead)
+    assert letter[b"id"] == str(entry.version).encode()
+    assert letter[b"98"] == b"98"
+    assert (await prepared.position()).oldest_pending is None
+
+
 async def test_trimming_drops_what_is_counted_and_nothing_else(prepared):
     versions = [await prepared.cast(ballot()) for _ in range(4)]
     everything = Version(9_999_999_999_999, 0)
