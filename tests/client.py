@@ -8,7 +8,11 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Answer:
-    """What came back. Status 0: the connection broke, so nobody knows what became of it."""
+    """What came back.
+
+    Status 0: the connection broke, so nobody knows what became of it. -1: nobody listens, so
+    nothing was sent.
+    """
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -41,7 +45,11 @@ class Connection:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(*self._where)
             return await self._exchange(request.encode(), *self._streams)
+        except ConnectionRefusedError:
+            return Answer(-1)
         except (OSError, asyncio.IncompleteReadError):
+            if self._streams:
+                self._streams[1].close()
             self._streams = None
             return Answer(0)
 

@@ -22,6 +22,13 @@ from voting.supervisor import Child, Guardian
 TEMPLATE = "voting_template"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--votes", type=int, default=5_000, help="votes for each fault")
+    parser.addoption("--repeat", type=int, default=1, help="how often each fault happens")
+    parser.addoption("--seeds", type=int, default=2_000, help="how many seeds to simulate")
+    parser.addoption("--seed", type=int, help="simulate this seed only, and tell its story")
+
+
 class Servers:
     """Postgres and Valkey as `voting up` runs them; the guardian ends them with this process."""
 

@@ -22,6 +22,13 @@ from voting.supervisor import Child, Guardian, Program, StartError
 # counted, then the servers.
 _STOP = ((("vote", "result"), 12.0), (("worker",), 12.0), (("Valkey", "Postgres"), 60.0))
 
+# Each role gets what it may have, as in the cluster.
+WITHHELD = {
+    Role.VOTE: {"DATABASE_URL"},
+    Role.RESULT: {"REDIS_URL", "SECRET_KEYS"},
+    Role.WORKER: {"SECRET_KEYS"},
+}
+
 
 def up(arguments: argparse.Namespace) -> int:
     """Run until Ctrl-C. Return the exit code of the command."""
@@ -133,12 +140,6 @@ class Stack:
         self, role: Role, number: int, environ: Mapping[str, str], ports: Mapping[Role, int]
     ) -> Program:
         ops_port = self._reserve(0)
-        # Each role gets what it may have, as in the cluster.
-        withheld = {
-            Role.VOTE: {"DATABASE_URL"},
-            Role.RESULT: {"REDIS_URL", "SECRET_KEYS"},
-            Role.WORKER: {"SECRET_KEYS"},
-        }
         own = {
             "ROLE": role,
             "HOST": self._host,
@@ -157,8 +158,8 @@ class Stack:
         return Program(
             name=role.value if alone else f"{role.value} {number}",
             command=[sys.executable, "-m", "voting"],
-            environment={k: v for k, v in given.items() if k not in withheld[role]},
-            ready=partial(_answers, self._host, ops_port),
+            environment={k: v for k, v in given.items() if k not in WITHHELD[role]},
+            ready=partial(answers, self._host, ops_port),
         )
 
     async def _stop(self) -> None:
@@ -201,7 +202,8 @@ class Stack:
                 loop.add_signal_handler(number, handle, number)
 
 
-async def _answers(host: str, port: int) -> bool:
+async def answers(host: str, port: int) -> bool:
+    """Whether the role whose operations port this is can do its work."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError:

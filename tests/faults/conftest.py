@@ -1,0 +1,44 @@
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from faults.rounds import Row, table
+from faults.stack import Stack
+
+ROWS: list[Row] = []
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="voting-faults-"))
+    folder.chmod(0o711)  # Postgres may be another user
+    folder.joinpath("run").mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def stack(folder: Path) -> AsyncIterator[Stack]:
+    async with Stack(folder) as stack:
+        yield stack
+
+
+@pytest.fixture
+def votes(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--votes")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "repeat" in metafunc.fixturenames:
+        times = metafunc.config.getoption("--repeat")
+        metafunc.parametrize("repeat", range(times), ids=lambda number: f"{number + 1}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if ROWS:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(table(ROWS))

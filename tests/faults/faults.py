@@ -1,0 +1,250 @@
+"""Everything that may happen to the app: each function does it under load, and then heals it.
+
+A fault waits until it has had its effect: a process has died, a voter has heard of it, something
+was on its way. What is wrong afterwards is for the checker to find.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+from checker import Told
+
+from faults.crowd import Crowd
+from faults.stack import Stack, suspended, until
+
+Fault = Callable[[Stack, Crowd], Awaitable[None]]
+
+LATE = 0.5  # seconds
+
+
+# --- workers
+
+
+async def worker_is_killed_after_the_read(stack: Stack, _: Crowd) -> None:
+    await _worker_dies(stack, "die_after_the_read")
+
+
+async def worker_is_killed_inside_the_statement(stack: Stack, _: Crowd) -> None:
+    async with stack.workers_inside_a_statement():
+        await stack.kill("worker 0")
+
+
+async def worker_is_killed_after_the_commit(stack: Stack, _: Crowd) -> None:
+    await _worker_dies(stack, "die_after_the_commit")
+
+
+async def worker_is_killed_after_the_acknowledge(stack: Stack, _: Crowd) -> None:
+    await _worker_dies(stack, "die_after_the_acknowledge")
+
+
+async def _worker_dies(stack: Stack, moment: str) -> None:
+    async with stack.another_worker("worker that dies", moment):
+        await stack.died("worker that dies")
+
+
+async def worker_is_suspended_and_its_entries_are_taken_over(stack: Stack, crowd: Crowd) -> None:
+    async with stack.another_worker("worker that sleeps", "suspend_after_the_read") as worker:
+        await until(lambda: suspended(worker))
+        await stack.entries_taken_from(worker)
+        await crowd.hears(Told.ACKNOWLEDGED, 500)  # of the same voters, some with another choice
+        stack.signal("worker that sleeps", signal.SIGCONT)
+
+
+# --- vote
+
+
+async def vote_process_is_killed(stack: Stack, _: Crowd) -> None:
+    await stack.kill("vote 0")
+
+
+# --- Redis
+
+
+async def redis_is_killed(stack: Stack, _: Crowd) -> None:
+    await stack.kill("Valkey")
+
+
+async def redis_is_suspended(stack: Stack, crowd: Crowd) -> None:
+    stack.signal("Valkey", signal.SIGSTOP)
+    try:
+        await crowd.hears(Told.UNKNOWN)  # after two seconds
+    finally:
+        stack.signal("Valkey", signal.SIGCONT)
+
+
+async def redis_is_cut_off(stack: Stack, crowd: Crowd) -> None:
+    with stack.redis.cut():
+        await crowd.hears(Told.REFUSED)
+
+
+async def requests_to_redis_are_held_up(stack: Stack, crowd: Crowd) -> None:
+    with stack.redis.forth.held():  # they are delivered after their deadline
+        await crowd.hears(Told.UNKNOWN)
+
+
+async def replies_of_redis_are_held_up(stack: Stack, crowd: Crowd) -> None:
+    with stack.redis.back.held():
+        await crowd.hears(Told.UNKNOWN)
+
+
+async def replies_of_redis_are_lost(stack: Stack, crowd: Crowd) -> None:
+    lost = crowd.told[Told.UNKNOWN]
+    with stack.redis.back.dropping():
+        newest = await stack.newest_entry()
+        await until(lambda: stack.newer_than(newest))
+        stack.redis.hang_up()
+    await crowd.reaches(Told.UNKNOWN, lost + 1)
+
+
+async def redis_is_late(stack: Stack, crowd: Crowd) -> None:
+    with stack.redis.forth.late(LATE), stack.redis.back.late(LATE):
+        await crowd.hears(Told.ACKNOWLEDGED, 100)
+
+
+async def redis_memory_is_full(stack: Stack, crowd: Crowd) -> None:
+    await stack.valkey.config_set("maxmemory", 1)
+    try:
+        await crowd.hears(Told.REFUSED, 100)
+    finally:
+        await stack.valkey.config_set("maxmemory", "1gb")
+
+
+async def redis_loses_everything(stack: Stack, crowd: Crowd) -> None:
+    """Lose it while nobody votes: what is not counted would be lost, as we say ourselves."""
+    async with crowd.pause():
+        assert await stack.settled() == 0
+        alarms = stack.alarms()
+        await stack.valkey.flushall()
+    await crowd.hears(Told.ACKNOWLEDGED, 100)
+    await until(lambda: stack.alarms() > alarms)
+
+
+async def clock_steps_back(stack: Stack, crowd: Crowd) -> None:
+    """Make ids what they are after an hour's step: ahead of the clock."""
+    newest = await stack.newest_entry()
+    ahead = f"{newest.ms + 3_600_000}-0"
+    await stack.valkey.execute_command("XSETID", stack.stream._stream, ahead)
+    await crowd.hears(Told.ACKNOWLEDGED, 500)
+
+
+async def clock_steps_back_and_redis_loses_everything(stack: Stack, crowd: Crowd) -> None:
+    await clock_steps_back(stack, crowd)
+    await redis_loses_everything(stack, crowd)
+
+
+async def group_is_lost(stack: Stack, crowd: Crowd) -> None:
+    async with stack.workers_inside_a_statement():  # so that there is a backlog
+        await crowd.hears(Told.ACKNOWLEDGED, 100)
+        await stack.valkey.xgroup_destroy(stack.stream._stream, "workers")
+
+
+async def poison_is_queued(stack: Stack, crowd: Crowd) -> None:
+    before = await stack.valkey.xlen(stack.stream._dead)
+    for fields in ({"voter": "me", "choice": "a"}, {"voter": uuid4().bytes, "choice": "c"}):
+        await stack.valkey.xadd(stack.stream._stream, fields)
+    await crowd.hears(Told.ACKNOWLEDGED, 500)
+
+    async def buried() -> bool:
+        return await stack.valkey.xlen(stack.stream._dead) == before + 2
+
+    await until(buried)
+
+
+# --- Postgres
+
+
+async def postgres_is_killed(stack: Stack, _: Crowd) -> None:
+    async with stack.workers_inside_a_statement():
+        await stack.kill("Postgres")
+
+
+async def postgres_is_away_for_long(stack: Stack, crowd: Crowd) -> None:
+    """Have it away for longer than it takes to take entries over, and over again."""
+    with stack.postgres.cut():
+        await stack.entries_idle(3.0)
+        await crowd.hears(Told.ACKNOWLEDGED, 100)
+
+
+async def postgres_ends_connections(stack: Stack, _: Crowd) -> None:
+    async with stack.workers_inside_a_statement():
+        await stack.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'voting-%'"
+        )
+
+
+async def requests_to_postgres_are_held_up(stack: Stack, crowd: Crowd) -> None:
+    """Deliver statements after their worker has given up and counted the batch again."""
+    way = stack.postgres.forth
+    way.hold()
+    await way.caught.wait()
+    stack.postgres.hang_up()
+    way.release()
+    await crowd.hears(Told.ACKNOWLEDGED, 100)
+
+
+async def replies_of_postgres_are_lost(stack: Stack, crowd: Crowd) -> None:
+    with stack.postgres.back.dropping():
+        await stack.postgres.back.caught.wait()
+        stack.postgres.hang_up()
+    await crowd.hears(Told.ACKNOWLEDGED, 100)
+
+
+async def postgres_is_late(stack: Stack, crowd: Crowd) -> None:
+    with stack.postgres.forth.late(LATE), stack.postgres.back.late(LATE):
+        await crowd.hears(Told.ACKNOWLEDGED, 2_000)
+
+
+# --- all of it
+
+
+async def everything_is_killed(stack: Stack, crowd: Crowd) -> None:
+    names = ("vote 0", "vote 1", "worker 0", "worker 1", "Valkey", "Postgres", "result 0")
+    with stack.redis.back.late(LATE / 10), stack.postgres.back.late(LATE / 10):
+        await asyncio.gather(*map(stack.kill, names))
+        await stack.ready()
+        await crowd.hears(Told.ACKNOWLEDGED, 100)
+
+
+async def everything_is_restarted(stack: Stack, _: Crowd) -> None:
+    await stack.restart()
+
+
+FAULTS: tuple[Fault, ...] = (
+    worker_is_killed_after_the_read,
+    worker_is_killed_inside_the_statement,
+    worker_is_killed_after_the_commit,
+    worker_is_killed_after_the_acknowledge,
+    worker_is_suspended_and_its_entries_are_taken_over,
+    vote_process_is_killed,
+    redis_is_killed,
+    redis_is_suspended,
+    redis_is_cut_off,
+    requests_to_redis_are_held_up,
+    replies_of_redis_are_held_up,
+    replies_of_redis_are_lost,
+    redis_is_late,
+    redis_memory_is_full,
+    redis_loses_everything,
+    clock_steps_back,
+    clock_steps_back_and_redis_loses_everything,
+    group_is_lost,
+    poison_is_queued,
+    postgres_is_killed,
+    postgres_is_away_for_long,
+    postgres_ends_connections,
+    requests_to_postgres_are_held_up,
+    replies_of_postgres_are_lost,
+    postgres_is_late,
+    everything_is_killed,
+    everything_is_restarted,
+)
+
+# After these the queue does not hold all that was cast.
+FORGETTING = (
+    redis_memory_is_full,
+    redis_loses_everything,
+    clock_steps_back_and_redis_loses_everything,
+)

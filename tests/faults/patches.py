@@ -1,0 +1,129 @@
+"""What may be done to a role's code before it starts, in its memory only.
+
+First the moments at which a worker is to die or to be suspended; then the mistakes that this suite
+has to find.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from voting import casting, stream, tally
+from voting.roles.worker import Worker
+from voting.stream import GROUP, BallotStream
+
+PATCHES: dict[str, Callable[[], None]] = {}
+
+
+def patch(function: Callable[[], None]) -> Callable[[], None]:
+    PATCHES[function.__name__] = function
+    return function
+
+
+def after(owner: object, name: str, number: signal.Signals) -> None:
+    """Make `owner.name` send this process a signal once it has done something, once."""
+    original = getattr(owner, name)
+
+    async def then_signal(*args: object, **kwargs: object) -> object:
+        result = await original(*args, **kwargs)
+        if result or name != "read":  # a read that found nothing is no read
+            setattr(owner, name, original)
+            os.kill(os.getpid(), number)
+        return result
+
+    setattr(owner, name, then_signal)
+
+
+@patch
+def die_after_the_read() -> None:
+    after(BallotStream, "read", signal.SIGKILL)
+
+
+@patch
+def die_after_the_commit() -> None:
+    after(tally, "count", signal.SIGKILL)
+
+
+@patch
+def die_after_the_acknowledge() -> None:
+    after(BallotStream, "done", signal.SIGKILL)
+
+
+@patch
+def suspend_after_the_read() -> None:
+    after(BallotStream, "read", signal.SIGSTOP)
+
+
+# --- mistakes
+
+
+def replace_once(text: str, old: str, new: str) -> str:
+    """Replace what has to be there: a mistake that was not made proves nothing."""
+    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in\n{text}"
+    return text.replace(old, new)
+
+
+def change_count(old: str, new: str) -> None:
+    tally._COUNT = tally.text(replace_once(str(tally._COUNT.text), old, new))
+
+
+@patch
+def no_version_guard() -> None:
+    change_count("WHERE (excluded.ms, excluded.seq) > (stored.ms, stored.seq)", "")
+
+
+@patch
+def unsorted_voters() -> None:
+    change_count("FROM newest ORDER BY voter", "FROM newest ORDER BY ms, seq")
+
+
+@patch
+def acknowledge_before_the_commit() -> None:
+    count = Worker._count
+
+    async def acknowledge_first(self, batch):
+        await self._stream.done([entry for entry, _ in batch])
+        await count(self, batch)
+
+    Worker._count = acknowledge_first
+
+
+@patch
+def client_retries() -> None:
+    """Do what redis-py does unless told: connect and send again."""
+    ask = casting._ask
+
+    async def ask_again(connection, until, *command):
+        try:
+            return await ask(connection, until, *command)
+        except (RedisConnectionError, OSError):
+            await connection.disconnect()
+            await connection.connect()
+            return await ask(connection, until, *command)
+
+    casting._ask = ask_again
+
+
+@patch
+def group_created_at_the_end() -> None:
+    stream.PREPARE = replace_once(stream.PREPARE, "or '0'", "or '$'")
+
+
+@patch
+def dead_letters_by_delivery_count() -> None:
+    reclaim = BallotStream.reclaim
+
+    async def bury_what_comes_again(self, consumer, *, idle, count):
+        taken = await reclaim(self, consumer, idle=idle, count=count)
+        ids = {str(each.version).encode(): each for each in taken}
+        pending = await self._redis.xpending_range(
+            self._stream, GROUP, min="-", max="+", count=count, consumername=consumer
+        )
+        for each in pending:
+            if each["times_delivered"] > 1 and (entry := ids.pop(each["message_id"], None)):
+                await self.bury(entry, "delivered too often")
+        return list(ids.values())
+
+    BallotStream.reclaim = bury_what_comes_again

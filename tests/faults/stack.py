@@ -1,0 +1,365 @@
+"""The servers and roles that `voting up` runs, with proxies between them."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+import asyncpg
+import psutil
+from checker import Books, Vote
+from client import Connection
+from proxy import Proxy
+
+from voting import embedded, local
+from voting.ballots import Choice, Version
+from voting.database import DATABASE_ERRORS
+from voting.embedded import Folders
+from voting.schema import migrate
+from voting.settings import Role
+from voting.stream import GROUP, BallotStream, StreamMissing
+from voting.supervisor import Child, Guardian, Program
+
+TESTS = Path(__file__).parent.parent
+SETTLED = 60.0  # seconds after which what is not counted is lost
+KEY = "a key that only the fault suite has"
+SERVERS = ("Valkey", "Postgres")
+PROCESSES = {Role.VOTE: 2, Role.WORKER: 2, Role.RESULT: 1}
+
+
+class Stack:
+    """Postgres and Valkey, and roles that reach them through `postgres` and `redis`.
+
+    Who dies is started again, as `voting up` does. The tests look into the servers directly.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folders = Folders(folder, folder / "run")
+        self.said: list[str] = []
+        self._children: dict[str, Child] = {}
+        self._ports: dict[str, socket.socket] = {}
+        self._exit = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._enter()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _enter(self) -> None:
+        lock = os.open(self.folders.data / "lock", os.O_CREAT | os.O_RDWR)
+        self._exit.callback(os.close, lock)
+        self._guardian = Guardian(lock)
+        self._exit.callback(self._guardian.close)
+        self._exit.push_async_callback(self.stop)
+        programs = await asyncio.to_thread(embedded.prepare_postgres, self.folders)
+        await self.start(embedded.postgres(self.folders, programs))
+        await self.start(embedded.valkey(self.folders))
+        await asyncio.to_thread(migrate, self.folders.database_url())
+        run = self.folders.run
+        self.redis = await self._exit.enter_async_context(Proxy(run / "valkey.sock"))
+        self.postgres = await self._exit.enter_async_context(Proxy(run / ".s.PGSQL.5432"))
+        self.stream = BallotStream.at(self.folders.redis_url)
+        self._exit.push_async_callback(self.stream.close)
+        await self.start_roles()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exit.aclose()
+        for port in self._ports.values():
+            port.close()
+
+    # --- processes
+
+    async def start(self, program: Program) -> Child:
+        child = Child(program, self._guardian, self.said.append)
+        self._children[program.name] = child
+        await child.start()
+        return child
+
+    async def start_roles(self, *patches: str) -> None:
+        """Start all roles, with `patches` in each of their processes."""
+        async with asyncio.TaskGroup() as tasks:
+            for role, number in PROCESSES.items():
+                for index in range(number):
+                    tasks.create_task(self.start(self.role(role, f"{role} {index}", *patches)))
+
+    def role(self, role: Role, name: str, *patches: str) -> Program:
+        ops = self._port(f"ops of {name}")
+        urls = {
+            "REDIS_URL": f"redis://127.0.0.1:{self.redis.port}",
+            "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.postgres.port}/postgres",
+            "SECRET_KEYS": KEY,
+        }
+        return Program(
+            name=name,
+            command=[sys.executable, "-m", "faults.role", *patches],
+            environment={
+                **{key: value for key, value in os.environ.items() if key not in urls},
+                **{key: value for key, value in urls.items() if key not in local.WITHHELD[role]},
+                "PYTHONPATH": str(TESTS),
+                "ROLE": role,
+                "HOST": "127.0.0.1",
+                "PORT": str(self._port(role)),
+                "OPS_PORT": str(ops),
+                "LOG_LEVEL": "warning",
+                "LOG_FORMAT": "console",
+            },
+            ready=partial(local.answers, "127.0.0.1", ops),
+            log=self.folders.data / f"{role}.log",
+        )
+
+    def address(self, role: Role) -> str:
+        return f"http://127.0.0.1:{self._port(role)}"
+
+    def child(self, name: str) -> Child:
+        """Find one by its name: "Postgres", "Valkey", "vote 0", "worker 1"."""
+        return self._children[name]
+
+    def signal(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        os.kill(self.child(name).pid, number)
+
+    async def kill(self, name: str) -> None:
+        self.said.clear()
+        self.signal(name)
+        await self.died(name)
+
+    async def died(self, name: str) -> None:
+        """Wait until a child is known to be dead; it is being started again by then."""
+        await until(lambda: any(f"{name} was killed" in line for line in self.said))
+
+    def alarms(self) -> int:
+        """Count how often a worker has said that the queue was lost."""
+        log = self.folders.data / f"{Role.WORKER}.log"
+        return log.read_text().count("the stream was gone")
+
+    async def ready(self, *names: str) -> None:
+        """Wait until these children, or all, can do their work."""
+        for name in names or self._children:
+            await until(self.child(name).program.ready)
+
+    async def stop(self, *names: str) -> list[Program]:
+        """Stop these children, or all, in the order in which `voting up` does."""
+        stopped = []
+        for kind in ("vote", "result", "worker", *SERVERS):
+            for name in list(self._children):
+                if name.startswith(kind) and (name in names or not names):
+                    child = self._children.pop(name)
+                    await child.stop(30)
+                    stopped.append(child.program)
+        return stopped
+
+    async def restart(self, *names: str) -> None:
+        """Stop these children, or all, and start them again, the servers first."""
+        programs = await self.stop(*names)
+        for program in programs:
+            if program.name in SERVERS:
+                await self.start(program)
+        async with asyncio.TaskGroup() as tasks:
+            for program in programs:
+                if program.name not in SERVERS:
+                    tasks.create_task(self.start(program))
+
+    async def afresh(self, *patches: str) -> None:
+        """Forget all votes, and start all roles again with these patches."""
+        await self.stop(*(name for name in self._children if name not in SERVERS))
+        await self.sql("TRUNCATE votes, tally")
+        await self.valkey.flushall()
+        await self.start_roles(*patches)
+
+    @asynccontextmanager
+    async def another_worker(self, name: str, *patches: str) -> AsyncIterator[Child]:
+        """Run one more worker for a while."""
+        self.said.clear()
+        child = Child(self.role(Role.WORKER, name, *patches), self._guardian, self.said.append)
+        child.program = replace(child.program, ready=_at_once)
+        self._children[name] = child
+        await child.start()
+        try:
+            yield child
+        finally:
+            await self.stop(name)
+
+    def _port(self, name: str) -> int:
+        """Tell the port of that name, kept for its processes to share."""
+        if name not in self._ports:
+            self._ports[name] = port = socket.socket()
+            port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            port.bind(("127.0.0.1", 0))
+        return self._ports[name].getsockname()[1]
+
+    # --- what the servers hold
+
+    async def sql(self, statement: str, *arguments: Any) -> list[Any]:
+        connection = await asyncpg.connect(self.folders.database_url())
+        try:
+            return await connection.fetch(statement, *arguments)
+        finally:
+            await connection.close()
+
+    @property
+    def valkey(self) -> Any:
+        """A client of Valkey's own."""
+        return self.stream._redis
+
+    @asynccontextmanager
+    async def workers_inside_a_statement(self) -> AsyncIterator[None]:
+        """Hold all workers up in the statement that counts a batch, at its last rows."""
+        connection = await asyncpg.connect(self.folders.database_url())
+        await connection.execute("BEGIN")
+        try:
+            await connection.execute(
+                "INSERT INTO tally (bucket, a, b, ms) SELECT bucket, 0, 0, 0 FROM generate_series("
+                " date_bin('10 seconds', clock_timestamp(), 'epoch'), now() + interval '1 minute',"
+                " '10 seconds') AS bucket ON CONFLICT (bucket) DO UPDATE SET a = tally.a"
+            )
+
+            async def all_wait() -> bool:
+                waiting = await connection.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity"
+                    " WHERE wait_event_type = 'Lock' AND application_name = 'voting-worker'"
+                )
+                return waiting >= PROCESSES[Role.WORKER]
+
+            await until(all_wait)
+            yield
+        finally:
+            connection.terminate()  # which rolls back, also where the server has died meanwhile
+
+    async def entries_taken_from(self, worker: Child) -> None:
+        """Wait until no entry is that worker's any more."""
+
+        async def none_left() -> bool:
+            consumers = await self.valkey.xinfo_consumers(self.stream._stream, GROUP)
+            mine = f"-{worker.pid}".encode()
+            return all(not each["pending"] for each in consumers if each["name"].endswith(mine))
+
+        await until(none_left)
+
+    async def entries_idle(self, seconds: float) -> None:
+        """Wait until an entry has waited for so long in a worker's hands."""
+
+        async def one_is() -> bool:
+            pending = await self.valkey.xpending_range(
+                self.stream._stream, GROUP, min="-", max="+", count=1, idle=int(seconds * 1000)
+            )
+            return bool(pending)
+
+        await until(one_is)
+
+    async def settled(self) -> int | None:
+        """Wait until the backlog is empty, or for too long, and return it."""
+        backlog: int | None = None
+
+        async def empty() -> bool:
+            nonlocal backlog
+            try:
+                backlog = (await self.stream.position()).backlog
+            except StreamMissing:
+                return False
+            return backlog == 0
+
+        with suppress(TimeoutError):
+            await until(empty, SETTLED)
+        return backlog
+
+    async def counts(self) -> Counter[Choice]:
+        """Count the votes of each choice, one by one."""
+        rows = await self.sql("SELECT choice, count(*) FROM votes GROUP BY choice")
+        return Counter({Choice(choice): number for choice, number in rows})
+
+    async def newest_entry(self) -> Version:
+        info = await self.valkey.xinfo_stream(self.stream._stream)
+        return Version.parse(info["last-generated-id"])
+
+    async def newer_than(self, version: Version) -> bool:
+        return await self.newest_entry() > version
+
+    async def books(
+        self, before: Counter[Choice], since: Version | None, voters: Iterable[UUID]
+    ) -> Books:
+        """Read what is held, for `voters` row by row. The votes `before` theirs are only counted.
+
+        `since`: the newest entry before theirs; None where the queue was lost on purpose.
+        """
+        backlog = await self.settled()
+        rows = await self.sql(
+            "SELECT voter, choice, ms, seq FROM votes WHERE voter = ANY($1)", list(voters)
+        )
+        votes = {row[0]: Vote(Choice(row[1]), Version(row[2], row[3])) for row in rows}
+        mine = Counter(vote.choice for vote in votes.values())
+        counts = await self.counts()
+        strangers = counts - mine - before
+        [sums] = await self.sql("SELECT sum(a)::bigint, sum(b)::bigint FROM tally")
+        tally = {Choice.A: sums[0] or 0, Choice.B: sums[1] or 0}
+        letters = await self.valkey.xrange(self.stream._dead)
+        # A vote that nobody sent is one of a voter nobody knows.
+        votes |= {
+            UUID(int=index): Vote(choice, Version(0, 0))
+            for index, choice in enumerate(strangers.elements())
+        }
+        return Books(
+            votes=votes,
+            tallies={"votes": counts, "tally": tally, "the page": await self._page(tally)},
+            backlog=backlog,
+            dead={Version.parse(letter[b"id"]) for _, letter in letters},
+            entries=None if since is None else await self._entries(since),
+            others=before,
+        )
+
+    async def _entries(self, since: Version) -> dict[UUID, list[Version]]:
+        found: dict[UUID, list[Version]] = {}
+        for version, fields in await self.valkey.xrange(self.stream._stream, f"({since}"):
+            if len(fields.get(b"voter", b"")) == 16:
+                voter = UUID(bytes=fields[b"voter"])
+                found.setdefault(voter, []).append(Version.parse(version))
+        return found
+
+    async def _page(self, expected: dict[Choice, int]) -> dict[Choice, int]:
+        """Read the totals that the result page shows, waiting a moment for it to catch up."""
+        shown: dict[Choice, int] = {}
+
+        async def as_expected() -> bool:
+            answer = await connection.ask("GET", "/api/tally")
+            votes = re.findall(r'"votes":(\d+)', answer.text)[:2]
+            shown.update(zip(Choice, map(int, votes), strict=False))
+            return shown == expected
+
+        async with Connection(self.address(Role.RESULT)) as connection:
+            with suppress(TimeoutError):
+                await until(as_expected, 20)
+        return shown
+
+
+async def _at_once() -> bool:
+    return True
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait until `condition`, a function or coroutine function, holds. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                holds = condition()
+                if isinstance(holds, Awaitable):
+                    holds = await holds
+                if holds:
+                    return
+            except (*DATABASE_ERRORS, ConnectionError):
+                pass  # it is not there yet
+            await asyncio.sleep(0.02)
+
+
+def suspended(child: Child) -> bool:
+    return psutil.Process(child.pid).status() == psutil.STATUS_STOPPED

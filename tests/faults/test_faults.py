@@ -1,0 +1,23 @@
+"""Whatever happens, each acknowledged vote is counted once, or replaced by a later one."""
+
+import pytest
+
+from faults.conftest import ROWS
+from faults.faults import FAULTS, Fault
+from faults.rounds import Row, strike
+from faults.stack import Stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest.mark.usefixtures("repeat")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+async def test_no_acknowledged_vote_is_lost_doubled_or_stale_when(
+    fault: Fault, stack: Stack, votes: int
+) -> None:
+    verdict = await strike(stack, fault, votes)
+    ROWS.append(Row(fault.__name__, verdict))
+    if verdict.wrong:
+        await stack.afresh()  # what is wrong now must not be found again in the next round
+    assert verdict.wrong == []
+    assert verdict.acknowledged >= votes
