@@ -14,7 +14,10 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "unit", "integration", "acceptance", "browser", "coverage"]
+nox.options.sessions = [
+    *("lint", "types", "unit", "integration", "simulation", "faults"),
+    *("acceptance", "browser", "coverage"),
+]
 
 
 def install(session: nox.Session) -> None:
@@ -23,8 +26,12 @@ def install(session: nox.Session) -> None:
     session.install("--no-deps", "--no-build-isolation", "-e", ".")
 
 
-def tests(session: nox.Session, *folders: str, env: dict[str, str] | None = None) -> None:
-    session.run("coverage", "run", "-m", "pytest", *(session.posargs or folders), env=env)
+def tests(
+    session: nox.Session, *paths: str, options: bool = False, env: dict[str, str] | None = None
+) -> None:
+    """Run the tests of `paths`, or of what the command line names; `options` go with the paths."""
+    what = [*paths, *session.posargs] if options else session.posargs or paths
+    session.run("coverage", "run", "-m", "pytest", *what, env=env)
 
 
 @nox.session
@@ -55,6 +62,22 @@ def integration(session: nox.Session) -> None:
     """Real Postgres and Valkey, each test with its own database and stream."""
     install(session)
     tests(session, "tests/integration")
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """The stream and the worker against models, through seeded faults: `-- --seeds N`."""
+    install(session)
+    tests(session, "tests/simulation", options=True)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Real servers and roles, and whatever may happen: `-- --votes N --repeat K` for longer."""
+    install(session)
+    if shutil.which("strace") is None:
+        install_package("strace")
+    tests(session, "tests/faults" + "/test_faults.py" * bool(session.posargs), options=True)
 
 
 @nox.session
@@ -95,10 +118,15 @@ def find_chromium(session: nox.Session) -> str | None:
     session.run("playwright", "install", "chromium", success_codes=list(range(256)), silent=True)
     if found := chromium_here(session):
         return found
-    if sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
-            subprocess.run(["apt-get", "--quiet", *command], check=False, stdout=subprocess.DEVNULL)
+    install_package("chromium")
     return chromium_here(session)
+
+
+def install_package(name: str) -> None:
+    """Install a package of the distribution, where that is Debian's and this is root."""
+    if sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", name]):
+            subprocess.run(["apt-get", "--quiet", *command], check=False, stdout=subprocess.DEVNULL)
 
 
 def chromium_here(session: nox.Session) -> str | None:

@@ -46,6 +46,8 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folders = Folders(folder, folder / "run")
         self.said: list[str] = []
+        self.mistakes: tuple[str, ...] = ()
+        """Patches for all roles that are started from now on."""
         self._children: dict[str, Child] = {}
         self._ports: dict[str, socket.socket] = {}
         self._exit = AsyncExitStack()
@@ -88,12 +90,11 @@ class Stack:
         await child.start()
         return child
 
-    async def start_roles(self, *patches: str) -> None:
-        """Start all roles, with `patches` in each of their processes."""
+    async def start_roles(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             for role, number in PROCESSES.items():
                 for index in range(number):
-                    tasks.create_task(self.start(self.role(role, f"{role} {index}", *patches)))
+                    tasks.create_task(self.start(self.role(role, f"{role} {index}")))
 
     def role(self, role: Role, name: str, *patches: str) -> Program:
         ops = self._port(f"ops of {name}")
@@ -104,7 +105,7 @@ class Stack:
         }
         return Program(
             name=name,
-            command=[sys.executable, "-m", "faults.role", *patches],
+            command=[sys.executable, "-m", "faults.role", *self.mistakes, *patches],
             environment={
                 **{key: value for key, value in os.environ.items() if key not in urls},
                 **{key: value for key, value in urls.items() if key not in local.WITHHELD[role]},
@@ -149,15 +150,17 @@ class Stack:
         for name in names or self._children:
             await until(self.child(name).program.ready)
 
-    async def stop(self, *names: str) -> list[Program]:
+    async def stop(self, *names: str, patience: float = 30.0) -> list[Program]:
         """Stop these children, or all, in the order in which `voting up` does."""
         stopped = []
-        for kind in ("vote", "result", "worker", *SERVERS):
-            for name in list(self._children):
-                if name.startswith(kind) and (name in names or not names):
-                    child = self._children.pop(name)
-                    await child.stop(30)
-                    stopped.append(child.program)
+        for kinds in (("vote", "result"), ("worker",), SERVERS):
+            children = [
+                self._children.pop(name)
+                for name in list(self._children)
+                if name.startswith(kinds) and (name in names or not names)
+            ]
+            await asyncio.gather(*(child.stop(patience) for child in children))
+            stopped += [child.program for child in children]
         return stopped
 
     async def restart(self, *names: str) -> None:
@@ -171,12 +174,25 @@ class Stack:
                 if program.name not in SERVERS:
                     tasks.create_task(self.start(program))
 
-    async def afresh(self, *patches: str) -> None:
-        """Forget all votes, and start all roles again with these patches."""
-        await self.stop(*(name for name in self._children if name not in SERVERS))
+    async def afresh(self, *mistakes: str) -> None:
+        """Forget all votes, and start all roles again with these mistakes."""
+        self.mistakes = mistakes
+        roles = [name for name in self._children if name not in SERVERS]
+        await self.stop(*roles, patience=0)
         await self.sql("TRUNCATE votes, tally")
         await self.valkey.flushall()
-        await self.start_roles(*patches)
+        await self.start_roles()
+
+    @asynccontextmanager
+    async def traced(self, name: str, *tracer: str) -> AsyncIterator[None]:
+        """Run a server below another program for a while."""
+        [program] = await self.stop(name)
+        await self.start(replace(program, command=[*tracer, *program.command]))
+        try:
+            yield
+        finally:
+            await self.stop(name)
+            await self.start(program)
 
     @asynccontextmanager
     async def another_worker(self, name: str, *patches: str) -> AsyncIterator[Child]:
@@ -236,6 +252,13 @@ class Stack:
             yield
         finally:
             connection.terminate()  # which rolls back, also where the server has died meanwhile
+
+    async def end_connections(self) -> None:
+        """Have Postgres break the roles' connections; what they were doing is undone."""
+        await self.sql(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'voting-%'"
+        )
 
     async def entries_taken_from(self, worker: Child) -> None:
         """Wait until no entry is that worker's any more."""

@@ -1,0 +1,48 @@
+"""An acknowledged vote is on disk: written and synced before anybody hears of it."""
+
+import os
+import shutil
+
+import pytest
+from checker import Told
+
+from faults.crowd import Crowd
+from faults.stack import KEY, Stack
+from faults.system_calls import TRACE, calls, early_replies
+from voting.ballots import Version
+from voting.settings import Role
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+VOTES = 300
+
+
+@pytest.fixture(autouse=True)
+def strace() -> None:
+    if shutil.which("strace") is None:
+        assert not os.environ.get("CI"), "strace is not here"
+        pytest.skip("strace is not here")
+
+
+async def vote_traced(stack: Stack, appendfsync: str) -> tuple[int, list[Version]]:
+    """Vote while Valkey is traced; return the acknowledged votes, and those told too early."""
+    log = stack.folders.data / f"trace-{appendfsync}"
+    async with stack.traced("Valkey", *TRACE, "-o", str(log)):
+        await stack.valkey.config_set("appendfsync", appendfsync)
+        await stack.ready()
+        async with Crowd(stack.address(Role.VOTE), KEY) as crowd:
+            await crowd.reaches(Told.ACKNOWLEDGED, VOTES)
+        await stack.settled()
+    versions = [request.version for request in crowd.requests if request.version is not None]
+    return len(versions), early_replies(list(calls(log)), versions)
+
+
+async def test_a_vote_is_written_and_synced_before_its_voter_is_told(stack: Stack) -> None:
+    acknowledged, early = await vote_traced(stack, "always")
+    assert acknowledged >= VOTES
+    assert early == []
+
+
+async def test_it_is_found_when_the_queue_is_synced_every_second_only(stack: Stack) -> None:
+    _, early = await vote_traced(stack, "everysec")
+    assert early
