@@ -51,13 +51,11 @@ def table(rows: Iterable[Row]) -> str:
         lines.append("| " + " | ".join([title, *(f"{cell:,}" for cell in cells)]) + " |")
     acknowledged = sum(row.verdict.acknowledged for row in rows)
     if acknowledged and not any(row.verdict.wrong for row in rows):
-        votes, faults = f"{3 / acknowledged:.1e}", f"{3 / len(rows):.1e}"
-        bound = f"less than {votes} of all votes are lost, doubled or stale"
         lines += [
             "",
-            f"0 of {acknowledged:,} acknowledged votes in {len(rows)} faults: with 95 % confidence, "
-            + bound
-            + f", and less than {faults} of all faults cost one.",
+            f"0 of {acknowledged:,} acknowledged votes in {len(rows)} faults. With 95 % confidence",
+            f"less than {3 / acknowledged:.1e} of all votes are lost, doubled or stale, and",
+            f"less than {3 / len(rows):.1e} of all faults cost one.",
         ]
     return "\n".join(lines)
 

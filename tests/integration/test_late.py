@@ -59,6 +59,17 @@ async def test_a_vote_of_unknown_fate_can_not_come_after_the_one_that_replaces_i
     assert await stream.length() == 2
 
 
+async def test_an_append_whose_reply_is_lost_is_not_sent_again(through, stream, proxy):
+    before = await stream.length()
+    with proxy.back.dropping():
+        unknown = asyncio.create_task(through.cast(Ballot(uuid4(), Choice.A)))
+        await proxy.back.caught.wait()
+        proxy.hang_up()
+    with pytest.raises(MaybeRecorded):
+        await unknown
+    assert await stream.length() == before + 1
+
+
 async def test_a_clock_that_can_not_be_asked_means_not_recorded(
     through, stream, proxy, monkeypatch
 ):
