@@ -17,6 +17,7 @@ from faults.stack import Stack, suspended, until
 Fault = Callable[[Stack, Crowd], Awaitable[None]]
 
 LATE = 0.5  # seconds
+AWAY = 3.0  # seconds
 
 
 # --- workers
@@ -169,9 +170,9 @@ async def postgres_is_killed(stack: Stack, _: Crowd) -> None:
 
 
 async def postgres_is_away_for_long(stack: Stack, crowd: Crowd) -> None:
-    """Have it away for longer than it takes to take entries over, and over again."""
+    """Have it away for longer than it takes to take entries over."""
     with stack.postgres.cut():
-        await stack.entries_idle(3.0)
+        await asyncio.sleep(AWAY)
         await crowd.hears(Told.ACKNOWLEDGED, 100)
 
 

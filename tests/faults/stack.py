@@ -270,17 +270,6 @@ class Stack:
 
         await until(none_left)
 
-    async def entries_idle(self, seconds: float) -> None:
-        """Wait until an entry has waited for so long in a worker's hands."""
-
-        async def one_is() -> bool:
-            pending = await self.valkey.xpending_range(
-                self.stream._stream, GROUP, min="-", max="+", count=1, idle=int(seconds * 1000)
-            )
-            return bool(pending)
-
-        await until(one_is)
-
     async def settled(self) -> int | None:
         """Wait until the backlog is empty, or for too long, and return it."""
         backlog: int | None = None
