@@ -1,0 +1,72 @@
+"""Mistakes that the proof has to find: each is put into the code for a while, by its name."""
+
+from contextlib import contextmanager
+from unittest import mock
+
+from voting import casting, stream
+from voting.roles.worker import Worker
+from voting.stream import GROUP, BallotStream
+
+
+def _replaced(module, name, old, new):
+    text = getattr(module, name)
+    assert text.count(old) == 1, f"{name} has changed: {old!r} is not in it once"
+    return mock.patch.object(module, name, text.replace(old, new))
+
+
+@contextmanager
+def acknowledge_before_commit():
+    count = Worker._count
+
+    async def acknowledge_first(self, batch):
+        await self._persist(lambda: self._stream.done([entry for entry, _ in batch]))
+        await count(self, batch)
+
+    with mock.patch.object(Worker, "_count", acknowledge_first):
+        yield
+
+
+def group_created_at_the_end():
+    return _replaced(stream, "PREPARE", "or '0'", "or '$'")
+
+
+@contextmanager
+def dead_letters_by_delivery_count():
+    reclaim = BallotStream.reclaim
+
+    async def bury_the_often_delivered(self, consumer, *, idle, count):
+        taken = await reclaim(self, consumer, idle=idle, count=count)
+        deliveries = {
+            each["message_id"].decode(): each["times_delivered"]
+            for each in await self._redis.xpending_range(self._stream, GROUP, "-", "+", 1000)
+        }
+        left = []
+        for entry in taken:
+            if deliveries.get(str(entry.version), 0) >= 3:
+                await self.bury(entry, "delivered too often")
+            else:
+                left.append(entry)
+        return left
+
+    with mock.patch.object(BallotStream, "reclaim", bury_the_often_delivered):
+        yield
+
+
+def no_deadline():
+    return _replaced(casting, "CAST", "if now >= tonumber(ARGV[1]) then", "if false then")
+
+
+def ids_not_raised():
+    return _replaced(stream, "PREPARE", "redis.call('XSETID'", "tostring('XSETID'")
+
+
+CONTROLS = {
+    control.__name__: control
+    for control in (
+        acknowledge_before_commit,
+        group_created_at_the_end,
+        dead_letters_by_delivery_count,
+        no_deadline,
+        ids_not_raised,
+    )
+}

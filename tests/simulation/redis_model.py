@@ -1,0 +1,499 @@
+"""What the app uses of Redis, in memory: commands in, replies out, the real scripts in between.
+
+Where this and a real server differ, this is wrong: `test_models.py` compares them.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+
+from lupa.lua51 import LuaRuntime, lua_type
+
+from voting.ballots import ZERO, Version
+
+BLOCKED = object()
+"""The reply of a read that waits: `Redis.execute` calls its callback later."""
+
+
+class Refused(Exception):
+    """An error reply."""
+
+
+class Status(bytes):
+    """A reply such as OK."""
+
+    __slots__ = ()
+
+
+OK = Status(b"OK")
+
+# Refused where memory is full, unless a script that may write then calls them.
+GROWING = {"xadd", "hset", "xsetid", "xgroup_create"}
+
+
+@dataclass
+class Delivery:
+    """An entry that a consumer has and has not acknowledged."""
+
+    consumer: bytes
+    at: int
+    times: int = 1
+
+
+@dataclass
+class Consumer:
+    seen: int
+    active: int | None = None
+
+
+@dataclass
+class Group:
+    last: Version
+    read: int | None = None
+    """How many entries of the stream are at or below `last`, where that is known."""
+    pending: dict[Version, Delivery] = field(default_factory=dict)
+    consumers: dict[bytes, Consumer] = field(default_factory=dict)
+
+    def consumer(self, name, now):
+        """The one of that name, seen now."""
+        found = self.consumers.setdefault(name, Consumer(now))
+        found.seen = now
+        return found
+
+
+@dataclass
+class Stream:
+    entries: dict[Version, list[bytes]] = field(default_factory=dict)
+    last: Version = ZERO
+    added: int = 0
+    deleted: Version = ZERO
+    """The highest id that XDEL has taken out."""
+    groups: dict[bytes, Group] = field(default_factory=dict)
+
+    def range(self, least, most):
+        return [(each, self.entries[each]) for each in self.entries if least <= each <= most]
+
+    def after(self, version, count):
+        found = []
+        for each in reversed(self.entries):
+            if each <= version:
+                break
+            found.append((each, self.entries[each]))
+        return found[::-1][:count]
+
+    def has_gaps_after(self, version):
+        if not self.entries or self.deleted == ZERO or next(iter(self.entries)) > self.deleted:
+            return False
+        return version <= self.deleted
+
+    def number(self, version):
+        """How many entries there ever were up to `version`; None where that can't be told.
+
+        Source: streamEstimateDistanceFromFirstEverEntry in Redis' t_stream.c.
+        """
+        if not self.added:
+            return 0
+        if not self.entries and version <= self.last:
+            return self.added
+        if version < self.deleted or version > self.last:
+            return None
+        if version == self.last:
+            return self.added
+        first = next(iter(self.entries))
+        if self.deleted < first and version <= first:
+            return self.added - len(self.entries) + (version == first)
+        return None
+
+    def lag(self, group):
+        if not self.added:
+            return 0
+        if group.read is not None and not self.has_gaps_after(group.last):
+            return self.added - group.read
+        number = self.number(group.last)
+        return None if number is None else self.added - number
+
+    def deliver(self, group, consumer, now, count):
+        """Give a consumer up to `count` entries that nobody has had."""
+        found = self.after(group.last, count)
+        for version, _ in found:
+            if group.read is not None and not self.has_gaps_after(group.last):
+                group.read += 1
+            else:
+                group.read = self.number(version)
+            group.last = version
+            group.pending[version] = Delivery(consumer, now)
+        return found
+
+
+class Redis:
+    """A server. `clock` tells its time in seconds; `memory_full` and `appended` are for tests."""
+
+    def __init__(self, clock):
+        self.keys = {}
+        self.memory_full = False
+        self.appended = []
+        """Each entry that a stream ever got, as (key, id, fields)."""
+        self._clock = clock
+        self._waiting = {}
+
+    def execute(self, args, answer):
+        """Run one command and tell its reply, or BLOCKED and call `answer` later."""
+        reply = self._reply(args)
+        if reply is BLOCKED:
+            self._waiting[answer] = args
+        self._serve()
+        return reply
+
+    def transaction(self, commands):
+        return [self._reply(args) for args in commands]
+
+    def stop_waiting(self, answer):
+        """Give a read that waits the reply of one that has waited long enough."""
+        if self._waiting.pop(answer, None):
+            answer(None)
+
+    def forget(self, answer):
+        self._waiting.pop(answer, None)
+
+    def _reply(self, args):
+        try:
+            return self._call(*args)
+        except Refused as error:
+            return error
+
+    def _serve(self):
+        for answer, args in list(self._waiting.items()):
+            if (reply := self._reply(args)) is not BLOCKED:
+                del self._waiting[answer]
+                answer(reply)
+
+    def _call(self, name, *args, memory_matters=True):
+        name = name.decode().lower()
+        if name in {"xgroup", "xinfo"}:
+            name, args = f"{name}_{args[0].decode().lower()}", args[1:]
+        if self.memory_full and memory_matters and name in GROWING:
+            raise Refused("OOM command not allowed when used memory > 'maxmemory'.")
+        return getattr(self, f"do_{name}")(*args)
+
+    def now(self):
+        return int(self._clock() * 1000)
+
+    def _stream(self, key):
+        stream = self.keys.get(key)
+        if not (stream is None or isinstance(stream, Stream)):
+            raise Refused("WRONGTYPE Operation against a key holding the wrong kind of value")
+        return stream
+
+    def _group(self, key, name):
+        stream = self._stream(key)
+        if stream is None or name not in stream.groups:
+            raise Refused(f"NOGROUP No such key '{key!r}' or consumer group '{name!r}'")
+        return stream, stream.groups[name]
+
+    # Any key.
+
+    def do_exists(self, *keys):
+        return sum(key in self.keys for key in keys)
+
+    def do_del(self, *keys):
+        return sum(self.keys.pop(key, None) is not None for key in keys)
+
+    def do_flushall(self):
+        self.keys.clear()
+        return OK
+
+    def do_hget(self, key, name):
+        return self.keys.get(key, {}).get(name)
+
+    def do_hset(self, key, name, value):
+        self.keys.setdefault(key, {})[name] = value
+        return 1
+
+    # The server.
+
+    def do_time(self):
+        seconds, micros = divmod(int(self._clock() * 1e6), 1_000_000)
+        return [b"%d" % seconds, b"%d" % micros]
+
+    def do_info(self, _):
+        return b"used_memory:%d\r\nmaxmemory:1000000\r\n" % (2_000_000 if self.memory_full else 1)
+
+    def do_client(self, *_):
+        return OK
+
+    # Streams.
+
+    def do_xadd(self, key, *args):
+        make = args[0] != b"NOMKSTREAM"
+        identity, *fields = args if make else args[1:]
+        stream = self._stream(key)
+        if stream is None:
+            if not make:
+                return None
+            stream = self.keys[key] = Stream()
+        if identity == b"*":
+            ms, seq = stream.last
+            version = Version(self.now(), 0) if self.now() > ms else Version(ms, seq + 1)
+        else:
+            version = Version.parse(identity)
+        if version <= stream.last:
+            raise Refused("ERR The ID specified in XADD is equal or smaller than the target")
+        stream.entries[version] = fields
+        stream.last = version
+        stream.added += 1
+        self.appended.append((key, version, fields))
+        return b"%d-%d" % version
+
+    def do_xlen(self, key):
+        stream = self._stream(key)
+        return 0 if stream is None else len(stream.entries)
+
+    def do_xrange(self, key, least, most, *count):
+        stream = self._stream(key) or Stream()
+        found = stream.range(_bound(least, 0, 1), _bound(most, 2**64 - 1, -1))
+        return _entries(found[: int(count[1]) if count else None])
+
+    def do_xrevrange(self, key, most, least, *count):
+        found = self.do_xrange(key, least, most)[::-1]
+        return found[: int(count[1]) if count else None]
+
+    def do_xdel(self, key, *ids):
+        stream, gone = self._stream(key), 0
+        for each in map(Version.parse, ids):
+            if stream and stream.entries.pop(each, None) is not None:
+                stream.deleted = max(stream.deleted, each)
+                gone += 1
+        return gone
+
+    def do_xtrim(self, key, _, *threshold):
+        stream = self._stream(key) or Stream()
+        old = [each for each in stream.entries if each < Version.parse(threshold[-1])]
+        for each in old:
+            del stream.entries[each]
+        return len(old)
+
+    def do_xsetid(self, key, identity):
+        stream, version = self._stream(key), Version.parse(identity)
+        if stream is None:
+            raise Refused("ERR no such key")
+        if stream.entries and version < next(reversed(stream.entries)):
+            raise Refused("ERR The ID specified in XSETID is smaller than the target stream")
+        stream.last = version
+        return OK
+
+    def do_xinfo_stream(self, key):
+        stream = self._stream(key)
+        if stream is None:
+            raise Refused("ERR no such key")
+        entries = _entries(stream.entries.items())
+        facts = {
+            b"length": len(entries),
+            b"last-generated-id": b"%d-%d" % stream.last,
+            b"max-deleted-entry-id": b"%d-%d" % stream.deleted,
+            b"entries-added": stream.added,
+            b"groups": len(stream.groups),
+            b"first-entry": entries[0] if entries else None,
+            b"last-entry": entries[-1] if entries else None,
+        }
+        return _flat(facts)
+
+    # Groups.
+
+    def do_xgroup_create(self, key, name, identity, *make):
+        if make:
+            self._stream(key)
+            self.keys.setdefault(key, Stream())
+        stream = self._existing(key)
+        if name in stream.groups:
+            raise Refused("BUSYGROUP Consumer Group name already exists")
+        stream.groups[name] = Group(stream.last if identity == b"$" else _id(identity))
+        return OK
+
+    def _existing(self, key):
+        if (stream := self._stream(key)) is None:
+            raise Refused("ERR The XGROUP subcommand requires the key to exist")
+        return stream
+
+    def do_xgroup_destroy(self, key, name):
+        return int(self._existing(key).groups.pop(name, None) is not None)
+
+    def do_xgroup_setid(self, key, name, identity):
+        self._existing(key)
+        stream, group = self._group(key, name)
+        group.last, group.read = stream.last if identity == b"$" else _id(identity), None
+        return OK
+
+    def do_xgroup_delconsumer(self, key, name, consumer):
+        _, group = self._group(key, name)
+        lost = [each for each, entry in group.pending.items() if entry.consumer == consumer]
+        for each in lost:
+            del group.pending[each]
+        group.consumers.pop(consumer, None)
+        return len(lost)
+
+    def do_xinfo_groups(self, key):
+        stream = self._stream(key)
+        if stream is None:
+            raise Refused("ERR no such key")
+        return [
+            _flat(
+                {
+                    b"name": name,
+                    b"consumers": len(group.consumers),
+                    b"pending": len(group.pending),
+                    b"last-delivered-id": b"%d-%d" % group.last,
+                    b"entries-read": group.read,
+                    b"lag": stream.lag(group),
+                }
+            )
+            for name, group in sorted(stream.groups.items())
+        ]
+
+    def do_xinfo_consumers(self, key, name):
+        if self._stream(key) is None:
+            raise Refused("ERR no such key")
+        _, group = self._group(key, name)
+        holders = [entry.consumer for entry in group.pending.values()]
+        now = self.now()
+        return [
+            _flat(
+                {
+                    b"name": consumer,
+                    b"pending": holders.count(consumer),
+                    b"idle": max(0, now - known.seen),
+                    b"inactive": -1 if known.active is None else max(0, now - known.active),
+                }
+            )
+            for consumer, known in sorted(group.consumers.items())
+        ]
+
+    def do_xreadgroup(self, _, name, consumer, *args):
+        options = {args[i]: int(args[i + 1]) for i in range(0, len(args) - 3, 2)}
+        key, version = args[-2:]
+        assert version == b">", "the app reads what is new"
+        stream, group = self._group(key, name)
+        known = group.consumer(consumer, self.now())
+        found = stream.deliver(group, consumer, self.now(), options.get(b"COUNT"))
+        if not found:
+            return BLOCKED if b"BLOCK" in options else None
+        known.active = self.now()
+        return [[key, _entries(found)]]
+
+    def do_xack(self, key, name, *ids):
+        stream = self._stream(key)
+        group = stream and stream.groups.get(name)
+        if group is None:
+            return 0
+        return sum(group.pending.pop(_id(each), None) is not None for each in ids)
+
+    def do_xautoclaim(self, key, name, consumer, idle, start, _, count):
+        stream, group = self._group(key, name)
+        now = self.now()
+        known = group.consumer(consumer, now)
+        found, gone, following = [], [], b"0-0"
+        for version in [each for each in sorted(group.pending) if each >= _id(start)]:
+            if len(found) + len(gone) == int(count):
+                following = b"%d-%d" % version
+                break
+            entry = group.pending[version]
+            if version not in stream.entries:
+                del group.pending[version]
+                gone.append(b"%d-%d" % version)
+            elif now - entry.at >= int(idle):
+                group.pending[version] = Delivery(consumer, now, entry.times + 1)
+                found.append((version, stream.entries[version]))
+                known.active = now
+        return [following, _entries(found), gone]
+
+    def do_xpending(self, key, name, *args):
+        _, group = self._group(key, name)
+        if args:
+            return [
+                [b"%d-%d" % each, entry.consumer, self.now() - entry.at, entry.times]
+                for each, entry in sorted(group.pending.items())
+            ][: int(args[-1])]
+        if not group.pending:
+            return [0, None, None, None]
+        holders = [entry.consumer for entry in group.pending.values()]
+        ends = [b"%d-%d" % end(group.pending) for end in (min, max)]
+        each = [[name, b"%d" % holders.count(name)] for name in sorted(set(holders))]
+        return [len(group.pending), *ends, each]
+
+    # Scripts.
+
+    def do_eval(self, script, number, *args):
+        function, allows_oom = _compiled(script)
+        if self.memory_full and not allows_oom:
+            raise Refused("OOM allow-oom flag is not set on the script, can not run it")
+
+        def call(*words):
+            words = [b"%d" % each if isinstance(each, int) else each for each in words]
+            return _to_lua(self._call(*words, memory_matters=False))
+
+        def pcall(*words):
+            try:
+                return call(*words)
+            except Refused as error:
+                return error_reply(str(error).encode())
+
+        def error_reply(text):
+            return LUA.table_from({b"err": text})
+
+        api = {b"call": call, b"pcall": pcall, b"error_reply": error_reply}
+        keys, rest = args[: int(number)], args[int(number) :]
+        return _from_lua(function(*map(LUA.table_from, (keys, rest, api))))
+
+
+LUA = LuaRuntime(encoding=None, register_eval=False)
+
+
+@cache
+def _compiled(script):
+    first, _, rest = script.partition(b"\n")
+    return LUA.eval(b"function(KEYS, ARGV, redis)\n%s\nend" % rest), b"allow-oom" in first
+
+
+def _to_lua(reply):
+    match reply:
+        case None:
+            return False
+        case Status():
+            return LUA.table_from({b"ok": bytes(reply)})
+        case list():
+            return LUA.table_from([_to_lua(each) for each in reply])
+    return reply
+
+
+def _from_lua(value):
+    if lua_type(value) == "table":
+        if value[b"err"]:
+            raise Refused(value[b"err"].decode())
+        if value[b"ok"]:
+            return Status(value[b"ok"])
+        found = []
+        while (each := value[len(found) + 1]) is not None:
+            found.append(_from_lua(each))
+        return found
+    if isinstance(value, float):
+        return int(value)
+    return (1 if value else None) if isinstance(value, bool) else value
+
+
+def _id(text):
+    return Version.parse(text if b"-" in text else text + b"-0")
+
+
+def _bound(text, default, step):
+    if text in {b"-", b"+"}:
+        return Version(default, default)
+    if not text.startswith(b"("):
+        return Version.parse(text)
+    ms, seq = Version.parse(text[1:])
+    return Version(ms, seq + step)  # below the first of a millisecond there is none of it
+
+
+def _entries(found):
+    return [[b"%d-%d" % version, fields] for version, fields in found]
+
+
+def _flat(facts):
+    return [part for fact in facts.items() for part in fact]

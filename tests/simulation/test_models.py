@@ -1,0 +1,348 @@
+"""The models do what the real servers do: whatever is asked of both, the answers are the same."""
+
+import asyncio
+from types import SimpleNamespace
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from redis.exceptions import OutOfMemoryError
+from simulation.network import Faults, Server, client
+from simulation.postgres_model import Engine, Postgres
+from simulation.redis_model import BLOCKED, Redis
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from voting import tally
+from voting.ballots import ZERO, Ballot, CastBallot, Choice, Version
+from voting.casting import CastError
+from voting.database import _sqlstate, create_engine
+from voting.stream import GROUP, BallotStream, StreamMissing, connect
+
+VOTERS = [UUID(int=number + 1) for number in range(4)]
+FAR = 9_999_999_999_999  # ms
+
+CONSUMERS = st.sampled_from(["one", "two"])
+PICKS = st.lists(st.integers(0, 30), max_size=6)
+BALLOTS = st.lists(st.tuples(st.sampled_from(VOTERS), st.sampled_from(list(Choice))), max_size=5)
+
+
+class Clock:
+    """The model's time in seconds: it is set to what the real server shows."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Machine(RuleBasedStateMachine):
+    """Asks the same of both. `servers` and `runner` are given by the test."""
+
+    def __init__(self, real_servers, database_url, runner):
+        super().__init__()
+        self.runner = runner
+        self.seen = {}
+        self.servers = real_servers
+        self.database_url = database_url
+
+    @initialize()
+    def begin(self):
+        self.run(self._begin())
+
+    async def _begin(self):
+        self.name = f"test-{uuid4().hex}"
+        redis = connect(self.servers.redis_url)
+        self.real = BallotStream(redis, name=self.name)
+        self.engine = create_engine(self.database_url, name="tests")
+        async with self.engine.connect() as connection:
+            await connection.execute(text("TRUNCATE votes, tally"))
+        self.clock, faults = Clock(), Faults()
+        self.redis, self.postgres = Redis(self.clock), Postgres(self.clock)
+        self.model = BallotStream(client(Server(faults), self.redis), name=self.name)
+        self.model_engine = Engine(Server(faults), self.postgres)
+
+    def teardown(self):
+        if hasattr(self, "engine"):
+            self.run(self._end())
+
+    async def _end(self):
+        await self.real._redis.delete(self.real._stream, self.real._poll, self.real._dead)
+        await self.real.close()
+        await self.model.close()
+        await self.engine.dispose()
+
+    def run(self, coroutine):
+        return self.runner.run(coroutine)
+
+    def both(self, ask):
+        """Ask both streams; their answers, or errors, have to be the same."""
+        return self.run(self._both(ask))
+
+    async def _both(self, ask):
+        real = await _outcome(ask(self.real))
+        self.clock.now = await self.real.clock()
+        model = await _outcome(ask(self.model))
+        assert model == real
+        return real
+
+    # The stream.
+
+    @rule(ms=st.sampled_from([0, 5, FAR]), seq=st.sampled_from([0, 7]), closed=st.booleans())
+    def prepare(self, ms, seq, closed):
+        state = "closed" if closed else "open"
+        self.both(lambda stream: stream.prepare(Version(ms, seq), state))
+
+    @rule()
+    def open(self):
+        self.both(lambda stream: stream.prepare(ZERO, "open"))
+
+    @rule(ballots=BALLOTS)
+    def cast(self, ballots):
+        self.run(self._cast(ballots))
+
+    async def _cast(self, ballots):
+        mine = [Ballot(*ballot) for ballot in ballots]
+        self.clock.now = await self.real.clock()
+        real = await asyncio.gather(*map(self.real.cast, mine), return_exceptions=True)
+        # The model's ids are made from the moment at which the real server made its own.
+        if real and isinstance(real[0], Version) and real[0].ms < FAR:
+            self.clock.now = real[0].ms / 1000 + 0.0001
+        model = await asyncio.gather(*map(self.model.cast, mine), return_exceptions=True)
+        assert [_plain(each) for each in model] == [_plain(each) for each in real]
+
+    @rule(consumer=CONSUMERS, count=st.integers(1, 4))
+    def read(self, consumer, count):
+        self._keep(self.both(lambda stream: stream.read(consumer, count=count, block=0)))
+
+    @rule(consumer=CONSUMERS, idle=st.sampled_from([0, 3600]), count=st.integers(1, 4))
+    def reclaim(self, consumer, idle, count):
+        self._keep(self.both(lambda stream: stream.reclaim(consumer, idle=idle, count=count)))
+
+    def _keep(self, entries):
+        if isinstance(entries, list):
+            self.seen |= {entry.version: entry for entry in entries}
+
+    def _pick(self, picks):
+        seen = list(self.seen.values())
+        return [seen[pick % len(seen)] for pick in picks] if seen else []
+
+    @rule(picks=PICKS)
+    def done(self, picks):
+        entries = self._pick(picks)
+        self.both(lambda stream: stream.done(entries))
+
+    @rule(pick=st.integers(0, 30))
+    def bury(self, pick):
+        for each in self._pick([pick]):
+            self.both(lambda stream, entry=each: stream.bury(entry, "no ballot"))
+
+    @rule(ms=st.sampled_from([0, FAR]))
+    def trim(self, ms):
+        self.both(lambda stream: stream.trim(Version(ms, 0)))
+
+    @rule()
+    def trim_all(self):
+        self.both(lambda stream: stream.trim())
+
+    @rule(silent=st.sampled_from([-1, 3600]))
+    def forget(self, silent):
+        self.both(lambda stream: stream.forget(silent))
+
+    @rule(before=st.none() | st.integers(0, 30), count=st.integers(1, 4))
+    def newest_first(self, before, count):
+        version = None if before is None else next(iter(self._pick([before])), None)
+        version = version and version.version
+        self.both(lambda stream: stream.newest_first(version, count))
+
+    @rule()
+    def lose_the_stream(self):
+        self.both(lambda stream: stream._redis.delete(stream._stream))
+
+    @rule()
+    def destroy_the_group(self):
+        self.both(lambda stream: stream._redis.xgroup_destroy(stream._stream, GROUP))
+
+    @rule(step=st.integers(1, 3), seq=st.sampled_from([0, 3, 2**63]))
+    def append_poison(self, step, seq):
+        self.run(self._append_poison(step, seq))
+
+    async def _append_poison(self, step, seq):
+        [(version, _)] = await self.real._redis.xrevrange(self.real._stream, count=1) or [(None, 0)]
+        if version:
+            poison = Version(Version.parse(version).ms + step, seq)
+            await self._both(lambda on: on._redis.xadd(on._stream, {"no": "vote"}, id=str(poison)))
+
+    @rule(pick=st.integers(0, 30))
+    def delete_an_entry(self, pick):
+        for each in self._pick([pick]):
+            self.both(lambda on, entry=each: on._redis.xdel(on._stream, str(entry.version)))
+
+    @rule(identity=st.sampled_from(["1-1", "$"]))
+    def set_the_group_back(self, identity):
+        command = ("XGROUP", "SETID", self.real._stream, GROUP, identity)
+        self.both(lambda stream: stream._redis.execute_command(*command))
+
+    @rule()
+    def memory_runs_full_for_a_moment(self):
+        self.run(self._memory_full())
+
+    async def _memory_full(self):
+        await self.real._redis.config_set("maxmemory", 1)
+        self.redis.memory_full = True
+        try:
+            await self._both(lambda stream: stream.nearly_full())
+            await self._cast([(VOTERS[0], Choice.A)])
+            await self._both(lambda stream: stream.prepare(ZERO, "open"))
+            await self._both(lambda on: on._redis.xadd(on._stream, {"no": "room"}, id=f"{FAR * 9}"))
+        finally:
+            await self.real._redis.config_set("maxmemory", "1gb")
+            self.redis.memory_full = False
+
+    @invariant()
+    def what_can_be_looked_at_is_the_same(self):
+        if hasattr(self, "engine"):
+            self.run(self._look())
+
+    async def _look(self):
+        for ask in (
+            lambda stream: stream.position(),
+            lambda stream: stream.middle(),
+            lambda stream: stream.length(),
+            lambda stream: stream.ready(),
+            lambda stream: stream._redis.xrange(stream._stream),
+            lambda stream: stream._redis.hget(stream._poll, "state"),
+            _deliveries,
+            _consumers,
+            _letters,
+        ):
+            await self._both(ask)
+
+    # The votes.
+
+    @rule(
+        ballots=st.lists(
+            st.tuples(
+                st.sampled_from(VOTERS),
+                st.sampled_from(["a", "a", "b", "b", "c"]),
+                st.sampled_from([1, 2, 3, 4, 5, 2**63 - 1, 2**63]),
+                st.integers(0, 2),
+            ),
+            max_size=6,
+            unique_by=lambda ballot: ballot[2:],
+        )
+    )
+    def count(self, ballots):
+        self.run(self._count(ballots))
+
+    async def _count(self, ballots):
+        # A choice that is none gets past nobody but Postgres.
+        batch = [
+            CastBallot(Version(ms, seq), Ballot(voter, SimpleNamespace(value=choice)))
+            for voter, choice, ms, seq in ballots
+        ]
+        real = await _outcome(tally.count(self.engine, batch))
+        assert await _outcome(tally.count(self.model_engine, batch)) == real
+
+    @rule(picks=PICKS)
+    def count_what_was_read(self, picks):
+        batch = {}
+        for entry in self._pick(picks):
+            if b"voter" in entry.fields and entry.version.seq < 2**63:
+                batch[entry.version] = entry.ballot()
+        for engine in (self.engine, self.model_engine):
+            self.run(tally.count(engine, list(batch.values())))
+
+    @invariant()
+    def the_votes_are_the_same(self):
+        if hasattr(self, "engine"):
+            self.run(self._compare_votes())
+
+    async def _compare_votes(self):
+        async with self.engine.connect() as connection:
+            rows = await connection.execute(text("SELECT voter, choice, ms, seq FROM votes"))
+            votes = {row.voter: (row.choice, Version(row.ms, row.seq)) for row in rows}
+        assert self.postgres.votes == votes
+        answers = []
+        for engine in (self.engine, self.model_engine):
+            totals = await tally.totals(engine)
+            async with engine.begin() as connection:
+                newest = await tally.version_after_all(connection)
+                state = await tally.poll_state(connection)
+            answers.append((totals.a, totals.b, newest, state))
+        assert answers[0] == answers[1]
+
+
+def _plain(outcome):
+    """Make an answer comparable: of an error, what the app makes of it."""
+    if isinstance(outcome, DBAPIError):
+        return "SQLSTATE", _sqlstate(outcome)
+    if isinstance(outcome, StreamMissing | CastError | OutOfMemoryError):
+        return type(outcome), str(outcome)[:20]
+    if isinstance(outcome, Exception):
+        return type(outcome), str(outcome).split(" ")[0]
+    return outcome
+
+
+async def _outcome(asked):
+    try:
+        return await asked
+    except Exception as error:  # noqa: BLE001 - all of them are compared
+        return _plain(error)
+
+
+async def _deliveries(stream):
+    pending = await stream._redis.xpending_range(stream._stream, GROUP, "-", "+", 100)
+    names = ("message_id", "consumer", "times_delivered")
+    summary = await stream._redis.xpending(stream._stream, GROUP)
+    return [[each[name] for name in names] for each in pending], summary
+
+
+async def _consumers(stream):
+    consumers = await stream._redis.xinfo_consumers(stream._stream, GROUP)
+    return [(each["name"], each["pending"]) for each in consumers]
+
+
+async def _letters(stream):
+    return [entry.fields for entry in await stream.dead_letters()]
+
+
+def test_the_models_answer_as_the_servers_do(servers, database_url):
+    with asyncio.Runner() as runner:
+        run_state_machine_as_test(
+            lambda: Machine(servers, database_url, runner),
+            settings=settings(
+                max_examples=15,
+                stateful_step_count=30,
+                deadline=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+
+@pytest.mark.parametrize("after", ["append", "destroyed", "nothing"])
+def test_a_read_that_waits_gets_what_the_real_one_gets(after):
+    redis, answers = Redis(lambda: 1.0), []
+    redis.execute([b"XGROUP", b"CREATE", b"s", b"g", b"0", b"MKSTREAM"], None)
+    read = [b"XREADGROUP", b"GROUP", b"g", b"me", b"BLOCK", b"9", b"STREAMS", b"s", b">"]
+    answer = answers.append
+    assert redis.execute(read, answer) is BLOCKED
+    match after:
+        case "append":
+            redis.execute([b"XADD", b"s", b"1-1", b"field", b"value"], None)
+            assert answers == [[[b"s", [[b"1-1", [b"field", b"value"]]]]]]
+        case "destroyed":
+            redis.execute([b"XGROUP", b"DESTROY", b"s", b"g"], None)
+            assert str(answers[0]).startswith("NOGROUP")
+        case "nothing":
+            redis.stop_waiting(answer)
+            assert answers == [None]

@@ -1,0 +1,380 @@
+"""One run: voters, vote processes, workers, servers and faults, all of it drawn from a seed."""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from unittest import mock
+from uuid import UUID
+
+from checker import Books, Request, Told, Vote, check
+from simulation.loop import WORLD, Process, State, VirtualLoop
+from simulation.network import FAULTS, Faults, Server, client
+from simulation.postgres_model import Engine, Postgres
+from simulation.redis_model import Redis, Refused
+
+from voting.ballots import Ballot, Choice, Version
+from voting.casting import CLOCK_SECONDS, MaybeRecorded, NotRecorded, PollClosed
+from voting.roles import worker as worker_module
+from voting.roles.worker import Worker
+from voting.stream import GROUP, BallotStream
+
+START = 1_700_000_000.0  # what the servers' clocks show at the beginning
+PATIENCE = 1000.0  # seconds in which each voter has all answers
+HEALED_IN = 60.0  # seconds from the end of the faults until all is counted
+BALLOTS, DEAD = b"{voting}:ballots", b"{voting}:dead"
+
+
+@dataclass
+class Run:
+    """What came out of a seed."""
+
+    seed: int
+    wrong: list[str]
+    trace: list
+    seen: Counter
+    """How often each fault met each step."""
+    told: Counter
+    seconds: float
+    """How long it took in there."""
+
+    def story(self, last=None):
+        return [f"{at:9.3f}  {who}: {what}" for at, who, what in self.trace[-(last or 0) :]]
+
+
+def run(seed):
+    """Run a seed from its beginning to its end."""
+    loop = VirtualLoop()
+    world = World(seed, loop)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    with ExitStack() as stack:
+        stack.callback(logging.disable, disabled)
+        for name, value in world.constants().items():
+            stack.enter_context(mock.patch.object(worker_module, name, value))
+        return loop.run(world.run())
+
+
+class World:
+    """The events of a run; `wrong` says in words what the run has shown to be wrong."""
+
+    def __init__(self, seed, loop):
+        self.seed = seed
+        self._loop = loop
+        self._random = random.Random(seed)
+        kinds = [each for each in FAULTS if self._random.random() < 0.6]
+        rate = self._random.choice((0.0, 0.04, 0.1, 0.2))
+        self._faults = Faults(self._random, rate=rate, kinds=kinds)
+        self._clock_ahead = START
+        self._redis = Redis(lambda: loop.time() + self._clock_ahead)
+        self._redis_server = Server(self._faults)
+        self._postgres = Postgres(lambda: loop.time() + START)
+        self._postgres_server = Server(self._faults)
+        self._streams = []
+        self._requests = []
+        self._poison = set()
+        self._repeated = set()
+        self._names = Counter()
+        self._vote, self._workers = {}, {}
+        self._healing = False
+        self.wrong = []
+
+    def constants(self):
+        """Choose what the worker's constants are in this run."""
+        draw = self._random.choice
+        return {
+            "BATCH": draw((1, 2, 3, 5)),
+            "BLOCK": 4.0,
+            "HOUSEKEEPING": draw((5.0, 10.0)),
+            "KEEP_SECONDS": draw((3600, 2)),
+            "KEEP_ENTRIES": draw((1_000_000, 4)),
+            "FORGET_SECONDS": draw((3600, 10)),
+            "random": self._random,
+        }
+
+    async def run(self):
+        self._mark_repeats()
+        self._faults.on = True
+        for slot in range(self._random.randint(1, 2)):
+            self._spawn(self._keep(self._vote, slot, self._vote_process))
+        for slot in range(self._random.choice((1, 1, 2, 3))):
+            self._spawn(self._keep(self._workers, slot, self._worker))
+        voters = [self._spawn(self._voter()) for _ in range(self._random.randint(2, 5))]
+        events = self._spawn(self._events())
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*voters, events)
+        except TimeoutError:
+            self.wrong.append(f"a voter has no answer after {PATIENCE:.0f} s")
+        healed_at = self._loop.time()
+        await self._heal()
+        await self._come_to_rest(healed_at)
+        await self._judge()
+        seconds = self._loop.time()
+        await self._loop.cancel_all()
+        for stream in self._streams:
+            await stream.close()
+        self.wrong += [f"a callback failed: {each}" for each in self._loop.errors]
+        told = Counter(request.told.name for request in self._requests)
+        return Run(self.seed, self.wrong, self._faults.trace, self._faults.seen, told, seconds)
+
+    def _spawn(self, coroutine):
+        return self._loop.create_task(coroutine, context=WORLD.copy())
+
+    # Processes.
+
+    async def _keep(self, processes, slot, start):
+        """Start a process again whenever it has come to its end, as Kubernetes does."""
+        while not self._healing:
+            self._names[start.__name__] += 1
+            process = Process(self._loop, f"{start.__name__[1:]} {self._names[start.__name__]}")
+            ended = self._loop.create_future()
+            process.at_death.append(partial(processes.pop, slot, None))  # nobody asks it any more
+            process.at_death.append(partial(self._ended, process, ended))
+            self._faults.log(process, "starts")
+            processes[slot] = start(process), process
+            await ended
+            await asyncio.sleep(self._random.uniform(0, 4))
+
+    def _ended(self, process, ended):
+        self._faults.log(process, process.state.value)
+        if not ended.done():
+            ended.set_result(None)
+
+    def _stream(self):
+        stream = BallotStream(client(self._redis_server, self._redis), name="voting")
+        self._streams.append(stream)
+        return stream
+
+    def _vote_process(self, _):
+        return self._stream()
+
+    def _worker(self, process):
+        engine = Engine(self._postgres_server, self._postgres)
+        worker = Worker(self._stream(), engine, consumer=process.name.replace(" ", "-"))
+        process.start(self._work(process, worker))
+        return worker
+
+    async def _work(self, process, worker):
+        try:
+            await worker.run()
+        except Exception as error:
+            self.wrong.append(f"{process.name} ended with {error!r}")
+            raise
+        process.state = State.ENDED
+        for callback in process.at_death:
+            self._loop.call_soon(callback, context=WORLD)
+
+    # Voters.
+
+    async def _voter(self):
+        voter = UUID(int=self._random.getrandbits(128), version=4)
+        await asyncio.sleep(self._random.uniform(0, 1))
+        for _ in range(self._random.randint(2, 5)):
+            await asyncio.sleep(self._random.choice((0, 0.01, 1, 4)) * self._random.random())
+            while not self._vote:
+                await asyncio.sleep(0.5)
+            slot = self._random.choice(sorted(self._vote))
+            stream, process = self._vote[slot]
+            ballot = Ballot(voter, self._random.choice(list(Choice)))
+            answer = self._loop.create_future()
+            process.at_death.append(partial(self._tell, answer, Told.NOTHING))
+            process.start(self._serve(stream, ballot, answer))
+            told, version = await answer
+            self._requests.append(Request(voter, ballot.choice, told, version))
+            self._faults.log(f"voter {voter.hex[:4]}", f"{ballot.choice}: {told.name} {version}")
+
+    async def _serve(self, stream, ballot, answer):
+        try:
+            version = await stream.cast(ballot)
+        except (PollClosed, NotRecorded):
+            self._tell(answer, Told.REFUSED)
+        except MaybeRecorded:
+            self._tell(answer, Told.UNKNOWN)
+        else:
+            self._tell(answer, Told.ACKNOWLEDGED, version)
+
+    @staticmethod
+    def _tell(answer, told, version=None):
+        if not answer.done():
+            answer.set_result((told, version))
+
+    # What happens to the whole.
+
+    async def _events(self):
+        happenings = [
+            self._kill_one,
+            self._stop_a_worker,
+            self._suspend_one,
+            self._redis_restarts,
+            self._group_destroyed,
+            self._poison_comes,
+            self._poison_comes,  # in some worlds more than one
+            self._memory_full,
+            self._volume_lost,
+            self._clock_steps_forward,
+            self._postgres_away,
+            self._poll_changes,
+        ]
+        for _ in range(self._random.choice((0, 2, 4))):
+            await asyncio.sleep(self._random.uniform(0, 5))
+            happening = self._random.choice(happenings)
+            if await happening() is not False:
+                self._faults.log("world", happening.__name__.replace("_", " ").strip())
+                self._faults.seen["world", happening.__name__] += 1
+
+    def _one(self, processes):
+        found = [processes[slot][1] for slot in sorted(processes)]
+        return self._random.choice(found) if found else None
+
+    async def _kill_one(self):
+        if (process := self._one(self._random.choice((self._vote, self._workers)))) is None:
+            return False
+        return process.kill()
+
+    async def _stop_a_worker(self):
+        if not self._workers:
+            return False
+        worker, process = self._workers[self._random.choice(sorted(self._workers))]
+        if process.state is not State.RUNS:
+            return False
+        return worker.stop()
+
+    async def _suspend_one(self):
+        if (process := self._one(self._random.choice((self._vote, self._workers)))) is None:
+            return False
+        return process.stop(self._faults.late(1, 40))
+
+    async def _redis_restarts(self):
+        self._redis_server.go_down()
+        await asyncio.sleep(self._random.uniform(0.01, 4))
+        self._redis_server.up = True
+
+    async def _group_destroyed(self):
+        self._redis.execute([b"XGROUP", b"DESTROY", BALLOTS, GROUP.encode()], None)
+
+    async def _poison_comes(self):
+        stream = self._redis.keys.get(BALLOTS)
+        if stream is None:
+            return False
+        ms = max(stream.last.ms, self._redis.now()) + 1
+        good = [b"voter", self._random.randbytes(16), b"choice", b"a"]
+        kinds = [
+            # Fine for Redis, too large for Postgres; then one that no longer is.
+            [(Version(ms, 2**63), good), (Version(ms + 1, 0), [b"choice", b"a"])],
+            [(Version(ms, 0), [b"voter", b"short", b"choice", b"a"])],
+            [(Version(ms, 0), [*good[:3], b"c"])],
+        ]
+        for version, fields in self._random.choice(kinds):
+            command = [b"XADD", BALLOTS, str(version).encode(), *fields]
+            if not isinstance(self._redis.execute(command, None), Refused):
+                self._poison.add(version)
+        return None
+
+    async def _memory_full(self):
+        self._redis.memory_full = True
+        await asyncio.sleep(self._random.uniform(1, 12))
+        self._redis.memory_full = False
+
+    async def _volume_lost(self):
+        # What is lost uncounted is lost: the app can't do anything about it. Nor can it tell by
+        # Redis' clock how late something is when that clock is set back meanwhile.
+        until = self._loop.time() + 10
+        while self._backlog() != 0 or self._loop.time() < self._faults.quiet_from:
+            if self._loop.time() > until:
+                return False
+            await asyncio.sleep(0.05)
+        self._redis_server.go_down()
+        self._redis.execute([b"FLUSHALL"], None)
+        self._clock_ahead -= self._random.choice((0, 1, 3600))
+        self._faults.punctual_until = self._loop.time() + CLOCK_SECONDS + 5
+        self._redis_server.up = True
+        return None
+
+    async def _clock_steps_forward(self):
+        self._clock_ahead += self._random.choice((0.5, 3))
+
+    async def _postgres_away(self):
+        self._postgres_server.go_down()
+        await asyncio.sleep(self._random.choice((0.01, 3, 40)) * self._random.random())
+        self._postgres_server.up = True
+
+    async def _poll_changes(self):
+        if not self._postgres.may_change_state(self._loop.time()):
+            return False
+        self._postgres.state = "closed" if self._postgres.state == "open" else "open"
+        return None
+
+    # The end.
+
+    async def _heal(self):
+        self._faults.log("world", "heals")
+        self._healing, self._faults.on = True, False
+        kill = self._random.random() < 0.7
+        for _, process in [*self._workers.values(), *self._vote.values()]:
+            process.kill() if kill else process.go_on()
+        fresh = Process(self._loop, "fresh worker")
+        self._workers["fresh"] = self._worker(fresh), fresh
+
+    async def _come_to_rest(self, healed_at):
+        """Wait until all is counted, then until everything that is late has had its effect."""
+        while self._backlog() != 0 or self._state_in_redis() != self._postgres.state:
+            if self._loop.time() > healed_at + HEALED_IN:
+                self.wrong.append(f"after {HEALED_IN:.0f} s the backlog is {self._backlog()}")
+                break
+            await asyncio.sleep(0.5)
+        for worker, process in self._workers.values():
+            if process.state is State.RUNS:
+                worker.stop()
+        await asyncio.sleep(max(10, self._faults.quiet_from - self._loop.time()))
+
+    def _backlog(self):
+        """How many entries are not acknowledged; None where nobody has prepared the stream."""
+        stream = self._redis.keys.get(BALLOTS)
+        group = stream and stream.groups.get(GROUP.encode())
+        if not group:
+            return None
+        return len(group.pending) + sum(each > group.last for each in stream.entries)
+
+    def _state_in_redis(self):
+        return self._redis.keys.get(b"{voting}:poll", {}).get(b"state", b"").decode()
+
+    async def _judge(self):
+        votes = {
+            voter: Vote(Choice(choice), version)
+            for voter, (choice, version) in self._postgres.votes.items()
+        }
+        a, b = self._postgres.totals()
+        dead, entries = set(), {}
+        for key, version, fields in self._redis.appended:
+            if key == DEAD:
+                dead.add(Version.parse(fields[fields.index(b"id") + 1]))
+            elif version not in self._poison | self._repeated:
+                ballot = Ballot.decode(dict(zip(fields[::2], fields[1::2], strict=True)))
+                entries.setdefault(ballot.voter, []).append(version)
+        books = Books(
+            votes, {"tally": {Choice.A: a, Choice.B: b}}, self._backlog() or 0, dead, entries
+        )
+        self.wrong += check(self._requests, books).wrong
+        if dead != self._poison:
+            self.wrong.append(f"dead letters: {sorted(dead)}, poison: {sorted(self._poison)}")
+        told = (await self._stream().position()).backlog
+        if told not in {None, self._backlog()}:
+            self.wrong.append(f"the backlog is {self._backlog()}, and the app says {told}")
+        if (state := self._state_in_redis()) != self._postgres.state:
+            self.wrong.append(f"the poll is {self._postgres.state}, and {state} in Redis")
+
+    def _mark_repeats(self):
+        """Tell what a fault appended twice, which the app is not to blame for."""
+        append = self._redis.do_xadd
+
+        def do_xadd(key, *args):
+            reply = append(key, *args)
+            if self._faults.repeats and reply is not None:
+                self._repeated.add(Version.parse(reply))
+            return reply
+
+        self._redis.do_xadd = do_xadd
