@@ -26,12 +26,8 @@ def install(session: nox.Session) -> None:
     session.install("--no-deps", "--no-build-isolation", "-e", ".")
 
 
-def tests(
-    session: nox.Session, *paths: str, options: bool = False, env: dict[str, str] | None = None
-) -> None:
-    """Run the tests of `paths`, or of what the command line names; `options` go with the paths."""
-    what = [*paths, *session.posargs] if options else session.posargs or paths
-    session.run("coverage", "run", "-m", "pytest", *what, env=env)
+def tests(session: nox.Session, *folders: str, env: dict[str, str] | None = None) -> None:
+    session.run("coverage", "run", "-m", "pytest", *(session.posargs or folders), env=env)
 
 
 @nox.session
@@ -68,7 +64,7 @@ def integration(session: nox.Session) -> None:
 def simulation(session: nox.Session) -> None:
     """The stream and the worker against models, through seeded faults: `-- --seeds N`."""
     install(session)
-    tests(session, "tests/simulation", options=True)
+    session.run("pytest", "tests/simulation", *session.posargs)
 
 
 @nox.session
@@ -77,7 +73,8 @@ def faults(session: nox.Session) -> None:
     install(session)
     if shutil.which("strace") is None:
         install_package("strace")
-    tests(session, "tests/faults" + "/test_faults.py" * bool(session.posargs), options=True)
+    only = "/test_faults.py" if session.posargs else ""
+    session.run("pytest", f"tests/faults{only}", *session.posargs)
 
 
 @nox.session

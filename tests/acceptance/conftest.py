@@ -17,17 +17,11 @@ from typing import Self
 import httpx
 import psutil
 import pytest
+from environ import ENVIRON
 
-from voting.settings import ResultSettings, VoteSettings, WorkerSettings
 from voting.supervisor import Guardian
 
 DEADLINE = 60.0  # seconds until something that has to happen is given up
-
-_SETTINGS = {"role"}.union(
-    *(each.model_fields for each in (VoteSettings, ResultSettings, WorkerSettings))
-)
-# What the person who runs the tests has set for themselves is theirs.
-ENVIRON = {name: value for name, value in os.environ.items() if name.lower() not in _SETTINGS}
 
 # Ends what the tests have started, also when the tests themselves are killed.
 GUARDIAN = Guardian(os.open(os.devnull, os.O_RDONLY))

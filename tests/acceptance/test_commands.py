@@ -7,10 +7,11 @@ import sys
 
 import asyncpg
 import pytest
+from environ import ENVIRON
 
 from voting.embedded import Folders
 
-from .conftest import ENVIRON, Up, copy, wait_for
+from .conftest import Up, copy, wait_for
 
 AWAY = {
     "REDIS_URL": "unix:///tmp/voting-nobody.sock",

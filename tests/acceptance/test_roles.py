@@ -12,10 +12,11 @@ from typing import Self
 
 import httpx
 import pytest
+from environ import ENVIRON
 
 from voting import __version__
 
-from .conftest import DEADLINE, ENVIRON, GUARDIAN, wait_for
+from .conftest import DEADLINE, GUARDIAN, wait_for
 
 KEY = "0123456789abcdef" * 2
 # Nobody listens there.

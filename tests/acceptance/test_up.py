@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from environ import ENVIRON
 
-from .conftest import ENVIRON, Up, alive, copy, holders, wait_for
+from .conftest import Up, alive, copy, holders, wait_for
 
 
 def port_of(address: str) -> str:

@@ -19,6 +19,7 @@ import asyncpg
 import psutil
 from checker import Books, Vote
 from client import Connection
+from environ import ENVIRON
 from proxy import Proxy
 
 from voting import embedded, local
@@ -107,7 +108,7 @@ class Stack:
             name=name,
             command=[sys.executable, "-m", "faults.role", *self.mistakes, *patches],
             environment={
-                **{key: value for key, value in os.environ.items() if key not in urls},
+                **ENVIRON,
                 **{key: value for key, value in urls.items() if key not in local.WITHHELD[role]},
                 "PYTHONPATH": str(TESTS),
                 "ROLE": role,

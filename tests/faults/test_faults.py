@@ -6,6 +6,8 @@ from faults.conftest import ROWS
 from faults.faults import FAULTS, Fault
 from faults.rounds import Row, strike
 from faults.stack import Stack
+from voting.audit import audit
+from voting.database import create_engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -21,3 +23,10 @@ async def test_no_acknowledged_vote_is_lost_doubled_or_stale_when(
         await stack.afresh()  # what is wrong now must not be found again in the next round
     assert verdict.wrong == []
     assert verdict.acknowledged >= votes
+
+
+async def test_after_all_that_the_audit_finds_nothing_but_the_poison(stack: Stack) -> None:
+    engine = create_engine(stack.folders.database_url(), name="tests", patience=None)
+    problems = (await audit(stack.stream, engine)).problems
+    await engine.dispose()
+    assert [each for each in problems if not each.startswith("dead letters")] == []

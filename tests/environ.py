@@ -1,0 +1,12 @@
+"""The environment for programs that tests start."""
+
+import os
+
+from voting.settings import ResultSettings, VoteSettings, WorkerSettings
+
+_SETTINGS = {"role"}.union(
+    *(each.model_fields for each in (VoteSettings, ResultSettings, WorkerSettings))
+)
+
+# What the person who runs the tests has set for themselves is theirs.
+ENVIRON = {name: value for name, value in os.environ.items() if name.lower() not in _SETTINGS}
