@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from checker import Told
 
-from faults.crowd import Crowd
+from faults.crowd import CONNECTIONS, Crowd
 from faults.stack import Stack, suspended, until
 
 Fault = Callable[[Stack, Crowd], Awaitable[None]]
@@ -109,7 +109,7 @@ async def replies_of_redis_are_lost(stack: Stack, crowd: Crowd) -> None:
 
 async def redis_is_late(stack: Stack, crowd: Crowd) -> None:
     with stack.redis.forth.late(LATE), stack.redis.back.late(LATE):
-        await crowd.hears(Told.ACKNOWLEDGED, 100)
+        await crowd.hears(Told.ACKNOWLEDGED, CONNECTIONS)
 
 
 async def redis_memory_is_full(stack: Stack, crowd: Crowd) -> None:

@@ -20,7 +20,7 @@ from voting import tally
 from voting.ballots import Ballot, CastBallot, Choice, Version
 from voting.database import DATABASE_ERRORS, create_engine, is_conflict
 
-VOTES = 2_000
+VOTES = 1_000
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module", autouse=True)

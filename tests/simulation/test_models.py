@@ -320,7 +320,7 @@ def test_the_models_answer_as_the_servers_do(servers, database_url):
         run_state_machine_as_test(
             lambda: Machine(servers, database_url, runner),
             settings=settings(
-                max_examples=15,
+                max_examples=10,
                 stateful_step_count=30,
                 deadline=None,
                 derandomize=True,
