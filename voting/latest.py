@@ -28,6 +28,11 @@ class Latest(Generic[_Answer]):
         self._next = 0.0
         self.failing = False
 
+    @property
+    def last(self) -> _Answer | None:
+        """The latest answer, without asking."""
+        return self._answer
+
     async def get(self) -> _Answer | None:
         """Return the latest answer; None where there never was one."""
         now = asyncio.get_running_loop().time()

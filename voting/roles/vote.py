@@ -167,7 +167,7 @@ class VoteRole:
         voter = self._voter(request)
         if voter is None:
             raise ProblemError(NO_COOKIE)
-        if await self._full.get():
+        if self._full.last and await self._full.get():
             raise ProblemError(FULL)
         try:
             version = await self._stream.cast(Ballot(voter, choice))
@@ -176,6 +176,8 @@ class VoteRole:
         except Exception as error:
             log.exception("a cast failed in a way that nobody expected")
             raise ProblemError(UNKNOWN) from error
+        # For the next ballot. Asked before the cast, it would hold it up where Redis hangs.
+        await self._full.get()
         return Mine(choice, version)
 
     async def _ballot(
