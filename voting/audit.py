@@ -153,7 +153,7 @@ async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
         ballots = [each for each in _ballots(page) if counted(each.version)]
         newest = {each.ballot.voter: each for each in reversed(ballots)}
         async with engine.connect() as connection:
-            lost = await connection.scalars(_LOST, _columns(list(newest.values())))
+            lost = await connection.scalars(_LOST, tally.columns(list(newest.values())))
             again = [newest[voter] for voter in lost]
         await tally.count(engine, again)
         entries += len(ballots)
@@ -207,7 +207,7 @@ async def _compare(
         ballots = _ballots(page)
         due = [each for each in ballots if counted(each.version)]
         flags = [counted(each.version) for each in ballots]
-        compared = await snapshot.execute(_COMPARE, {**_columns(ballots), "counted": flags})
+        compared = await snapshot.execute(_COMPARE, {**tally.columns(ballots), "counted": flags})
         found.update(compared.one()._asdict())
         found["entries"] += len(due)
         found["undecodable"] += sum(counted(each.version) for each in page) - len(due)
@@ -246,15 +246,6 @@ def _ballots(entries: Sequence[Entry]) -> list[CastBallot]:
         with suppress(ValueError):
             ballots.append(entry.ballot())
     return [each for each in ballots if max(each.version) <= _LARGEST]
-
-
-def _columns(ballots: Sequence[CastBallot]) -> dict[str, list[Any]]:
-    return {
-        "voters": [each.ballot.voter for each in ballots],
-        "choices": [each.ballot.choice.value for each in ballots],
-        "ms": [each.version.ms for each in ballots],
-        "seq": [each.version.seq for each in ballots],
-    }
 
 
 def _time(version: Version | None) -> datetime | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -73,15 +74,17 @@ async def count(engine: AsyncEngine, ballots: Sequence[CastBallot]) -> None:
     if not ballots:
         return
     async with engine.connect() as connection:
-        await connection.execute(
-            _COUNT,
-            {
-                "voters": [each.ballot.voter for each in ballots],
-                "choices": [each.ballot.choice.value for each in ballots],
-                "ms": [each.version.ms for each in ballots],
-                "seq": [each.version.seq for each in ballots],
-            },
-        )
+        await connection.execute(_COUNT, columns(ballots))
+
+
+def columns(ballots: Sequence[CastBallot]) -> dict[str, list[Any]]:
+    """Turn ballots into the arrays that a statement unnests: one for each column of `votes`."""
+    return {
+        "voters": [each.ballot.voter for each in ballots],
+        "choices": [each.ballot.choice.value for each in ballots],
+        "ms": [each.version.ms for each in ballots],
+        "seq": [each.version.seq for each in ballots],
+    }
 
 
 async def totals(engine: AsyncEngine) -> Totals:
