@@ -10,15 +10,18 @@ from litestar import Litestar, Response, get
 from voting import __version__
 
 BUILD = prometheus_client.Gauge(
-    "voting_build_info", "The running version, as labels of a constant 1.", ["version", "role"]
+    "voting_build_info",
+    "The running version, as labels of a constant 1.",
+    ["version", "commit", "role"],
 )
 
 # Shorter than a probe waits: a role whose server does not answer is not ready.
 READY_SECONDS = 0.9
 
 
-def create_ops_app(role: str, ready: Callable[[], Awaitable[bool]]) -> Litestar:
+def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]]) -> Litestar:
     """Make the application for OPS_PORT; `ready` tells whether the role can do its work now."""
+    running = {"version": __version__, "commit": commit, "role": role}
 
     @get("/healthz")
     async def healthz() -> str:
@@ -42,7 +45,7 @@ def create_ops_app(role: str, ready: Callable[[], Awaitable[bool]]) -> Litestar:
 
     @get("/version", sync_to_thread=False)
     def version() -> dict[str, str]:
-        return {"role": role, "version": __version__, "python": platform.python_version()}
+        return {**running, "python": platform.python_version()}
 
-    BUILD.labels(__version__, role).set(1)
+    BUILD.labels(**running).set(1)
     return Litestar([healthz, readyz, metrics, version], openapi_config=None, logging_config=None)

@@ -108,7 +108,7 @@ async def serve(
     async def ready_now() -> bool:
         return not stopping.is_set() and await ready()
 
-    ops = Site(create_ops_app(role, ready_now), settings.host, settings.ops_port)
+    ops = Site(create_ops_app(role, settings.commit, ready_now), settings.host, settings.ops_port)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(ops.run())
         working = tasks.create_task(job.run())

@@ -88,6 +88,8 @@ class RoleSettings(Settings):
     host: str = "0.0.0.0"  # noqa: S104 - a container serves its pod's address
     port: _Port = 8080
     ops_port: _Port = 9090
+    # What the image was built from; its build sets it.
+    commit: str = "unknown"
 
     @field_validator("ops_port")
     @classmethod

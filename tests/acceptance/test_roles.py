@@ -206,13 +206,13 @@ def test_a_port_that_somebody_listens_on_is_refused(run, role, name):
 
 @pytest.mark.parametrize("name", ["vote", "result", "worker"])
 def test_a_role_without_its_servers_is_alive_and_not_ready(run, name):
-    role = run(name, **AWAY).alive()
+    role = run(name, **AWAY, COMMIT="c0ffee").alive()
     assert role.ask("/readyz").status_code == 503
     assert role.ask("/healthz").status_code == 200
-    assert f'voting_build_info{{role="{name}",version="{__version__}"}} 1.0' in (
-        role.ask("/metrics").text
-    )
-    assert role.ask("/version").json().items() >= {"role": name, "version": __version__}.items()
+    running = {"commit": "c0ffee", "role": name, "version": __version__}
+    labels = ",".join(f'{key}="{value}"' for key, value in running.items())
+    assert f"voting_build_info{{{labels}}} 1.0" in role.ask("/metrics").text
+    assert role.ask("/version").json().items() >= running.items()
     role.process.terminate()
     assert role.ended() == 0
 

@@ -7,7 +7,7 @@ from voting import __version__, ops
 
 
 async def ask(path, ready):
-    transport = httpx.ASGITransport(ops.create_ops_app("vote", ready))
+    transport = httpx.ASGITransport(ops.create_ops_app("vote", "c0ffee", ready))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         return await client.get(path)
 
@@ -37,12 +37,17 @@ async def test_liveness_asks_nobody():
     assert (await ask("/healthz", fail)).status_code == 200
 
 
-async def test_the_version_names_role_and_version():
+async def test_the_version_names_role_version_and_commit():
     version = (await ask("/version", yes)).json()
-    assert (version["role"], version["version"]) == ("vote", __version__)
+    assert (version["role"], version["version"], version["commit"]) == (
+        "vote",
+        __version__,
+        "c0ffee",
+    )
 
 
 async def test_metrics_are_in_prometheus_format():
     answer = await ask("/metrics", yes)
     assert answer.headers["content-type"].startswith("text/plain")
-    assert f'voting_build_info{{role="vote",version="{__version__}"}} 1.0' in answer.text
+    labels = f'commit="c0ffee",role="vote",version="{__version__}"'
+    assert f"voting_build_info{{{labels}}} 1.0" in answer.text
