@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from voting.database import create_engine
 from voting.models import Base
+from voting.schema import grant
 
 # Any number will do, as long as nobody else who uses this database takes the same.
 LOCK = 0x766F7465
@@ -21,6 +22,7 @@ def run(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=Base.metadata)
     with context.begin_transaction():
         context.run_migrations()
+        grant(connection)
 
 
 async def run_alone(url: str) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from voting.database import create_engine
 from voting.embedded import Folders
 from voting.schema import migrate
 from voting.stream import BallotStream, connect
-from voting.supervisor import Child, Guardian
+from voting.supervisor import Child, Guardian, Program
 
 TEMPLATE = "voting_template"
 
@@ -37,11 +38,9 @@ class Servers:
         self._loop = asyncio.new_event_loop()
         self._lock = os.open(folders.data / "lock", os.O_CREAT | os.O_RDWR)
         self._guardian = Guardian(self._lock)
-        programs = embedded.prepare_postgres(folders)
-        self._children = [
-            Child(program, self._guardian, print)
-            for program in (embedded.postgres(folders, programs), embedded.valkey(folders))
-        ]
+        self.programs = embedded.prepare_postgres(folders)
+        servers = (embedded.postgres(folders, self.programs), embedded.valkey(folders))
+        self._children = [Child(program, self._guardian, print) for program in servers]
         for child in self._children:
             self._loop.run_until_complete(child.start())
         self.sql(f"CREATE DATABASE {TEMPLATE}")
@@ -53,6 +52,16 @@ class Servers:
         self._guardian.close()
         os.close(self._lock)
         self._loop.close()
+
+    @contextmanager
+    def running(self, program: Program) -> Iterator[None]:
+        """Run one more server."""
+        child = Child(program, self._guardian, print)
+        self._loop.run_until_complete(child.start())
+        try:
+            yield
+        finally:
+            self._loop.run_until_complete(child.stop(30))
 
     def database_url(self, name: str) -> str:
         return self.folders.database_url(name)

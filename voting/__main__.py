@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it failed or the answer is no, 2 wrong use or settings.
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -61,6 +62,8 @@ def _role(_: argparse.Namespace) -> int:
 def _operate(arguments: argparse.Namespace) -> int:
     from voting import commands  # noqa: PLC0415 - the vote role does without a database
 
+    # The first process of a container would not end by SIGTERM unless it asks for it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     command: Callable[[argparse.Namespace], int] = getattr(commands, arguments.name)
     return command(arguments)
 
@@ -100,6 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrate = commands.add_parser("migrate", help="bring the database to this version's schema")
     migrate.set_defaults(command=_operate, name="migrate")
+    migrate.add_argument(
+        "--wait",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="for a server that is not there yet",
+    )
+    wait = commands.add_parser("wait", help="wait until the database has this version's schema")
+    wait.set_defaults(command=_operate, name="wait")
     for name, does in (
         ("audit", "check that queue, votes and tally agree"),
         ("replay", "count again what a restored database has lost"),

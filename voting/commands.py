@@ -12,26 +12,35 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting import audit as auditing
 from voting import folder, logs
 from voting.audit import Audit, Replay
-from voting.database import DATABASE_ERRORS, create_engine
+from voting.database import DATABASE_ERRORS, create_engine, in_one_line
 from voting.settings import DatabaseSettings, ServersSettings, load
 from voting.stream import BallotStream, StreamMissing
 
 _Result = TypeVar("_Result", Audit, Replay)
 
 
-def migrate(_: argparse.Namespace) -> int:
-    from voting.schema import migrate  # noqa: PLC0415 - the other commands do without Alembic
+def migrate(arguments: argparse.Namespace) -> int:
+    """Return 1 where that fails."""
+    from voting import schema  # noqa: PLC0415 - the other commands do without Alembic
 
-    settings = load(DatabaseSettings, os.environ)
-    logs.configure(settings, "migrate")
+    url = _database_url("migrate")
     with _in_one_line("the database can't be migrated"):
-        migrate(settings.database_url.get_secret_value())
+        if arguments.wait:
+            asyncio.run(schema.wait_for_server(url, arguments.wait))
+        schema.migrate(url)
+    return 0
+
+
+def wait(_: argparse.Namespace) -> int:
+    """Wait as long as it takes."""
+    from voting import schema  # noqa: PLC0415 - as above
+
+    asyncio.run(schema.wait_for_schema(_database_url("wait")))
     return 0
 
 
@@ -71,6 +80,12 @@ def replay(arguments: argparse.Namespace) -> int:
             "fine, as far as the queue goes back",
         )
     return 0
+
+
+def _database_url(command: str) -> str:
+    settings = load(DatabaseSettings, os.environ)
+    logs.configure(settings, command)
+    return settings.database_url.get_secret_value()
 
 
 def _entries(found: Audit | Replay) -> str:
@@ -117,9 +132,7 @@ def _in_one_line(failure: str) -> Iterator[None]:
     except StreamMissing:
         sys.exit(f"voting: {failure}: the queue is not there")
     except (RedisError, *DATABASE_ERRORS) as error:
-        # SQLAlchemy adds the statement, over many lines.
-        reason = str(error.orig if isinstance(error, DBAPIError) else error)
-        sys.exit(f"voting: {failure}: {reason.partition(chr(10))[0] or type(error).__name__}")
+        sys.exit(f"voting: {failure}: {in_one_line(error)}")
 
 
 def _say(*lines: str) -> None:

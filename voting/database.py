@@ -49,6 +49,12 @@ def create_engine(
     )
 
 
+def in_one_line(error: BaseException) -> str:
+    """Tell what went wrong. SQLAlchemy would add the statement, over many lines."""
+    reason = str(error.orig if isinstance(error, DBAPIError) else error)
+    return reason.partition("\n")[0] or type(error).__name__
+
+
 def is_bad_data(error: BaseException) -> bool:
     """Whether Postgres refuses the values themselves: SQLSTATE class 22 or 23."""
     return _sqlstate(error)[:2] in {"22", "23"}

@@ -1,11 +1,35 @@
-"""Bringing the database to the schema that this package's models describe."""
+"""The database's schema: bringing it to this version, and what each role may do with it."""
 
+import asyncio
+import logging
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voting.database import DATABASE_ERRORS, create_engine, in_one_line
+
+log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
+
+# Seconds between two looks at a database that is not ready yet.
+PAUSE = 1.0
+
+# Who may do what, where the database has a user of that name. What a user is not named for, it may
+# not do; the tables belong to whoever migrates. `alembic_version` tells a role that waits.
+RIGHTS = {
+    "voting_worker": {
+        "votes": "SELECT, INSERT, UPDATE",
+        "tally": "SELECT, INSERT, UPDATE",
+        "poll": "SELECT",
+        "alembic_version": "SELECT",
+    },
+    "voting_result": {"tally": "SELECT", "poll": "SELECT", "alembic_version": "SELECT"},
+}
 
 
 def config(database_url: str) -> Config:
@@ -22,3 +46,64 @@ def config(database_url: str) -> Config:
 def migrate(database_url: str) -> None:
     """Apply every migration that is missing. Raises one of DATABASE_ERRORS."""
     command.upgrade(config(database_url), "head")
+
+
+def grant(connection: Connection) -> None:
+    """Give the users of RIGHTS what they may do, and take what they may not do any more."""
+    tables = set(
+        connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+    )
+    users = set(connection.scalars(text("SELECT rolname FROM pg_roles")))
+    for user in RIGHTS.keys() & users:
+        connection.execute(text(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {user}"))
+        for table in RIGHTS[user].keys() & tables:
+            connection.execute(text(f"GRANT {RIGHTS[user][table]} ON {table} TO {user}"))
+
+
+async def wait_for_server(database_url: str, seconds: float) -> None:
+    """Return once the database answers. Raises one of DATABASE_ERRORS after `seconds`."""
+    engine = create_engine(database_url, name="voting-wait", pool_size=1)
+    try:
+        async with asyncio.timeout(seconds):
+            await _persist(engine, "SELECT 'there'")
+    except TimeoutError:
+        async with engine.connect():  # says why not
+            pass
+    finally:
+        await engine.dispose()
+
+
+async def wait_for_schema(database_url: str) -> None:
+    """Return once the database has the schema of this version, or of a later one.
+
+    Of a later one too: in the middle of a rollout, a process of the version before may start anew.
+    """
+    scripts = ScriptDirectory.from_config(config(database_url))
+    head = str(scripts.get_current_head())
+    # Whatever this version does not know comes after it.
+    earlier = {script.revision for script in scripts.walk_revisions()} - {head}
+    engine = create_engine(database_url, name="voting-wait", pool_size=1)
+    try:
+        while await _persist(engine, "SELECT version_num FROM alembic_version") in earlier:
+            log.info("waiting for the schema to reach %s", head)
+            await asyncio.sleep(PAUSE)
+    finally:
+        await engine.dispose()
+
+
+async def _persist(engine: AsyncEngine, query: str) -> str:
+    """Ask until there is an answer, saying each new reason why there is none."""
+    reason = ""
+    while True:
+        try:
+            async with engine.connect() as connection:
+                answer = (await connection.execute(text(query))).scalar_one_or_none()
+            if answer is not None:
+                return str(answer)
+            error = "there is no revision yet"
+        except DATABASE_ERRORS as failure:
+            error = in_one_line(failure)
+        if error != reason:
+            log.info("waiting for the database: %s", error)
+            reason = error
+        await asyncio.sleep(PAUSE)

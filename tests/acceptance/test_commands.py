@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from environ import ENVIRON
 
 from voting.embedded import Folders
 
-from .conftest import Up, copy, wait_for
+from .conftest import DEADLINE, GUARDIAN, Up, copy, wait_for
 
 AWAY = {
     "REDIS_URL": "unix:///tmp/voting-nobody.sock",
@@ -138,6 +139,34 @@ def test_a_server_that_can_not_be_reached_is_told_in_one_line(running, command, 
     assert (failed.returncode, failed.stdout) == (1, "")
     [line] = failed.stderr.splitlines()
     assert line.startswith("voting: the ")
+
+
+@pytest.mark.parametrize("options", [[], ["--wait=0.2"]])
+def test_a_migration_says_in_one_line_that_the_database_is_away(options):
+    failed = voting("migrate", *options, **AWAY, LOG_LEVEL="warning")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    [line] = failed.stderr.splitlines()
+    assert line.startswith("voting: the database can't be migrated: ")
+
+
+def test_who_waits_for_the_schema_says_why_and_ends_when_asked():
+    with subprocess.Popen(
+        [sys.executable, "-m", "voting", "wait"],
+        env={**ENVIRON, **AWAY, "LOG_FORMAT": "console"},
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=GUARDIAN.group,
+    ) as waiting:
+        assert "wait: waiting for the database: " in waiting.stderr.readline()
+        waiting.terminate()
+        assert waiting.wait(DEADLINE) == 128 + signal.SIGTERM
+        assert waiting.stderr.read() == ""
+
+
+def test_who_waits_for_a_schema_that_is_there_goes_on_at_once(running):
+    url = Folders(running.data, running.data / "run").database_url()
+    done = voting("wait", DATABASE_URL=url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_database_that_is_not_migrated_is_told_in_one_line(running):

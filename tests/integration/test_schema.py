@@ -1,6 +1,7 @@
 import asyncio
 import io
 import os
+import shutil
 import subprocess
 import sys
 from uuid import uuid4
@@ -11,7 +12,7 @@ from alembic import command
 from sqlalchemy import text
 
 from voting import schema
-from voting.database import create_engine
+from voting.database import DATABASE_ERRORS, create_engine
 
 
 @pytest.fixture
@@ -98,3 +99,82 @@ def test_the_schema_can_be_written_out_as_sql():
     configuration.output_buffer = io.StringIO()
     command.upgrade(configuration, "head", sql=True)
     assert "CREATE TABLE votes" in configuration.output_buffer.getvalue()
+
+
+@pytest.fixture
+def next_version(monkeypatch, tmp_path):
+    """Make the migrations those of a version that has one more."""
+    scripts = tmp_path / "migrations"
+    shutil.copytree(schema.config("x").get_main_option("script_location"), scripts)
+    (scripts / "versions/0002_next.py").write_text(
+        'revision = "0002"\ndown_revision = "0001"\ndef upgrade() -> None: ...\n'
+    )
+    config = schema.config
+
+    def of_next(url):
+        made = config(url)
+        made.set_main_option("script_location", str(scripts))
+        return made
+
+    return lambda: monkeypatch.setattr(schema, "config", of_next)
+
+
+@pytest.fixture
+def said(monkeypatch, caplog):
+    """Wait, in short steps, until somebody has logged something."""
+    monkeypatch.setattr(schema, "PAUSE", 0.01)
+    caplog.set_level("INFO", "voting.schema")
+
+    async def said(words):
+        async with asyncio.timeout(30):
+            while words not in caplog.text:
+                await asyncio.sleep(0.01)
+
+    return said
+
+
+async def test_who_waits_for_the_schema_goes_on_once_it_is_there(empty_url, said):
+    waiting = asyncio.create_task(schema.wait_for_schema(empty_url))
+    await said('waiting for the database: relation "alembic_version" does not exist')
+    await asyncio.to_thread(schema.migrate, empty_url)
+    async with asyncio.timeout(30):
+        await waiting
+
+
+async def test_who_waits_for_the_schema_waits_for_its_own_version(empty_url, said, next_version):
+    await asyncio.to_thread(schema.migrate, empty_url)
+    next_version()
+    waiting = asyncio.create_task(schema.wait_for_schema(empty_url))
+    await said("waiting for the schema to reach 0002")
+    await asyncio.to_thread(schema.migrate, empty_url)
+    async with asyncio.timeout(30):
+        await waiting
+
+
+async def test_the_schema_of_a_later_version_will_do(empty_url, monkeypatch, next_version):
+    with monkeypatch.context():
+        next_version()
+        await asyncio.to_thread(schema.migrate, empty_url)
+        monkeypatch.undo()
+    async with asyncio.timeout(30):
+        await schema.wait_for_schema(empty_url)
+
+
+async def test_a_server_that_comes_in_time_is_waited_for(servers, said):
+    name = f"later_{uuid4().hex}"
+    waiting = asyncio.create_task(schema.wait_for_server(servers.database_url(name), 30))
+    await said(f'database "{name}" does not exist')
+    await asyncio.to_thread(servers.sql, f"CREATE DATABASE {name}")
+    await waiting
+    await asyncio.to_thread(servers.sql, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_a_server_that_does_not_come_is_given_up(servers):
+    with pytest.raises(DATABASE_ERRORS, match='"nobody_made_this" does not exist'):
+        await schema.wait_for_server(servers.database_url("nobody_made_this"), 0.1)
+
+
+def test_the_rights_are_of_tables_that_exist(empty_url):
+    schema.migrate(empty_url)
+    for rights in schema.RIGHTS.values():
+        assert rights.keys() <= tables(empty_url)
