@@ -4,6 +4,7 @@ With CI=true a browser that is missing fails its session; elsewhere it is skippe
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
 nox.options.sessions = [
-    *("lint", "types", "unit", "integration", "simulation", "faults"),
+    *("lint", "types", "manifests", "unit", "integration", "simulation", "faults"),
     *("acceptance", "browser", "coverage"),
 ]
 
@@ -26,6 +27,14 @@ def install(session: nox.Session) -> None:
     session.install("--no-deps", "--no-build-isolation", "-e", ".")
 
 
+def install_only(session: nox.Session, name: str) -> None:
+    """Install one package that needs no other, as the lock file has it."""
+    lock = Path("requirements/dev.txt").read_text()
+    alone = Path(session.create_tmp()) / "requirements.txt"
+    alone.write_text(re.search(rf"^{name}==(.|\n )*", lock, re.MULTILINE)[0])
+    session.install("--require-hashes", "--requirement", str(alone))
+
+
 def tests(session: nox.Session, *folders: str, env: dict[str, str] | None = None) -> None:
     session.run("coverage", "run", "-m", "pytest", *(session.posargs or folders), env=env)
 
@@ -33,7 +42,7 @@ def tests(session: nox.Session, *folders: str, env: dict[str, str] | None = None
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and likely mistakes."""
-    install(session)
+    install_only(session, "ruff")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
 
@@ -43,6 +52,24 @@ def types(session: nox.Session) -> None:
     """Strict types over the package."""
     install(session)
     session.run("mypy")
+
+
+@nox.session
+def manifests(session: nox.Session) -> None:
+    """What `deploy/` and the Dockerfile say: syntax, schemas, policies, and what no tool knows."""
+    session.install("--require-hashes", "-r", "requirements/manifests.txt")
+    session.run("yamllint", "--strict", "deploy")
+    session.run("hadolint", "Dockerfile")
+    rendered = Path(session.create_tmp())
+    for overlay in ("kind", "production"):
+        text = session.run("kubectl", "kustomize", f"deploy/overlays/{overlay}", silent=True)
+        (rendered / f"{overlay}.yaml").write_text(text)
+    policies = ("--config-file", "deploy/checkov.yaml")
+    session.run("checkov", *policies, "--framework", "kubernetes", "--directory", str(rendered))
+    session.run("checkov", *policies, "--framework", "dockerfile", "--file", "Dockerfile")
+    # The package itself is read where it is: what builds it and what checks policies differ in
+    # what they need.
+    session.run("pytest", "tests/manifests", *session.posargs, env={"PYTHONPATH": "."})
 
 
 @nox.session
@@ -100,12 +127,62 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """What the sessions before this one have run, line by line and branch by branch."""
-    install(session)
+    install_only(session, "coverage")
     session.run("coverage", "combine", silent=True)
     session.run("coverage", "report")
     # Where a line that nobody ran could lose a vote.
     core = "voting/casting.py,voting/stream.py,voting/tally.py,voting/roles/worker.py"
     session.run("coverage", "report", f"--include={core}", "--fail-under=100")
+
+
+@nox.session(default=False)
+def image(session: nox.Session) -> None:
+    """Build the image and look into it. `-- BASE` builds from another base, with its Python."""
+    engine = next(filter(works, ("docker", "podman", "buildah")), None)
+    if engine is None:
+        session.error("none of docker, podman and buildah is here and works")
+    install(session)
+    version = session.run("voting", "--version", silent=True).strip()
+    commit = session.run("git", "rev-parse", "HEAD", external=True, silent=True).strip()
+    # The whole name, as what Kubernetes makes of a short one.
+    name = "docker.io/library/voting:dev"
+    arguments = [f"VERSION={version}", f"COMMIT={commit}", *(f"BASE={b}" for b in session.posargs)]
+    session.run(
+        *(engine, "build", "--tag", name, *(f"--build-arg={each}" for each in arguments)),
+        # Needs no rights over the machine, and works inside a container.
+        *(("--isolation=chroot",) if engine != "docker" else ()),
+        ".",
+        external=True,
+    )
+    looks = {"VOTING_ENGINE": engine, "VOTING_IMAGE": name, "VOTING_COMMIT": commit}
+    session.run("pytest", "tests/image", env=looks)
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Find new versions of all dependencies, and write them down with their hashes."""
+    session.install("uv")
+    options = ("--universal", "--generate-hashes", "--upgrade", "--quiet")
+    # The files hold no addresses: whoever installs from them has their own.
+    plain = ("--no-header", "--no-annotate")
+    for name, sources in (
+        ("app", ("pyproject.toml",)),
+        ("dev", ("pyproject.toml", "--extra", "local", "--group", "dev")),
+        ("manifests", ("pyproject.toml", "--group", "manifests")),
+        ("build", ("--group", "build")),
+    ):
+        output = ("--output-file", f"requirements/{name}.txt")
+        session.run("uv", "pip", "compile", *options, *plain, *sources, *output)
+
+
+def works(engine: str) -> bool:
+    """Whether a builder of images is here, and so is the service behind it, if it has one."""
+    return (
+        bool(shutil.which(engine))
+        and not subprocess.run(
+            [engine, "info"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ).returncode
+    )
 
 
 def find_chromium(session: nox.Session) -> str | None:

@@ -1,0 +1,272 @@
+"""The users of Postgres and Redis as `deploy/` makes them: what they need, and nothing more."""
+
+import asyncio
+import contextlib
+import os
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from redis.exceptions import NoPermissionError, ResponseError
+
+from voting import audit, embedded, schema, tally
+from voting.ballots import ZERO, Ballot, Choice
+from voting.casting import PollClosed
+from voting.database import create_engine
+from voting.embedded import Folders
+from voting.roles import worker as worker_module
+from voting.roles.worker import Worker
+from voting.stream import GROUP, BallotStream, connect
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+USERS = DEPLOY / "overlays/kind/voting/users.acl"
+
+TABLES = ("votes", "tally", "poll", "alembic_version")
+
+
+@pytest.fixture(scope="module")
+def database(servers):
+    """The database `voting` as Postgres' image makes it, then migrated by its owner."""
+    servers.sql("CREATE DATABASE voting")
+    passwords = {f"{name}_PASSWORD": f"pass'{name}" for name in ("MIGRATE", "WORKER", "RESULT")}
+    made = subprocess.run(
+        [
+            str(servers.programs / "psql"),
+            *("-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--username=postgres", "--dbname=voting"),
+            f"--host={servers.folders.run}",
+            f"--file={DEPLOY / 'base/roles.sql'}",
+        ],
+        env={**os.environ, **passwords},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+
+    def url(user: str) -> str:
+        return servers.database_url("voting").replace("postgres@", f"{user}@")
+
+    schema.migrate(url("voting"))
+    yield url
+    servers.sql("DROP DATABASE voting WITH (FORCE)")
+    for user in ("voting_worker", "voting_result", "voting"):
+        servers.sql(f"DROP ROLE {user}")
+
+
+async def ask(url, statement):
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetch(statement)
+    finally:
+        await connection.close()
+
+
+def passwords() -> dict[str, str]:
+    lines = (shlex.split(line) for line in USERS.read_text().splitlines())
+    return {line[1]: line[3].removeprefix(">") for line in lines}
+
+
+@pytest.fixture(scope="module")
+def redis(servers, tmp_path_factory):
+    """A Valkey with the configuration and the users of the deployment."""
+    folder = tmp_path_factory.mktemp("redis")
+    folders = Folders(folder, servers.folders.run / uuid4().hex[:8])
+    folders.run.mkdir()
+    program = embedded.valkey(folders)
+    # It changes to its folder on the way, before a later one could be heard of.
+    configuration = folder / "valkey.conf"
+    given = (DEPLOY / "base/valkey.conf").read_text()
+    configuration.write_text(given.replace("dir /data", f"dir {folder}/valkey"))
+    here = {"port": "0", "unixsocket": f"{folders.run}/valkey.sock", "aclfile": str(USERS)}
+    program = replace(
+        program,
+        command=[
+            program.command[0],
+            str(configuration),
+            *(part for key, value in here.items() for part in (f"--{key}", value)),
+        ],
+    )
+
+    def url(user: str) -> str:
+        return f"unix://{user}@{folders.run}/valkey.sock?password={passwords()[user]}"
+
+    with servers.running(program):
+        yield url
+
+
+@pytest.fixture
+async def streams(redis):
+    """The stream as the vote role and as a worker have it; nothing is in it."""
+    async with contextlib.AsyncExitStack() as stack:
+        found = {}
+        for user in ("vote", "worker"):
+            client = connect(redis(user))
+            stack.push_async_callback(client.aclose)
+            found[user] = BallotStream(client)
+        yield found["vote"], found["worker"]
+
+
+async def consumers(stream):
+    found = await stream._redis.xinfo_consumers(stream._stream, GROUP)
+    return {each["name"] for each in found}
+
+
+async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch):
+    monkeypatch.setattr(worker_module, "BLOCK", 0.1)
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.1)
+    voting, working = streams
+    engine = create_engine(database("voting_worker"), name="tests")
+    worker = Worker(working, engine, consumer=uuid4().hex)
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(30):
+        while not await worker.ready():
+            await asyncio.sleep(0.01)
+        assert await voting.ready()
+        for choice in (Choice.A, Choice.A, Choice.B):
+            await voting.cast(Ballot(uuid4(), choice))
+        await voting._redis.xadd(voting._stream, {"no": "ballot"})
+        while (await voting.position()).backlog != 0:
+            await asyncio.sleep(0.01)
+        assert not await voting.nearly_full()
+        found = await audit.audit(working, engine)
+        assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
+        assert (await audit.replay(working, engine)).votes == 0
+
+        # All of the housekeeping: counted entries go, and consumers that are silent.
+        assert await working.read("silent", count=1, block=0.001) == []
+        monkeypatch.setattr(worker_module, "KEEP_SECONDS", -60)
+        monkeypatch.setattr(worker_module, "FORGET_SECONDS", 0)
+        while await working.length() > 1 or b"silent" in await consumers(working):
+            await asyncio.sleep(0.01)
+        assert await worker.ready()
+    worker.stop()
+    await running
+
+    assert await working.middle() > ZERO
+    await working.prepare(ZERO, "closed")
+    with pytest.raises(PollClosed):
+        await voting.cast(Ballot(uuid4(), Choice.A))
+    await engine.dispose()
+
+    reading = create_engine(database("voting_result"), name="tests")
+    assert (await tally.totals(reading)).votes == 3
+    await reading.dispose()
+
+
+@pytest.mark.parametrize("user", ["voting_worker", "voting_result", "voting"])
+async def test_every_user_may_see_whether_the_schema_is_there(database, user):
+    async with asyncio.timeout(30):
+        await schema.wait_for_schema(database(user))
+
+
+@pytest.mark.parametrize(
+    ("user", "statement"),
+    [
+        *(("voting_worker", f"DROP TABLE {table}") for table in TABLES),
+        *(("voting_worker", f"TRUNCATE {table}") for table in TABLES),
+        *(("voting_worker", f"DELETE FROM {table}") for table in TABLES),
+        ("voting_worker", "UPDATE poll SET state = 'closed'"),
+        ("voting_worker", "UPDATE alembic_version SET version_num = '0'"),
+        ("voting_worker", "CREATE TABLE mine ()"),
+        ("voting_worker", "CREATE TEMPORARY TABLE mine ()"),
+        ("voting_worker", "SELECT rolpassword FROM pg_authid"),
+        *(("voting_result", f"DELETE FROM {table}") for table in TABLES),
+        ("voting_result", "INSERT INTO tally VALUES (now(), 1, 1, 1)"),
+        ("voting_result", "UPDATE tally SET a = 1"),
+        ("voting_result", "UPDATE poll SET state = 'closed'"),
+        ("voting_result", "SELECT voter FROM votes"),
+        ("voting_result", "CREATE TABLE mine ()"),
+        ("voting", "CREATE ROLE other"),
+        ("voting", "SELECT rolpassword FROM pg_authid"),
+    ],
+)
+async def test_no_user_of_postgres_may_do_more(database, user, statement):
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await ask(database(user), statement)
+
+
+async def test_nobody_else_comes_into_the_database(database, servers):
+    await ask(servers.database_url("postgres"), "CREATE ROLE stranger LOGIN")
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await ask(database("stranger"), "SELECT 1")
+    finally:
+        await ask(servers.database_url("postgres"), "DROP ROLE stranger")
+
+
+@pytest.mark.usefixtures("database")
+async def test_every_password_is_kept_as_a_hash(servers):
+    query = "SELECT rolpassword FROM pg_authid WHERE rolname LIKE 'voting%'"
+    rows = await ask(servers.database_url("postgres"), query)
+    assert len(rows) == 3
+    assert all(row["rolpassword"].startswith("SCRAM-SHA-256$") for row in rows)
+
+
+async def test_a_migration_takes_back_what_is_not_listed(database):
+    await ask(database("voting"), "GRANT ALL ON ALL TABLES IN SCHEMA public TO voting_result")
+    await asyncio.to_thread(schema.migrate, database("voting"))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await ask(database("voting_result"), "SELECT voter FROM votes")
+    assert await ask(database("voting_result"), "SELECT a FROM tally WHERE false") == []
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        *(
+            (user, command)
+            for user in ("vote", "worker")
+            for command in (
+                "FLUSHALL",
+                "CONFIG GET dir",
+                "KEYS *",
+                "SCAN 0",
+                "ACL LIST",
+                "SHUTDOWN NOSAVE",
+                "DEL {voting}:ballots",
+                "XADD other * a b",
+                "MONITOR",
+            )
+        ),
+        ("vote", "XTRIM {voting}:ballots MAXLEN 0"),
+        ("vote", "XREADGROUP GROUP workers me STREAMS {voting}:ballots >"),
+        ("vote", "XRANGE {voting}:ballots - +"),
+        ("vote", "XACK {voting}:ballots workers 1-1"),
+        ("vote", "HSET {voting}:poll state open"),
+        ("vote", "XADD {voting}:dead * a b"),
+        ("worker", "HGETALL {voting}:poll"),
+        ("worker", "XGROUP DESTROY {voting}:ballots workers"),
+    ],
+)
+async def test_no_user_of_redis_may_do_more(redis, user, command):
+    client = connect(redis(user))
+    try:
+        with pytest.raises(NoPermissionError):
+            await client.execute_command(*command.split())
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize("user", ["vote", "worker"])
+async def test_a_script_may_not_do_more_either(redis, user):
+    client = connect(redis(user))
+    try:
+        with pytest.raises(ResponseError, match="ACL"):
+            await client.eval("return redis.call('DEL', KEYS[1])", 1, "{voting}:ballots")
+    finally:
+        await client.aclose()
+
+
+async def test_who_does_not_say_who_it_is_may_only_ping(redis):
+    nobody = connect(redis("vote").replace("vote@", "").partition("?")[0])
+    try:
+        assert await nobody.ping()
+        for command in ("INFO", "EXISTS {voting}:poll", "TIME"):
+            with pytest.raises(NoPermissionError):
+                await nobody.execute_command(*command.split())
+    finally:
+        await nobody.aclose()

@@ -1,0 +1,101 @@
+"""Renders the folders of `deploy/` as `kubectl apply -k` would."""
+
+import copy
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+
+Resource = dict[str, Any]
+
+OVERLAYS = ("overlays/kind", "overlays/production")
+COMPONENTS = tuple(sorted(f"components/{each.name}" for each in (DEPLOY / "components").iterdir()))
+ALL = ("base", *COMPONENTS, *OVERLAYS)
+
+
+def render(folder: str) -> list[Resource]:
+    """Render a folder of `deploy/`, a component on top of the base. The result is the caller's."""
+    return copy.deepcopy(_render(folder))
+
+
+@functools.cache
+def _render(folder: str) -> list[Resource]:
+    if folder not in COMPONENTS:
+        return _kustomize(DEPLOY / folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary).resolve()
+        kustomization = {
+            "resources": [os.path.relpath(DEPLOY / "base", root)],
+            "components": [os.path.relpath(DEPLOY / folder, root)],
+        }
+        (root / "kustomization.yaml").write_text(yaml.dump(kustomization))
+        return _kustomize(root)
+
+
+def _kustomize(folder: Path) -> list[Resource]:
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr  # a warning is a field that will be gone
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of(resources: list[Resource], *kinds: str) -> list[Resource]:
+    return [each for each in resources if each["kind"] in kinds]
+
+
+def one(resources: list[Resource], kind: str, name: str) -> Resource:
+    """Find a resource by the name it has before a hash is added."""
+    found = [
+        each
+        for each in of(resources, kind)
+        if each["metadata"]["name"] == name or each["metadata"]["name"].startswith(f"{name}-")
+    ]
+    assert len(found) == 1, f"{len(found)} of {kind} {name}"
+    return found[0]
+
+
+def workloads(resources: list[Resource]) -> list[Resource]:
+    """Find what has a template of a pod."""
+    return of(resources, "Deployment", "StatefulSet", "Job")
+
+
+def pod(workload: Resource) -> Resource:
+    return workload["spec"]["template"]["spec"]
+
+
+def labels(workload: Resource) -> dict[str, str]:
+    return workload["spec"]["template"]["metadata"]["labels"]
+
+
+def containers(workload: Resource) -> list[Resource]:
+    return [*pod(workload).get("initContainers", []), *pod(workload)["containers"]]
+
+
+def every_container(resources: list[Resource]) -> Iterator[tuple[str, Resource]]:
+    for workload in workloads(resources):
+        for container in containers(workload):
+            yield f"{title(workload)}/{container['name']}", container
+
+
+def title(resource: Resource) -> str:
+    return f"{resource['kind']} {resource['metadata']['name']}"
+
+
+def matches(selector: Resource, given: dict[str, str]) -> bool:
+    """Whether a selector, of labels alone or with expressions, selects those labels."""
+    plain = selector.get("matchLabels", {})
+    expressions = selector.get("matchExpressions", [])
+    assert set(selector) <= {"matchLabels", "matchExpressions"}
+    assert all(each["operator"] == "In" for each in expressions), "not needed so far"
+    return plain.items() <= given.items() and all(
+        given.get(each["key"]) in each["values"] for each in expressions
+    )
