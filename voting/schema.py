@@ -19,6 +19,8 @@ _HERE = Path(__file__).parent
 # Seconds between two looks at a database that is not ready yet.
 PAUSE = 1.0
 
+_REVISION = "SELECT version_num FROM alembic_version"
+
 # Who may do what, where the database has a user of that name. What a user is not named for, it may
 # not do; the tables belong to whoever migrates. `alembic_version` tells a role that waits.
 RIGHTS = {
@@ -44,8 +46,14 @@ def config(database_url: str) -> Config:
 
 
 def migrate(database_url: str) -> None:
-    """Apply every migration that is missing. Raises one of DATABASE_ERRORS."""
-    command.upgrade(config(database_url), "head")
+    """Apply every migration that is missing. Raises one of DATABASE_ERRORS.
+
+    The schema of a later version stays as it is: this one is being gone back to.
+    """
+    if asyncio.run(_revision(database_url)) in {None, *_revisions(database_url)}:
+        command.upgrade(config(database_url), "head")
+    else:
+        log.info("the database has the schema of a later version")
 
 
 def grant(connection: Connection) -> None:
@@ -78,15 +86,32 @@ async def wait_for_schema(database_url: str) -> None:
 
     Of a later one too: in the middle of a rollout, a process of the version before may start anew.
     """
-    scripts = ScriptDirectory.from_config(config(database_url))
-    head = str(scripts.get_current_head())
-    # Whatever this version does not know comes after it.
-    earlier = {script.revision for script in scripts.walk_revisions()} - {head}
+    head, *earlier = _revisions(database_url)
     engine = create_engine(database_url, name="voting-wait", pool_size=1)
     try:
-        while await _persist(engine, "SELECT version_num FROM alembic_version") in earlier:
+        while await _persist(engine, _REVISION) in earlier:
             log.info("waiting for the schema to reach %s", head)
             await asyncio.sleep(PAUSE)
+    finally:
+        await engine.dispose()
+
+
+def _revisions(database_url: str) -> list[str]:
+    """List what this version knows, the newest first. What it does not know comes after them."""
+    scripts = ScriptDirectory.from_config(config(database_url))
+    return [script.revision for script in scripts.walk_revisions()]
+
+
+async def _revision(database_url: str) -> str | None:
+    """Tell the database's revision, None where it has none yet."""
+    engine = create_engine(database_url, name="voting-migrate", pool_size=1)
+    try:
+        async with engine.connect() as connection:
+            there = text("SELECT to_regclass('alembic_version')")
+            if (await connection.execute(there)).scalar_one() is None:
+                return None
+            revision: str | None = (await connection.execute(text(_REVISION))).scalar_one_or_none()
+            return revision
     finally:
         await engine.dispose()
 
