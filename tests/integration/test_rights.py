@@ -251,6 +251,22 @@ async def test_no_user_of_redis_may_do_more(redis, user, command):
         await client.aclose()
 
 
+async def test_the_autoscaler_may_see_how_long_the_queue_is(streams, redis):
+    _, working = streams
+    await working.prepare(ZERO, "open")
+    client = connect(redis("keda"))
+    try:
+        assert "redis_version" in await client.info()
+        [group] = await client.xinfo_groups(working._stream)
+        assert group["lag"] is not None
+        assert await client.xlen(working._stream) >= 0
+        for command in ("XTRIM {voting}:ballots MAXLEN 0", "XADD {voting}:ballots * a b"):
+            with pytest.raises(NoPermissionError):
+                await client.execute_command(*command.split())
+    finally:
+        await client.aclose()
+
+
 @pytest.mark.parametrize("user", ["vote", "worker"])
 async def test_a_script_may_not_do_more_either(redis, user):
     client = connect(redis(user))

@@ -1,0 +1,72 @@
+"""Makes the Secrets that this overlay reads, with new passwords: to be run once, and kept nowhere.
+
+    python make_secrets.py | kubectl apply --namespace voting -f -
+
+Or into whatever seals or stores them. The certificate of the Ingress is not among them.
+"""
+
+import hashlib
+import json
+import secrets
+import sys
+from pathlib import Path
+
+# What each user of Redis may do is the same as on a cluster of one's own.
+USERS = Path(__file__).parent.parent / "kind/voting/users.acl"
+
+
+def make() -> list[dict[str, object]]:
+    """Make all Secrets; every password is in one URL and, if at all, in one other place."""
+    redis = {name: secrets.token_hex(24) for name in ("vote", "worker", "keda")}
+    postgres = {name: secrets.token_hex(24) for name in ("migrate", "worker", "result")}
+    users = {"migrate": "voting", "worker": "voting_worker", "result": "voting_result"}
+
+    def redis_url(name: str) -> str:
+        return f"redis://{name}:{redis[name]}@redis/0"
+
+    def database_url(name: str) -> str:
+        return f"postgresql://{users[name]}:{postgres[name]}@postgres-rw/voting?sslmode=require"
+
+    def login(name: str) -> dict[str, str]:
+        return {"username": users[name], "password": postgres[name]}
+
+    basic = "kubernetes.io/basic-auth"
+    return [
+        secret("vote", REDIS_URL=redis_url("vote"), SECRET_KEYS=secrets.token_hex(32)),
+        secret("worker", REDIS_URL=redis_url("worker"), DATABASE_URL=database_url("worker")),
+        secret("result", DATABASE_URL=database_url("result")),
+        secret("migrate", DATABASE_URL=database_url("migrate")),
+        secret("redis", **{"users.acl": acl(redis)}),
+        secret("keda", username="keda", password=redis["keda"]),
+        secret("postgres-owner", basic, **login("migrate")),
+        secret("postgres-worker", basic, **login("worker")),
+        secret("postgres-result", basic, **login("result")),
+    ]
+
+
+def acl(passwords: dict[str, str]) -> str:
+    """Write the users of Redis, each with the hash of its own password."""
+    text = USERS.read_text()
+    for name, password in passwords.items():
+        digest = hashlib.sha256(password.encode()).hexdigest()
+        text = text.replace(f"user {name} on >insecure", f"user {name} on #{digest}")
+    if ">" in text:
+        sys.exit(f"a user of {USERS} would keep its password")
+    return text
+
+
+def secret(name: str, kind: str = "Opaque", **data: str) -> dict[str, object]:
+    metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "voting"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": kind,
+        "stringData": data,
+    }
+
+
+if __name__ == "__main__":
+    if sys.stdout.isatty():
+        sys.exit("Not onto a screen: pipe it to `kubectl apply --namespace voting -f -`.")
+    json.dump({"apiVersion": "v1", "kind": "List", "items": make()}, sys.stdout, indent=2)

@@ -1,0 +1,136 @@
+"""The Secrets are those that the pods read, and the roles take what is in them."""
+
+import base64
+import hashlib
+import json
+import pty
+import re
+import shlex
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import pytest
+
+from voting.settings import DatabaseSettings, Role, load
+
+from .properties import SETTINGS, each_secret_that_is_read_is_there, secret_variables
+from .rendering import DEPLOY, OVERLAYS, Resource, of, one, pod, render
+
+KIND, PRODUCTION = OVERLAYS
+SCRIPT = DEPLOY / PRODUCTION / "make_secrets.py"
+
+
+def made() -> list[Resource]:
+    """Run the script of the production overlay, and write its Secrets as the API server would."""
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=True)
+    secrets = json.loads(done.stdout)["items"]
+    for each in secrets:
+        data = each.pop("stringData")
+        each["data"] = {key: base64.b64encode(data[key].encode()).decode() for key in data}
+    return secrets
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def resources(request) -> list[Resource]:
+    rendered = render(request.param)
+    return [*rendered, *made()] if request.param == PRODUCTION else rendered
+
+
+def contents(resources: list[Resource], name: str) -> dict[str, str]:
+    found = [
+        each
+        for each in of(resources, "Secret")
+        if re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", each["metadata"]["name"])
+    ]
+    [secret] = found
+    return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+
+
+def environment(resources: list[Resource], kind: str, name: str) -> dict[str, str]:
+    """Work out the variables that a pod's container gets from ConfigMap and Secrets."""
+    [container] = pod(one(resources, kind, name))["containers"]
+    variables = dict(one(resources, "ConfigMap", "voting")["data"])
+    for variable in secret_variables(container):
+        variables[variable] = contents(resources, name)[variable]
+    return variables
+
+
+def test_every_secret_that_is_read_is_there(resources):
+    assert list(each_secret_that_is_read_is_there(resources)) == []
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_role_takes_its_settings(resources, role):
+    assert load(SETTINGS[role], environment(resources, "Deployment", role))
+
+
+def test_the_migration_takes_its_settings(resources):
+    assert load(DatabaseSettings, environment(resources, "Job", "migrate"))
+
+
+def test_the_urls_lead_to_services_and_users_that_are_there(resources):
+    names = {each["metadata"]["name"] for each in of(resources, "Service")}
+    names |= {f"{each['metadata']['name']}-rw" for each in of(resources, "Cluster")}
+    users = {"migrate": "voting", "worker": "voting_worker", "result": "voting_result"}
+    for name, user in users.items():
+        url = urlsplit(contents(resources, name)["DATABASE_URL"])
+        assert (url.hostname in names, url.username, url.path) == (True, user, "/voting")
+    for name in ("vote", "worker"):
+        url = urlsplit(contents(resources, name)["REDIS_URL"])
+        assert (url.hostname in names, url.username, url.path) == (True, name, "/0")
+
+
+def test_the_passwords_in_the_urls_are_those_of_the_servers(resources):
+    lines = contents(resources, "redis")["users.acl"].splitlines()
+    users = {words[1]: words[3] for words in map(shlex.split, lines)}
+    for name in ("vote", "worker"):
+        password = urlsplit(contents(resources, name)["REDIS_URL"]).password
+        hashed = hashlib.sha256(password.encode()).hexdigest()
+        assert users[name] in {f">{password}", f"#{hashed}"}
+
+
+def test_the_users_of_production_have_passwords_of_their_own_which_only_they_know():
+    secrets = made()
+    texts = [contents(secrets, "redis")["users.acl"], *(contents(secrets, "keda").values())]
+    assert ">" not in texts[0]
+    assert "insecure" not in json.dumps(secrets)
+    passwords = [
+        urlsplit(contents(secrets, name)[url]).password
+        for name, url in [
+            *(("vote", "REDIS_URL"), ("worker", "REDIS_URL"), ("worker", "DATABASE_URL")),
+            *(("result", "DATABASE_URL"), ("migrate", "DATABASE_URL")),
+        ]
+    ]
+    passwords.append(contents(secrets, "keda")["password"])
+    assert len(set(passwords)) == len(passwords)
+    assert min(map(len, passwords)) >= 48
+    assert made() != secrets
+
+
+def test_the_operators_find_the_secrets_that_they_are_told_of():
+    resources = [*render(PRODUCTION), *made()]
+    [cluster] = of(resources, "Cluster")
+    initdb = cluster["spec"]["bootstrap"]["initdb"]
+    roles = cluster["spec"]["managed"]["roles"]
+    logins = {initdb["owner"]: initdb["secret"]["name"]}
+    logins |= {each["name"]: each["passwordSecret"]["name"] for each in roles}
+    urls = {"voting": "migrate", "voting_worker": "worker", "voting_result": "result"}
+    for user, name in logins.items():
+        url = urlsplit(contents(resources, urls[user])["DATABASE_URL"])
+        assert contents(resources, name) == {"username": user, "password": url.password}
+    created = " ".join(initdb["postInitSQL"])
+    assert all(f"CREATE ROLE {each['name']} LOGIN" in created for each in roles)
+
+    [authentication] = of(resources, "TriggerAuthentication")
+    for each in authentication["spec"]["secretTargetRef"]:
+        assert contents(resources, each["name"])[each["key"]]
+
+
+def test_the_script_shows_nothing_on_a_screen():
+    _, screen = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, SCRIPT], stdout=screen, stderr=subprocess.PIPE, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"Not onto a screen")
