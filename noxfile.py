@@ -64,7 +64,7 @@ def manifests(session: nox.Session) -> None:
     for overlay in ("kind", "production"):
         text = session.run("kubectl", "kustomize", f"deploy/overlays/{overlay}", silent=True)
         (rendered / f"{overlay}.yaml").write_text(text)
-    policies = ("--config-file", "deploy/checkov.yaml")
+    policies = ("--config-file", "deploy/checkov.yaml", "--quiet", "--compact")
     session.run("checkov", *policies, "--framework", "kubernetes", "--directory", str(rendered))
     session.run("checkov", *policies, "--framework", "dockerfile", "--file", "Dockerfile")
     # The package itself is read where it is: what builds it and what checks policies differ in
