@@ -11,9 +11,17 @@ from typing import Any
 
 import yaml
 
+from voting.settings import ResultSettings, Role, RoleSettings, VoteSettings, WorkerSettings
+
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
 Resource = dict[str, Any]
+
+SETTINGS: dict[str, type[RoleSettings]] = {
+    Role.VOTE: VoteSettings,
+    Role.RESULT: ResultSettings,
+    Role.WORKER: WorkerSettings,
+}
 
 OVERLAYS = ("overlays/kind", "overlays/production")
 COMPONENTS = tuple(sorted(f"components/{each.name}" for each in (DEPLOY / "components").iterdir()))

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from inspect import isgeneratorfunction
 
 import pytest
 
-from . import properties as p
+from . import keeping, pods, wiring
 from .rendering import OVERLAYS, Resource, labels, of, one, pod, render
 
 KIND, PRODUCTION = OVERLAYS
@@ -56,7 +57,7 @@ def variable(name: str, secret: str) -> Resource:
 
 CASES = [
     Case(
-        p.every_container_says_what_it_needs,
+        pods.every_container_says_what_it_needs,
         breaks=(
             lambda r: container(r)["resources"]["limits"].pop("memory"),
             lambda r: container(r, name="result")["resources"].pop("requests"),
@@ -65,7 +66,7 @@ CASES = [
         ),
     ),
     Case(
-        p.every_container_is_confined,
+        pods.every_container_is_confined,
         breaks=(
             lambda r: container(r)["securityContext"].update(readOnlyRootFilesystem=False),
             lambda r: container(r)["securityContext"].pop("allowPrivilegeEscalation"),
@@ -75,7 +76,7 @@ CASES = [
         ),
     ),
     Case(
-        p.every_pod_is_nobody,
+        pods.every_pod_is_nobody,
         breaks=(
             lambda r: pod(vote(r))["securityContext"].update(runAsUser=0),
             lambda r: pod(vote(r))["securityContext"].pop("runAsNonRoot"),
@@ -85,7 +86,7 @@ CASES = [
         ),
     ),
     Case(
-        p.no_pod_has_a_token,
+        pods.no_pod_has_a_token,
         breaks=(
             lambda r: pod(vote(r)).update(automountServiceAccountToken=True),
             lambda r: pod(vote(r)).pop("automountServiceAccountToken"),
@@ -94,7 +95,7 @@ CASES = [
         ),
     ),
     Case(
-        p.each_role_gets_the_secrets_that_it_reads,
+        wiring.each_role_gets_the_secrets_that_it_reads,
         breaks=(
             lambda r: container(r)["env"].append(variable("DATABASE_URL", "worker")),
             lambda r: container(r, name="result")["env"].append(variable("REDIS_URL", "vote")),
@@ -107,7 +108,7 @@ CASES = [
         ),
     ),
     Case(
-        p.each_secret_that_is_read_is_there,
+        wiring.each_secret_that_is_read_is_there,
         overlays=(KIND,),
         breaks=(
             lambda r: one(r, "Secret", "vote")["data"].pop("SECRET_KEYS"),
@@ -116,12 +117,12 @@ CASES = [
         ),
     ),
     Case(
-        p.no_secret_is_here,
+        keeping.no_secret_is_here,
         overlays=(PRODUCTION,),
         breaks=(lambda r: r.append({"kind": "Secret", "metadata": {"name": "vote"}}),),
     ),
     Case(
-        p.selectors_select,
+        wiring.selectors_select,
         breaks=(
             lambda r: one(r, "Service", "redis")["spec"]["selector"].update(other="label"),
             lambda r: labels(vote(r)).update({"app.kubernetes.io/component": "voter"}),
@@ -135,7 +136,7 @@ CASES = [
         ),
     ),
     Case(
-        p.everything_is_watched_and_scaled_that_should_be,
+        keeping.everything_is_watched_and_scaled_that_should_be,
         overlays=(PRODUCTION,),
         breaks=(
             lambda r: one(r, "ServiceMonitor", "voting")["spec"]["selector"]["matchLabels"].update(
@@ -150,7 +151,7 @@ CASES = [
         ),
     ),
     Case(
-        p.every_setting_is_in_the_configmap,
+        wiring.every_setting_is_in_the_configmap,
         breaks=(
             lambda r: one(r, "ConfigMap", "voting")["data"].pop("POLL_TITLE"),
             lambda r: one(r, "ConfigMap", "voting")["data"].update(POLL_TITEL="Cats"),
@@ -159,7 +160,7 @@ CASES = [
         ),
     ),
     Case(
-        p.containers_listen_where_they_are_asked,
+        pods.containers_listen_where_they_are_asked,
         breaks=(
             lambda r: container(r)["ports"][0].update(containerPort=8000),
             lambda r: container(r)["livenessProbe"]["httpGet"].update(port="health"),
@@ -167,7 +168,7 @@ CASES = [
         ),
     ),
     Case(
-        p.services_lead_to_ports,
+        wiring.services_lead_to_ports,
         breaks=(
             lambda r: one(r, "Service", "vote")["spec"]["ports"][0].update(targetPort="web"),
             lambda r: container(r, name="result")["ports"][0].update(name="web"),
@@ -175,7 +176,7 @@ CASES = [
         ),
     ),
     Case(
-        p.the_ingress_leads_to_pages_only,
+        wiring.the_ingress_leads_to_pages_only,
         breaks=(
             lambda r: backend(r).update(port={"name": "ops"}),
             lambda r: backend(r).update(port={"number": 9090}),
@@ -184,7 +185,7 @@ CASES = [
         ),
     ),
     Case(
-        p.probes_ask_what_they_should,
+        pods.probes_ask_what_they_should,
         breaks=(
             lambda r: container(r)["livenessProbe"]["httpGet"].update(path="/readyz"),
             lambda r: container(r, name="worker").pop("readinessProbe"),
@@ -192,7 +193,7 @@ CASES = [
         ),
     ),
     Case(
-        p.a_rollout_refuses_nobody,
+        pods.a_rollout_refuses_nobody,
         breaks=(
             lambda r: vote(r)["spec"]["strategy"]["rollingUpdate"].update(maxUnavailable=1),
             lambda r: container(r).pop("lifecycle"),
@@ -201,7 +202,7 @@ CASES = [
         ),
     ),
     Case(
-        p.roles_wait_for_the_schema,
+        pods.roles_wait_for_the_schema,
         breaks=(
             lambda r: pod(one(r, "Deployment", "result")).pop("initContainers"),
             lambda r: pod(one(r, "Deployment", "worker"))["initContainers"][0].update(image="a:1"),
@@ -209,7 +210,7 @@ CASES = [
         ),
     ),
     Case(
-        p.the_job_is_named_after_its_image,
+        pods.the_job_is_named_after_its_image,
         breaks=(
             lambda r: of(r, "Job")[0]["metadata"].update(name="migrate-other"),
             lambda r: container(r).update(image="voting:other"),
@@ -220,7 +221,7 @@ CASES = [
         ),
     ),
     Case(
-        p.images_are_named_by_tag,
+        pods.images_are_named_by_tag,
         breaks=(
             lambda r: container(r).update(image="voting"),
             lambda r: container(r).update(image="voting:latest"),
@@ -228,7 +229,7 @@ CASES = [
         ),
     ),
     Case(
-        p.autoscalers_rule_alone,
+        keeping.autoscalers_rule_alone,
         overlays=(PRODUCTION,),
         breaks=(
             lambda r: vote(r)["spec"].update(replicas=3),
@@ -236,7 +237,7 @@ CASES = [
         ),
     ),
     Case(
-        p.the_worker_is_scaled_by_the_stream_that_it_reads,
+        keeping.the_worker_is_scaled_by_the_stream_that_it_reads,
         overlays=(PRODUCTION,),
         breaks=(
             lambda r: one(r, "ScaledObject", "worker")["spec"]["triggers"][0]["metadata"].update(
@@ -248,7 +249,7 @@ CASES = [
         ),
     ),
     Case(
-        p.redis_syncs_before_it_answers,
+        keeping.redis_syncs_before_it_answers,
         breaks=(
             conf("appendfsync always", "appendfsync everysec"),
             conf("appendonly yes", ""),
@@ -257,7 +258,7 @@ CASES = [
         ),
     ),
     Case(
-        p.data_is_on_volumes_that_stay,
+        keeping.data_is_on_volumes_that_stay,
         breaks=(
             lambda r: container(r, "StatefulSet", "redis")["volumeMounts"][0].update(
                 mountPath="/var/data"
@@ -271,7 +272,7 @@ CASES = [
         ),
     ),
     Case(
-        p.namespaces_are_restricted,
+        keeping.namespaces_are_restricted,
         breaks=(
             lambda r: one(r, "Namespace", "voting")["metadata"]["labels"].update(
                 {"pod-security.kubernetes.io/enforce": "baseline"}
@@ -280,7 +281,7 @@ CASES = [
         ),
     ),
     Case(
-        p.only_the_listed_pairs_may_speak,
+        wiring.only_the_listed_pairs_may_speak,
         breaks=(
             lambda r: r.remove(
                 next(each for each in r if each["metadata"]["name"] == "default-deny")
@@ -295,7 +296,7 @@ CASES = [
         ),
     ),
     Case(
-        p.there_are_enough_pods,
+        keeping.there_are_enough_pods,
         overlays=(PRODUCTION,),
         breaks=(
             lambda r: one(r, "HorizontalPodAutoscaler", "vote")["spec"].update(minReplicas=2),
@@ -307,7 +308,7 @@ CASES = [
         ),
     ),
     Case(
-        p.voters_come_over_tls,
+        keeping.voters_come_over_tls,
         overlays=(PRODUCTION,),
         breaks=(
             lambda r: one(r, "Ingress", "voting")["spec"].pop("tls"),
@@ -317,8 +318,6 @@ CASES = [
         ),
     ),
 ]
-
-HELPERS = {"size", "secrets_of", "secret_variables"}
 
 HOLDS = [(case.property, overlay) for case in CASES for overlay in case.overlays]
 BREAKS = [
@@ -347,6 +346,9 @@ def test_it_is_seen_to_fail_when_broken(check: Property, overlay: str, change: C
 
 def test_every_property_is_tested():
     defined = {
-        name for name, each in vars(p).items() if getattr(each, "__module__", "") == p.__name__
+        each
+        for module in (keeping, pods, wiring)
+        for each in vars(module).values()
+        if getattr(each, "__module__", "") == module.__name__ and isgeneratorfunction(each)
     }
-    assert defined == {case.property.__name__ for case in CASES} | HELPERS
+    assert defined == {case.property for case in CASES}

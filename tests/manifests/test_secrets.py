@@ -14,8 +14,8 @@ import pytest
 
 from voting.settings import DatabaseSettings, Role, load
 
-from .properties import SETTINGS, each_secret_that_is_read_is_there, secret_variables
-from .rendering import DEPLOY, OVERLAYS, Resource, of, one, pod, render
+from .rendering import DEPLOY, OVERLAYS, SETTINGS, Resource, of, one, pod, render
+from .wiring import each_secret_that_is_read_is_there, secret_variables
 
 KIND, PRODUCTION = OVERLAYS
 SCRIPT = DEPLOY / PRODUCTION / "make_secrets.py"

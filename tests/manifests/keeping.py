@@ -1,0 +1,126 @@
+"""What no tool knows of how the whole is kept: data, scale, and what production wants."""
+
+import re
+from collections.abc import Iterator
+
+from voting.stream import GROUP, BallotStream, connect
+
+from .rendering import Resource, containers, matches, of, one, pod, title, workloads
+
+
+def size(text: str) -> int:
+    """Read a number of bytes, as Kubernetes (Mi) or Redis (mb) writes it."""
+    number, unit = re.fullmatch(r"(\d+)(\w*)", text).groups()
+    return int(number) * {"": 1, "mb": 2**20, "gb": 2**30, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+def redis_syncs_before_it_answers(resources: list[Resource]) -> Iterator[str]:
+    text = one(resources, "ConfigMap", "redis")["data"]["valkey.conf"]
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    settings = {line[0]: line[1] for line in lines}
+    wanted = {
+        "dir": "/data",
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory-policy": "noeviction",
+    }
+    yield from (f"{key} is not {wanted[key]}" for key in wanted if settings.get(key) != wanted[key])
+    stateful = one(resources, "StatefulSet", "redis")
+    [container] = pod(stateful)["containers"]
+    if size(container["resources"]["limits"]["memory"]) < 2 * size(settings["maxmemory"]):
+        yield "there is no memory for rewriting the log"
+
+
+def data_is_on_volumes_that_stay(resources: list[Resource]) -> Iterator[str]:
+    paths = {"redis": "/data", "postgres": "/var/lib/postgresql"}
+    claims = {each["metadata"]["name"] for each in of(resources, "PersistentVolumeClaim")}
+    for stateful in of(resources, "StatefulSet"):
+        name = stateful["metadata"]["name"]
+        mounts = {
+            each["name"]: each["mountPath"] for each in containers(stateful)[0]["volumeMounts"]
+        }
+        on_claims = {
+            each["persistentVolumeClaim"]["claimName"]: mounts.get(each["name"])
+            for each in pod(stateful)["volumes"]
+            if "persistentVolumeClaim" in each
+        }
+        if on_claims != {name: paths[name]} or name not in claims:
+            yield f"{name} keeps its data elsewhere than on its volume"
+        if stateful["spec"]["replicas"] != 1:
+            yield f"{name} is more than one"
+
+
+def namespaces_are_restricted(resources: list[Resource]) -> Iterator[str]:
+    there = {each["metadata"]["name"]: each["metadata"] for each in of(resources, "Namespace")}
+    for name in {each["metadata"].get("namespace") for each in workloads(resources)}:
+        labels = there[name].get("labels", {}) if name in there else {}
+        if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+            yield f"the namespace {name} takes any pod"
+
+
+def autoscalers_rule_alone(resources: list[Resource]) -> Iterator[str]:
+    for each in of(resources, "HorizontalPodAutoscaler", "ScaledObject"):
+        target = one(resources, "Deployment", each["spec"]["scaleTargetRef"]["name"])
+        if "replicas" in target["spec"]:
+            yield f"{title(each)} and the Deployment both say how many"
+        least = each["spec"].get("minReplicas", each["spec"].get("minReplicaCount"))
+        if not 1 <= least < each["spec"].get("maxReplicas", each["spec"].get("maxReplicaCount")):
+            yield f"{title(each)} can't scale"
+
+
+def the_worker_is_scaled_by_the_stream_that_it_reads(resources: list[Resource]) -> Iterator[str]:
+    stream = BallotStream(connect("redis://nobody"))
+    [trigger] = one(resources, "ScaledObject", "worker")["spec"]["triggers"]
+    if trigger["metadata"]["stream"] != stream._stream:
+        yield f"the stream is {stream._stream}"
+    if trigger["metadata"]["consumerGroup"] != GROUP:
+        yield f"the group is {GROUP}"
+
+
+def everything_is_watched_and_scaled_that_should_be(resources: list[Resource]) -> Iterator[str]:
+    services = [each["metadata"].get("labels", {}) for each in of(resources, "Service")]
+    for each in of(resources, "ServiceMonitor"):
+        if not any(matches(each["spec"]["selector"], given) for given in services):
+            yield f"{title(each)} selects no Service"
+    deployments = {each["metadata"]["name"] for each in of(resources, "Deployment")}
+    scaled = {
+        each["spec"]["scaleTargetRef"]["name"]
+        for each in of(resources, "HorizontalPodAutoscaler", "ScaledObject")
+    }
+    yield from (f"{name} is scaled and not there" for name in scaled - deployments)
+    yield from (f"{name} is there and not scaled" for name in deployments - scaled)
+
+
+def there_are_enough_pods(resources: list[Resource]) -> Iterator[str]:
+    least = {
+        each["metadata"]["name"]: each["spec"].get(
+            "minReplicas", each["spec"].get("minReplicaCount")
+        )
+        for each in of(resources, "HorizontalPodAutoscaler", "ScaledObject")
+    }
+    for name, number in (("vote", 3), ("result", 2), ("worker", 2)):
+        if least.get(name, 0) < number:
+            yield f"{name}: {least.get(name)}"
+    [cluster] = of(resources, "Cluster")
+    synchronous = {"method": "any", "number": 1, "dataDurability": "required"}
+    if (
+        cluster["spec"]["instances"] < 3
+        or cluster["spec"]["postgresql"]["synchronous"] != synchronous
+    ):
+        yield "a counted vote may be on one disk only"
+
+
+def voters_come_over_tls(resources: list[Resource]) -> Iterator[str]:
+    data = one(resources, "ConfigMap", "voting")["data"]
+    for ingress in of(resources, "Ingress"):
+        covered = {host for each in ingress["spec"].get("tls", []) for host in each["hosts"]}
+        for rule in ingress["spec"]["rules"]:
+            if rule["host"] not in covered:
+                yield f"{rule['host']} has no certificate"
+        addresses = {data["VOTE_URL"], data["RESULT_URL"]}
+        if {f"https://{rule['host']}" for rule in ingress["spec"]["rules"]} != addresses:
+            yield "the pages link elsewhere"
+
+
+def no_secret_is_here(resources: list[Resource]) -> Iterator[str]:
+    yield from map(title, of(resources, "Secret"))

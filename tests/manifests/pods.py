@@ -1,0 +1,157 @@
+"""What no tool knows of each pod; a property is a function that yields what breaks it."""
+
+from collections.abc import Iterator
+
+from voting import server
+from voting.ops import READY_SECONDS
+from voting.settings import Role, RoleSettings
+
+from .rendering import (
+    SETTINGS,
+    Resource,
+    every_container,
+    of,
+    one,
+    pod,
+    title,
+    workloads,
+)
+
+# Speaks with the API server, which is what it is for.
+WITH_TOKEN = {"Deployment traefik"}
+
+
+PROBES = {"httpGet", "tcpSocket"}
+
+
+def every_container_says_what_it_needs(resources: list[Resource]) -> Iterator[str]:
+    for name, container in every_container(resources):
+        for bound in ("requests", "limits"):
+            for resource in ("cpu", "memory"):
+                if resource not in container.get("resources", {}).get(bound, {}):
+                    yield f"{name} has no {bound} of {resource}"
+
+
+def every_container_is_confined(resources: list[Resource]) -> Iterator[str]:
+    for name, container in every_container(resources):
+        context = container.get("securityContext", {})
+        if context.get("readOnlyRootFilesystem") is not True:
+            yield f"{name} can write to its root file system"
+        if context.get("allowPrivilegeEscalation") is not False:
+            yield f"{name} may gain rights"
+        if context.get("capabilities") != {"drop": ["ALL"]}:
+            yield f"{name} has capabilities"
+        if context.get("privileged"):
+            yield f"{name} is privileged"
+
+
+def every_pod_is_nobody(resources: list[Resource]) -> Iterator[str]:
+    for workload in workloads(resources):
+        spec = pod(workload)
+        context = spec.get("securityContext", {})
+        if context.get("runAsNonRoot") is not True or context.get("runAsUser", 0) < 1:
+            yield f"{title(workload)} may be root"
+        if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
+            yield f"{title(workload)} may use every system call"
+        if spec.get("hostNetwork") or spec.get("hostPID") or spec.get("hostIPC"):
+            yield f"{title(workload)} shares the node's namespaces"
+        if spec.get("enableServiceLinks") is not False:
+            yield f"{title(workload)} gets a variable for each Service"
+
+
+def no_pod_has_a_token(resources: list[Resource]) -> Iterator[str]:
+    accounts = {each["metadata"]["name"]: each for each in of(resources, "ServiceAccount")}
+    for workload in workloads(resources):
+        spec = pod(workload)
+        name = spec.get("serviceAccountName")
+        if name != workload["metadata"]["name"].partition("-")[0] or name not in accounts:
+            yield f"{title(workload)} has no account of its own"
+        elif accounts[name].get("automountServiceAccountToken") is not False:
+            yield f"the account {name} gives its token to every pod"
+        expected = title(workload) in WITH_TOKEN
+        if spec.get("automountServiceAccountToken") is not expected:
+            yield f"{title(workload)} {'needs' if expected else 'has'} a token"
+
+
+def images_are_named_by_tag(resources: list[Resource]) -> Iterator[str]:
+    for name, container in every_container(resources):
+        tag = container["image"].rpartition("/")[2].partition(":")[2]
+        if tag in {"", "latest"} or container["imagePullPolicy"] != "IfNotPresent":
+            yield f"{name} runs {container['image']}, pulled {container['imagePullPolicy']}"
+
+
+def containers_listen_where_they_are_asked(resources: list[Resource]) -> Iterator[str]:
+    defaults = {"http": RoleSettings().port, "ops": RoleSettings().ops_port}
+    for name, container in every_container(resources):
+        ports = {each["name"]: each["containerPort"] for each in container.get("ports", [])}
+        for port in defaults.keys() & ports.keys():
+            if ports[port] != defaults[port]:
+                yield f"{name} listens on another {port} than {ports[port]}"
+        probes = [
+            container.get(f"{kind}Probe", {}) for kind in ("startup", "liveness", "readiness")
+        ]
+        asked = [probe[how]["port"] for probe in probes for how in probe if how in PROBES]
+        yield from (f"{name} is probed on {port}" for port in asked if port not in ports)
+
+
+def probes_ask_what_they_should(resources: list[Resource]) -> Iterator[str]:
+    for role in SETTINGS:
+        [container] = pod(one(resources, "Deployment", role))["containers"]
+        for kind, path in (
+            ("startup", "/healthz"),
+            ("liveness", "/healthz"),
+            ("readiness", "/readyz"),
+        ):
+            if container.get(f"{kind}Probe", {}).get("httpGet") != {"path": path, "port": "ops"}:
+                yield f"{role}: {kind} does not ask {path}"
+        if container.get("readinessProbe", {}).get("timeoutSeconds", 1) <= READY_SECONDS + 0.5:
+            yield f"{role}: readiness is given up before the role is"
+
+
+def a_rollout_refuses_nobody(resources: list[Resource]) -> Iterator[str]:
+    for role in SETTINGS:
+        deployment = one(resources, "Deployment", role)
+        if deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
+            yield f"{role}: a pod goes before the next one is there"
+        [container] = pod(deployment)["containers"]
+        sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        if role != Role.WORKER and sleep < 5:
+            yield f"{role}: it goes before the proxies know"
+        if pod(deployment)["terminationGracePeriodSeconds"] < sleep + server.DRAIN + 1:
+            yield f"{role}: it is killed before it has drained"
+        budget = one(resources, "PodDisruptionBudget", role)["spec"]
+        if budget["maxUnavailable"] != 1:
+            yield f"{role}: a drain may take more than one pod"
+
+
+def roles_wait_for_the_schema(resources: list[Resource]) -> Iterator[str]:
+    for role in SETTINGS:
+        spec = pod(one(resources, "Deployment", role))
+        waits = [each["args"] for each in spec.get("initContainers", [])]
+        expected = [["wait"]] if role != Role.VOTE else []
+        if waits != expected:
+            yield f"{role}: waits {waits}"
+        if any(
+            each["image"] != spec["containers"][0]["image"]
+            for each in spec.get("initContainers", [])
+        ):
+            yield f"{role}: waits for the schema of another version"
+
+
+def the_job_is_named_after_its_image(resources: list[Resource]) -> Iterator[str]:
+    [job] = of(resources, "Job")
+    images = {
+        each["image"] for name, each in every_container(resources) if "voting" in each["image"]
+    }
+    tags = {image.partition(":")[2] for image in images}
+    if tags != {job["metadata"]["name"].removeprefix("migrate-")} or len(images) != 1:
+        yield f"{title(job)} migrates for {sorted(images)}"
+    spec = pod(job)
+    references = [str(each) for each in spec["containers"][0].get("envFrom", [])]
+    references += [
+        each["valueFrom"]["secretKeyRef"]["name"] for each in spec["containers"][0]["env"]
+    ]
+    if references != ["migrate"]:
+        yield f"{title(job)} can't be applied again when {references} change"
+    if job["spec"].get("ttlSecondsAfterFinished") is None or spec["restartPolicy"] != "Never":
+        yield f"{title(job)} stays for ever"

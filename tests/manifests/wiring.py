@@ -1,0 +1,192 @@
+"""What no tool knows of how the resources hang together: Secrets, settings, ports, networks."""
+
+import re
+from collections.abc import Iterator
+
+from voting.settings import RoleSettings
+
+from .network import NAMESPACE, actors, allowed
+from .rendering import (
+    SETTINGS,
+    Resource,
+    containers,
+    every_container,
+    labels,
+    matches,
+    of,
+    one,
+    pod,
+    title,
+    workloads,
+)
+
+# Said elsewhere than in the ConfigMap: by each Deployment, by the image's build, and, as the
+# manifests name the ports, by the defaults.
+FIXED = {"ROLE", "COMMIT", "HOST", "PORT", "OPS_PORT"}
+
+
+APP_PAIRS = {
+    "vote → redis 6379/TCP",
+    "worker → redis 6379/TCP",
+    "worker → postgres 5432/TCP",
+    "result → postgres 5432/TCP",
+    "migrate → postgres 5432/TCP",
+    "traefik → vote 8080/TCP",
+    "traefik → result 8080/TCP",
+    *(
+        f"{name} → dns 53/{protocol}"
+        for name in ("vote", "result", "worker", "migrate", "redis", "postgres", "stranger")
+        for protocol in ("UDP", "TCP")
+    ),
+}
+
+
+OPERATOR_PAIRS = {
+    "keda → redis 6379/TCP",
+    "prometheus → vote 9090/TCP",
+    "prometheus → result 9090/TCP",
+    "prometheus → worker 9090/TCP",
+    "cnpg → postgres 5432/TCP",
+    "cnpg → postgres 8000/TCP",
+    "postgres → postgres 5432/TCP",
+    "postgres → postgres 8000/TCP",
+    "postgres → anybody 443/TCP",
+    "postgres → anybody 6443/TCP",
+}
+
+
+def secrets_of(model: type[RoleSettings]) -> set[str]:
+    """Tell which of its variables are secret."""
+    return {
+        name.upper()
+        for name, field in model.model_fields.items()
+        if "SecretStr" in str(field.annotation)
+    }
+
+
+def secret_variables(container: Resource) -> dict[str, tuple[str, str]]:
+    """Tell which Secret and which key of it each variable comes from."""
+    sources = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]
+        for each in container.get("env", [])
+        if "valueFrom" in each
+    }
+    return {name: (source["name"], source["key"]) for name, source in sources.items()}
+
+
+def each_role_gets_the_secrets_that_it_reads(resources: list[Resource]) -> Iterator[str]:
+    for workload in of(resources, "Deployment", "Job"):
+        name = workload["metadata"]["name"].partition("-")[0]
+        if name not in (*SETTINGS, "migrate"):
+            continue
+        if pod(workload).get("volumes"):
+            yield f"{title(workload)} has volumes"
+        for container in containers(workload):
+            title_ = f"{title(workload)}/{container['name']}"
+            # A container that waits, or migrates, asks the database alone.
+            role = container["name"] in SETTINGS
+            read = secrets_of(SETTINGS[name]) if role else {"DATABASE_URL"}
+            given = secret_variables(container)
+            if given.keys() != read:
+                yield f"{title_} gets {sorted(given)} and reads {sorted(read)}"
+            if any("secretRef" in each for each in container.get("envFrom", [])):
+                yield f"{title_} gets a whole Secret"
+            for variable, (secret, key) in given.items():
+                if key != variable or not re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", secret):
+                    yield f"{title_} reads {key} of {secret}"
+
+
+def each_secret_that_is_read_is_there(resources: list[Resource]) -> Iterator[str]:
+    present = {each["metadata"]["name"]: each.get("data", {}) for each in of(resources, "Secret")}
+    for name, container in every_container(resources):
+        for secret, key in secret_variables(container).values():
+            if key not in present.get(secret, {}):
+                yield f"{name}: there is no {key} in {secret}"
+        whole = [
+            each["secretRef"]["name"]
+            for each in container.get("envFrom", [])
+            if "secretRef" in each
+        ]
+        yield from (
+            f"{name}: there is no Secret {secret}" for secret in whole if secret not in present
+        )
+    for workload in workloads(resources):
+        volumes = pod(workload).get("volumes", [])
+        files = [each["secret"]["secretName"] for each in volumes if "secret" in each]
+        yield from (
+            f"{title(workload)}: there is no {each}" for each in files if each not in present
+        )
+
+
+def every_setting_is_in_the_configmap(resources: list[Resource]) -> Iterator[str]:
+    read = {name.upper() for model in SETTINGS.values() for name in model.model_fields} - {
+        name for model in SETTINGS.values() for name in secrets_of(model)
+    }
+    given = set(one(resources, "ConfigMap", "voting")["data"])
+    yield from (f"{name} is read, and not given" for name in read - given - FIXED)
+    yield from (f"{name} is given, and not read" for name in given - read)
+    for role in SETTINGS:
+        [container] = pod(one(resources, "Deployment", role))["containers"]
+        if {"name": "ROLE", "value": role} not in container["env"]:
+            yield f"{role} has another role"
+        names = [each["configMapRef"]["name"] for each in container["envFrom"]]
+        if names != [one(resources, "ConfigMap", "voting")["metadata"]["name"]]:
+            yield f"{role} does not read the settings"
+
+
+def selectors_select(resources: list[Resource]) -> Iterator[str]:
+    pods = [labels(each) for each in workloads(resources)]
+    pods += [{"cnpg.io/cluster": each["metadata"]["name"]} for each in of(resources, "Cluster")]
+    paths = {
+        "Service": lambda spec: {"matchLabels": spec["selector"]},
+        "PodDisruptionBudget": lambda spec: spec["selector"],
+        "NetworkPolicy": lambda spec: spec["podSelector"],
+    }
+    for each in of(resources, *paths):
+        selector = paths[each["kind"]](each["spec"])
+        if not any(matches(selector, given) for given in pods):
+            yield f"{title(each)} selects nothing with {selector}"
+    for each in of(resources, "Deployment", "StatefulSet"):
+        spreads = pod(each).get("topologySpreadConstraints", [])
+        for selector in (
+            each["spec"]["selector"],
+            *(spread["labelSelector"] for spread in spreads),
+        ):
+            if not matches(selector, labels(each)):
+                yield f"{title(each)} does not select its own pods with {selector}"
+
+
+def services_lead_to_ports(resources: list[Resource]) -> Iterator[str]:
+    for service in of(resources, "Service"):
+        selector = {"matchLabels": service["spec"]["selector"]}
+        for workload in of(resources, "Deployment", "StatefulSet"):
+            names = {
+                port["name"] for each in containers(workload) for port in each.get("ports", [])
+            }
+            for port in service["spec"]["ports"]:
+                if matches(selector, labels(workload)) and port["targetPort"] not in names:
+                    yield f"{title(service)} leads to no {port['targetPort']}"
+        if service["spec"].get("type") == "NodePort" and title(service) != "Service traefik":
+            yield f"{title(service)} is open to the outside"
+
+
+def the_ingress_leads_to_pages_only(resources: list[Resource]) -> Iterator[str]:
+    for ingress in of(resources, "Ingress"):
+        for rule in ingress["spec"]["rules"]:
+            [path] = rule["http"]["paths"]
+            backend = path["backend"]["service"]
+            [port] = one(resources, "Service", backend["name"])["spec"]["ports"]
+            if port["name"] != backend["port"].get("name") or port["targetPort"] != "http":
+                yield f"{rule['host']} leads to {backend}"
+            if backend["name"] != rule["host"].partition(".")[0]:
+                yield f"{rule['host']} leads to {backend['name']}"
+
+
+def only_the_listed_pairs_may_speak(resources: list[Resource]) -> Iterator[str]:
+    expected = APP_PAIRS | (OPERATOR_PAIRS if of(resources, "Cluster") else set())
+    ours = {each.name for each in actors(resources) if each.namespace == NAMESPACE}
+    for way, end in (("Egress", 0), ("Ingress", 1)):
+        found = allowed(resources, way)
+        listed = {pair for pair in expected if pair.rpartition(" ")[0].split(" → ")[end] in ours}
+        yield from (f"{way} allows {pair}" for pair in sorted(found - listed))
+        yield from (f"{way} does not allow {pair}" for pair in sorted(listed - found))
