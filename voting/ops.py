@@ -15,6 +15,10 @@ BUILD = prometheus_client.Gauge(
     ["version", "commit", "role"],
 )
 
+READY = prometheus_client.Gauge(
+    "voting_ready", "Whether the role could do its work when it was last asked.", ["role"]
+)
+
 # Shorter than a probe waits: a role whose server does not answer is not ready.
 READY_SECONDS = 0.9
 
@@ -35,6 +39,7 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
                 is_ready = await ready()
         except TimeoutError:
             is_ready = False
+        READY.labels(role).set(is_ready)
         return Response("ready\n") if is_ready else Response("not ready\n", status_code=503)
 
     @get("/metrics", sync_to_thread=False)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(IMAGE is None, reason="`nox -s image` builds one
 # As the pods are: nothing can be written, nothing can be gained, nobody is there.
 CONFINED = (
     *("--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
-    *("--network=none", "--user=65532:65532"),
+    "--network=none",
 )
 
 SERVERS = {

@@ -75,6 +75,10 @@ def the_worker_is_scaled_by_the_stream_that_it_reads(resources: list[Resource]) 
         yield f"the stream is {stream._stream}"
     if trigger["metadata"]["consumerGroup"] != GROUP:
         yield f"the group is {GROUP}"
+    service = one(resources, "Service", "redis")
+    address = f"redis.{service['metadata']['namespace']}:{service['spec']['ports'][0]['port']}"
+    if trigger["metadata"]["address"] != address:
+        yield f"the address, from anywhere, is {address}"
 
 
 def everything_is_watched_and_scaled_that_should_be(resources: list[Resource]) -> Iterator[str]:
@@ -102,12 +106,22 @@ def there_are_enough_pods(resources: list[Resource]) -> Iterator[str]:
         if least.get(name, 0) < number:
             yield f"{name}: {least.get(name)}"
     [cluster] = of(resources, "Cluster")
-    synchronous = {"method": "any", "number": 1, "dataDurability": "required"}
+    synchronous = {
+        "method": "any",
+        "number": 1,
+        "dataDurability": "required",
+        "failoverQuorum": True,
+    }
     if (
         cluster["spec"]["instances"] < 3
         or cluster["spec"]["postgresql"]["synchronous"] != synchronous
     ):
         yield "a counted vote may be on one disk only"
+    archives = [
+        each["name"] for each in cluster["spec"].get("plugins", []) if each["isWALArchiver"]
+    ]
+    if archives != ["barman-cloud.cloudnative-pg.io"]:
+        yield "what was counted since the last backup is on these disks only"
 
 
 def voters_come_over_tls(resources: list[Resource]) -> Iterator[str]:

@@ -28,21 +28,24 @@ COMPONENTS = tuple(sorted(f"components/{each.name}" for each in (DEPLOY / "compo
 ALL = ("base", *COMPONENTS, *OVERLAYS)
 
 
-def render(folder: str) -> list[Resource]:
+def render(folder: str, patch: str | None = None) -> list[Resource]:
     """Render a folder of `deploy/`, a component on top of the base. The result is the caller's."""
-    return copy.deepcopy(_render(folder))
+    return copy.deepcopy(_render(folder, patch))
 
 
 @functools.cache
-def _render(folder: str) -> list[Resource]:
-    if folder not in COMPONENTS:
-        return _kustomize(DEPLOY / folder)
+def _render(folder: str, patch: str | None) -> list[Resource]:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary).resolve()
-        kustomization = {
-            "resources": [os.path.relpath(DEPLOY / "base", root)],
-            "components": [os.path.relpath(DEPLOY / folder, root)],
-        }
+        here = os.path.relpath(DEPLOY / folder, root)
+        base = os.path.relpath(DEPLOY / "base", root)
+        kustomization = (
+            {"resources": [base], "components": [here]}
+            if folder in COMPONENTS
+            else {"resources": [here]}
+        )
+        if patch:
+            kustomization["patches"] = [{"patch": patch}]
         (root / "kustomization.yaml").write_text(yaml.dump(kustomization))
         return _kustomize(root)
 

@@ -246,6 +246,9 @@ CASES = [
             lambda r: one(r, "ScaledObject", "worker")["spec"]["triggers"][0]["metadata"].update(
                 consumerGroup="worker"
             ),
+            lambda r: one(r, "ScaledObject", "worker")["spec"]["triggers"][0]["metadata"].update(
+                address="redis:6379"
+            ),
         ),
     ),
     Case(
@@ -305,6 +308,10 @@ CASES = [
             lambda r: of(r, "Cluster")[0]["spec"]["postgresql"]["synchronous"].update(
                 dataDurability="preferred"
             ),
+            lambda r: of(r, "Cluster")[0]["spec"]["postgresql"]["synchronous"].pop(
+                "failoverQuorum"
+            ),
+            lambda r: of(r, "Cluster")[0]["spec"].pop("plugins"),
         ),
     ),
     Case(

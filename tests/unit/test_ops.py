@@ -23,6 +23,7 @@ async def no():
 @pytest.mark.parametrize(("ready", "status"), [(yes, 200), (no, 503)])
 async def test_readiness_is_what_the_role_says(ready, status):
     assert (await ask("/readyz", ready)).status_code == status
+    assert f'voting_ready{{role="vote"}} {status == 200:.1f}' in (await ask("/metrics", ready)).text
 
 
 async def test_a_role_that_does_not_know_in_time_is_not_ready(monkeypatch):

@@ -56,7 +56,9 @@ def acl(passwords: dict[str, str]) -> str:
 
 
 def secret(name: str, kind: str = "Opaque", **data: str) -> dict[str, object]:
-    metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "voting"}}
+    # The second label: the database's operator takes a changed password at once.
+    labels = {"app.kubernetes.io/part-of": "voting", "cnpg.io/reload": "true"}
+    metadata = {"name": name, "labels": labels}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
