@@ -89,9 +89,11 @@ async def wait_for_schema(database_url: str) -> None:
     head, *earlier = _revisions(database_url)
     engine = create_engine(database_url, name="voting-wait", pool_size=1)
     try:
-        while await _persist(engine, _REVISION) in earlier:
-            log.info("waiting for the schema to reach %s", head)
+        if (revision := await _persist(engine, _REVISION)) in earlier:
+            log.info("waiting for the schema to go from %s to %s", revision, head)
+        while revision in earlier:
             await asyncio.sleep(PAUSE)
+            revision = await _persist(engine, _REVISION)
     finally:
         await engine.dispose()
 

@@ -155,7 +155,7 @@ async def test_who_waits_for_the_schema_waits_for_its_own_version(empty_url, sai
     await asyncio.to_thread(schema.migrate, empty_url)
     next_version()
     waiting = asyncio.create_task(schema.wait_for_schema(empty_url))
-    await said("waiting for the schema to reach 0002")
+    await said("waiting for the schema to go from 0001 to 0002")
     await asyncio.to_thread(schema.migrate, empty_url)
     async with asyncio.timeout(30):
         await waiting
