@@ -21,7 +21,8 @@ FROM ${BASE}
 # Nothing here installs packages.
 RUN rm -rf /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/site-packages/pip* /usr/local/bin/pip*
 COPY --from=build /app /app
-ARG VERSION=0 COMMIT=unknown
+ARG VERSION=0
+ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="voting" \
       org.opencontainers.image.description="A voting app: every acknowledged vote is on disk and counted exactly once." \
       org.opencontainers.image.version="${VERSION}" \
