@@ -4,12 +4,13 @@ A seventh, a queue that is synced every second only, is in test_system_calls.py.
 """
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from faults import faults
 from faults.faults import Fault
@@ -47,27 +48,43 @@ async def test_it_is_found_that_there_is(mistake: str, fault: Fault, stack: Stac
 
 
 async def count_the_same_voters_at_once(database_url: str) -> int:
-    """Count many ballots of few voters with four workers, and tell how often they conflicted."""
+    """Have two workers count the same voters, who voted in opposite orders; tell the conflicts.
+
+    Somebody holds the voter in the middle until both workers wait, so that both are half-way.
+    """
     engine = create_engine(database_url, name="tests", pool_size=4)
-    voters = [uuid4() for _ in range(100)]
-    conflicts = 0
+    voters = sorted(uuid4() for _ in range(3))
 
-    async def work() -> None:
-        nonlocal conflicts
-        for _ in range(20):
-            versions = [Version(random.randrange(1, 10**6), 0) for _ in range(200)]
-            batch = [CastBallot(v, Ballot(random.choice(voters), Choice.A)) for v in versions]
-            try:
-                await tally.count(engine, batch)
-            except DATABASE_ERRORS as error:
-                if not is_conflict(error):
-                    raise
-                conflicts += 1
-                return
+    def batch(ms: int, order: list[UUID]) -> list[CastBallot]:
+        versions = (Version(ms + number, 0) for number in range(len(order)))
+        return [
+            CastBallot(v, Ballot(voter, Choice.A)) for v, voter in zip(versions, order, strict=True)
+        ]
 
-    await asyncio.gather(*(work() for _ in range(4)))
+    await tally.count(engine, batch(1, voters))
+    async with engine.execution_options(isolation_level="READ COMMITTED").begin() as holding:
+        hold = text("SELECT FROM votes WHERE voter = :voter FOR UPDATE")
+        await holding.execute(hold, {"voter": voters[1]})
+        counting = [
+            asyncio.create_task(tally.count(engine, batch(ms, order)))
+            for ms, order in ((10, voters), (20, voters[::-1]))
+        ]
+        while await waiting(engine) < len(counting):
+            await asyncio.sleep(0.01)
+    errors = [error for error in await asyncio.gather(*counting, return_exceptions=True) if error]
     await engine.dispose()
-    return conflicts
+    assert all(isinstance(each, DATABASE_ERRORS) and is_conflict(each) for each in errors), errors
+    return len(errors)
+
+
+async def waiting(engine: AsyncEngine) -> int:
+    """Tell how many statements wait for a lock of another."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with engine.connect() as connection:
+        return int((await connection.execute(text(query))).scalar_one())
 
 
 async def test_workers_that_count_the_same_voters_at_once_do_not_wait_in_a_circle(
@@ -81,4 +98,4 @@ async def test_it_is_found_that_there_are_unsorted_voters(
 ) -> None:
     monkeypatch.setattr(tally, "_COUNT", tally._COUNT)  # to be put back at the end
     PATCHES["unsorted_voters"]()
-    assert await count_the_same_voters_at_once(database_url) > 0
+    assert await count_the_same_voters_at_once(database_url) == 1
