@@ -149,8 +149,9 @@ def image(session: nox.Session) -> None:
     arguments = [f"VERSION={version}", f"COMMIT={commit}", *(f"BASE={b}" for b in session.posargs)]
     session.run(
         *(engine, "build", "--tag", name, *(f"--build-arg={each}" for each in arguments)),
-        # Needs no rights over the machine, and works inside a container.
-        *(("--isolation=chroot",) if engine != "docker" else ()),
+        # Needs no rights over the machine, and works inside a container. Nothing is taken from the
+        # last build: these two would keep a layer though the commit is another.
+        *(("--isolation=chroot", "--no-cache") if engine != "docker" else ()),
         ".",
         external=True,
     )
