@@ -178,12 +178,10 @@ def lock(session: nox.Session) -> None:
 
 def works(engine: str) -> bool:
     """Whether a builder of images is here, and so is the service behind it, if it has one."""
-    return (
-        bool(shutil.which(engine))
-        and not subprocess.run(
-            [engine, "info"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ).returncode
-    )
+    if shutil.which(engine) is None:
+        return False
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.run([engine, "info"], check=False, **quiet).returncode == 0
 
 
 def find_chromium(session: nox.Session) -> str | None:

@@ -2,11 +2,9 @@
 
 import os
 
-from voting.settings import ResultSettings, VoteSettings, WorkerSettings
+from voting.settings import ROLE_SETTINGS
 
-_SETTINGS = {"role"}.union(
-    *(each.model_fields for each in (VoteSettings, ResultSettings, WorkerSettings))
-)
+_SETTINGS = {"role"}.union(*(each.model_fields for each in ROLE_SETTINGS.values()))
 
 # What the person who runs the tests has set for themselves is theirs.
 ENVIRON = {name: value for name, value in os.environ.items() if name.lower() not in _SETTINGS}

@@ -14,21 +14,12 @@ from pathlib import Path
 
 from voting import __version__, logs
 from voting.settings import (
-    ResultSettings,
+    ROLE_SETTINGS,
     Role,
-    RoleSettings,
     SettingsError,
-    VoteSettings,
-    WorkerSettings,
     load,
     load_role,
 )
-
-_SETTINGS: dict[Role, type[RoleSettings]] = {
-    Role.VOTE: VoteSettings,
-    Role.RESULT: ResultSettings,
-    Role.WORKER: WorkerSettings,
-}
 
 
 def main() -> None:
@@ -50,7 +41,7 @@ def main() -> None:
 
 def _role(_: argparse.Namespace) -> int:
     role = load_role(os.environ)
-    settings = load(_SETTINGS[role], os.environ)
+    settings = load(ROLE_SETTINGS[role], os.environ)
     logs.configure(settings, role)
     # Only the role's own module: vote must run without a database driver's worth of memory.
     run = import_module(f"voting.roles.{role}").run

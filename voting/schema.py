@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from alembic import command
@@ -70,15 +72,13 @@ def grant(connection: Connection) -> None:
 
 async def wait_for_server(database_url: str, seconds: float) -> None:
     """Return once the database answers. Raises one of DATABASE_ERRORS after `seconds`."""
-    engine = create_engine(database_url, name="voting-wait", pool_size=1)
-    try:
-        async with asyncio.timeout(seconds):
-            await _persist(engine, "SELECT 'there'")
-    except TimeoutError:
-        async with engine.connect():  # says why not
-            pass
-    finally:
-        await engine.dispose()
+    async with _engine(database_url, "voting-wait") as engine:
+        try:
+            async with asyncio.timeout(seconds):
+                await _persist(engine, "SELECT 'there'")
+        except TimeoutError:
+            async with engine.connect():  # says why not
+                pass
 
 
 async def wait_for_schema(database_url: str) -> None:
@@ -87,13 +87,19 @@ async def wait_for_schema(database_url: str) -> None:
     Of a later one too: in the middle of a rollout, a process of the version before may start anew.
     """
     head, *earlier = _revisions(database_url)
-    engine = create_engine(database_url, name="voting-wait", pool_size=1)
-    try:
+    async with _engine(database_url, "voting-wait") as engine:
         if (revision := await _persist(engine, _REVISION)) in earlier:
             log.info("waiting for the schema to go from %s to %s", revision, head)
         while revision in earlier:
             await asyncio.sleep(PAUSE)
             revision = await _persist(engine, _REVISION)
+
+
+@asynccontextmanager
+async def _engine(database_url: str, name: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url, name=name, pool_size=1)
+    try:
+        yield engine
     finally:
         await engine.dispose()
 
@@ -106,16 +112,12 @@ def _revisions(database_url: str) -> list[str]:
 
 async def _revision(database_url: str) -> str | None:
     """Tell the database's revision, None where it has none yet."""
-    engine = create_engine(database_url, name="voting-migrate", pool_size=1)
-    try:
-        async with engine.connect() as connection:
-            there = text("SELECT to_regclass('alembic_version')")
-            if (await connection.execute(there)).scalar_one() is None:
-                return None
-            revision: str | None = (await connection.execute(text(_REVISION))).scalar_one_or_none()
-            return revision
-    finally:
-        await engine.dispose()
+    async with _engine(database_url, "voting-migrate") as engine, engine.connect() as connection:
+        there = text("SELECT to_regclass('alembic_version')")
+        if (await connection.execute(there)).scalar_one() is None:
+            return None
+        revision: str | None = (await connection.execute(text(_REVISION))).scalar_one_or_none()
+        return revision
 
 
 async def _persist(engine: AsyncEngine, query: str) -> str:

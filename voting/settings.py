@@ -133,6 +133,13 @@ class WorkerSettings(RoleSettings, RedisSettings, DatabaseSettings):
     pass
 
 
+ROLE_SETTINGS: Mapping[Role, type[RoleSettings]] = {
+    Role.VOTE: VoteSettings,
+    Role.RESULT: ResultSettings,
+    Role.WORKER: WorkerSettings,
+}
+
+
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 
 

@@ -56,9 +56,9 @@ async def count_the_same_voters_at_once(database_url: str) -> int:
     voters = sorted(uuid4() for _ in range(3))
 
     def batch(ms: int, order: list[UUID]) -> list[CastBallot]:
-        versions = (Version(ms + number, 0) for number in range(len(order)))
         return [
-            CastBallot(v, Ballot(voter, Choice.A)) for v, voter in zip(versions, order, strict=True)
+            CastBallot(Version(ms + number, 0), Ballot(voter, Choice.A))
+            for number, voter in enumerate(order)
         ]
 
     await tally.count(engine, batch(1, voters))

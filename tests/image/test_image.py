@@ -66,11 +66,11 @@ print(json.dumps({
 
 
 def run(*arguments: str, entrypoint: str = "voting", **environ: str):
+    options = [f"--env={name}={value}" for name, value in environ.items()]
     if ENGINE == "buildah":  # has no read-only root; the other two have
         container = subprocess.run(
             ["buildah", "from", IMAGE], capture_output=True, text=True, check=True
         ).stdout.strip()
-        options = [f"--env={name}={value}" for name, value in environ.items()]
         start = ["buildah", "run", "--isolation=chroot", *options, container, "--", entrypoint]
         try:
             done = execute(*start, *arguments)
@@ -81,7 +81,6 @@ def run(*arguments: str, entrypoint: str = "voting", **environ: str):
             return done
         finally:
             subprocess.run(["buildah", "rm", container], capture_output=True, check=True)
-    options = [f"--env={name}={value}" for name, value in environ.items()]
     start = [ENGINE, "run", *CONFINED, *options, f"--entrypoint={entrypoint}", IMAGE]
     return execute(*start, *arguments)
 

@@ -1,7 +1,6 @@
 """The users of Postgres and Redis as `deploy/` makes them: what they need, and nothing more."""
 
 import asyncio
-import contextlib
 import os
 import shlex
 import subprocess
@@ -101,13 +100,8 @@ def redis(servers, tmp_path_factory):
 @pytest.fixture
 async def streams(redis):
     """The stream as the vote role and as a worker have it; nothing is in it."""
-    async with contextlib.AsyncExitStack() as stack:
-        found = {}
-        for user in ("vote", "worker"):
-            client = connect(redis(user))
-            stack.push_async_callback(client.aclose)
-            found[user] = BallotStream(client)
-        yield found["vote"], found["worker"]
+    async with connect(redis("vote")) as vote, connect(redis("worker")) as worker:
+        yield BallotStream(vote), BallotStream(worker)
 
 
 async def consumers(stream):
@@ -243,19 +237,15 @@ async def test_a_migration_takes_back_what_is_not_listed(database):
     ],
 )
 async def test_no_user_of_redis_may_do_more(redis, user, command):
-    client = connect(redis(user))
-    try:
+    async with connect(redis(user)) as client:
         with pytest.raises(NoPermissionError):
             await client.execute_command(*command.split())
-    finally:
-        await client.aclose()
 
 
 async def test_the_autoscaler_may_see_how_long_the_queue_is(streams, redis):
     _, working = streams
     await working.prepare(ZERO, "open")
-    client = connect(redis("keda"))
-    try:
+    async with connect(redis("keda")) as client:
         assert "redis_version" in await client.info()
         [group] = await client.xinfo_groups(working._stream)
         assert group["lag"] is not None
@@ -263,26 +253,18 @@ async def test_the_autoscaler_may_see_how_long_the_queue_is(streams, redis):
         for command in ("XTRIM {voting}:ballots MAXLEN 0", "XADD {voting}:ballots * a b"):
             with pytest.raises(NoPermissionError):
                 await client.execute_command(*command.split())
-    finally:
-        await client.aclose()
 
 
 @pytest.mark.parametrize("user", ["vote", "worker"])
 async def test_a_script_may_not_do_more_either(redis, user):
-    client = connect(redis(user))
-    try:
+    async with connect(redis(user)) as client:
         with pytest.raises(ResponseError, match="ACL"):
             await client.eval("return redis.call('DEL', KEYS[1])", 1, "{voting}:ballots")
-    finally:
-        await client.aclose()
 
 
 async def test_who_does_not_say_who_it_is_may_only_ping(redis):
-    nobody = connect(redis("vote").replace("vote@", "").partition("?")[0])
-    try:
+    async with connect(redis("vote").replace("vote@", "").partition("?")[0]) as nobody:
         assert await nobody.ping()
         for command in ("INFO", "EXISTS {voting}:poll", "TIME"):
             with pytest.raises(NoPermissionError):
                 await nobody.execute_command(*command.split())
-    finally:
-        await nobody.aclose()

@@ -36,14 +36,11 @@ def tables(url):
     return asyncio.run(ask())
 
 
-def revision(url):
-    async def ask():
-        connection = await asyncpg.connect(url)
-        found = await connection.fetchval("SELECT version_num FROM alembic_version")
-        await connection.close()
-        return found
-
-    return asyncio.run(ask())
+async def revision(url):
+    connection = await asyncpg.connect(url)
+    found = await connection.fetchval("SELECT version_num FROM alembic_version")
+    await connection.close()
+    return found
 
 
 def test_migrations_and_models_agree(empty_url):
@@ -169,7 +166,7 @@ async def test_the_schema_of_a_later_version_will_do(empty_url, monkeypatch, nex
         await schema.wait_for_schema(empty_url)
     # And who goes back to this version migrates nothing.
     await asyncio.to_thread(schema.migrate, empty_url)
-    assert await asyncio.to_thread(revision, empty_url) == "0002"
+    assert await revision(empty_url) == "0002"
 
 
 async def test_a_server_that_comes_in_time_is_waited_for(servers, said):

@@ -14,6 +14,21 @@ def size(text: str) -> int:
     return int(number) * {"": 1, "mb": 2**20, "gb": 2**30, "Mi": 2**20, "Gi": 2**30}[unit]
 
 
+def autoscalers(resources: list[Resource]) -> dict[str, tuple[int, int]]:
+    """Tell for each Deployment that is scaled how many pods it has at least and at most."""
+    return {
+        each["spec"]["scaleTargetRef"]["name"]: (
+            each["spec"][f"min{suffix}"],
+            each["spec"][f"max{suffix}"],
+        )
+        for kind, suffix in (
+            ("HorizontalPodAutoscaler", "Replicas"),
+            ("ScaledObject", "ReplicaCount"),
+        )
+        for each in of(resources, kind)
+    }
+
+
 def redis_syncs_before_it_answers(resources: list[Resource]) -> Iterator[str]:
     text = one(resources, "ConfigMap", "redis")["data"]["valkey.conf"]
     lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
@@ -59,13 +74,11 @@ def namespaces_are_restricted(resources: list[Resource]) -> Iterator[str]:
 
 
 def autoscalers_rule_alone(resources: list[Resource]) -> Iterator[str]:
-    for each in of(resources, "HorizontalPodAutoscaler", "ScaledObject"):
-        target = one(resources, "Deployment", each["spec"]["scaleTargetRef"]["name"])
-        if "replicas" in target["spec"]:
-            yield f"{title(each)} and the Deployment both say how many"
-        least = each["spec"].get("minReplicas", each["spec"].get("minReplicaCount"))
-        if not 1 <= least < each["spec"].get("maxReplicas", each["spec"].get("maxReplicaCount")):
-            yield f"{title(each)} can't scale"
+    for name, (least, most) in autoscalers(resources).items():
+        if "replicas" in one(resources, "Deployment", name)["spec"]:
+            yield f"the autoscaler of {name} and the Deployment both say how many"
+        if not 1 <= least < most:
+            yield f"the autoscaler of {name} can't scale"
 
 
 def the_worker_is_scaled_by_the_stream_that_it_reads(resources: list[Resource]) -> Iterator[str]:
@@ -87,24 +100,17 @@ def everything_is_watched_and_scaled_that_should_be(resources: list[Resource]) -
         if not any(matches(each["spec"]["selector"], given) for given in services):
             yield f"{title(each)} selects no Service"
     deployments = {each["metadata"]["name"] for each in of(resources, "Deployment")}
-    scaled = {
-        each["spec"]["scaleTargetRef"]["name"]
-        for each in of(resources, "HorizontalPodAutoscaler", "ScaledObject")
-    }
+    scaled = autoscalers(resources).keys()
     yield from (f"{name} is scaled and not there" for name in scaled - deployments)
     yield from (f"{name} is there and not scaled" for name in deployments - scaled)
 
 
 def there_are_enough_pods(resources: list[Resource]) -> Iterator[str]:
-    least = {
-        each["metadata"]["name"]: each["spec"].get(
-            "minReplicas", each["spec"].get("minReplicaCount")
-        )
-        for each in of(resources, "HorizontalPodAutoscaler", "ScaledObject")
-    }
+    scaled = autoscalers(resources)
     for name, number in (("vote", 3), ("result", 2), ("worker", 2)):
-        if least.get(name, 0) < number:
-            yield f"{name}: {least.get(name)}"
+        least, _ = scaled.get(name, (0, 0))
+        if least < number:
+            yield f"{name}: {least}"
     [cluster] = of(resources, "Cluster")
     synchronous = {
         "method": "any",

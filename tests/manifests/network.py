@@ -1,7 +1,7 @@
 """Works out from the NetworkPolicies who may speak with whom."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .rendering import Resource, labels, matches, of, workloads
 
@@ -27,11 +27,10 @@ OTHERS = {
 PORTS = ("53/UDP", "53/TCP", "443/TCP", *(f"{n}/TCP" for n in (5432, 6379, 6443, 8000, 8080, 9090)))
 
 
-@dataclass(frozen=True)
-class Actor:
+class Actor(NamedTuple):
     name: str
     namespace: str
-    labels: dict[str, str] = field(hash=False)
+    labels: dict[str, str]
 
 
 def actors(resources: list[Resource]) -> list[Actor]:

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 from voting import server
 from voting.ops import READY_SECONDS
-from voting.settings import Role, RoleSettings
+from voting.settings import ROLE_SETTINGS, Role, RoleSettings
 
 from .rendering import (
-    SETTINGS,
     Resource,
     every_container,
     of,
@@ -95,7 +94,7 @@ def containers_listen_where_they_are_asked(resources: list[Resource]) -> Iterato
 
 
 def probes_ask_what_they_should(resources: list[Resource]) -> Iterator[str]:
-    for role in SETTINGS:
+    for role in ROLE_SETTINGS:
         [container] = pod(one(resources, "Deployment", role))["containers"]
         for kind, path in (
             ("startup", "/healthz"),
@@ -109,7 +108,7 @@ def probes_ask_what_they_should(resources: list[Resource]) -> Iterator[str]:
 
 
 def a_rollout_refuses_nobody(resources: list[Resource]) -> Iterator[str]:
-    for role in SETTINGS:
+    for role in ROLE_SETTINGS:
         deployment = one(resources, "Deployment", role)
         if deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
             yield f"{role}: a pod goes before the next one is there"
@@ -125,7 +124,7 @@ def a_rollout_refuses_nobody(resources: list[Resource]) -> Iterator[str]:
 
 
 def roles_wait_for_the_schema(resources: list[Resource]) -> Iterator[str]:
-    for role in SETTINGS:
+    for role in ROLE_SETTINGS:
         spec = pod(one(resources, "Deployment", role))
         waits = [each["args"] for each in spec.get("initContainers", [])]
         expected = [["wait"]] if role != Role.VOTE else []

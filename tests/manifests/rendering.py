@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,17 +12,9 @@ from typing import Any
 
 import yaml
 
-from voting.settings import ResultSettings, Role, RoleSettings, VoteSettings, WorkerSettings
-
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
 Resource = dict[str, Any]
-
-SETTINGS: dict[str, type[RoleSettings]] = {
-    Role.VOTE: VoteSettings,
-    Role.RESULT: ResultSettings,
-    Role.WORKER: WorkerSettings,
-}
 
 OVERLAYS = ("overlays/kind", "overlays/production")
 COMPONENTS = tuple(sorted(f"components/{each.name}" for each in (DEPLOY / "components").iterdir()))
@@ -63,12 +56,18 @@ def of(resources: list[Resource], *kinds: str) -> list[Resource]:
     return [each for each in resources if each["kind"] in kinds]
 
 
+def is_named(given: str, name: str) -> bool:
+    """Whether that is the name, or the name with the hash that kustomize adds."""
+    return bool(re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", given))
+
+
 def one(resources: list[Resource], kind: str, name: str) -> Resource:
-    """Find a resource by the name it has before a hash is added."""
+    """Find a resource by the name it has before a hash, or a Job's tag, is added."""
     found = [
         each
         for each in of(resources, kind)
-        if each["metadata"]["name"] == name or each["metadata"]["name"].startswith(f"{name}-")
+        if is_named(each["metadata"]["name"], name)
+        or (kind == "Job" and each["metadata"]["name"].startswith(f"{name}-"))
     ]
     assert len(found) == 1, f"{len(found)} of {kind} {name}"
     return found[0]

@@ -46,7 +46,7 @@ def test_every_metric_that_is_asked_for_exists(expression: str, metrics: set[str
     assert asked or expression.startswith("absent(up")
 
 
-def test_the_dashboard_is_the_file():
+def test_the_panels_of_the_dashboard_have_ids_of_their_own():
     text = (DEPLOY / "components/monitoring/voting.json").read_text()
     ids = [panel["id"] for panel in json.loads(text)["panels"]]
     assert len(ids) == len(set(ids))

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import pty
-import re
 import shlex
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from voting.settings import DatabaseSettings, Role, load
+from voting.settings import ROLE_SETTINGS, DatabaseSettings, Role, load
 
-from .rendering import DEPLOY, OVERLAYS, SETTINGS, Resource, of, one, pod, render
+from .rendering import DEPLOY, OVERLAYS, Resource, of, one, pod, render
 from .wiring import each_secret_that_is_read_is_there, secret_variables
 
 KIND, PRODUCTION = OVERLAYS
@@ -38,12 +37,7 @@ def resources(request) -> list[Resource]:
 
 
 def contents(resources: list[Resource], name: str) -> dict[str, str]:
-    found = [
-        each
-        for each in of(resources, "Secret")
-        if re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", each["metadata"]["name"])
-    ]
-    [secret] = found
+    secret = one(resources, "Secret", name)
     return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
 
 
@@ -62,7 +56,7 @@ def test_every_secret_that_is_read_is_there(resources):
 
 @pytest.mark.parametrize("role", list(Role))
 def test_every_role_takes_its_settings(resources, role):
-    assert load(SETTINGS[role], environment(resources, "Deployment", role))
+    assert load(ROLE_SETTINGS[role], environment(resources, "Deployment", role))
 
 
 def test_the_migration_takes_its_settings(resources):

@@ -1,16 +1,15 @@
 """What no tool knows of how the resources hang together: Secrets, settings, ports, networks."""
 
-import re
 from collections.abc import Iterator
 
-from voting.settings import RoleSettings
+from voting.settings import ROLE_SETTINGS, RoleSettings
 
 from .network import NAMESPACE, actors, allowed
 from .rendering import (
-    SETTINGS,
     Resource,
     containers,
     every_container,
+    is_named,
     labels,
     matches,
     of,
@@ -77,22 +76,22 @@ def secret_variables(container: Resource) -> dict[str, tuple[str, str]]:
 def each_role_gets_the_secrets_that_it_reads(resources: list[Resource]) -> Iterator[str]:
     for workload in of(resources, "Deployment", "Job"):
         name = workload["metadata"]["name"].partition("-")[0]
-        if name not in (*SETTINGS, "migrate"):
+        if name not in (*ROLE_SETTINGS, "migrate"):
             continue
         if pod(workload).get("volumes"):
             yield f"{title(workload)} has volumes"
         for container in containers(workload):
             title_ = f"{title(workload)}/{container['name']}"
             # A container that waits, or migrates, asks the database alone.
-            role = container["name"] in SETTINGS
-            read = secrets_of(SETTINGS[name]) if role else {"DATABASE_URL"}
+            role = container["name"] in ROLE_SETTINGS
+            read = secrets_of(ROLE_SETTINGS[name]) if role else {"DATABASE_URL"}
             given = secret_variables(container)
             if given.keys() != read:
                 yield f"{title_} gets {sorted(given)} and reads {sorted(read)}"
             if any("secretRef" in each for each in container.get("envFrom", [])):
                 yield f"{title_} gets a whole Secret"
             for variable, (secret, key) in given.items():
-                if key != variable or not re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", secret):
+                if key != variable or not is_named(secret, name):
                     yield f"{title_} reads {key} of {secret}"
 
 
@@ -119,13 +118,13 @@ def each_secret_that_is_read_is_there(resources: list[Resource]) -> Iterator[str
 
 
 def every_setting_is_in_the_configmap(resources: list[Resource]) -> Iterator[str]:
-    read = {name.upper() for model in SETTINGS.values() for name in model.model_fields} - {
-        name for model in SETTINGS.values() for name in secrets_of(model)
+    read = {name.upper() for model in ROLE_SETTINGS.values() for name in model.model_fields} - {
+        name for model in ROLE_SETTINGS.values() for name in secrets_of(model)
     }
     given = set(one(resources, "ConfigMap", "voting")["data"])
     yield from (f"{name} is read, and not given" for name in read - given - FIXED)
     yield from (f"{name} is given, and not read" for name in given - read)
-    for role in SETTINGS:
+    for role in ROLE_SETTINGS:
         [container] = pod(one(resources, "Deployment", role))["containers"]
         if {"name": "ROLE", "value": role} not in container["env"]:
             yield f"{role} has another role"
