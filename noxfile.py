@@ -168,7 +168,8 @@ def lock(session: nox.Session) -> None:
     plain = ("--no-header", "--no-annotate")
     for name, sources in (
         ("app", ("pyproject.toml",)),
-        ("dev", ("pyproject.toml", "--extra", "local", "--group", "dev")),
+        ("tracing", ("pyproject.toml", "--extra", "tracing")),
+        ("dev", ("pyproject.toml", "--all-extras", "--group", "dev")),
         ("manifests", ("pyproject.toml", "--group", "manifests")),
         ("build", ("--group", "build")),
     ):
