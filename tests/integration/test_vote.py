@@ -225,19 +225,20 @@ async def test_a_cookie_that_is_not_ours_is_no_cookie(client, prepared, cookie):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "words"),
+    ("error", "status", "words", "recorded"),
     [
-        (PollClosed(), 409, "Voting is closed"),
-        (NotRecorded(), 503, "was not recorded"),
-        (MaybeRecorded(), 503, "may have been, or not"),
-        (ZeroDivisionError(), 503, "may have been, or not"),
+        (PollClosed(), 409, "Voting is closed", "no"),
+        (NotRecorded(), 503, "was not recorded", "no"),
+        (MaybeRecorded(), 503, "may have been, or not", "unknown"),
+        (ZeroDivisionError(), 503, "may have been, or not", "unknown"),
     ],
 )
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
 async def test_a_vote_that_fails_says_what_became_of_it_and_keeps_the_choice(
-    voter, prepared, monkeypatch, error, status, words, headers
+    voter, prepared, monkeypatch, error, status, words, recorded, headers
 ):
-    await voter.post("/vote", data={"choice": "b"})
+    before = await voter.post("/vote", data={"choice": "b"}, headers=headers)
+    assert before.headers["voting-recorded"] == "yes"
 
     async def fail(_):
         raise error
@@ -246,6 +247,7 @@ async def test_a_vote_that_fails_says_what_became_of_it_and_keeps_the_choice(
     answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
     assert answer.status_code == status
     assert words in answer.text
+    assert answer.headers["voting-recorded"] == recorded
     assert pressed(answer.text) == ["b"]
     assert answer.headers.get_list("set-cookie") == []
     assert ("retry-after" in answer.headers) == (status == 503)

@@ -148,7 +148,7 @@ class VoteRole:
         cookies = [self._cookie(self._ballot_cookie, str(mine))]
         if wants_fragment(request):
             return await self._ballot(request, "_ballot.html", mine, cookies=cookies)
-        headers = {"Location": "/", "Cache-Control": "no-store"}
+        headers = {"Location": "/", "Cache-Control": "no-store"} | _recorded(None)
         return Response("", status_code=HTTPStatus.SEE_OTHER, headers=headers, cookies=cookies)
 
     async def receipt(self, request: Request[Any, Any, Any]) -> Response[str]:
@@ -194,11 +194,14 @@ class VoteRole:
         if mine is not None and request.method == "GET":
             position = await self._position.get()
             counted = position is not None and position.counted(mine.version)
+        headers = FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"})
+        if request.method == "POST":
+            headers |= _recorded(problem)
         return Response(
             self._pages.render(template, mine=mine, counted=counted, problem=problem, lost=UNKNOWN),
             media_type=MediaType.HTML,
             status_code=problem.status if problem else HTTPStatus.OK,
-            headers=FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"}),
+            headers=headers,
             cookies=cookies or [],
         )
 
@@ -216,6 +219,12 @@ class VoteRole:
         return Cookie(
             name, value=value, max_age=YEAR, secure=self._secure, httponly=True, samesite="lax"
         )
+
+
+def _recorded(problem: Problem | None) -> dict[str, str]:
+    """Say for programs what the page says for people: whether the vote is recorded."""
+    word = "yes" if problem is None else "unknown" if problem is UNKNOWN else "no"
+    return {"Voting-Recorded": word}
 
 
 async def run(settings: VoteSettings) -> None:
