@@ -12,8 +12,8 @@ LAYERS = (
     ("`voting up`", ("supervisor", "embedded", "folder", "local")),
     ("roles", ("roles.vote", "roles.result", "roles.worker")),
     ("HTTP", ("voters", "forms", "latest", "web", "ops", "server")),
-    ("servers", ("casting", "stream", "database", "tally", "schema", "audit")),
-    ("ground", ("ballots", "models", "settings", "logs")),
+    ("servers", ("casting", "stream", "database", "tally", "rounds", "schema", "audit")),
+    ("ground", ("ballots", "polls", "models", "settings", "logs")),
 )
 
 

@@ -3,7 +3,16 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, MetaData, SmallInteger, String, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -51,13 +60,51 @@ class Tally(Base):
 
 
 class Poll(Base):
-    """The one poll: a table of one row, made by the migration."""
+    """The one poll, as `polls.Poll` explains it: a table of one row, made by the migration."""
 
     __tablename__ = "poll"
     __table_args__ = (
         CheckConstraint("id = 1", name="one"),
         CheckConstraint("state IN ('open', 'closed')", name="state"),
+        CheckConstraint(
+            "(until_ms IS NULL) = (until_seq IS NULL)"
+            " AND (until_ms IS NULL OR state = 'closed')"
+            " AND (final_at IS NULL OR until_ms IS NOT NULL)",
+            name="life",
+        ),
     )
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, server_default=text("1"))
     state: Mapped[str] = mapped_column(String(6), server_default=text("'open'"))
+    round: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    closes_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    after_ms: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    after_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    until_ms: Mapped[int | None] = mapped_column(BigInteger)
+    until_seq: Mapped[int | None] = mapped_column(BigInteger)
+    final_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    lost_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class Final(Base):
+    """Totals that were declared final. Rows are only added: what is undone stays to be seen."""
+
+    __tablename__ = "finals"
+
+    round: Mapped[int] = mapped_column(Integer, primary_key=True)
+    final_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    closed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    a: Mapped[int] = mapped_column(BigInteger)
+    b: Mapped[int] = mapped_column(BigInteger)
+
+
+class PastTally(Base):
+    """The tally of a round that is over."""
+
+    __tablename__ = "past_tally"
+
+    round: Mapped[int] = mapped_column(Integer, primary_key=True)
+    bucket: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    a: Mapped[int] = mapped_column(BigInteger)
+    b: Mapped[int] = mapped_column(BigInteger)

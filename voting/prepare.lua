@@ -1,15 +1,19 @@
 #!lua flags=allow-oom
--- Make the stream fit for casting and reading; changes nothing where it already is. Also where
--- memory is full: nothing would be read, counted and dropped otherwise.
+-- Make the stream fit for casting and reading, and bring the poll in line with what Postgres says;
+-- changes nothing where both already are. Also where memory is full: nothing would be read, counted
+-- and dropped otherwise.
 --
 -- KEYS  1 the stream, 2 the poll
 -- ARGV  1 the group, 2 and 3 the newest version in Postgres (ms, seq), 4 the poll's state,
---       5 the deadline (Redis' clock, ms)
--- Returns 1 where the stream had to be made, else 0.
+--       5 the deadline (Redis' clock, ms), 6 when the poll closes (likewise; empty: not by itself),
+--       7 the version that this round's are above
+-- Returns {1 where the stream had to be made, else 0; the poll's state; the stream's last id; Redis'
+-- clock in ms}.
 
 -- Past the deadline the caller has given up, and the poll may have another state.
 local time = redis.call('TIME')
-if time[1] * 1000 + math.floor(time[2] / 1000) >= tonumber(ARGV[5]) then
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now >= tonumber(ARGV[5]) then
   return redis.error_reply('LATE it reached Redis after its deadline')
 end
 
@@ -24,17 +28,25 @@ end
 
 -- A stream that was lost may restart below what Postgres has counted, where the clock stepped back;
 -- its ballots would look older than the votes they replace.
+local last
 local info = redis.call('XINFO', 'STREAM', KEYS[1])
 for i = 1, #info, 2 do
   if info[i] == 'last-generated-id' then
-    local ms, seq = string.match(info[i + 1], '^(%d+)-(%d+)$')
+    last = info[i + 1]
+    local ms, seq = string.match(last, '^(%d+)-(%d+)$')
     ms, seq = tonumber(ms), tonumber(seq)
     local least_ms, least_seq = tonumber(ARGV[2]), tonumber(ARGV[3])
     if ms < least_ms or (ms == least_ms and seq < least_seq) then
-      redis.call('XSETID', KEYS[1], ARGV[2] .. '-' .. ARGV[3])
+      last = ARGV[2] .. '-' .. ARGV[3]
+      redis.call('XSETID', KEYS[1], last)
     end
   end
 end
 
-redis.call('HSET', KEYS[2], 'state', ARGV[4])
-return made
+-- From here on nothing is cast, so the last id is that of the last ballot, whoever asks.
+local state = ARGV[4]
+if ARGV[6] ~= '' and now >= tonumber(ARGV[6]) then
+  state = 'closed'
+end
+redis.call('HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'after', ARGV[7])
+return {made, state, last, now}

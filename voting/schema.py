@@ -23,16 +23,31 @@ PAUSE = 1.0
 
 _REVISION = "SELECT version_num FROM alembic_version"
 
+_NAMES = """
+SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'
+UNION
+SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
+
 # Who may do what, where the database has a user of that name. What a user is not named for, it may
 # not do; the tables belong to whoever migrates. `alembic_version` tells a role that waits.
 RIGHTS = {
     "voting_worker": {
         "votes": "SELECT, INSERT, UPDATE",
         "tally": "SELECT, INSERT, UPDATE",
-        "poll": "SELECT",
+        "poll": "SELECT, UPDATE",
+        "finals": "SELECT, INSERT",
+        "past_tally": "SELECT",
+        "start_round(integer)": "EXECUTE",
         "alembic_version": "SELECT",
     },
-    "voting_result": {"tally": "SELECT", "poll": "SELECT", "alembic_version": "SELECT"},
+    "voting_result": {
+        "tally": "SELECT",
+        "poll": "SELECT",
+        "finals": "SELECT",
+        "past_tally": "SELECT",
+        "alembic_version": "SELECT",
+    },
 }
 
 
@@ -60,14 +75,14 @@ def migrate(database_url: str) -> None:
 
 def grant(connection: Connection) -> None:
     """Give the users of RIGHTS what they may do, and take what they may not do any more."""
-    tables = set(
-        connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
-    )
+    there = set(connection.scalars(text(_NAMES)))
     users = set(connection.scalars(text("SELECT rolname FROM pg_roles")))
     for user in RIGHTS.keys() & users:
-        connection.execute(text(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {user}"))
-        for table in RIGHTS[user].keys() & tables:
-            connection.execute(text(f"GRANT {RIGHTS[user][table]} ON {table} TO {user}"))
+        for kind in ("TABLES", "FUNCTIONS"):
+            connection.execute(text(f"REVOKE ALL ON ALL {kind} IN SCHEMA public FROM {user}"))
+        for name in RIGHTS[user].keys() & there:
+            kind = "FUNCTION" if "(" in name else "TABLE"
+            connection.execute(text(f"GRANT {RIGHTS[user][name]} ON {kind} {name} TO {user}"))
 
 
 async def wait_for_server(database_url: str, seconds: float) -> None:

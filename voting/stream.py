@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from voting.ballots import ZERO, Ballot, CastBallot, Version
 from voting.casting import Caster
+from voting.polls import Terms
 
 PREPARE, BURY, FORGET = (
     resources.files("voting").joinpath(f"{name}.lua").read_text()
@@ -64,6 +66,21 @@ class Position:
             return False
         return version <= self.delivered
 
+    def all_counted(self, until: Version) -> bool:
+        """Whether all ballots up to that version are, which may be higher than the last one's."""
+        return self.pending == 0 and (self.backlog == 0 or self.delivered >= until)
+
+
+class Prepared(NamedTuple):
+    """What `BallotStream.prepare` found."""
+
+    made: bool
+    """Whether the stream was missing."""
+    closed: Version | None
+    """Where the poll is closed: no ballot is newer than this, nor will be."""
+    now: int
+    """Redis' clock, in milliseconds since 1970."""
+
 
 def connect(url: str) -> Redis:
     """Make a client that tries once, so that its callers know what was tried."""
@@ -102,22 +119,44 @@ class BallotStream:
         """Append `ballot` and return its version once it is on disk. Raises a CastError."""
         return await self._caster.cast(ballot)
 
-    async def prepare(self, newest: Version, state: str) -> bool:
-        """Make the stream and its group where missing, and tell whether the stream was.
+    async def prepare(
+        self,
+        newest: Version,
+        state: str,
+        *,
+        closes_at: datetime | None = None,
+        after: Version = ZERO,
+    ) -> Prepared:
+        """Make the stream and its group where missing, and tell `cast` what it has to obey.
 
-        No id will be at or below `newest`; `state` ("open" or "closed") is what `cast` obeys. Once
-        this has returned or raised, Redis does not apply it any more.
+        No id will be at or below `newest`. `state` is "open" or "closed"; an open poll closes by
+        itself at `closes_at`. Ballots up to `after` were cast in an earlier round. Once this has
+        returned or raised, Redis does not apply it any more.
         """
         loop = asyncio.get_running_loop()
         deadline = await self.clock() + PREPARE_SECONDS
         until = loop.time() + PREPARE_SECONDS
         keys = (self._stream, self._poll)
-        args = (GROUP, newest.ms, newest.seq, state, int(deadline * 1000))
+        closing = "" if closes_at is None else int(closes_at.timestamp() * 1000)
+        terms = (state, int(deadline * 1000), closing, str(after))
         try:
-            return bool(await self._redis.eval(PREPARE, 2, *keys, *args))
+            reply = await self._redis.eval(PREPARE, 2, *keys, GROUP, newest.ms, newest.seq, *terms)
         except RedisError:
             await asyncio.sleep(until - loop.time())
             raise
+        made, state_now, last, now = reply
+        closed = Version.parse(last) if state_now == b"closed" else None
+        return Prepared(made=bool(made), closed=closed, now=now)
+
+    async def terms(self) -> Terms | None:
+        """Tell what a cast obeys; None where no worker has said so yet."""
+        state, closes_at, after = await self._redis.hmget(
+            self._poll, ["state", "closes_at", "after"]
+        )
+        if state is None:
+            return None
+        closing = datetime.fromtimestamp(int(closes_at) / 1000, UTC) if closes_at else None
+        return Terms(state == b"open", closing, Version.parse(after or b"0-0"))
 
     async def ready(self) -> bool:
         """Whether ballots can be cast; not where Redis can't be asked."""

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.ballots import ZERO, CastBallot, Version
-from voting.models import Poll, Tally
+from voting.polls import Poll
 
 # One statement, so that counting a batch is all or nothing and costs one round trip.
 #
 # newest   the newest ballot of each voter: Postgres refuses to update a row twice in a statement.
-#          Sorted, so that workers lock rows in the same order and never wait in a circle.
+#          Sorted, so that workers lock rows in the same order and never wait in a circle. Only
+#          ballots of this round: those before come again where a worker was slow, those after its
+#          end can't be cast.
 # counted  inserted or updated only where newer than what is stored: a ballot that comes twice, or
 #          late, changes nothing. `old` and `new` in RETURNING: Postgres 18.
 # delta    what that changed for each option; no row where it changed nothing.
@@ -26,7 +28,9 @@ WITH newest AS (
   FROM unnest(
     CAST(:voters AS uuid[]), CAST(:choices AS text[]),
     CAST(:ms AS bigint[]), CAST(:seq AS bigint[])
-  ) AS ballot (voter, choice, ms, seq)
+  ) AS ballot (voter, choice, ms, seq), poll
+  WHERE (ballot.ms, ballot.seq) > (after_ms, after_seq)
+    AND (until_ms IS NULL OR (ballot.ms, ballot.seq) <= (until_ms, until_seq))
   ORDER BY voter, ms DESC, seq DESC
 ), counted AS (
   INSERT INTO votes AS stored (voter, choice, ms, seq)
@@ -51,6 +55,46 @@ ON CONFLICT (bucket) DO UPDATE SET
 
 # Any number that nothing else in this database takes.
 POLL_LOCK = 0x706F6C6C
+
+# Whoever changes the poll takes the same lock for itself alone, and so waits until the transaction
+# that copies it to Redis has ended.
+_SHARE_POLL = text(f"SELECT pg_advisory_xact_lock_shared({POLL_LOCK})")
+
+_POLL = text("SELECT * FROM poll")
+
+_NEWEST = text("""
+SELECT greatest((SELECT max(ms) FROM tally), after_ms, until_ms) FROM poll
+""")
+
+_CLOSED = text("""
+UPDATE poll SET state = 'closed', closed_at = :at, until_ms = :ms, until_seq = :seq
+WHERE until_ms IS NULL
+""")
+
+_LOST = text("UPDATE poll SET lost_at = now()")
+
+# Declared once, whoever asks: two workers may do so at the same moment, and an operator may have
+# opened the poll again meanwhile.
+_FINISH = text("""
+WITH done AS (
+  UPDATE poll SET final_at = now()
+  WHERE final_at IS NULL AND (until_ms, until_seq) = (:ms, :seq)
+  RETURNING round, closed_at, final_at
+)
+INSERT INTO finals (round, final_at, closed_at, a, b)
+SELECT round, final_at, closed_at, sums.a, sums.b
+FROM done, (SELECT coalesce(sum(a), 0) AS a, coalesce(sum(b), 0) AS b FROM tally) AS sums
+RETURNING a, b
+""")
+
+_STANDING = text("""
+SELECT
+  poll.*, now() AS at,
+  coalesce(finals.a, sums.a, 0) AS a, coalesce(finals.b, sums.b, 0) AS b
+FROM poll
+  CROSS JOIN (SELECT sum(a) AS a, sum(b) AS b FROM tally) AS sums
+  LEFT JOIN finals USING (round, final_at)
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,27 +131,68 @@ def columns(ballots: Sequence[CastBallot]) -> dict[str, list[Any]]:
     }
 
 
-async def totals(engine: AsyncEngine) -> Totals:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where in its life a poll is, and its totals: those declared final, once it is."""
+
+    totals: Totals
+    poll: Poll
+
+
+async def standing(engine: AsyncEngine) -> Standing:
     """Add up the buckets: a row for every ten seconds in which a vote was counted."""
-    sums = select(
-        func.coalesce(func.sum(Tally.a), 0), func.coalesce(func.sum(Tally.b), 0), func.now()
-    )
     async with engine.connect() as connection:
-        a, b, at = (await connection.execute(sums)).one()
-    return Totals(int(a), int(b), at)
+        row = (await connection.execute(_STANDING)).one()
+    return Standing(Totals(int(row.a), int(row.b), row.at), _poll(row))
 
 
 async def version_after_all(connection: AsyncConnection) -> Version:
-    """A version that is newer than that of every vote."""
-    ms = (await connection.execute(select(func.max(Tally.ms)))).scalar_one()
-    return ZERO if ms is None else Version(ms + 1, 0)
+    """A version that is newer than that of every vote, and of every ballot of the rounds before."""
+    ms = (await connection.execute(_NEWEST)).scalar_one()
+    return Version(ms + 1, 0) if ms else ZERO
 
 
-async def poll_state(connection: AsyncConnection) -> str:
-    """Tell "open" or "closed".
+async def share_poll(connection: AsyncConnection) -> Poll:
+    """Tell the poll, which nobody can change until the transaction of `connection` ends.
 
-    Whoever changes it takes the same lock for itself alone, and so waits until the caller's
-    transaction has ended. Not a lock of the row: the worker's database user only reads it.
+    Not a lock of the row: any number of workers hold it at once.
     """
-    await connection.execute(select(func.pg_advisory_xact_lock_shared(POLL_LOCK)))
-    return str((await connection.execute(select(Poll.state))).scalar_one())
+    await connection.execute(_SHARE_POLL)
+    return await poll(connection)
+
+
+async def poll(connection: AsyncConnection) -> Poll:
+    return _poll((await connection.execute(_POLL)).one())
+
+
+async def set_closed(connection: AsyncConnection, at: datetime, until: Version) -> None:
+    """Write down when, and after which ballot, Redis has closed the poll."""
+    await connection.execute(_CLOSED, {"at": at, **until._asdict()})
+
+
+async def set_lost(connection: AsyncConnection) -> None:
+    """Write down that the queue was lost."""
+    await connection.execute(_LOST)
+
+
+async def finish(engine: AsyncEngine, until: Version) -> bool:
+    """Declare the totals final, unless somebody has. Tell whether this did it.
+
+    To be called once all ballots up to `until`, where the poll was closed, are counted.
+    """
+    async with engine.connect() as connection:
+        done = await connection.execute(_FINISH, until._asdict())
+        return done.one_or_none() is not None
+
+
+def _poll(row: Row[Any]) -> Poll:
+    return Poll(
+        round=row.round,
+        state=row.state,
+        closes_at=row.closes_at,
+        closed_at=row.closed_at,
+        after=Version(row.after_ms, row.after_seq),
+        until=None if row.until_ms is None else Version(row.until_ms, row.until_seq),
+        final_at=row.final_at,
+        lost_at=row.lost_at,
+    )

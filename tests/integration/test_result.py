@@ -99,7 +99,7 @@ async def test_while_postgres_is_away_the_last_totals_stay_and_the_page_says_sin
     fresh = (await client.get("/tally")).headers["etag"]
 
     with monkeypatch.context() as patch:
-        # The role has bound tally.totals: make its question fail underneath.
+        # The role has bound tally.standing: make its question fail underneath.
         patch.setattr(type(engine), "connect", lambda _: _Failing())
         page = (await client.get("/tally", headers={"If-None-Match": fresh})).text
         answer = (await client.get("/api/tally")).json()
@@ -141,13 +141,13 @@ async def test_the_role_is_ready_when_it_can_read_the_totals(engine):
 
 async def test_many_viewers_cause_one_question(engine, monkeypatch):
     monkeypatch.setattr(result_module, "INTERVAL", 3600)
-    asked, totals = [], tally.totals
+    asked, standing = [], tally.standing
 
     async def counting(engine):
         asked.append(engine)
-        return await totals(engine)
+        return await standing(engine)
 
-    monkeypatch.setattr(tally, "totals", counting)
+    monkeypatch.setattr(tally, "standing", counting)
     async with viewer(engine) as client:
         await asyncio.gather(*(client.get("/tally") for _ in range(50)))
     assert len(asked) == 1

@@ -147,7 +147,7 @@ async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch
     await engine.dispose()
 
     reading = create_engine(database("voting_result"), name="tests")
-    assert (await tally.totals(reading)).votes == 3
+    assert (await tally.standing(reading)).totals.votes == 3
     await reading.dispose()
 
 

@@ -16,7 +16,7 @@ def ballot(choice=Choice.A):
 
 @pytest.fixture
 async def prepared(stream):
-    assert await stream.prepare(ZERO, "open")
+    assert (await stream.prepare(ZERO, "open")).made
     return stream
 
 
@@ -154,7 +154,7 @@ async def test_a_call_that_is_cancelled_may_have_been_recorded(prepared):
 
 async def test_preparing_twice_changes_nothing(prepared):
     version = await prepared.cast(ballot())
-    assert not await prepared.prepare(ZERO, "open")
+    assert not (await prepared.prepare(ZERO, "open")).made
     [entry] = await prepared.read("me", count=10, block=1)
     assert entry.version == version
 
@@ -162,7 +162,7 @@ async def test_preparing_twice_changes_nothing(prepared):
 async def test_preparing_finds_what_came_before_the_group(prepared):
     version = await prepared.cast(ballot())
     await prepared._redis.xgroup_destroy(prepared._stream, GROUP)
-    assert not await prepared.prepare(ZERO, "open")  # the stream itself was there
+    assert not (await prepared.prepare(ZERO, "open")).made  # the stream itself was there
     [entry] = await prepared.read("me", count=10, block=1)
     assert entry.version == version
 

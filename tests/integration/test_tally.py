@@ -9,6 +9,7 @@ from sqlalchemy import text
 from voting import tally
 from voting.ballots import ZERO, Ballot, CastBallot, Choice, Version
 from voting.database import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
+from voting.polls import Poll
 
 
 def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> CastBallot:
@@ -16,7 +17,7 @@ def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> CastBallot:
 
 
 async def totals(engine):
-    result = await tally.totals(engine)
+    result = (await tally.standing(engine)).totals
     return result.a, result.b
 
 
@@ -27,7 +28,7 @@ async def votes(engine):
 
 
 async def test_no_votes_are_zero_votes(engine):
-    result = await tally.totals(engine)
+    result = (await tally.standing(engine)).totals
     assert (result.a, result.b, result.votes) == (0, 0, 0)
     assert abs((datetime.now(UTC) - result.at).total_seconds()) < 60
 
@@ -156,21 +157,21 @@ async def test_a_deadlock_is_a_conflict_and_not_bad_data(database_url):
 async def test_a_server_that_is_away_is_neither_bad_data_nor_a_conflict(tmp_path):
     engine = create_engine(f"postgresql://postgres@/postgres?host={tmp_path}", name="tests")
     with pytest.raises(DATABASE_ERRORS) as caught:
-        await tally.totals(engine)
+        await tally.standing(engine)
     assert not is_bad_data(caught.value)
     assert not is_conflict(caught.value)
 
 
 async def test_a_poll_starts_open(engine):
     async with engine.connect() as connection:
-        assert await tally.poll_state(connection) == "open"
+        assert await tally.share_poll(connection) == Poll()
 
 
 async def test_the_state_of_the_poll_can_not_change_while_it_is_copied(database_url):
     engine = create_engine(database_url, name="tests")
     transactions = engine.execution_options(isolation_level="READ COMMITTED")
     async with transactions.begin() as copying, transactions.begin() as closing:
-        await tally.poll_state(copying)
+        await tally.share_poll(copying)
         lock = text(f"SELECT pg_try_advisory_xact_lock({tally.POLL_LOCK})")
         assert (await closing.execute(lock)).scalar_one() is False
     await engine.dispose()

@@ -56,7 +56,7 @@ async def cast(stream, number, choice=Choice.A):
 
 
 async def votes(engine):
-    return (await tally.totals(engine)).votes
+    return (await tally.standing(engine)).totals.votes
 
 
 def counted(stream, engine, number):
@@ -80,7 +80,7 @@ async def test_ballots_become_votes(stream, engine):
         await cast(stream, 30, Choice.A)
         await cast(stream, 12, Choice.B)
         await until(counted(stream, engine, 42))
-    totals = await tally.totals(engine)
+    totals = (await tally.standing(engine)).totals
     assert (totals.a, totals.b) == (30, 12)
 
 

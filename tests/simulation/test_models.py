@@ -273,7 +273,7 @@ class Machine(RuleBasedStateMachine):
         assert self.postgres.votes == votes
         answers = []
         for engine in (self.engine, self.model_engine):
-            totals = await tally.totals(engine)
+            totals = (await tally.standing(engine)).totals
             async with engine.begin() as connection:
                 newest = await tally.version_after_all(connection)
                 state = await tally.poll_state(connection)

@@ -14,7 +14,7 @@ from voting.database import create_engine
 from voting.latest import Latest
 from voting.server import Site, serve
 from voting.settings import ResultSettings
-from voting.tally import Totals
+from voting.tally import Standing
 from voting.web import FRAGMENT, Pages
 
 # Together with the page's poll each second, a vote is seen within two seconds of its commit.
@@ -30,18 +30,18 @@ class ResultRole:
     def __init__(self, engine: AsyncEngine, settings: ResultSettings) -> None:
         self._settings = settings
         self._pages = Pages(settings)
-        self._totals: Latest[Totals] = Latest(
-            functools.partial(tally.totals, engine), interval=INTERVAL
+        self._standing: Latest[Standing] = Latest(
+            functools.partial(tally.standing, engine), interval=INTERVAL
         )
 
     def create_app(self) -> ASGIApp:
         @get("/")
         async def page(request: Request[Any, Any, Any]) -> Response[str]:
-            return self._answer(request, self._render("result.html", await self._totals.get()))
+            return self._answer(request, self._render("result.html", await self._standing.get()))
 
         @get("/tally")
         async def fragment(request: Request[Any, Any, Any]) -> Response[str]:
-            return self._answer(request, self._render("_tally.html", await self._totals.get()))
+            return self._answer(request, self._render("_tally.html", await self._standing.get()))
 
         @get("/api/tally")
         async def api() -> Response[dict[str, Any]]:
@@ -50,11 +50,12 @@ class ResultRole:
         return self._pages.create_app([page, fragment, api])
 
     async def ready(self) -> bool:
-        return await self._totals.get() is not None and not self._totals.failing
+        return await self._standing.get() is not None and not self._standing.failing
 
     async def api(self) -> Response[dict[str, Any]]:
         """Totals as JSON: null and 503 where they were never read, stale while they can't be."""
-        totals = await self._totals.get()
+        standing = await self._standing.get()
+        totals = standing.totals if standing else None
         names = {"a": self._settings.option_a, "b": self._settings.option_b}
         votes = {"a": totals.a, "b": totals.b} if totals else {"a": None, "b": None}
         body = {
@@ -62,13 +63,14 @@ class ResultRole:
             "options": {key: {"name": names[key], "votes": votes[key]} for key in names},
             "votes": totals.votes if totals else None,
             "at": totals.at.isoformat() if totals else None,
-            "stale": self._totals.failing,
+            "stale": self._standing.failing,
         }
         status = HTTPStatus.OK if totals else HTTPStatus.SERVICE_UNAVAILABLE
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
-    def _render(self, template: str, totals: Totals | None) -> str:
-        return self._pages.render(template, totals=totals, stale=self._totals.failing)
+    def _render(self, template: str, standing: Standing | None) -> str:
+        totals = standing.totals if standing else None
+        return self._pages.render(template, totals=totals, stale=self._standing.failing)
 
     def _answer(self, request: Request[Any, Any, Any], body: str) -> Response[str]:
         # Votes may be what they were and the answer still be another: names, staleness, layout.

@@ -15,8 +15,8 @@ import prometheus_client
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import tally
-from voting.ballots import ZERO, CastBallot, Version
+from voting import rounds, tally
+from voting.ballots import CastBallot, Version
 from voting.database import (
     DATABASE_ERRORS,
     STATEMENT_TIMEOUT,
@@ -24,6 +24,7 @@ from voting.database import (
     is_bad_data,
     is_conflict,
 )
+from voting.polls import Phase, Poll
 from voting.server import serve
 from voting.settings import WorkerSettings
 from voting.stream import BallotStream, Entry, StreamMissing
@@ -31,6 +32,7 @@ from voting.stream import BallotStream, Entry, StreamMissing
 BATCH = 2_000  # entries
 BLOCK = 1.0  # seconds a read waits for the first entry
 HOUSEKEEPING = 5.0  # seconds between two rounds
+COUNTING = 0.5  # likewise, where people wait for the final totals
 IDLE = STATEMENT_TIMEOUT * 3  # seconds after which a worker's entries are taken over
 # Counted entries stay for a while, to be counted again should the database be restored. The older
 # half goes when they are many, all of them when memory is short.
@@ -71,6 +73,7 @@ class Worker:
         # For each server, how many of the two tasks wait for it.
         self._away: Counter[str] = Counter()
         self._prepared = False
+        self._phase = Phase.OPEN
         self._next_housekeeping = 0.0
 
     async def ready(self) -> bool:
@@ -108,7 +111,7 @@ class Worker:
         now = asyncio.get_running_loop().time()
         try:
             if now >= self._next_housekeeping:
-                await self._prepare()
+                poll = await self._prepare()
                 if taken := await self._stream.reclaim(
                     self._consumer, idle=self._idle, count=BATCH
                 ):
@@ -116,23 +119,41 @@ class Worker:
                     return taken  # and look for more at once
                 await self._trim()
                 await self._stream.forget(FORGET_SECONDS)
-                self._next_housekeeping = now + HOUSEKEEPING
+                await self._finish(poll)
+                self._next_housekeeping = now + await self._pause_after(poll)
             return await self._stream.read(self._consumer, count=BATCH, block=BLOCK)
         except StreamMissing:
             self._next_housekeeping = 0.0
             await self._prepare()
             return []
 
-    async def _prepare(self) -> None:
+    async def _prepare(self) -> Poll:
         """Bring Redis in line with Postgres, which is the truth."""
-        # The poll stays locked until Redis has its state: a close in between can't be undone.
-        async with self._engine.execution_options(isolation_level="READ COMMITTED").begin() as on:
-            state = await tally.poll_state(on)
-            newest = await tally.version_after_all(on)
-            made = await self._stream.prepare(newest, state)
-        if made and (self._prepared or newest > ZERO):
+        poll, lost = await rounds.bring_in_line(self._engine, self._stream, known=self._prepared)
+        if lost:
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
+        if poll.phase is not self._phase:
+            log.info("round %d of the poll is %s", poll.round, poll.phase)
+            self._phase = poll.phase
+        return poll
+
+    async def _finish(self, poll: Poll) -> None:
+        """Declare the totals final once everything accepted before the close is counted."""
+        if poll.phase is not Phase.COUNTING or poll.until is None:
+            return
+        # An acknowledge comes after its commit: what is not pending is in the tally.
+        if (await self._stream.position()).all_counted(poll.until):
+            await tally.finish(self._engine, poll.until)
+
+    async def _pause_after(self, poll: Poll) -> float:
+        """Tell how many seconds the housekeeping may wait."""
+        if poll.phase is Phase.COUNTING:
+            return COUNTING
+        if poll.phase is Phase.OPEN and poll.closes_at is not None:
+            left = poll.closes_at.timestamp() - await self._stream.clock()
+            return min(HOUSEKEEPING, max(left, COUNTING))
+        return HOUSEKEEPING
 
     async def _trim(self) -> None:
         if await self._stream.nearly_full():

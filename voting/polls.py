@@ -1,0 +1,51 @@
+"""The life of a poll, as Postgres tells it. Pure: no input, no output."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from voting.ballots import ZERO, Version
+
+
+class Phase(StrEnum):
+    """Open, then counting what was accepted before the close, then final."""
+
+    OPEN = "open"
+    COUNTING = "counting"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A round of the poll: the ballots after `after`, up to `until` where it is closed.
+
+    `after` keeps out what was cast in the round before and comes once more, `until` what somebody
+    may append to the queue of a poll that is closed. All times are Postgres' or Redis'.
+    """
+
+    round: int = 1
+    state: str = "open"
+    closes_at: datetime | None = None
+    """When it closes by itself, or has."""
+    closed_at: datetime | None = None
+    after: Version = ZERO
+    until: Version | None = None
+    """The newest ballot when Redis closed it; None while it has not."""
+    final_at: datetime | None = None
+    lost_at: datetime | None = None
+    """When a worker last found the queue gone: what it had not counted by then is lost."""
+
+    @property
+    def phase(self) -> Phase:
+        if self.final_at is not None:
+            return Phase.FINAL
+        return Phase.OPEN if self.state == "open" else Phase.COUNTING
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What Redis has of it, which a cast obeys."""
+
+    open: bool
+    closes_at: datetime | None
+    after: Version

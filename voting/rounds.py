@@ -1,0 +1,103 @@
+"""Changing the poll: in Postgres, which is the truth, then in Redis, where it takes effect."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from voting import tally
+from voting.ballots import ZERO
+from voting.polls import Poll
+from voting.stream import BallotStream
+
+_LOCK = text(f"SELECT pg_advisory_xact_lock({tally.POLL_LOCK})")
+
+# From when on, and after which ballot, is for Redis to tell.
+_CLOSE = text("UPDATE poll SET state = 'closed', closes_at = NULL WHERE state = 'open'")
+
+_CLOSE_AT = text("UPDATE poll SET closes_at = :at WHERE state = 'open'")
+
+_OPEN = text("""
+UPDATE poll SET
+  state = 'open', closes_at = NULL, closed_at = NULL, until_ms = NULL, until_seq = NULL,
+  final_at = NULL
+""")
+
+_START_ROUND = text("SELECT start_round(:ended)")
+
+
+class PollChanged(Exception):
+    """The poll is not what it was when the operator looked: nothing was done."""
+
+
+async def bring_in_line(
+    engine: AsyncEngine, stream: BallotStream, *, known: bool = False
+) -> tuple[Poll, bool]:
+    """Tell Redis what Postgres says of the poll, and Postgres where Redis has closed it.
+
+    Returns the poll, and whether the queue was lost: it was not there, though `known` or though
+    something has been counted. May be done again where it failed: raises redis' own errors and
+    DATABASE_ERRORS.
+    """
+    # The poll stays locked until Redis has its state: a change in between can't be undone.
+    async with _transaction(engine) as on:
+        poll = await tally.share_poll(on)
+        newest = await tally.version_after_all(on)
+        prepared = await stream.prepare(
+            newest, poll.state, closes_at=poll.closes_at, after=poll.after
+        )
+        if prepared.closed is not None and poll.until is None:
+            # Where it closed by itself, no ballot was taken from then on, whenever that is seen.
+            at = poll.closes_at or datetime.fromtimestamp(prepared.now / 1000, UTC)
+            await tally.set_closed(on, at, prepared.closed)
+            poll = replace(poll, state="closed", closed_at=at, until=prepared.closed)
+        lost = prepared.made and (known or newest > ZERO)
+        if lost:
+            await tally.set_lost(on)
+    return poll, lost
+
+
+async def close(engine: AsyncEngine, *, at: datetime | None = None) -> None:
+    """Close the poll, now or at a time. It takes effect with `bring_in_line`."""
+    async with _changing(engine) as connection:
+        if at is None:
+            await connection.execute(_CLOSE)
+        else:
+            await connection.execute(_CLOSE_AT, {"at": at})
+
+
+async def reopen(engine: AsyncEngine) -> None:
+    """Open the poll, and forget when it was to close. It takes effect with `bring_in_line`.
+
+    Totals that were declared final stay in the table of finals.
+    """
+    async with _changing(engine) as connection:
+        await connection.execute(_OPEN)
+
+
+async def start_round(engine: AsyncEngine, ended: int) -> None:
+    """Keep the totals of the round that is final, and open the next. Raises PollChanged.
+
+    It takes effect with `bring_in_line`.
+    """
+    async with _changing(engine) as connection:
+        started = await connection.execute(_START_ROUND, {"ended": ended})
+        if started.scalar_one() is None:
+            raise PollChanged
+
+
+@asynccontextmanager
+async def _changing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Begin a transaction in which nobody else changes the poll or copies it to Redis."""
+    async with _transaction(engine) as connection:
+        await connection.execute(_LOCK)
+        yield connection
+
+
+@asynccontextmanager
+async def _transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+        yield connection
