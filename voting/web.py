@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import logging
 import mimetypes
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -132,6 +133,7 @@ class Pages:
             vote_url=settings.vote_url,
             result_url=settings.result_url,
             static=static_url,
+            clock=lambda: int(time.time() * 1000),  # for a countdown where a clock is wrong
         )
 
     def render(self, template: str, **context: object) -> str:

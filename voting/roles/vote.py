@@ -15,6 +15,7 @@ from voting.ballots import Ballot, Choice, Version
 from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.forms import MAX_BODY, FormError, read_choice
 from voting.latest import Latest
+from voting.polls import Terms
 from voting.server import Site, serve
 from voting.settings import VoteSettings
 from voting.stream import BallotStream, Position
@@ -114,6 +115,7 @@ class VoteRole:
         prefix = "__Host-" if settings.secure else ""
         self._voter_cookie, self._ballot_cookie = f"{prefix}voter", f"{prefix}ballot"
         self._position: Latest[Position] = Latest(stream.position, interval=1.0)
+        self._terms: Latest[Terms | None] = Latest(stream.terms, interval=1.0)
         self._full: Latest[bool] = Latest(stream.nearly_full, interval=1.0)
 
     def create_app(self) -> ASGIApp:
@@ -190,15 +192,26 @@ class VoteRole:
         cookies: list[Cookie] | None = None,
     ) -> Response[str]:
         counted = False
+        terms = self._terms.last
         # Right after the cast it can't be counted yet: no need to ask.
-        if mine is not None and request.method == "GET":
-            position = await self._position.get()
-            counted = position is not None and position.counted(mine.version)
+        if request.method == "GET":
+            terms = await self._terms.get()
+            mine = _of_this_round(mine, terms)
+            if mine is not None and (position := await self._position.get()) is not None:
+                counted = position.counted(mine.version)
         headers = FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"})
         if request.method == "POST":
             headers |= _recorded(problem)
         return Response(
-            self._pages.render(template, mine=mine, counted=counted, problem=problem, lost=UNKNOWN),
+            self._pages.render(
+                template,
+                mine=mine,
+                counted=counted,
+                problem=problem,
+                lost=UNKNOWN,
+                closed=problem is CLOSED or (terms is not None and not terms.open),
+                closes_at=terms and terms.closes_at,
+            ),
             media_type=MediaType.HTML,
             status_code=problem.status if problem else HTTPStatus.OK,
             headers=headers,
@@ -213,12 +226,19 @@ class VoteRole:
         return None if self._voter(request) is None else self._last(request)
 
     def _last(self, request: Request[Any, Any, Any]) -> Mine | None:
-        return Mine.read(request.cookies.get(self._ballot_cookie))
+        mine = Mine.read(request.cookies.get(self._ballot_cookie))
+        return _of_this_round(mine, self._terms.last)
 
     def _cookie(self, name: str, value: str) -> Cookie:
         return Cookie(
             name, value=value, max_age=YEAR, secure=self._secure, httponly=True, samesite="lax"
         )
+
+
+def _of_this_round(mine: Mine | None, terms: Terms | None) -> Mine | None:
+    """What somebody voted in an earlier round is no vote in this one."""
+    earlier = mine is not None and terms is not None and mine.version <= terms.after
+    return None if earlier else mine
 
 
 def _recorded(problem: Problem | None) -> dict[str, str]:
