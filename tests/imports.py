@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "voting"
 # From the top: a module may import what stands in a lower layer, or earlier in its own.
 LAYERS = (
     ("the command, which finds the roles by name", ("__main__",)),
-    ("the operator's commands", ("commands",)),
+    ("the operator's commands", ("operating", "commands", "poll_commands")),
     ("`voting up`", ("supervisor", "embedded", "folder", "local")),
     ("roles", ("roles.vote", "roles.result", "roles.worker")),
     ("HTTP", ("voters", "forms", "latest", "web", "ops", "server")),

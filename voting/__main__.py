@@ -51,11 +51,11 @@ def _role(_: argparse.Namespace) -> int:
 
 
 def _operate(arguments: argparse.Namespace) -> int:
-    from voting import commands  # noqa: PLC0415 - the vote role does without a database
-
+    # The vote role does without a database, and so without these.
+    module, name = arguments.run
     # The first process of a container would not end by SIGTERM unless it asks for it.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    command: Callable[[argparse.Namespace], int] = getattr(commands, arguments.name)
+    command: Callable[[argparse.Namespace], int] = getattr(import_module(module), name)
     return command(arguments)
 
 
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run N processes of a role",
     )
     migrate = commands.add_parser("migrate", help="bring the database to this version's schema")
-    migrate.set_defaults(command=_operate, name="migrate")
+    migrate.set_defaults(command=_operate, run=("voting.commands", "migrate"))
     migrate.add_argument(
         "--wait",
         type=float,
@@ -102,17 +102,50 @@ def _parser() -> argparse.ArgumentParser:
         help="for a server that is not there yet",
     )
     wait = commands.add_parser("wait", help="wait until the database has this version's schema")
-    wait.set_defaults(command=_operate, name="wait")
+    wait.set_defaults(command=_operate, run=("voting.commands", "wait"))
+    _add_operators(commands)
+    return parser
+
+
+def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    polls = "voting.poll_commands"
+    status = _operator(commands, "status", polls, "status", "tell how the poll stands")
+    status.add_argument("--json", action="store_true", help="print for machines")
+    close = _operator(commands, "close", polls, "close", "close the poll, now or at a time")
+    close.add_argument(
+        "--at", metavar="TIME", help="20:15, 2026-11-24T20:15, +10m: closes by itself then"
+    )
+    close.add_argument(
+        "--wait",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="for the totals to be final",
+    )
+    open_ = _operator(commands, "open", polls, "open_", "open the poll, or keep it open")
+    reset = _operator(commands, "reset", polls, "reset", "keep a final round and start the next")
+    for changes in (close, open_, reset):
+        changes.add_argument("--yes", action="store_true", help="don't ask")
     for name, does in (
         ("audit", "check that queue, votes and tally agree"),
         ("replay", "count again what a restored database has lost"),
     ):
-        operate = commands.add_parser(name, help=does)
-        operate.set_defaults(command=_operate, name=name)
+        operate = _operator(commands, name, "voting.commands", name, does)
         operate.add_argument("--json", action="store_true", help="print for machines")
-        operate.add_argument(
-            "--data", type=Path, metavar="DIR", help="of a `voting up`, where no server is set"
-        )
+
+
+def _operator(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    module: str,
+    function: str,
+    does: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=does)
+    parser.set_defaults(command=_operate, run=(module, function))
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="of a `voting up`, where no server is set"
+    )
     return parser
 
 

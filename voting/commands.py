@@ -1,27 +1,14 @@
-"""The operator's commands: what they read, say and return."""
+"""The commands that look after the data: migrate, wait, audit, replay."""
 
 import argparse
 import asyncio
-import json
 import os
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import datetime
-from typing import Any, TypeVar
-
-from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting import audit as auditing
-from voting import folder, logs
+from voting import logs
 from voting.audit import Audit, Replay
-from voting.database import DATABASE_ERRORS, create_engine, in_one_line
-from voting.settings import DatabaseSettings, ServersSettings, load
-from voting.stream import BallotStream, StreamMissing
-
-_Result = TypeVar("_Result", Audit, Replay)
+from voting.operating import as_json, one_line_for, say, with_servers
+from voting.settings import DatabaseSettings, load
 
 
 def migrate(arguments: argparse.Namespace) -> int:
@@ -29,7 +16,7 @@ def migrate(arguments: argparse.Namespace) -> int:
     from voting import schema  # noqa: PLC0415 - the other commands do without Alembic
 
     url = _database_url("migrate")
-    with _in_one_line("the database can't be migrated"):
+    with one_line_for("the database can't be migrated"):
         if arguments.wait:
             asyncio.run(schema.wait_for_server(url, arguments.wait))
         schema.migrate(url)
@@ -47,15 +34,15 @@ def wait(_: argparse.Namespace) -> int:
 def audit(arguments: argparse.Namespace) -> int:
     """Return 1 where something is wrong, or a server can't be asked."""
     # No patience of its own: adding up all votes takes as long as it takes.
-    with _in_one_line("the votes can't be audited"):
-        found = asyncio.run(_with_servers(arguments, auditing.audit, patience=None))
+    with one_line_for("the votes can't be audited"):
+        found = asyncio.run(with_servers(arguments, auditing.audit, patience=None))
     if arguments.json:
-        _say(_json(found))
+        say(as_json(found))
     else:
         backlog = "unknown" if found.backlog is None else found.backlog
         age = found.oldest_pending_seconds
         oldest = "" if age is None else f", the oldest for {age:.0f} s"
-        _say(
+        say(
             f"votes         a {found.votes.a}, b {found.votes.b}",
             f"tally         a {found.tally.a}, b {found.tally.b}",
             f"compared      {_entries(found)}",
@@ -68,12 +55,12 @@ def audit(arguments: argparse.Namespace) -> int:
 
 def replay(arguments: argparse.Namespace) -> int:
     """Return 1 where a server can't be asked."""
-    with _in_one_line("the ballots can't be counted again"):
-        found = asyncio.run(_with_servers(arguments, auditing.replay))
+    with one_line_for("the ballots can't be counted again"):
+        found = asyncio.run(with_servers(arguments, auditing.replay))
     if arguments.json:
-        _say(_json(found))
+        say(as_json(found))
     else:
-        _say(
+        say(
             f"compared      {_entries(found)}",
             f"counted again {found.votes}",
             # What was counted before that can be in a backup only.
@@ -91,49 +78,3 @@ def _database_url(command: str) -> str:
 def _entries(found: Audit | Replay) -> str:
     since = f", the oldest of {found.since:%Y-%m-%d %H:%M:%S} UTC" if found.since else ""
     return f"{found.entries} ballots{since}"
-
-
-def _json(found: Audit | Replay) -> str:
-    return json.dumps(asdict(found), default=datetime.isoformat)
-
-
-async def _with_servers(
-    arguments: argparse.Namespace,
-    work: Callable[[BallotStream, AsyncEngine], Awaitable[_Result]],
-    **limits: Any,
-) -> _Result:
-    settings = load(ServersSettings, _environ(arguments))
-    stream = BallotStream.at(settings.redis_url.get_secret_value())
-    engine = create_engine(
-        settings.database_url.get_secret_value(), name="voting-operator", **limits
-    )
-    try:
-        return await work(stream, engine)
-    finally:
-        await stream.close()
-        await engine.dispose()
-
-
-def _environ(arguments: argparse.Namespace) -> Mapping[str, str]:
-    """The environment; where it names no server, with those of the `voting up` that runs."""
-    if os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL"):
-        return os.environ
-    servers = folder.running(arguments.data or folder.default())
-    if servers is None:
-        return os.environ
-    return {**os.environ, "DATABASE_URL": servers.database_url(), "REDIS_URL": servers.redis_url}
-
-
-@contextmanager
-def _in_one_line(failure: str) -> Iterator[None]:
-    """End the process with one line, and exit code 1, where a server fails."""
-    try:
-        yield
-    except StreamMissing:
-        sys.exit(f"voting: {failure}: the queue is not there")
-    except (RedisError, *DATABASE_ERRORS) as error:
-        sys.exit(f"voting: {failure}: {in_one_line(error)}")
-
-
-def _say(*lines: str) -> None:
-    print("\n".join(lines))  # noqa: T201 - the terminal is the place

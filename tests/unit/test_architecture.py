@@ -51,4 +51,4 @@ def test_the_result_role_knows_nothing_of_redis():
 def test_only_the_commands_import_the_embedded_servers():
     local = {"local", "folder", "embedded", "supervisor"}
     importers = {name for name in EDGES if EDGES[name] & local}
-    assert importers <= local | {"__main__", "commands"}
+    assert importers <= local | {"__main__", "operating"}
