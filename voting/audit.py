@@ -11,12 +11,10 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting import tally
-from voting.ballots import CastBallot, Version
+from voting.ballots import LARGEST, CastBallot, Version
 from voting.stream import BallotStream, Entry, Position, StreamMissing
 
 PAGE = 10_000  # entries
-
-_LARGEST = 2**63 - 1  # of a bigint; Redis' integers go up to twice as far
 
 _SUMS = text("""
 SELECT * FROM (
@@ -28,7 +26,9 @@ SELECT * FROM (
 ) AS votes, (
   SELECT coalesce(sum(a), 0) AS tally_a, coalesce(sum(b), 0) AS tally_b, max(ms) AS newest_tally
   FROM tally
-) AS tally
+) AS tally, (
+  SELECT max(a) AS final_a, max(b) AS final_b FROM finals JOIN poll USING (round, final_at)
+) AS final
 """)
 
 # missing  entries that are counted, though their voter has no vote
@@ -122,8 +122,9 @@ async def audit(stream: BallotStream, engine: AsyncEngine) -> Audit:
     async with transactions.begin() as snapshot:
         await snapshot.execute(text("SET LOCAL statement_timeout = 0"))
         sums = (await snapshot.execute(_SUMS)).one()
+        after = (await tally.poll(snapshot)).after
         # The entries last: whatever the snapshot has was in the stream before.
-        found, since = await _compare(stream, snapshot, _counted(position, letters))
+        found, since = await _compare(stream, snapshot, _counted(position, letters, after))
 
     return Audit(
         votes=Sums(sums.votes_a, sums.votes_b),
@@ -147,7 +148,9 @@ async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
     Newest first, so that a voter is counted once. What is not counted yet is left to the workers,
     which may run meanwhile. Raises StreamMissing, redis' own errors and DATABASE_ERRORS.
     """
-    counted = _counted(await stream.position(), await stream.dead_letters())
+    async with engine.connect() as connection:
+        after = (await tally.poll(connection)).after
+    counted = _counted(await stream.position(), await stream.dead_letters(), after)
     entries, votes, oldest = 0, 0, None
     async for page in _pages(stream):
         ballots = [each for each in _ballots(page) if counted(each.version)]
@@ -170,6 +173,11 @@ def _problems(
         (
             (sums.votes_a, sums.votes_b) != (sums.tally_a, sums.tally_b),
             "the tally is not the sum of the votes",
+        ),
+        (
+            sums.final_a is not None
+            and (sums.final_a, sums.final_b) != (sums.tally_a, sums.tally_b),
+            "the tally is not the final result",
         ),
         (
             (sums.newest_vote or 0) > (sums.newest_tally or 0),
@@ -226,15 +234,22 @@ async def _pages(stream: BallotStream) -> AsyncIterator[list[Entry]]:
         before = page[-1].version
 
 
-def _counted(position: Position | None, letters: Sequence[Entry]) -> Callable[[Version], bool]:
-    """Make the test whether a ballot has to be among the votes, or a newer one of its voter."""
+def _counted(
+    position: Position | None, letters: Sequence[Entry], after: Version
+) -> Callable[[Version], bool]:
+    """Make the test whether a ballot has to be among the votes, or a newer one of its voter.
+
+    Those up to `after` belong to a round that is over.
+    """
     buried = set()
     for letter in letters:
         with suppress(ValueError, KeyError):  # written by somebody else
             buried.add(Version.parse(letter.fields[b"id"]))
 
     def counted(version: Version) -> bool:
-        return position is not None and position.counted(version) and version not in buried
+        if position is None or version <= after:
+            return False
+        return position.counted(version) and version not in buried
 
     return counted
 
@@ -245,7 +260,7 @@ def _ballots(entries: Sequence[Entry]) -> list[CastBallot]:
     for entry in entries:
         with suppress(ValueError):
             ballots.append(entry.ballot())
-    return [each for each in ballots if max(each.version) <= _LARGEST]
+    return [each for each in ballots if max(each.version) <= LARGEST]
 
 
 def _time(version: Version | None) -> datetime | None:

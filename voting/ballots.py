@@ -38,6 +38,9 @@ class Version(NamedTuple):
 ZERO = Version(0, 0)
 """Older than every ballot."""
 
+LARGEST = 2**63 - 1
+"""Of what Postgres keeps; Redis' integers go up to twice as far."""
+
 
 def _decimal(text: str) -> bool:
     # An id has two unsigned 64-bit integers: at most 20 digits each.

@@ -7,8 +7,8 @@
 -- ARGV  1 the group, 2 and 3 the newest version in Postgres (ms, seq), 4 the poll's state,
 --       5 the deadline (Redis' clock, ms), 6 when the poll closes (likewise; empty: not by itself),
 --       7 the version that this round's are above
--- Returns {1 where the stream had to be made, else 0; the poll's state; the stream's last id; Redis'
--- clock in ms}.
+-- Returns {1 where the stream had to be made, else 0; the poll's state; the stream's last id; since
+-- when it is closed, if it is (Redis' clock, ms)}.
 
 -- Past the deadline the caller has given up, and the poll may have another state.
 local time = redis.call('TIME')
@@ -44,9 +44,19 @@ for i = 1, #info, 2 do
 end
 
 -- From here on nothing is cast, so the last id is that of the last ballot, whoever asks.
-local state = ARGV[4]
+local known = redis.call('HMGET', KEYS[2], 'state', 'closes_at', 'closed_at')
+local state, since = ARGV[4], ''
 if ARGV[6] ~= '' and now >= tonumber(ARGV[6]) then
   state = 'closed'
 end
-redis.call('HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'after', ARGV[7])
-return {made, state, last, now}
+if state == 'closed' then
+  since = now
+  local closed_at = tonumber(known[3] or '')
+  if known[1] == 'closed' and closed_at then
+    since = closed_at
+  elseif ARGV[6] ~= '' and known[2] == ARGV[6] then
+    since = tonumber(ARGV[6])  -- casts knew the time, and have obeyed it
+  end
+end
+redis.call('HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'closed_at', since, 'after', ARGV[7])
+return {made, state, last, since}

@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting import tally
-from voting.ballots import ZERO
+from voting.ballots import LARGEST, ZERO, Version
 from voting.polls import Poll
 from voting.stream import BallotStream
 
@@ -24,6 +24,8 @@ _OPEN = text("""
 UPDATE poll SET
   state = 'open', closes_at = NULL, closed_at = NULL, until_ms = NULL, until_seq = NULL,
   final_at = NULL
+WHERE round = :round AND final_at IS NOT DISTINCT FROM :final_at
+RETURNING round
 """)
 
 _START_ROUND = text("SELECT start_round(:ended)")
@@ -49,15 +51,19 @@ async def bring_in_line(
         prepared = await stream.prepare(
             newest, poll.state, closes_at=poll.closes_at, after=poll.after
         )
-        if prepared.closed is not None and poll.until is None:
-            # Where it closed by itself, no ballot was taken from then on, whenever that is seen.
-            at = poll.closes_at or datetime.fromtimestamp(prepared.now / 1000, UTC)
-            await tally.set_closed(on, at, prepared.closed)
-            poll = replace(poll, state="closed", closed_at=at, until=prepared.closed)
+        if poll.until is None and prepared.until is not None and prepared.closed_at is not None:
+            closed_at, until = prepared.closed_at, _fit(prepared.until)
+            await tally.set_closed(on, closed_at, until)
+            poll = replace(poll, state="closed", closed_at=closed_at, until=until)
         lost = prepared.made and (known or newest > ZERO)
         if lost:
             await tally.set_lost(on)
     return poll, lost
+
+
+def _fit(version: Version) -> Version:
+    """Make it fit into a bigint: somebody may have appended an entry with any id by hand."""
+    return Version(min(version.ms, LARGEST), min(version.seq, LARGEST))
 
 
 async def close(engine: AsyncEngine, *, at: datetime | None = None) -> None:
@@ -69,13 +75,16 @@ async def close(engine: AsyncEngine, *, at: datetime | None = None) -> None:
             await connection.execute(_CLOSE_AT, {"at": at})
 
 
-async def reopen(engine: AsyncEngine) -> None:
+async def reopen(engine: AsyncEngine, seen: Poll) -> None:
     """Open the poll, and forget when it was to close. It takes effect with `bring_in_line`.
 
-    Totals that were declared final stay in the table of finals.
+    Totals that were declared final stay in the table of finals. Raises PollChanged where they were
+    not when somebody decided to open it.
     """
+    round_ = {"round": seen.round, "final_at": seen.final_at}
     async with _changing(engine) as connection:
-        await connection.execute(_OPEN)
+        if (await connection.execute(_OPEN, round_)).one_or_none() is None:
+            raise PollChanged
 
 
 async def start_round(engine: AsyncEngine, ended: int) -> None:

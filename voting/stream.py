@@ -76,10 +76,10 @@ class Prepared(NamedTuple):
 
     made: bool
     """Whether the stream was missing."""
-    closed: Version | None
+    until: Version | None
     """Where the poll is closed: no ballot is newer than this, nor will be."""
-    now: int
-    """Redis' clock, in milliseconds since 1970."""
+    closed_at: datetime | None
+    """Since when no ballot was taken, as far as Redis knows."""
 
 
 def connect(url: str) -> Redis:
@@ -144,9 +144,11 @@ class BallotStream:
         except RedisError:
             await asyncio.sleep(until - loop.time())
             raise
-        made, state_now, last, now = reply
-        closed = Version.parse(last) if state_now == b"closed" else None
-        return Prepared(made=bool(made), closed=closed, now=now)
+        made, state_now, last, since = reply
+        if state_now != b"closed":
+            return Prepared(made=bool(made), until=None, closed_at=None)
+        closed_at = datetime.fromtimestamp(since / 1000, UTC)
+        return Prepared(made=bool(made), until=Version.parse(last), closed_at=closed_at)
 
     async def terms(self) -> Terms | None:
         """Tell what a cast obeys; None where no worker has said so yet."""

@@ -67,7 +67,7 @@ SELECT greatest((SELECT max(ms) FROM tally), after_ms, until_ms) FROM poll
 """)
 
 _CLOSED = text("""
-UPDATE poll SET state = 'closed', closed_at = :at, until_ms = :ms, until_seq = :seq
+UPDATE poll SET state = 'closed', closed_at = :closed_at, until_ms = :ms, until_seq = :seq
 WHERE until_ms IS NULL
 """)
 
@@ -86,6 +86,8 @@ SELECT round, final_at, closed_at, sums.a, sums.b
 FROM done, (SELECT coalesce(sum(a), 0) AS a, coalesce(sum(b), 0) AS b FROM tally) AS sums
 RETURNING a, b
 """)
+
+_FINALS = text("SELECT round, final_at, closed_at, a, b FROM finals ORDER BY final_at")
 
 _STANDING = text("""
 SELECT
@@ -146,6 +148,23 @@ async def standing(engine: AsyncEngine) -> Standing:
     return Standing(Totals(int(row.a), int(row.b), row.at), _poll(row))
 
 
+@dataclass(frozen=True, slots=True)
+class Final:
+    """Totals that were declared final, whether or not the poll was opened again since."""
+
+    round: int
+    final_at: datetime
+    closed_at: datetime
+    a: int
+    b: int
+
+
+async def finals(engine: AsyncEngine) -> list[Final]:
+    """List them, the newest last."""
+    async with engine.connect() as connection:
+        return [Final(*row) for row in await connection.execute(_FINALS)]
+
+
 async def version_after_all(connection: AsyncConnection) -> Version:
     """A version that is newer than that of every vote, and of every ballot of the rounds before."""
     ms = (await connection.execute(_NEWEST)).scalar_one()
@@ -165,9 +184,9 @@ async def poll(connection: AsyncConnection) -> Poll:
     return _poll((await connection.execute(_POLL)).one())
 
 
-async def set_closed(connection: AsyncConnection, at: datetime, until: Version) -> None:
+async def set_closed(connection: AsyncConnection, closed_at: datetime, until: Version) -> None:
     """Write down when, and after which ballot, Redis has closed the poll."""
-    await connection.execute(_CLOSED, {"at": at, **until._asdict()})
+    await connection.execute(_CLOSED, {"closed_at": closed_at, **until._asdict()})
 
 
 async def set_lost(connection: AsyncConnection) -> None:

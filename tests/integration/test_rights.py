@@ -24,7 +24,7 @@ from voting.stream import GROUP, BallotStream, connect
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 USERS = DEPLOY / "overlays/kind/voting/users.acl"
 
-TABLES = ("votes", "tally", "poll", "alembic_version")
+TABLES = ("votes", "tally", "poll", "finals", "past_tally", "alembic_version")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ async def test_every_user_may_see_whether_the_schema_is_there(database, user):
         *(("voting_worker", f"DROP TABLE {table}") for table in TABLES),
         *(("voting_worker", f"TRUNCATE {table}") for table in TABLES),
         *(("voting_worker", f"DELETE FROM {table}") for table in TABLES),
-        ("voting_worker", "UPDATE poll SET state = 'closed'"),
+        ("voting_worker", "UPDATE finals SET a = 1"),
         ("voting_worker", "UPDATE alembic_version SET version_num = '0'"),
         ("voting_worker", "CREATE TABLE mine ()"),
         ("voting_worker", "CREATE TEMPORARY TABLE mine ()"),
@@ -173,6 +173,7 @@ async def test_every_user_may_see_whether_the_schema_is_there(database, user):
         ("voting_result", "UPDATE tally SET a = 1"),
         ("voting_result", "UPDATE poll SET state = 'closed'"),
         ("voting_result", "SELECT voter FROM votes"),
+        ("voting_result", "SELECT start_round(1)"),
         ("voting_result", "CREATE TABLE mine ()"),
         ("voting", "CREATE ROLE other"),
         ("voting", "SELECT rolpassword FROM pg_authid"),

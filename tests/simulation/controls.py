@@ -3,9 +3,11 @@
 from contextlib import contextmanager
 from unittest import mock
 
+from simulation.postgres_model import Postgres
+
 from voting import casting, stream
 from voting.roles.worker import Worker
-from voting.stream import GROUP, BallotStream
+from voting.stream import GROUP, BallotStream, Position
 
 
 def _replaced(module, name, old, new):
@@ -60,6 +62,18 @@ def ids_not_raised():
     return _replaced(stream, "PREPARE", "redis.call('XSETID'", "tostring('XSETID'")
 
 
+def final_before_all_is_counted():
+    return mock.patch.object(Position, "all_counted", return_value=True)
+
+
+def rounds_not_kept_apart():
+    return mock.patch.object(Postgres, "counts", return_value=True)
+
+
+def closed_late_where_a_time_is_set():
+    return _replaced(casting, "CAST", "or (closes_at and now >= closes_at)", "")
+
+
 CONTROLS = {
     control.__name__: control
     for control in (
@@ -68,5 +82,8 @@ CONTROLS = {
         dead_letters_by_delivery_count,
         no_deadline,
         ids_not_raised,
+        final_before_all_is_counted,
+        rounds_not_kept_apart,
+        closed_late_where_a_time_is_set,
     )
 }

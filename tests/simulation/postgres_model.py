@@ -4,8 +4,10 @@ Where this and a real server differ, this is wrong: `test_models.py` compares th
 """
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from types import SimpleNamespace
 
 from simulation.network import POSTGRES_FAULTS, Link, connect_to
 from sqlalchemy.exc import DBAPIError
@@ -13,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from voting import tally
 from voting.ballots import Version
 from voting.database import STATEMENT_TIMEOUT
+from voting.polls import Poll
 
 PATIENCE = STATEMENT_TIMEOUT + 2
 IDLE_IN_TRANSACTION = STATEMENT_TIMEOUT * 2
@@ -30,28 +33,96 @@ def error(sqlstate):
     return DBAPIError("a statement", {}, Rejected(sqlstate))
 
 
+def _fit(*numbers):
+    if max(numbers) >= 2**63:
+        raise error("22000")
+
+
 class Postgres:
     """The tables. `clock` tells the time in seconds, for the tally's buckets."""
 
     def __init__(self, clock):
         self.votes = {}
         self.tally = {}
-        self.state = "open"
+        self.poll = Poll()
+        self.finals = []  # of each, the poll and its votes at that time
         self.locks = {}  # who has the poll's lock, and since when it does nothing with it
         self._clock = clock
 
-    def may_change_state(self, now):
+    def may_change_poll(self, now):
         return all(now - since > IDLE_IN_TRANSACTION for since in self.locks.values())
+
+    def now(self):
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    # What operators do, as in `rounds`.
+
+    def close(self, at=None):
+        if at is None:
+            self.poll = replace(self.poll, state="closed", closes_at=None)
+        else:
+            self.poll = replace(self.poll, closes_at=at)
+
+    def reopen(self):
+        life = dict.fromkeys(("closes_at", "closed_at", "until", "final_at"))
+        self.poll = replace(self.poll, state="open", **life)
+
+    def start_round(self):
+        self.poll = Poll(round=self.poll.round + 1, after=self.poll.until)
+        self.votes = {}
+        self.tally = {}
+
+    # What workers do.
+
+    def set_closed(self, closed_at, ms, seq):
+        if self.poll.until is None:
+            until = Version(ms, seq)
+            self.poll = replace(self.poll, state="closed", closed_at=closed_at, until=until)
+
+    def set_lost(self):
+        self.poll = replace(self.poll, lost_at=self.now())
+
+    def finish(self, ms, seq):
+        if self.poll.final_at is not None or self.poll.until != (ms, seq):
+            return None
+        self.poll = replace(self.poll, final_at=self.now())
+        self.finals.append((self.poll, dict(self.votes), self.totals()))
+        return self.totals()
+
+    def row(self):
+        poll = self.poll
+        until = poll.until or Version(None, None)
+        a, b = self.totals()
+        return SimpleNamespace(
+            round=poll.round,
+            state=poll.state,
+            closes_at=poll.closes_at,
+            closed_at=poll.closed_at,
+            after_ms=poll.after.ms,
+            after_seq=poll.after.seq,
+            until_ms=until.ms,
+            until_seq=until.seq,
+            final_at=poll.final_at,
+            lost_at=poll.lost_at,
+            at=self.now(),
+            a=a,
+            b=b,
+        )
+
+    def counts(self, version):
+        """Tell whether a ballot is of this round."""
+        until = self.poll.until
+        return version > self.poll.after and (until is None or version <= until)
 
     def count(self, voters, choices, ms, seq):
         """Do what the statement of `tally.count` promises, all of it or nothing."""
-        if max(*ms, *seq) >= 2**63:
-            raise error("22000")
+        _fit(*ms, *seq)
         if not set(choices) <= {"a", "b"}:
             raise error("23514")
         newest = {}
         for version, voter, choice in sorted(zip(map(Version, ms, seq), voters, choices)):  # noqa: B905
-            newest[voter] = version, choice
+            if self.counts(version):
+                newest[voter] = version, choice
         delta = {"a": 0, "b": 0}
         changed = []
         for voter, (version, choice) in newest.items():
@@ -72,7 +143,8 @@ class Postgres:
         return tuple(sum(row[i] for row in self.tally.values()) for i in (0, 1))
 
     def newest(self):
-        return max((ms for _, _, ms in self.tally.values()), default=None)
+        of_the_poll = [each.ms for each in (self.poll.after, self.poll.until) if each]
+        return max([*of_the_poll, *(ms for _, _, ms in self.tally.values())])
 
 
 class PostgresLink(Link):
@@ -126,6 +198,11 @@ class PostgresLink(Link):
     def lock(self):
         self._postgres.locks[self] = self._loop.time()
 
+    def commit(self, changes):
+        for change in changes:
+            change()
+        self.left()
+
 
 class Engine:
     """Stands in for an AsyncEngine: `connect()`, and `begin()` for a transaction."""
@@ -150,6 +227,7 @@ class _Connection:
         self._engine = engine
         self._postgres = engine.postgres
         self._in_transaction = in_transaction
+        self._changes = []  # made where the transaction is committed
 
     async def __aenter__(self):
         if self._engine.free:
@@ -162,7 +240,7 @@ class _Connection:
     async def __aexit__(self, kind, *_):
         try:
             if self._in_transaction and kind is None:
-                await self._link.ask("commit", self._link.left)
+                await self._link.ask("commit", partial(self._link.commit, self._changes))
         except BaseException:
             self._link.close()
             raise
@@ -176,19 +254,23 @@ class _Connection:
         return _Result(await self._link.ask(step, effect))
 
     def _effect(self, statement, parameters):
-        """Find out what a statement is, by what it asks for first."""
-        if statement is tally._COUNT:
-            return "count", partial(self._postgres.count, **parameters)
-        match statement.exported_columns[0].name:
-            case "pg_advisory_xact_lock_shared":
-                return "lock", self._link.lock
-            case "state":
-                return "state", lambda: self._postgres.state
-            case "max":
-                return "newest", self._postgres.newest
-            case "coalesce":
-                return "totals", lambda: (*self._postgres.totals(), datetime.now(UTC))
-        raise AssertionError(f"a new statement: {statement}")
+        """Find out what a statement is."""
+        postgres = self._postgres
+        if statement is tally._CLOSED:
+            _fit(parameters["ms"], parameters["seq"])
+            change = partial(postgres.set_closed, **parameters)
+            return "closed", partial(self._changes.append, change)
+        if statement is tally._LOST:
+            return "lost", partial(self._changes.append, postgres.set_lost)
+        effects = {
+            tally._SHARE_POLL: ("lock", self._link.lock),
+            tally._POLL: ("poll", postgres.row),
+            tally._NEWEST: ("newest", postgres.newest),
+            tally._STANDING: ("standing", postgres.row),
+            tally._COUNT: ("count", partial(postgres.count, **(parameters or {}))),
+            tally._FINISH: ("finish", partial(postgres.finish, **(parameters or {}))),
+        }
+        return effects[statement]
 
 
 class _Result:
@@ -199,4 +281,7 @@ class _Result:
         return self._reply
 
     def one(self):
+        return self._reply
+
+    def one_or_none(self):
         return self._reply

@@ -204,9 +204,14 @@ class Redis:
     def do_hget(self, key, name):
         return self.keys.get(key, {}).get(name)
 
-    def do_hset(self, key, name, value):
-        self.keys.setdefault(key, {})[name] = value
-        return 1
+    def do_hmget(self, key, *names):
+        return [self.do_hget(key, name) for name in names]
+
+    def do_hset(self, key, *facts):
+        fields = self.keys.setdefault(key, {})
+        before = len(fields)
+        fields.update(zip(facts[::2], facts[1::2], strict=True))
+        return len(fields) - before
 
     # The server.
 

@@ -1,6 +1,8 @@
 """The models do what the real servers do: whatever is asked of both, the answers are the same."""
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import UUID, uuid4
 
@@ -21,14 +23,16 @@ from simulation.redis_model import BLOCKED, Redis
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from voting import tally
+from voting import rounds, tally
 from voting.ballots import ZERO, Ballot, CastBallot, Choice, Version
 from voting.casting import CastError
 from voting.database import _sqlstate, create_engine
+from voting.rounds import PollChanged
 from voting.stream import GROUP, BallotStream, StreamMissing, connect
 
 VOTERS = [UUID(int=number + 1) for number in range(4)]
 FAR = 9_999_999_999_999  # ms
+PAST, FUTURE = datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC)
 
 CONSUMERS = st.sampled_from(["one", "two"])
 PICKS = st.lists(st.integers(0, 30), max_size=6)
@@ -64,7 +68,8 @@ class Machine(RuleBasedStateMachine):
         self.real = BallotStream(redis, name=self.name)
         self.engine = create_engine(self.database_url, name="tests")
         async with self.engine.connect() as connection:
-            await connection.execute(text("TRUNCATE votes, tally"))
+            await connection.execute(text("TRUNCATE votes, tally, finals, past_tally, poll"))
+            await connection.execute(text("INSERT INTO poll DEFAULT VALUES"))
         self.clock, faults = Clock(), Faults()
         self.redis, self.postgres = Redis(self.clock), Postgres(self.clock)
         self.model = BallotStream(client(Server(faults), self.redis), name=self.name)
@@ -96,14 +101,19 @@ class Machine(RuleBasedStateMachine):
 
     # The stream.
 
-    @rule(ms=st.sampled_from([0, 5, FAR]), seq=st.sampled_from([0, 7]), closed=st.booleans())
-    def prepare(self, ms, seq, closed):
-        state = "closed" if closed else "open"
-        self.both(lambda stream: stream.prepare(Version(ms, seq), state))
+    @rule(
+        ms=st.sampled_from([0, 5, FAR]),
+        seq=st.sampled_from([0, 7]),
+        state=st.sampled_from(["open", "closed"]),
+        closes_at=st.sampled_from([None, PAST, FUTURE]),
+    )
+    def prepare(self, ms, seq, state, closes_at):
+        after = Version(ms, seq)
+        self.both(lambda stream: _prepare(stream, after, state, closes_at=closes_at, after=after))
 
     @rule()
     def open(self):
-        self.both(lambda stream: stream.prepare(ZERO, "open"))
+        self.both(lambda stream: _prepare(stream, ZERO, "open"))
 
     @rule(ballots=BALLOTS)
     def cast(self, ballots):
@@ -201,7 +211,7 @@ class Machine(RuleBasedStateMachine):
         try:
             await self._both(lambda stream: stream.nearly_full())
             await self._cast([(VOTERS[0], Choice.A)])
-            await self._both(lambda stream: stream.prepare(ZERO, "open"))
+            await self._both(lambda stream: _prepare(stream, ZERO, "open"))
             await self._both(lambda on: on._redis.xadd(on._stream, {"no": "room"}, id=f"{FAR * 9}"))
         finally:
             await self.real._redis.config_set("maxmemory", "1gb")
@@ -219,7 +229,7 @@ class Machine(RuleBasedStateMachine):
             lambda stream: stream.length(),
             lambda stream: stream.ready(),
             lambda stream: stream._redis.xrange(stream._stream),
-            lambda stream: stream._redis.hget(stream._poll, "state"),
+            lambda stream: stream.terms(),
             _deliveries,
             _consumers,
             _letters,
@@ -261,6 +271,44 @@ class Machine(RuleBasedStateMachine):
         for engine in (self.engine, self.model_engine):
             self.run(tally.count(engine, list(batch.values())))
 
+    # The poll.
+
+    @rule(until=st.sampled_from([Version(3, 1), Version(2**63 - 1, 0), Version(2**63, 0)]))
+    def closed(self, until):
+        self.run(self._closed(until))
+
+    async def _closed(self, until):
+        outcomes = [
+            await _outcome(_set_closed(engine, until))
+            for engine in (self.engine, self.model_engine)
+        ]
+        assert outcomes[0] == outcomes[1]
+
+    @rule()
+    def finished(self):
+        self.run(self._finished())
+
+    async def _finished(self):
+        until = self.postgres.poll.until or ZERO
+        done = [await tally.finish(engine, until) for engine in (self.engine, self.model_engine)]
+        assert done[0] == done[1]
+
+    @rule()
+    def reopened(self):
+        seen = self.run(tally.standing(self.engine)).poll
+        self.run(rounds.reopen(self.engine, seen))
+        self.postgres.reopen()
+
+    @rule()
+    def another_round(self):
+        ended = self.postgres.poll
+        try:
+            self.run(rounds.start_round(self.engine, ended.round))
+        except PollChanged:
+            assert ended.final_at is None
+        else:
+            self.postgres.start_round()
+
     @invariant()
     def the_votes_are_the_same(self):
         if hasattr(self, "engine"):
@@ -276,9 +324,24 @@ class Machine(RuleBasedStateMachine):
             totals = (await tally.standing(engine)).totals
             async with engine.begin() as connection:
                 newest = await tally.version_after_all(connection)
-                state = await tally.poll_state(connection)
-            answers.append((totals.a, totals.b, newest, state))
+                poll = _without_times(await tally.share_poll(connection))
+            answers.append((totals.a, totals.b, newest, poll))
         assert answers[0] == answers[1]
+
+
+async def _prepare(stream, *args, **terms):
+    prepared = await stream.prepare(*args, **terms)
+    return prepared._replace(closed_at=prepared.closed_at is not None)
+
+
+async def _set_closed(engine, until):
+    async with engine.begin() as connection:
+        await tally.set_closed(connection, PAST, until)
+
+
+def _without_times(poll):
+    times = ("closes_at", "closed_at", "final_at", "lost_at")
+    return replace(poll, **{each: getattr(poll, each) is not None for each in times})
 
 
 def _plain(outcome):
@@ -315,6 +378,7 @@ async def _letters(stream):
     return [entry.fields for entry in await stream.dead_letters()]
 
 
+@pytest.mark.timeout(600)  # looking for a difference takes long only where there is one
 def test_the_models_answer_as_the_servers_do(servers, database_url):
     with asyncio.Runner() as runner:
         run_state_machine_as_test(

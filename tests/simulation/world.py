@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from unittest import mock
 from uuid import UUID
@@ -18,6 +19,7 @@ from simulation.redis_model import Redis, Refused
 
 from voting.ballots import Ballot, Choice, Version
 from voting.casting import CLOCK_SECONDS, MaybeRecorded, NotRecorded, PollClosed
+from voting.polls import Phase
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
 from voting.stream import GROUP, BallotStream
@@ -69,7 +71,7 @@ class World:
         rate = self._random.choice((0.0, 0.04, 0.1, 0.2))
         self._faults = Faults(self._random, rate=rate, kinds=kinds)
         self._clock_ahead = START
-        self._redis = Redis(lambda: loop.time() + self._clock_ahead)
+        self._redis = Redis(self._redis_clock)
         self._redis_server = Server(self._faults)
         self._postgres = Postgres(lambda: loop.time() + START)
         self._postgres_server = Server(self._faults)
@@ -81,6 +83,9 @@ class World:
         self._vote, self._workers = {}, {}
         self._healing = False
         self.wrong = []
+
+    def _redis_clock(self):
+        return self._loop.time() + self._clock_ahead
 
     def constants(self):
         """Choose what the worker's constants are in this run."""
@@ -218,8 +223,11 @@ class World:
             self._clock_steps_forward,
             self._postgres_away,
             self._poll_changes,
+            self._poll_changes,
+            self._poll_ends,
+            self._poll_ends,
         ]
-        for _ in range(self._random.choice((0, 2, 4))):
+        for _ in range(self._random.choice((0, 2, 4, 6))):
             await asyncio.sleep(self._random.uniform(0, 5))
             happening = self._random.choice(happenings)
             if await happening() is not False:
@@ -303,10 +311,48 @@ class World:
         self._postgres_server.up = True
 
     async def _poll_changes(self):
-        if not self._postgres.may_change_state(self._loop.time()):
+        if not self._postgres.may_change_poll(self._loop.time()):
             return False
-        self._postgres.state = "closed" if self._postgres.state == "open" else "open"
+        poll = self._postgres.poll
+        if poll.phase is Phase.OPEN:
+            in_a_while = self._random.uniform(0, 8)
+            at = datetime.fromtimestamp(self._redis_clock() + in_a_while, UTC)
+            self._postgres.close(self._random.choice((None, at)))
+            return None
+        self._nothing_came_after(poll)
+        if poll.phase is Phase.FINAL and self._random.random() < 0.7:
+            self._postgres.start_round()
+            self._faults.seen["world", "another round"] += 1
+        else:
+            self._postgres.reopen()
+            self._faults.seen["world", f"{poll.phase} undone"] += 1
         return None
+
+    async def _poll_ends(self):
+        """Close it, and wait a while for its totals to be final."""
+        if self._postgres.poll.phase is Phase.OPEN and await self._poll_changes() is False:
+            return False
+        until = self._loop.time() + 20
+        while self._postgres.poll.phase is not Phase.FINAL and self._loop.time() < until:
+            await asyncio.sleep(self._random.uniform(0, 1))
+        return None
+
+    def _nothing_came_after(self, poll):
+        """Nobody may have voted since Redis has closed the poll, or its time had come."""
+        mine = [
+            version
+            for key, version, _ in self._redis.appended
+            if key == BALLOTS and version not in self._poison and version > poll.after
+        ]
+        if poll.until is not None:
+            late = [each for each in mine if each > poll.until]
+            self.wrong += [f"{each} was taken after the close at {poll.until}" for each in late]
+        # Ids tell the time where they need not be higher than others that came from elsewhere.
+        from_elsewhere = {("world", "_poison_comes"), ("world", "_volume_lost")}
+        if poll.closed_at is not None and not from_elsewhere & self._faults.seen.keys():
+            until = poll.closed_at.timestamp() * 1000
+            late = [each for each in mine if each.ms >= until]
+            self.wrong += [f"{each} was taken after the close at {until}" for each in late]
 
     # The end.
 
@@ -321,9 +367,12 @@ class World:
 
     async def _come_to_rest(self, healed_at):
         """Wait until all is counted, then until everything that is late has had its effect."""
-        while self._backlog() != 0 or self._state_in_redis() != self._postgres.state:
+        while self._backlog() != 0 or not self._poll_rests():
             if self._loop.time() > healed_at + HEALED_IN:
-                self.wrong.append(f"after {HEALED_IN:.0f} s the backlog is {self._backlog()}")
+                self.wrong.append(
+                    f"after {HEALED_IN:.0f} s the backlog is {self._backlog()}"
+                    f" and the poll {self._postgres.poll}"
+                )
                 break
             await asyncio.sleep(0.5)
         for worker, process in self._workers.values():
@@ -339,15 +388,21 @@ class World:
             return None
         return len(group.pending) + sum(each > group.last for each in stream.entries)
 
+    def _poll_rests(self):
+        """Whether it is as it goes on to be: open, or final."""
+        poll = self._postgres.poll
+        if self._state_in_redis() != poll.state:
+            return False
+        if poll.phase is Phase.OPEN and poll.closes_at is not None:
+            # Later than anybody waits for: Redis' clock was set back.
+            return poll.closes_at.timestamp() > self._redis_clock() + HEALED_IN
+        return poll.phase is not Phase.COUNTING
+
     def _state_in_redis(self):
         return self._redis.keys.get(b"{voting}:poll", {}).get(b"state", b"").decode()
 
     async def _judge(self):
-        votes = {
-            voter: Vote(Choice(choice), version)
-            for voter, (choice, version) in self._postgres.votes.items()
-        }
-        a, b = self._postgres.totals()
+        poll = self._postgres.poll
         dead, entries = set(), {}
         for key, version, fields in self._redis.appended:
             if key == DEAD:
@@ -355,17 +410,41 @@ class World:
             elif version not in self._poison | self._repeated:
                 ballot = Ballot.decode(dict(zip(fields[::2], fields[1::2], strict=True)))
                 entries.setdefault(ballot.voter, []).append(version)
-        books = Books(
-            votes, {"tally": {Choice.A: a, Choice.B: b}}, self._backlog() or 0, dead, entries
-        )
-        self.wrong += check(self._requests, books).wrong
+        now = poll, self._postgres.votes, self._postgres.totals()
+        for at, votes, totals in [*self._postgres.finals, now]:
+            backlog = self._backlog() or 0 if at is poll else 0
+            self._check(at, votes, totals, (backlog, dead, entries))
+        self._nothing_came_after(poll)
         if dead != self._poison:
             self.wrong.append(f"dead letters: {sorted(dead)}, poison: {sorted(self._poison)}")
         told = (await self._stream().position()).backlog
         if told not in {None, self._backlog()}:
             self.wrong.append(f"the backlog is {self._backlog()}, and the app says {told}")
-        if (state := self._state_in_redis()) != self._postgres.state:
-            self.wrong.append(f"the poll is {self._postgres.state}, and {state} in Redis")
+        if (state := self._state_in_redis()) != poll.state:
+            self.wrong.append(f"the poll is {poll.state}, and {state} in Redis")
+
+    def _check(self, poll, votes, totals, queue):
+        """Check what was counted when the poll was so, against all that was cast for it."""
+        backlog, dead, entries = queue
+
+        def of_it(version):
+            return version > poll.after and (poll.until is None or version <= poll.until)
+
+        # What became of the others nobody knows: they may be of this round.
+        requests = [
+            each
+            for each in self._requests
+            if (each.version is None and each.told is not Told.REFUSED)
+            or (each.version is not None and of_it(each.version))
+        ]
+        books = Books(
+            {voter: Vote(Choice(choice), version) for voter, (choice, version) in votes.items()},
+            {"tally": dict(zip(Choice, totals, strict=True))},
+            backlog,
+            dead,
+            {voter: list(filter(of_it, found)) for voter, found in entries.items()},
+        )
+        self.wrong += [f"{each} (round {poll.round})" for each in check(requests, books).wrong]
 
     def _mark_repeats(self):
         """Tell what a fault appended twice, which the app is not to blame for."""
