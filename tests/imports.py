@@ -9,6 +9,16 @@ PACKAGE = Path(__file__).parent.parent / "voting"
 LAYERS = (
     ("the command, which finds the roles by name", ("__main__",)),
     ("the operator's commands", ("operating", "commands", "poll_commands")),
+    (
+        "`voting load`",
+        tuple(
+            f"load.{name}"
+            for name in (
+                *("options", "latency", "record", "client", "crowd", "check"),
+                *("report", "command"),
+            )
+        ),
+    ),
     ("`voting up`", ("supervisor", "embedded", "folder", "local")),
     ("roles", ("roles.vote", "roles.result", "roles.worker")),
     ("HTTP", ("voters", "forms", "latest", "web", "ops", "server")),

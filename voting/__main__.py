@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from voting import __version__, logs
+from voting.load import options
 from voting.settings import (
     ROLE_SETTINGS,
     Role,
@@ -65,6 +66,18 @@ def _up(arguments: argparse.Namespace) -> int:
     return up(arguments)
 
 
+def _load(arguments: argparse.Namespace) -> int:
+    try:
+        from voting.load.command import run  # noqa: PLC0415 - its HTTP client is not there in production
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        _complain("the HTTP client is not installed: pip install '.[local]'")
+        return 1
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(run(arguments))
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop  # noqa: PLC0415 - commands do without
 
@@ -104,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     wait = commands.add_parser("wait", help="wait until the database has this version's schema")
     wait.set_defaults(command=_operate, run=("voting.commands", "wait"))
     _add_operators(commands)
+    load_command = commands.add_parser("load", help=options.HELP)
+    load_command.set_defaults(command=_load)
+    options.add(load_command)
     return parser
 
 

@@ -116,6 +116,13 @@ class PageSettings(RoleSettings):
         return value
 
 
+class LoadSettings(Settings):
+    """Where `voting load` finds the pages: where `voting up` has them, unless told."""
+
+    vote_url: _WebAddress = "http://localhost:8080"
+    result_url: _WebAddress = "http://localhost:8081"
+
+
 class VoteSettings(PageSettings, RedisSettings):
     secret_keys: Annotated[tuple[_Key, ...], BeforeValidator(_keys), Field(min_length=1)]
 

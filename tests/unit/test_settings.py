@@ -2,6 +2,7 @@ import pytest
 
 from voting.settings import (
     DatabaseSettings,
+    LoadSettings,
     ResultSettings,
     Role,
     SettingsError,
@@ -104,6 +105,12 @@ def test_cookies_are_for_tls_only_where_voters_come_over_tls(address, secure):
 def test_what_is_no_web_address_is_refused(address):
     [line] = problems(VoteSettings, {**VOTE, "RESULT_URL": address})
     assert line.startswith("RESULT_URL: ")
+
+
+def test_a_load_finds_the_pages_where_they_are_unless_told():
+    assert load(LoadSettings, {}).vote_url == "http://localhost:8080"
+    settings = load(LoadSettings, {"RESULT_URL": "https://result.example.com/"})
+    assert settings.result_url == "https://result.example.com"
 
 
 def test_names_have_a_limit():

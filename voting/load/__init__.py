@@ -1,0 +1,1 @@
+"""`voting load`: a crowd of voters over HTTP. Nothing here knows how the app works inside."""
