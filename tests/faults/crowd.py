@@ -26,8 +26,9 @@ class Crowd:
     finds a newer one.
     """
 
-    def __init__(self, address: str, key: str) -> None:
+    def __init__(self, address: str, key: str, connections: int = CONNECTIONS) -> None:
         self._address = address
+        self._connections = connections
         self._cookies = VoterCookies([key])
         self._stop = asyncio.Event()
         self._go = asyncio.Event()
@@ -37,7 +38,7 @@ class Crowd:
         self.told: Counter[Told] = Counter()
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._vote()) for _ in range(CONNECTIONS)]
+        self._tasks = [asyncio.create_task(self._vote()) for _ in range(self._connections)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -104,7 +105,7 @@ def _told(answer: Answer) -> Told:
             return Told.REFUSED
         case 503 if "may have been" in said:
             return Told.UNKNOWN
-        case 503 if "was not recorded" in said:
+        case 503 | 409 if "was not recorded" in said:
             return Told.REFUSED
     raise AssertionError(f"no voter should see this: {answer}")
 

@@ -180,7 +180,8 @@ class Stack:
         self.mistakes = mistakes
         roles = [name for name in self._children if name not in SERVERS]
         await self.stop(*roles, patience=0)
-        await self.sql("TRUNCATE votes, tally")
+        await self.sql("TRUNCATE votes, tally, finals, past_tally, poll")
+        await self.sql("INSERT INTO poll DEFAULT VALUES")
         await self.valkey.flushall()
         await self.start_roles()
 

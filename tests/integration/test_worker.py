@@ -1,14 +1,16 @@
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 
-from voting import tally
+from voting import rounds, tally
 from voting.ballots import ZERO, Ballot, Choice, Version
 from voting.casting import PollClosed
 from voting.database import create_engine
+from voting.polls import Phase
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
 from voting.stream import BallotStream, connect
@@ -371,3 +373,59 @@ async def test_versions_are_redis_time(stream):
     await stream.prepare(Version(1, 1), "open")
     [version] = await cast(stream, 1)
     assert abs(version.ms / 1000 - await stream.clock()) < 60
+
+
+async def phase(engine):
+    return (await tally.standing(engine)).poll.phase
+
+
+async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
+    monkeypatch.setattr(worker_module, "COUNTING", 0.05)
+    await stream.prepare(ZERO, "open")
+    for choice in (Choice.A, Choice.B, Choice.B):
+        await stream.cast(Ballot(uuid4(), choice))
+    [held] = await stream.read("slow", count=1, block=0.01)  # by a worker that is still at it
+    await rounds.close(engine)
+    async with working(stream, engine):
+
+        async def counted():
+            return await votes(engine) == 2
+
+        async def looked():
+            # Two more rounds of housekeeping have seen that all but one are counted.
+            return len(looks) > 1
+
+        await until(counted)
+        looks, position = [], stream.position
+
+        async def look():
+            looks.append(await position())
+            return looks[-1]
+
+        monkeypatch.setattr(stream, "position", look)
+        await until(looked)
+        assert await phase(engine) is Phase.COUNTING
+
+        await tally.count(engine, [held.ballot()])
+        await stream.done([held])
+
+        async def final():
+            return await phase(engine) is Phase.FINAL
+
+        await until(final)
+    [declared] = await tally.finals(engine)
+    assert (declared.a, declared.b) == (1, 2)
+
+
+async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 3600)
+    monkeypatch.setattr(worker_module, "COUNTING", 0.05)
+    await rounds.close(engine, at=datetime.fromtimestamp(await stream.clock() + 0.5, UTC))
+    async with working(stream, engine):
+
+        async def final():
+            return await phase(engine) is Phase.FINAL
+
+        await until(final)
+    assert (await stream.terms()).open is False

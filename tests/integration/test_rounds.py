@@ -1,0 +1,264 @@
+"""The life of a poll, with real servers."""
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from voting import rounds, tally
+from voting.ballots import LARGEST, ZERO, Ballot, CastBallot, Choice, Version
+from voting.casting import NotRecorded, PollClosed
+from voting.polls import Phase, Poll
+from voting.rounds import PollChanged
+
+
+@pytest.fixture
+async def open_poll(stream, engine):
+    await rounds.bring_in_line(engine, stream)
+    return stream
+
+
+def ballot(choice="a"):
+    return Ballot(uuid4(), Choice(choice))
+
+
+async def poll(engine):
+    return (await tally.standing(engine)).poll
+
+
+async def count(engine, *ballots):
+    """Count ballots given as (voter, choice, ms)."""
+    cast = [
+        CastBallot(Version(ms, 0), Ballot(UUID(int=voter), Choice(choice)))
+        for voter, choice, ms in ballots
+    ]
+    await tally.count(engine, cast)
+
+
+async def totals(engine):
+    found = (await tally.standing(engine)).totals
+    return found.a, found.b
+
+
+async def close_at(engine, ms):
+    """Close the poll after that version, without asking Redis."""
+    await rounds.close(engine)
+    transactions = engine.execution_options(isolation_level="READ COMMITTED")
+    async with transactions.begin() as connection:
+        await tally.set_closed(connection, datetime.now(UTC), Version(ms, 0))
+
+
+async def end(engine, ms):
+    """Close the poll after that version, and declare it final."""
+    await close_at(engine, ms)
+    assert await tally.finish(engine, Version(ms, 0))
+
+
+async def test_a_poll_that_is_closed_takes_no_vote_and_knows_its_last_one(open_poll, engine):
+    first, last = await open_poll.cast(ballot()), await open_poll.cast(ballot())
+    assert first < last
+    await rounds.close(engine)
+    assert (await poll(engine)).phase is Phase.COUNTING
+    await open_poll.cast(ballot())  # until Redis is told
+    newest = await open_poll.cast(ballot())
+
+    told, lost = await rounds.bring_in_line(engine, open_poll)
+    assert not lost
+    with pytest.raises(PollClosed):
+        await open_poll.cast(ballot())
+    assert told == await poll(engine)
+    assert told.until == newest
+    assert abs(told.closed_at.timestamp() - await open_poll.clock()) < 30
+    again, _ = await rounds.bring_in_line(engine, open_poll)
+    assert again == told
+
+
+async def test_a_poll_closes_by_itself_by_redis_clock_whatever_postgres_says(open_poll, engine):
+    milliseconds = int(await open_poll.clock() * 1000) + 200
+    at = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    await rounds.close(engine, at=at)
+    told, _ = await rounds.bring_in_line(engine, open_poll)
+    assert (told.phase, told.closes_at) == (Phase.OPEN, at)
+    assert (await open_poll.terms()).closes_at == at.replace(
+        microsecond=at.microsecond // 1000 * 1000
+    )
+    last = await open_poll.cast(ballot())
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                last = await open_poll.cast(ballot())
+            except PollClosed:
+                break
+    assert last.ms < milliseconds
+    assert (await poll(engine)).state == "open"  # nobody has told Postgres yet
+
+    told, _ = await rounds.bring_in_line(engine, open_poll)
+    assert (told.phase, told.until) == (Phase.COUNTING, last)
+    assert told.closed_at == at
+    assert told == await poll(engine)
+
+
+async def test_a_time_that_redis_has_heard_of_too_late_is_not_when_the_poll_closed(
+    open_poll, engine
+):
+    await rounds.close(engine, at=datetime.fromtimestamp(await open_poll.clock() - 60, UTC))
+    taken = await open_poll.cast(ballot())
+    told, _ = await rounds.bring_in_line(engine, open_poll)
+    assert told.closed_at.timestamp() * 1000 >= taken.ms
+    assert told.until == taken
+
+
+async def test_what_a_command_that_died_has_begun_is_ended_by_the_next(open_poll, engine):
+    await rounds.close(engine)
+    since = (await open_poll.prepare(ZERO, "closed")).closed_at  # and no word to Postgres
+    await asyncio.sleep(0.01)
+    told, _ = await rounds.bring_in_line(engine, open_poll)
+    assert told.closed_at == since
+
+
+async def test_a_closed_poll_stays_closed_and_ids_rise_where_redis_lost_everything(
+    open_poll, engine
+):
+    before = await open_poll.cast(ballot())
+    await rounds.close(engine)
+    closed, _ = await rounds.bring_in_line(engine, open_poll)
+    await open_poll._redis.delete(open_poll._stream, open_poll._poll)
+    with pytest.raises(NotRecorded):
+        await open_poll.cast(ballot())
+
+    told, lost = await rounds.bring_in_line(engine, open_poll)
+    assert lost
+    assert (await poll(engine)).lost_at is not None
+    assert (told.until, told.closed_at) == (closed.until, closed.closed_at)
+    with pytest.raises(PollClosed):
+        await open_poll.cast(ballot())
+    await rounds.reopen(engine, told)
+    await rounds.bring_in_line(engine, open_poll)
+    assert await open_poll.cast(ballot()) > before
+
+
+async def test_a_loss_is_known_where_nothing_was_counted_yet(open_poll, engine):
+    await open_poll._redis.delete(open_poll._stream, open_poll._poll)
+    assert await rounds.bring_in_line(engine, open_poll, known=True) == (Poll(), True)
+
+
+async def test_an_id_that_postgres_can_not_keep_closes_the_poll_all_the_same(open_poll, engine):
+    await open_poll._redis.xadd(open_poll._stream, {"no": "ballot"}, id=f"{2**63}-{2**63}")
+    await rounds.close(engine)
+    told, _ = await rounds.bring_in_line(engine, open_poll)
+    assert told.until == Version(LARGEST, LARGEST)
+
+
+async def test_a_poll_without_votes_is_closed_and_final_too(open_poll, engine):
+    await rounds.close(engine)
+    told, _ = await rounds.bring_in_line(engine, open_poll)
+    assert (await open_poll.position()).all_counted(told.until)
+    assert await tally.finish(engine, told.until)
+    assert (await poll(engine)).phase is Phase.FINAL
+
+
+async def test_ballots_of_another_round_or_after_the_end_are_not_counted(engine):
+    await count(engine, (1, "a", 10))
+    await end(engine, 10)
+    await count(engine, (2, "a", 11), (1, "b", 12))
+    assert await totals(engine) == (1, 0)
+    await rounds.start_round(engine, 1)
+    await count(engine, (1, "a", 10), (2, "b", 11), (3, "b", 9))
+    assert await totals(engine) == (0, 1)
+
+
+async def test_totals_are_declared_final_once_and_only_where_they_were_counted(engine):
+    await count(engine, (1, "a", 10), (2, "b", 11), (3, "b", 12))
+    assert not await tally.finish(engine, Version(12, 0))  # it is open
+    await close_at(engine, 12)
+    assert not await tally.finish(engine, Version(11, 0))
+    assert [await tally.finish(engine, Version(12, 0)) for _ in range(2)] == [True, False]
+    found = await poll(engine)
+    [final] = await tally.finals(engine)
+    assert (final.round, final.final_at, final.closed_at) == (1, found.final_at, found.closed_at)
+    assert (final.a, final.b) == (1, 2)
+
+
+async def test_final_totals_are_shown_as_they_were_declared(engine):
+    await count(engine, (1, "a", 10))
+    await end(engine, 10)
+    async with engine.connect() as connection:
+        await connection.execute(text("UPDATE tally SET a = 99"))
+    assert await totals(engine) == (1, 0)
+
+
+async def test_a_final_result_that_is_undone_stays_to_be_seen(engine):
+    await count(engine, (1, "a", 10))
+    await end(engine, 10)
+    await rounds.reopen(engine, await poll(engine))
+    assert await poll(engine) == Poll()
+    await count(engine, (2, "a", 20))
+    await end(engine, 20)
+    assert [each.a for each in await tally.finals(engine)] == [1, 2]
+
+
+async def test_a_poll_that_became_final_meanwhile_is_not_opened(engine):
+    await close_at(engine, 10)
+    seen = await poll(engine)
+    await tally.finish(engine, Version(10, 0))
+    with pytest.raises(PollChanged):
+        await rounds.reopen(engine, seen)
+    assert (await poll(engine)).phase is Phase.FINAL
+
+
+async def test_another_round_keeps_the_tally_of_the_one_before(engine):
+    await count(engine, (1, "a", 10), (2, "b", 11))
+    async with engine.connect() as connection:
+        before = (await connection.execute(text("SELECT bucket, a, b FROM tally"))).all()
+    await end(engine, 11)
+    await rounds.start_round(engine, 1)
+    async with engine.connect() as connection:
+        kept = (await connection.execute(text("SELECT bucket, a, b FROM past_tally"))).all()
+        votes = (await connection.execute(text("SELECT count(*) FROM votes"))).scalar_one()
+        newest = await tally.version_after_all(connection)
+    assert kept == before
+    assert votes == 0
+    assert newest > Version(11, 0)
+    assert await poll(engine) == Poll(round=2, after=Version(11, 0))
+
+
+@pytest.mark.parametrize("ended", [1, 2])
+async def test_no_round_is_started_unless_the_one_before_is_final(engine, ended):
+    await count(engine, (1, "a", 10))
+    if ended == 2:
+        await end(engine, 10)
+    with pytest.raises(PollChanged):
+        await rounds.start_round(engine, ended)
+    assert await totals(engine) == (1, 0)
+
+
+async def test_a_batch_that_is_counted_while_a_round_starts_is_of_one_of_them(engine):
+    await count(engine, (1, "a", 10))
+    await end(engine, 10)
+    transactions = engine.execution_options(isolation_level="READ COMMITTED")
+    async with transactions.begin() as resetting:
+        await resetting.execute(text("SELECT start_round(1)"))
+        # It waits for the table, and looks what is of this round only then.
+        late = asyncio.create_task(count(engine, (1, "b", 10), (2, "b", 9), (3, "b", 11)))
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL")
+        async with asyncio.timeout(30):
+            while not (await resetting.execute(waiting)).scalar_one():
+                await asyncio.sleep(0.01)
+    await late
+    assert await totals(engine) == (0, 1)
+
+
+async def test_the_poll_can_not_change_while_it_is_told_to_redis(engine):
+    transactions = engine.execution_options(isolation_level="READ COMMITTED")
+    async with transactions.begin() as telling:
+        await tally.share_poll(telling)
+        closing = asyncio.create_task(rounds.close(engine))
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
+        async with asyncio.timeout(30):
+            while not (await telling.execute(waiting)).scalar_one():
+                await asyncio.sleep(0.01)
+        assert (await tally.poll(telling)).state == "open"
+    await closing
+    assert (await poll(engine)).state == "closed"
