@@ -7,11 +7,12 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from voting import rounds, tally
+from voting import poll_commands, rounds, tally
 from voting.ballots import LARGEST, ZERO, Ballot, CastBallot, Choice, Version
 from voting.casting import NotRecorded, PollClosed
 from voting.polls import Phase, Poll
 from voting.rounds import PollChanged
+from voting.stream import BallotStream
 
 
 @pytest.fixture
@@ -262,3 +263,11 @@ async def test_the_poll_can_not_change_while_it_is_told_to_redis(engine):
         assert (await tally.poll(telling)).state == "open"
     await closing
     assert (await poll(engine)).state == "closed"
+
+
+async def test_a_command_that_can_not_reach_redis_any_more_says_who_will(engine, tmp_path):
+    stream = BallotStream.at(f"unix://{tmp_path}/nobody.sock")
+    await rounds.close(engine)
+    with pytest.raises(SystemExit, match="a worker will, once it can"):
+        await poll_commands._tell(stream, engine)
+    await stream.close()

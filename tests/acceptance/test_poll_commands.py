@@ -1,0 +1,188 @@
+"""Opening and closing a vote, as an operator does."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import httpx
+import pytest
+from environ import ENVIRON
+
+from .conftest import DEADLINE, GUARDIAN, Up, wait_for
+from .test_commands import AWAY, voted, voting
+
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+
+
+def lines(up: Up, *command: str) -> list[str]:
+    done = voting(*command, "--data", str(up.data))
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def votes(up: Up, choice: str) -> httpx.Response:
+    with httpx.Client(base_url=up.address("vote")) as voter:
+        voter.get("/")
+        return voter.post("/vote", data={"choice": choice})
+
+
+def answered(up: Up, answer: str, *command: str) -> tuple[int, str]:
+    """Give a command at a terminal, answer its question, and return what it said."""
+    terminal, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "voting", *command, "--data", str(up.data)],
+            env=ENVIRON,
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=GUARDIAN.group,
+        ) as process:
+            os.write(terminal, f"{answer}\n".encode())
+            said, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        os.close(terminal)
+        os.close(theirs)
+    return process.returncode, said
+
+
+def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
+    up = voted(start(data).ready())
+    assert lines(up, "status") == [
+        "round         1, open",
+        "votes         a 2, b 1",
+        "not counted   0",
+        "dead letters  0",
+    ]
+
+    closed = lines(up, "close", "--yes", "--wait", "30")
+    assert re.fullmatch(f"round         1, final since {TIME}, closed at {TIME}", closed[0])
+    assert re.fullmatch(f"final         {TIME}, round 1: a 2, b 1", closed[-1])
+    refused = votes(up, "a")
+    assert refused.status_code == 409
+    assert "Voting is closed" in refused.text
+    assert "was not recorded" in refused.text
+
+    opened = lines(up, "open", "--yes")
+    assert opened[0] == "round         1, open"
+    assert opened[-1].endswith("round 1: a 2, b 1, undone")
+    assert up.vote("b")
+    wait_for("the vote", lambda: up.tally() == {"a": 2, "b": 2})
+
+    lines(up, "close", "--yes", "--wait", "30")
+    started = lines(up, "reset", "--yes")
+    assert started[:2] == ["round         2, open", "votes         a 0, b 0"]
+    assert [line.partition(", ")[2] for line in started[-2:]] == [
+        "round 1: a 2, b 1, undone",
+        "round 1: a 2, b 2",
+    ]
+    wait_for("the page to be empty", lambda: up.tally() == {"a": 0, "b": 0})
+    assert up.vote("b")
+    wait_for("the vote of round 2", lambda: up.tally() == {"a": 0, "b": 1})
+    assert lines(up, "audit")[-1] == "fine"
+    assert lines(up, "replay")[1] == "counted again 0"
+
+    found = json.loads("\n".join(lines(up, "status", "--json")))
+    assert (found["phase"], found["poll"]["round"], found["backlog"]) == ("open", 2, 0)
+    assert [(each["a"], each["b"]) for each in found["finals"]] == [(2, 1), (2, 2)]
+
+    assert up.interrupt() == 0
+    again = start(data).ready()
+    assert lines(again, "status")[0] == "round         2, open"
+    assert again.tally() == {"a": 0, "b": 1}
+
+
+def test_a_voter_of_the_round_before_has_not_voted_in_the_next(start, data):
+    up = start(data).ready()
+    with httpx.Client(base_url=up.address("vote")) as voter:
+        voter.get("/")
+        assert voter.post("/vote", data={"choice": "a"}).status_code == 303
+        lines(up, "close", "--yes", "--wait", "30")
+
+        def page() -> str:
+            return voter.get("/").text
+
+        wait_for("the page to say so", lambda: "Voting is closed" in page())
+        assert "✓ Your choice" in page()
+        lines(up, "reset", "--yes")
+        wait_for("the page to be open", lambda: "Pick one" in page())
+        assert "✓" not in page()
+        assert voter.post("/vote", data={"choice": "b"}).status_code == 303
+        wait_for("the vote", lambda: up.tally() == {"a": 0, "b": 1})
+
+
+def test_a_poll_closes_by_itself_and_says_when_on_the_page(start, data):
+    up = start(data, "--scale", "vote=2").ready()
+    planned = lines(up, "close", "--at", "+4s", "--yes")
+    assert re.fullmatch(f"round         1, open, closes at {TIME}", planned[0])
+    with httpx.Client(base_url=up.address("vote")) as voter:
+        wait_for("the page to say when", lambda: "Voting closes" in voter.get("/").text)
+    assert up.vote("a")
+    wait_for("the close", lambda: votes(up, "b").status_code == 409)
+    wait_for("the final totals", lambda: "final since" in lines(up, "status")[0])
+    counted = up.tally()
+    assert counted["a"] == 1
+    assert lines(up, "status")[-1].endswith(f"round 1: a 1, b {counted['b']}")
+    assert lines(up, "audit")[-1] == "fine"
+
+
+def test_what_would_be_lost_is_said_before_and_nothing_is_done_without_a_yes(running):
+    voted(running)
+    closing = r"Close round 1 now\?\n  Nobody can vote from then on\."
+    code, said = answered(running, "no", "close")
+    assert code == 1
+    assert re.match(closing, said)
+    assert "nothing was changed" in said
+    assert lines(running, "status")[0] == "round         1, open"
+
+    code, said = answered(running, "yes", "close", "--wait", "30")
+    assert code == 0
+    assert "final since" in said
+
+    for command, words in (
+        ("open", ["Its result is final no more", "a 2, b 1, final since"]),
+        ("reset", ["Lost is who voted what: 3 votes of round 1", "timeline are kept"]),
+    ):
+        code, said = answered(running, "", command)
+        assert code == 1
+        assert all(each in said for each in words), said
+        assert "final since" in lines(running, "status")[0]
+
+        unasked = voting(command, "--data", str(running.data))
+        assert (unasked.returncode, unasked.stdout) == (2, "")
+        assert "say --yes" in unasked.stderr
+
+    code, said = answered(running, "yes", "open")
+    assert code == 0
+    lines(running, "close", "--at", "+1h", "--yes")
+    code, said = answered(running, "no", "open")
+    assert "It does not close at" in said
+    assert lines(running, "open", "--yes")[0] == "round         1, open"
+    assert lines(running, "open")[0] == "round         1, open"  # nothing to ask
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (["reset", "--yes"], 1, "round 1 is open: close it, and wait for final"),
+        (["close", "--yes", "--at", "2020-01-01T00:00"], 2, "has passed"),
+        (["close", "--yes", "--at", "soon"], 2, "must be like"),
+    ],
+)
+def test_what_can_not_be_done_is_said_in_one_line(running, command, code, words):
+    refused = voting(*command, "--data", str(running.data))
+    assert (refused.returncode, refused.stdout) == (code, "")
+    [line] = refused.stderr.splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize("command", [["status"], ["close", "--yes"], ["open"], ["reset", "--yes"]])
+def test_servers_that_are_away_are_told_in_one_line(command):
+    failed = voting(*command, **AWAY)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    [line] = failed.stderr.splitlines()
+    assert line.startswith("voting: the ")

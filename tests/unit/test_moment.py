@@ -1,0 +1,60 @@
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from voting.poll_commands import moment
+
+NOW = datetime(2026, 11, 24, 20, 0, 30, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def an_hour_ahead(monkeypatch):
+    """Make this machine's local time UTC+1."""
+    monkeypatch.setenv("TZ", "Somewhere-1")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "later"),
+    [
+        ("+90s", timedelta(seconds=90)),
+        ("+10m", timedelta(minutes=10)),
+        ("+1h30m", timedelta(minutes=90)),
+        ("+1h0m1s", timedelta(seconds=3601)),
+    ],
+)
+def test_a_step_is_from_now_on(text, later):
+    assert moment(text, NOW) == NOW + later
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("21:01", datetime(2026, 11, 24, 20, 1, tzinfo=UTC)),
+        ("21:00:31", datetime(2026, 11, 24, 20, 0, 31, tzinfo=UTC)),
+        ("21:00", datetime(2026, 11, 25, 20, 0, tzinfo=UTC)),
+        ("20:15", datetime(2026, 11, 25, 19, 15, tzinfo=UTC)),
+        ("2026-11-25T09:00", datetime(2026, 11, 25, 8, 0, tzinfo=UTC)),
+        ("2026-11-25 09:00", datetime(2026, 11, 25, 8, 0, tzinfo=UTC)),
+        ("2026-11-25T09:00+05:00", datetime(2026, 11, 25, 4, 0, tzinfo=UTC)),
+        ("2026-11-25T09:00Z", datetime(2026, 11, 25, 9, 0, tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_local_unless_it_says_where(text, at):
+    assert moment(text, NOW) == at
+
+
+@pytest.mark.parametrize("text", ["2026-11-24T21:00:30", "2026-11-24T20:00Z", "2000-01-01"])
+def test_what_has_passed_is_refused(text):
+    with pytest.raises(ValueError, match="has passed"):
+        moment(text, NOW)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "+", "+m", "10m", "25:00", "-5m", "+5"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ValueError, match="must be like"):
+        moment(text, NOW)
