@@ -44,6 +44,7 @@ def create_engine(
         isolation_level="AUTOCOMMIT",
         pool_size=pool_size,
         max_overflow=0,
+        hide_parameters=True,  # an error's text goes into logs: no voter may stand there
         pool_timeout=5,
         pool_pre_ping=False,  # a lost connection is an error like any other: callers try again
     )

@@ -1,14 +1,15 @@
 """The latest answer to a question that many ask and that is worth asking once."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
+
+from voting import logs
 
 # How long who asks waits for a fresh answer before the last one has to do, in seconds.
 PATIENCE = 1.0
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 
 _Answer = TypeVar("_Answer")
 
@@ -60,5 +61,5 @@ class Latest(Generic[_Answer]):
 
     def _fail(self, error: Exception) -> None:
         if not self.failing:
-            log.warning("no fresh answer, the last one stays: %r", error)
+            log.warning("no fresh answer, the last one stays", reason=repr(error))
         self.failing = True

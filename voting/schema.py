@@ -1,7 +1,6 @@
 """The database's schema: bringing it to this version, and what each role may do with it."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,9 +11,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from voting import logs
 from voting.database import DATABASE_ERRORS, create_engine, in_one_line
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 
 _HERE = Path(__file__).parent
 
@@ -104,7 +104,7 @@ async def wait_for_schema(database_url: str) -> None:
     head, *earlier = _revisions(database_url)
     async with _engine(database_url, "voting-wait") as engine:
         if (revision := await _persist(engine, _REVISION)) in earlier:
-            log.info("waiting for the schema to go from %s to %s", revision, head)
+            log.info("waiting for the schema", here=revision, wanted=head)
         while revision in earlier:
             await asyncio.sleep(PAUSE)
             revision = await _persist(engine, _REVISION)
@@ -148,6 +148,6 @@ async def _persist(engine: AsyncEngine, query: str) -> str:
         except DATABASE_ERRORS as failure:
             error = in_one_line(failure)
         if error != reason:
-            log.info("waiting for the database: %s", error)
+            log.info("waiting for the database", reason=error)
             reason = error
         await asyncio.sleep(PAUSE)

@@ -1,7 +1,6 @@
 """The queue of ballots: a Redis stream that one group of workers reads."""
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from voting import logs
 from voting.ballots import ZERO, Ballot, CastBallot, Version
 from voting.casting import Caster
 from voting.polls import Terms
@@ -30,7 +30,7 @@ PREPARE_SECONDS = 2.0
 # those that are in.
 NEARLY_FULL = 0.9
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 
 
 class StreamMissing(Exception):
@@ -193,7 +193,9 @@ class BallotStream:
         except ResponseError as error:
             raise _missing(error) from error
         if gone := reply[2]:
-            log.error("%d entries are gone from the stream before they were counted", len(gone))
+            log.error(
+                "entries are gone from the stream before they were counted", entries=len(gone)
+            )
         return _entries(reply[1])
 
     async def done(self, entries: Sequence[Entry]) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import logging
 import mimetypes
 import time
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,10 @@ from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, Scope, Send
 
+from voting import logs
 from voting.settings import PageSettings
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 
 # On every part of a page: the script swaps in nothing else.
 FRAGMENT = {"Voting-Fragment": "1"}

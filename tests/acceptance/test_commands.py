@@ -157,7 +157,7 @@ def test_who_waits_for_the_schema_says_why_and_ends_when_asked():
         text=True,
         process_group=GUARDIAN.group,
     ) as waiting:
-        assert "wait: waiting for the database: " in waiting.stderr.readline()
+        assert "wait: waiting for the database reason=" in waiting.stderr.readline()
         waiting.terminate()
         assert waiting.wait(DEADLINE) == 128 + signal.SIGTERM
         assert waiting.stderr.read() == ""

@@ -137,9 +137,13 @@ def said(monkeypatch, caplog):
     monkeypatch.setattr(schema, "PAUSE", 0.01)
     caplog.set_level("INFO", "voting.schema")
 
-    async def said(words):
+    def is_said(words, fields):
+        lines = [(each.getMessage(), each.__dict__) for each in caplog.records]
+        return any(words == line and fields.items() <= given.items() for line, given in lines)
+
+    async def said(words, **fields):
         async with asyncio.timeout(30):
-            while words not in caplog.text:
+            while not is_said(words, fields):
                 await asyncio.sleep(0.01)
 
     return said
@@ -147,7 +151,8 @@ def said(monkeypatch, caplog):
 
 async def test_who_waits_for_the_schema_goes_on_once_it_is_there(empty_url, said):
     waiting = asyncio.create_task(schema.wait_for_schema(empty_url))
-    await said('waiting for the database: relation "alembic_version" does not exist')
+    reason = 'relation "alembic_version" does not exist'
+    await said("waiting for the database", reason=reason)
     await asyncio.to_thread(schema.migrate, empty_url)
     async with asyncio.timeout(30):
         await waiting
@@ -157,7 +162,7 @@ async def test_who_waits_for_the_schema_waits_for_its_own_version(empty_url, sai
     await asyncio.to_thread(schema.migrate, empty_url)
     next_version()
     waiting = asyncio.create_task(schema.wait_for_schema(empty_url))
-    await said(f"waiting for the schema to go from {HEAD} to next")
+    await said("waiting for the schema", here=HEAD, wanted="next")
     await asyncio.to_thread(schema.migrate, empty_url)
     async with asyncio.timeout(30):
         await waiting
@@ -177,7 +182,7 @@ async def test_the_schema_of_a_later_version_will_do(empty_url, monkeypatch, nex
 async def test_a_server_that_comes_in_time_is_waited_for(servers, said):
     name = f"later_{uuid4().hex}"
     waiting = asyncio.create_task(schema.wait_for_server(servers.database_url(name), 30))
-    await said(f'database "{name}" does not exist')
+    await said("waiting for the database", reason=f'database "{name}" does not exist')
     await asyncio.to_thread(servers.sql, f"CREATE DATABASE {name}")
     await waiting
     await asyncio.to_thread(servers.sql, f"DROP DATABASE {name} WITH (FORCE)")

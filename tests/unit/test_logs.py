@@ -1,41 +1,201 @@
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from voting import logs
-from voting.settings import Settings
+from voting import __version__, logs
+from voting.settings import ResultSettings, Settings, VoteSettings, WorkerSettings, load
+
+KEY = "a-key-nobody-may-read"
+log = logs.get("voting.x")
 
 
 @pytest.fixture(autouse=True)
-def root_logger():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def loggers_as_they_were():
+    loggers = [logging.getLogger(name) for name in (None, "voting", "alembic")]
+    before = [(each, each.handlers[:], each.level) for each in loggers]
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
-def test_a_json_line_has_time_level_logger_role_and_message(capsys):
+@pytest.fixture
+def lines(capsys):
+    """Read the JSON lines that were written since it was last asked."""
+    return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def started_with(lines, model, **environ):
+    settings = load(model, environ)
+    logs.configure(settings, "role")
+    logs.tell_start(log, settings)
+    [line] = lines()
+    return line
+
+
+def test_a_json_line_has_time_level_event_logger_role_and_fields(lines):
     logs.configure(Settings(), "worker")
-    logging.getLogger("voting.x").warning("%s is away", "Redis")
-    line = json.loads(capsys.readouterr().err)
-    assert line.pop("time").startswith("20")
+    log.warning("took over entries", entries=5)
+    [line] = lines()
+    assert list(line) == ["time", "level", "event", "logger", "role", "entries"]
+    time = datetime.fromisoformat(line.pop("time"))
+    assert time.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - time) < timedelta(minutes=1)
     assert line == {
-        "level": "WARNING",
+        "level": "warning",
+        "event": "took over entries",
         "logger": "voting.x",
-        "message": "Redis is away",
         "role": "worker",
+        "entries": 5,
     }
 
 
 def test_a_console_line_is_for_people(capsys):
     logs.configure(Settings(log_format="console"), "worker")
-    logging.getLogger("voting.x").warning("Redis is away")
-    assert capsys.readouterr().err.endswith(" worker: Redis is away\n")
+    log.warning("%s is away", "Redis", reason="no route")
+    assert capsys.readouterr().err[8:] == " warning worker: Redis is away reason='no route'\n"
 
 
-def test_quieter_lines_are_left_out(capsys):
-    logs.configure(Settings(log_level="error"), "worker")
-    logging.getLogger("voting.x").warning("Redis is away")
-    assert capsys.readouterr().err == ""
+def test_colours_are_for_a_terminal_only(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    logs.configure(Settings(log_format="console"), "worker")
+    log.warning("Redis is away")
+    assert "\033[" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["uvicorn.error", "sqlalchemy.pool", "asyncio", "redis", "litestar"]
+)
+def test_lines_of_libraries_look_like_our_own(lines, name):
+    logs.configure(Settings(), "vote")
+    logging.getLogger(name).warning("%d connections", 3, extra={"more": "words"})
+    [line] = lines()
+    del line["time"]
+    assert line == {
+        "level": "warning",
+        "event": "3 connections",
+        "logger": name,
+        "role": "vote",
+        "more": "words",
+    }
+
+
+@pytest.mark.parametrize(
+    ("level", "heard"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_quieter_lines_are_left_out(lines, level, heard):
+    logs.configure(Settings(log_level=level), "worker")
+    for each in ("debug", "info", "warning", "error"):
+        getattr(log, each)("a line")
+    assert [line["level"] for line in lines()] == heard
+
+
+def test_libraries_are_never_asked_for_more_than_what_is_wrong(lines):
+    logs.configure(Settings(log_level="debug"), "worker")
+    for name in ("sqlalchemy.engine.Engine", "uvicorn.error", "redis", "asyncio"):
+        logging.getLogger(name).info("a statement, a request")
+    assert lines() == []
+
+
+def test_a_line_that_is_left_out_is_not_even_put_together():
+    class Untouchable:
+        def __str__(self):
+            raise AssertionError
+
+    logs.configure(Settings(log_level="info"), "worker")
+    log.debug("%s", Untouchable())
+    with pytest.raises(AssertionError):
+        log.info("%s", Untouchable())
+
+
+def fail_with_a_secret():
+    choice = "a secret choice"
+    raise ValueError(len(choice))
+
+
+def test_an_exception_is_one_field_without_the_values_of_variables(lines):
+    logs.configure(Settings(), "vote")
+    try:
+        fail_with_a_secret()
+    except ValueError:
+        log.exception("it failed", attempt=1)
+    [line] = lines()
+    assert (line["level"], line["event"], line["attempt"]) == ("error", "it failed", 1)
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ValueError: 15")
+    assert "a secret choice" not in line["exception"]
+
+
+def test_an_exception_is_readable_on_a_console(capsys):
+    logs.configure(Settings(log_format="console"), "vote")
+    try:
+        fail_with_a_secret()
+    except ValueError:
+        log.exception("it failed")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.endswith(" error vote: it failed")
+    assert rest[0].startswith("Traceback")
+    assert rest[-1] == "ValueError: 15"
+    assert not any("a secret choice" in each for each in rest)
+
+
+def test_a_start_says_what_runs_and_with_which_settings(lines):
+    line = started_with(lines, ResultSettings, DATABASE_URL="postgresql://db/x", COMMIT="c0ffee")
+    assert (line["version"], line["commit"]) == (__version__, "c0ffee")
+    assert line["python"].startswith("3.")
+    assert line["settings"] == {
+        "log_level": "info",
+        "log_format": "json",
+        "commit": "c0ffee",
+        "host": "0.0.0.0",
+        "port": 8080,
+        "ops_port": 9090,
+        "poll_title": "Cats or Dogs?",
+        "option_a": "Cats",
+        "option_b": "Dogs",
+        "database_url": "postgresql://db/x",
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://redis:6379/0", "redis://redis:6379/0"),
+        ("redis://:hidden@redis:6379/0", "redis://***@redis:6379/0"),
+        ("rediss://me:hid/den@redis/0", "rediss://***@redis/0"),
+        ("redis://:hid@den@redis/0", "redis://***@redis/0"),
+        ("redis://:hid?den@redis/0", "***"),
+        ("redis://redis/0?password=hid@den", "***"),
+        ("redis://redis?db=2&password=hidden", "redis://redis?db=2&password=***"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+    ],
+)
+def test_a_url_is_shown_with_its_host_and_without_its_password(lines, url, shown):
+    line = started_with(
+        lines, WorkerSettings, REDIS_URL=url, DATABASE_URL="postgresql://me:hidden@db/x"
+    )
+    assert line["settings"]["redis_url"] == shown
+    assert line["settings"]["database_url"] == "postgresql://***@db/x"
+    assert "hid" not in json.dumps(line)
+
+
+def test_keys_are_counted_and_never_shown(lines):
+    line = started_with(lines, VoteSettings, REDIS_URL="redis://redis", SECRET_KEYS=f"{KEY},{KEY}2")
+    assert line["settings"]["secret_keys"] == 2
+    assert KEY not in json.dumps(line)
+
+
+def test_a_state_is_told_when_it_changes(lines):
+    logs.configure(Settings(), "vote")
+    changes = logs.Changes(log, "not ready")
+    for state in ("not ready", "ready", "ready", "not ready", "not ready", "ready"):
+        changes.tell(state)
+    assert [line["event"] for line in lines()] == ["ready", "not ready", "ready"]

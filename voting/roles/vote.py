@@ -1,6 +1,5 @@
 """ROLE=vote: the page where people pick, and the one request that casts their ballot."""
 
-import logging
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -11,6 +10,7 @@ from litestar.datastructures import Cookie
 from litestar.exceptions import ClientException
 from litestar.types import ASGIApp
 
+from voting import logs
 from voting.ballots import Ballot, Choice, Version
 from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.forms import MAX_BODY, FormError, read_choice
@@ -30,7 +30,7 @@ from voting.web import (
     wants_fragment,
 )
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 
 YEAR = 365 * 24 * 3600
 

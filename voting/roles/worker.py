@@ -1,7 +1,6 @@
 """ROLE=worker: moves ballots from Redis into Postgres, each counted exactly once."""
 
 import asyncio
-import logging
 import os
 import random
 import socket
@@ -15,7 +14,7 @@ import prometheus_client
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import rounds, tally
+from voting import logs, rounds, tally
 from voting.ballots import CastBallot, Version
 from voting.database import (
     DATABASE_ERRORS,
@@ -46,7 +45,7 @@ COUNTED = prometheus_client.Counter(
 )
 DEAD = prometheus_client.Counter("voting_dead_letters", "Stream entries that can never be counted.")
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -115,7 +114,7 @@ class Worker:
                 if taken := await self._stream.reclaim(
                     self._consumer, idle=self._idle, count=BATCH
                 ):
-                    log.warning("took over %d entries that nobody has finished", len(taken))
+                    log.warning("took over entries that nobody has finished", entries=len(taken))
                     return taken  # and look for more at once
                 await self._trim()
                 await self._stream.forget(FORGET_SECONDS)
@@ -134,7 +133,7 @@ class Worker:
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
         if poll.phase is not self._phase:
-            log.info("round %d of the poll is %s", poll.round, poll.phase)
+            log.info(f"the poll is {poll.phase}", round=poll.round)
             self._phase = poll.phase
         return poll
 
@@ -189,7 +188,7 @@ class Worker:
             COUNTED.inc(len(batch))
 
     async def _bury(self, entry: Entry, reason: str) -> None:
-        log.error("entry %s goes to the dead letters: %s", entry.version, reason)
+        log.error("an entry goes to the dead letters", ballot=str(entry.version), reason=reason)
         await self._persist(lambda: self._stream.bury(entry, reason))
         DEAD.inc()
 
@@ -230,7 +229,7 @@ class Worker:
             missed.add(server)
             self._away[server] += 1
             if self._away[server] == 1:
-                log.warning("%s is away, waiting for it: %r", server, error)
+                log.warning("%s is away, waiting for it", server, reason=repr(error))
 
     def _found(self, missed: set[str]) -> None:
         for server in missed:
