@@ -47,7 +47,13 @@ def _role(_: argparse.Namespace) -> int:
     # Only the role's own module: vote must run without a database driver's worth of memory.
     run = import_module(f"voting.roles.{role}").run
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(run(settings))
+        try:
+            runner.run(run(settings))
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, it belongs into the log
+            logs.get(__name__).exception("the role has failed")  # in one line, as all that it says
+            return 1
     return 0
 
 

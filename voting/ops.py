@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import prometheus_client
 from litestar import Litestar, Response, get
 
-from voting import __version__
+from voting import __version__, logs
 
 BUILD = prometheus_client.Gauge(
     "voting_build_info",
@@ -22,9 +22,12 @@ READY = prometheus_client.Gauge(
 # Shorter than a probe waits: a role whose server does not answer is not ready.
 READY_SECONDS = 0.9
 
+log = logs.get(__name__)
+
 
 def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]]) -> Litestar:
     """Make the application for OPS_PORT; `ready` tells whether the role can do its work now."""
+    changes = logs.Changes(log, "not ready")
     running = {"version": __version__, "commit": commit, "role": role}
 
     @get("/healthz")
@@ -40,6 +43,7 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
         except TimeoutError:
             is_ready = False
         READY.labels(role).set(is_ready)
+        changes.tell("ready" if is_ready else "not ready")
         return Response("ready\n") if is_ready else Response("not ready\n", status_code=503)
 
     @get("/metrics", sync_to_thread=False)

@@ -11,6 +11,7 @@ from typing import Protocol
 import uvicorn
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from voting import logs
 from voting.ops import create_ops_app
 from voting.settings import RoleSettings
 
@@ -19,6 +20,8 @@ DRAIN = 9.0
 
 # How long clients have to learn, with an answer, that their connection ends.
 LEAVE = 0.5
+
+log = logs.get(__name__)
 
 
 class Job(Protocol):
@@ -109,16 +112,19 @@ async def serve(
         return not stopping.is_set() and await ready()
 
     ops = Site(create_ops_app(role, settings.commit, ready_now), settings.host, settings.ops_port)
+    logs.tell_start(log, settings)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(ops.run())
         working = tasks.create_task(job.run())
         waiting = tasks.create_task(stopping.wait())
         await asyncio.wait({serving, working, waiting}, return_when=asyncio.FIRST_COMPLETED)
         stopping.set()
+        log.info("stopping")
         job.stop()
         await asyncio.wait({working}, timeout=DRAIN)
         working.cancel()  # where it took too long; nothing that was acknowledged is lost
         ops.stop()
+    log.info("stopped")
 
 
 def _on_signals(stopping: asyncio.Event) -> None:

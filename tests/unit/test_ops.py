@@ -26,6 +26,21 @@ async def test_readiness_is_what_the_role_says(ready, status):
     assert f'voting_ready{{role="vote"}} {status == 200:.1f}' in (await ask("/metrics", ready)).text
 
 
+async def test_a_change_of_readiness_is_told_once(caplog):
+    caplog.set_level("INFO", "voting.ops")
+    said = iter([False, True, True, False, False, True])
+
+    async def ready():
+        return next(said)
+
+    transport = httpx.ASGITransport(ops.create_ops_app("vote", "c0ffee", ready))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for _ in range(6):
+            await client.get("/readyz")
+    told = [each.message for each in caplog.records if each.name == "voting.ops"]
+    assert told == ["ready", "not ready", "ready"]
+
+
 async def test_a_role_that_does_not_know_in_time_is_not_ready(monkeypatch):
     monkeypatch.setattr(ops, "READY_SECONDS", 0.01)
     assert (await ask("/readyz", asyncio.Event().wait)).status_code == 503
