@@ -23,7 +23,7 @@ LAYERS = (
     ("roles", ("roles.vote", "roles.result", "roles.worker")),
     ("HTTP", ("voters", "forms", "latest", "web", "ops", "server")),
     ("servers", ("casting", "stream", "database", "tally", "rounds", "schema", "audit")),
-    ("ground", ("ballots", "polls", "models", "settings", "logs")),
+    ("ground", ("traceparent", "ballots", "polls", "models", "settings", "logs")),
 )
 
 

@@ -1,10 +1,12 @@
 """What a voter picked, and how it is written down on its way. Pure: no input, no output."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Self
 from uuid import UUID
+
+from voting import traceparent
 
 
 class Choice(StrEnum):
@@ -47,23 +49,36 @@ def _decimal(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 20  # noqa: PLR2004 - said above
 
 
+_FIELDS = {b"voter", b"choice"}
+
+
 @dataclass(frozen=True, slots=True)
 class Ballot:
     """A vote on its way: who picks what."""
 
     voter: UUID
     choice: Choice
+    trace: str | None = field(default=None, compare=False)
+    """A traceparent, where somebody follows this ballot. It is no part of what was voted."""
 
-    def encode(self) -> tuple[bytes, bytes]:
-        """The values of the stream entry's fields `voter` (16 bytes) and `choice`."""
-        return self.voter.bytes, self.choice.encode()
+    def encode(self) -> tuple[bytes, ...]:
+        """The values of the entry's fields `voter` (16 bytes), `choice` and, if any, `trace`."""
+        if self.trace is None:
+            return self.voter.bytes, self.choice.encode()
+        return self.voter.bytes, self.choice.encode(), self.trace.encode()
 
     @classmethod
     def decode(cls, fields: Mapping[bytes, bytes]) -> Self:
-        """Undo `encode`. Raises ValueError for whatever `encode` could not have written."""
-        if fields.keys() != {b"voter", b"choice"}:
-            raise ValueError("fields are not voter and choice")
-        return cls(UUID(bytes=fields[b"voter"]), Choice(fields[b"choice"].decode("ascii")))
+        """Undo `encode`. Raises ValueError for whatever `encode` could not have written.
+
+        But for a `trace` that makes no sense: a ballot counts without it.
+        """
+        trace = None
+        if fields.keys() != _FIELDS:
+            if fields.keys() != {*_FIELDS, b"trace"}:
+                raise ValueError("fields are not voter and choice")
+            trace = traceparent.parse(fields[b"trace"].decode("ascii", "replace"))
+        return cls(UUID(bytes=fields[b"voter"]), Choice(fields[b"choice"].decode("ascii")), trace)
 
 
 @dataclass(frozen=True, slots=True)

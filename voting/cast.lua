@@ -2,7 +2,8 @@
 -- Accept a batch of ballots: all of them or none.
 --
 -- KEYS  1 the stream, 2 the poll
--- ARGV  1 the deadline (Redis' clock, ms), then voter and choice of each ballot
+-- ARGV  1 the deadline (Redis' clock, ms), 2 the width of a ballot, then each ballot:
+--       voter and choice where the width is 2, and a trace, which may be empty, where it is 3
 -- Returns {status, Redis' clock in ms, id, id, ...}: an id for each ballot where status is "ok".
 --
 -- The shebang line makes Redis refuse the whole script before its first write where memory is full.
@@ -27,7 +28,13 @@ if poll[1] ~= 'open' or (closes_at and now >= closes_at) then
 end
 
 local reply = {'ok', now}
-for i = 2, #ARGV, 2 do
-  reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', ARGV[i], 'choice', ARGV[i + 1])
+local width = tonumber(ARGV[2])
+for i = 3, #ARGV, width do
+  local voter, choice = ARGV[i], ARGV[i + 1]
+  if width == 3 and ARGV[i + 2] ~= '' then
+    reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', voter, 'choice', choice, 'trace', ARGV[i + 2])
+  else
+    reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', voter, 'choice', choice)
+  end
 end
 return reply

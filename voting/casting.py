@@ -118,8 +118,7 @@ class Caster:
             raise NotRecorded("Redis can't be reached") from error
         try:
             deadline = await self._deadline(connection, until)
-            fields = [field for ballot in ballots for field in ballot.encode()]
-            command = ("EVAL", CAST, 2, *self._keys, deadline, *fields)
+            command = ("EVAL", CAST, 2, *self._keys, deadline, *_encode(ballots))
             reply = await _ask(connection, until + GRACE, *command)
         except _REFUSALS as error:
             raise NotRecorded("Redis refuses to write") from error
@@ -163,6 +162,14 @@ class Caster:
                 raise NotRecorded("the stream is not there: no worker has prepared it yet")
             case _:
                 raise NotRecorded("it reached Redis after its deadline")
+
+
+def _encode(ballots: Sequence[Ballot]) -> list[bytes]:
+    """Write the width of a ballot, then the ballots. A third value is there if one has it."""
+    fields = [field for ballot in ballots for field in ballot.encode()]
+    if len(fields) == 2 * len(ballots):
+        return [b"2", *fields]
+    return [b"3", *(field for ballot in ballots for field in (*ballot.encode(), b"")[:3])]
 
 
 async def _ask(connection: Any, until: float, *command: Any) -> Any:

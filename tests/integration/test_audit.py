@@ -90,6 +90,21 @@ NEWEST = "voter = (SELECT voter FROM votes ORDER BY ms DESC, seq DESC LIMIT 1)"
 # Nothing is wrong
 
 
+async def test_ballots_that_somebody_follows_are_audited_and_replayed_like_others(stream, engine):
+    await stream.prepare(ZERO, "open")
+    traces = [None, f"00-{'a' * 32}-{'b' * 16}-01", None]
+    await asyncio.gather(*(stream.cast(Ballot(uuid4(), Choice.B, trace)) for trace in traces))
+    fields = {"voter": uuid4().bytes, "choice": b"b", "trace": b"nonsense"}
+    await stream._redis.xadd(stream._stream, fields)
+    await count(stream, engine)
+    found = await audit(stream, engine)
+    assert (found.problems, found.entries, found.votes) == ([], 4, Sums(0, 4))
+    for table in ("votes", "tally"):
+        await sql(engine, f"DELETE FROM {table}")
+    assert (await replay(stream, engine)).votes == 4
+    assert (await audit(stream, engine)).votes == Sums(0, 4)
+
+
 async def test_a_healthy_poll_has_no_problems(healthy, engine):
     found = await audit(healthy, engine)
     assert found.problems == []

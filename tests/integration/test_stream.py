@@ -9,6 +9,8 @@ from voting.ballots import ZERO, Ballot, Choice, Version
 from voting.casting import MaybeRecorded, NotRecorded, PollClosed
 from voting.stream import GROUP, BallotStream, StreamMissing, connect
 
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+
 
 def ballot(choice=Choice.A):
     return Ballot(uuid4(), choice)
@@ -45,6 +47,28 @@ async def test_ballots_of_the_same_moment_travel_together_in_order(prepared, cal
     entries = await prepared.read("me", count=1000, block=1)
     assert [each.version for each in entries] == versions == sorted(versions)
     assert [each.ballot().ballot for each in entries] == mine
+
+
+async def test_a_trace_goes_with_its_own_ballot_only(prepared, calls):
+    before = await calls()
+    traces = [None, TRACE, None, f"00-{'c' * 32}-{'d' * 16}-00", None]
+    mine = [Ballot(uuid4(), Choice.B, trace) for trace in traces]
+    versions = await asyncio.gather(*map(prepared.cast, mine))
+    assert await calls() - before == 1
+    entries = await prepared.read("me", count=10, block=1)
+    assert [each.version for each in entries] == versions == sorted(versions)
+    assert [each.ballot().ballot for each in entries] == mine
+    assert [each.ballot().ballot.trace for each in entries] == traces
+    plain, traced = {b"voter", b"choice"}, {b"voter", b"choice", b"trace"}
+    assert [each.fields.keys() for each in entries] == [
+        traced if each else plain for each in traces
+    ]
+
+
+async def test_a_ballot_without_a_trace_has_not_a_field_more(prepared):
+    await asyncio.gather(*(prepared.cast(ballot()) for _ in range(3)))
+    entries = await prepared.read("me", count=10, block=1)
+    assert [each.fields.keys() for each in entries] == [{b"voter", b"choice"}] * 3
 
 
 async def test_ballots_gather_while_calls_are_on_their_way(prepared):

@@ -36,7 +36,10 @@ PAST, FUTURE = datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC
 
 CONSUMERS = st.sampled_from(["one", "two"])
 PICKS = st.lists(st.integers(0, 30), max_size=6)
-BALLOTS = st.lists(st.tuples(st.sampled_from(VOTERS), st.sampled_from(list(Choice))), max_size=5)
+TRACES = st.sampled_from([None, None, f"00-{'a' * 32}-{'b' * 16}-01"])
+BALLOTS = st.lists(
+    st.tuples(st.sampled_from(VOTERS), st.sampled_from(list(Choice)), TRACES), max_size=5
+)
 
 
 class Clock:

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voting import traceparent
 from voting.ballots import ZERO, Ballot, Choice, Version
+
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
 ballots = st.builds(Ballot, st.uuids(), st.sampled_from(Choice))
 versions = st.builds(Version, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
@@ -22,6 +25,8 @@ def test_a_ballot_survives_its_encoding(ballot):
         {},
         {b"voter": bytes(16)},
         {b"voter": bytes(16), b"choice": b"a", b"more": b""},
+        {b"voter": bytes(16), b"choice": b"a", b"trace": TRACE.encode(), b"more": b""},
+        {b"voter": bytes(16), b"trace": TRACE.encode()},
         {b"voter": bytes(15), b"choice": b"a"},
         {b"voter": bytes(17), b"choice": b"a"},
         {b"voter": bytes(16), b"choice": b"c"},
@@ -43,6 +48,24 @@ def test_decoding_gives_a_ballot_or_a_value_error_and_nothing_else(fields):
     except ValueError:
         return
     assert dict(zip((b"voter", b"choice"), ballot.encode(), strict=True)) == fields
+
+
+@given(ballots)
+def test_a_trace_survives_beside_a_ballot_and_is_no_part_of_it(ballot):
+    traced = Ballot(ballot.voter, ballot.choice, TRACE)
+    fields = dict(zip((b"voter", b"choice", b"trace"), traced.encode(), strict=True))
+    decoded = Ballot.decode(fields)
+    assert decoded.trace == TRACE
+    assert decoded == ballot
+
+
+@given(
+    st.binary(max_size=80).filter(lambda trace: traceparent.parse(trace.decode("latin-1")) is None)
+)
+def test_a_trace_that_makes_no_sense_is_ignored(trace):
+    ballot = Ballot.decode({b"voter": bytes(16), b"choice": b"a", b"trace": trace})
+    assert ballot == Ballot(UUID(int=0), Choice.A)
+    assert ballot.trace is None
 
 
 @given(versions)
