@@ -8,9 +8,11 @@ WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
 # What builds the package stays in this stage; /app is what the image is about.
 RUN python3 -m venv /build && python3 -m venv --without-pip /app
-COPY requirements/build.txt requirements/app.txt requirements/
+# What the app needs: `app`, or `tracing` with what sends traces besides.
+ARG REQUIREMENTS=app
+COPY requirements/build.txt requirements/${REQUIREMENTS}.txt requirements/
 RUN /build/bin/pip install --require-hashes -r requirements/build.txt \
- && /build/bin/pip --python /app/bin/python install --require-hashes -r requirements/app.txt
+ && /build/bin/pip --python /app/bin/python install --require-hashes -r requirements/${REQUIREMENTS}.txt
 COPY pyproject.toml README.md ./
 COPY migrations migrations
 COPY voting voting
