@@ -22,6 +22,7 @@ LAYERS = (
     ("`voting up`", ("supervisor", "embedded", "folder", "local")),
     ("roles", ("roles.vote", "roles.result", "roles.worker")),
     ("HTTP", ("voters", "forms", "latest", "web", "ops", "server")),
+    ("logs and traces of what happens", ("spans", "tracing", "trails")),
     ("servers", ("casting", "stream", "database", "tally", "rounds", "schema", "audit")),
     ("ground", ("traceparent", "ballots", "polls", "models", "settings", "logs")),
 )

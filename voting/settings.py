@@ -90,6 +90,15 @@ class RoleSettings(Settings):
     ops_port: _Port = 9090
     # What the image was built from; its build sets it.
     commit: str = "unknown"
+    # OpenTelemetry's SDK reads these and more of their kind itself: here they only tell whether to
+    # start it.
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_traces_endpoint: str | None = None
+
+    @property
+    def tracing(self) -> bool:
+        """Whether spans are to be sent: a collector is named."""
+        return bool(self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint)
 
     @field_validator("ops_port")
     @classmethod

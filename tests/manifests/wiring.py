@@ -20,8 +20,11 @@ from .rendering import (
 )
 
 # Said elsewhere than in the ConfigMap: by each Deployment, by the image's build, and, as the
-# manifests name the ports, by the defaults.
-FIXED = {"ROLE", "COMMIT", "HOST", "PORT", "OPS_PORT"}
+# manifests name the ports, by the defaults. Who has a collector of traces adds where it is.
+FIXED = {
+    *("ROLE", "COMMIT", "HOST", "PORT", "OPS_PORT"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+}
 
 
 APP_PAIRS = {

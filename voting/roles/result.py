@@ -3,19 +3,22 @@
 import functools
 import hashlib
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar import MediaType, Request, Response, get
 from litestar.types import ASGIApp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import tally
+from voting import tally, tracing
 from voting.database import create_engine
 from voting.latest import Latest
 from voting.server import Site, serve
 from voting.settings import ResultSettings
 from voting.tally import Standing
 from voting.web import FRAGMENT, Pages
+
+if TYPE_CHECKING:
+    from voting.spans import Spans
 
 # Together with the page's poll each second, a vote is seen within two seconds of its commit.
 INTERVAL = 0.5
@@ -27,12 +30,15 @@ _CACHE = "public, max-age=0, s-maxage=1, must-revalidate"
 class ResultRole:
     """The handlers' work, with all that they need."""
 
-    def __init__(self, engine: AsyncEngine, settings: ResultSettings) -> None:
+    def __init__(
+        self, engine: AsyncEngine, settings: ResultSettings, spans: "Spans | None" = None
+    ) -> None:
         self._settings = settings
         self._pages = Pages(settings)
-        self._standing: Latest[Standing] = Latest(
-            functools.partial(tally.standing, engine), interval=INTERVAL
-        )
+        ask = functools.partial(tally.standing, engine)
+        if spans is not None:
+            ask = functools.partial(spans.query, "totals", ask)
+        self._standing: Latest[Standing] = Latest(ask, interval=INTERVAL)
 
     def create_app(self) -> ASGIApp:
         @get("/")
@@ -84,9 +90,12 @@ class ResultRole:
 async def run(settings: ResultSettings) -> None:
     """Run the role until a signal stops it."""
     engine = create_engine(settings.database_url.get_secret_value(), name="voting-result")
-    role = ResultRole(engine, settings)
+    spans = tracing.start("result", settings)
+    role = ResultRole(engine, settings, spans)
     site = Site(role.create_app(), settings.host, settings.port)
     try:
         await serve("result", settings, site, role.ready)
     finally:
         await engine.dispose()
+        if spans is not None:
+            spans.close()

@@ -10,7 +10,7 @@ from litestar.datastructures import Cookie
 from litestar.exceptions import ClientException
 from litestar.types import ASGIApp
 
-from voting import logs
+from voting import logs, tracing
 from voting.ballots import Ballot, Choice, Version
 from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.forms import MAX_BODY, FormError, read_choice
@@ -19,6 +19,7 @@ from voting.polls import Terms
 from voting.server import Site, serve
 from voting.settings import VoteSettings
 from voting.stream import BallotStream, Position
+from voting.trails import VoteTrail
 from voting.voters import VoterCookies
 from voting.web import (
     FRAGMENT,
@@ -107,8 +108,11 @@ class Mine(NamedTuple):
 class VoteRole:
     """The handlers' work, with all that they need."""
 
-    def __init__(self, stream: BallotStream, settings: VoteSettings) -> None:
+    def __init__(
+        self, stream: BallotStream, settings: VoteSettings, trail: VoteTrail | None = None
+    ) -> None:
         self._stream = stream
+        self._trail = trail
         self._pages = Pages(settings)
         self._voters = VoterCookies([key.get_secret_value() for key in settings.secret_keys])
         self._secure = settings.secure
@@ -125,7 +129,9 @@ class VoteRole:
 
         @post("/vote", status_code=HTTPStatus.OK, request_max_body_size=MAX_BODY)
         async def vote(request: Request[Any, Any, Any]) -> Response[str]:
-            return await self.vote(request)
+            if self._trail is None:
+                return await self.vote(request)
+            return await self._trail.answer(self.vote, request)
 
         @get("/receipt")
         async def receipt(request: Request[Any, Any, Any]) -> Response[str]:
@@ -172,7 +178,7 @@ class VoteRole:
         if self._full.last and await self._full.get():
             raise ProblemError(FULL)
         try:
-            version = await self._stream.cast(Ballot(voter, choice))
+            version = await self._send(Ballot(voter, choice), request)
         except CastError as error:
             raise ProblemError(_CAST[type(error)]) from error
         except Exception as error:
@@ -181,6 +187,11 @@ class VoteRole:
         # For the next ballot. Asked before the cast, it would hold it up where Redis hangs.
         await self._full.get()
         return Mine(choice, version)
+
+    async def _send(self, ballot: Ballot, request: Request[Any, Any, Any]) -> Version:
+        if self._trail is None:
+            return await self._stream.cast(ballot)
+        return await self._trail.cast(self._stream.cast, ballot, request.headers)
 
     async def _ballot(
         self,
@@ -250,8 +261,11 @@ def _recorded(problem: Problem | None) -> dict[str, str]:
 async def run(settings: VoteSettings) -> None:
     """Run the role until a signal stops it."""
     stream = BallotStream.at(settings.redis_url.get_secret_value())
-    app = VoteRole(stream, settings).create_app()
+    spans = tracing.start("vote", settings)
+    app = VoteRole(stream, settings, VoteTrail.of(settings, spans)).create_app()
     try:
         await serve("vote", settings, Site(app, settings.host, settings.port), stream.ready)
     finally:
         await stream.close()
+        if spans is not None:
+            spans.close()

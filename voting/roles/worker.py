@@ -6,6 +6,7 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain, repeat
 from typing import TypeVar
@@ -14,7 +15,7 @@ import prometheus_client
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import logs, rounds, tally
+from voting import logs, rounds, tally, tracing
 from voting.ballots import CastBallot, Version
 from voting.database import (
     DATABASE_ERRORS,
@@ -27,6 +28,7 @@ from voting.polls import Phase, Poll
 from voting.server import serve
 from voting.settings import WorkerSettings
 from voting.stream import BallotStream, Entry, StreamMissing
+from voting.trails import WorkerTrail
 
 BATCH = 2_000  # entries
 BLOCK = 1.0  # seconds a read waits for the first entry
@@ -61,12 +63,19 @@ class Worker:
     """
 
     def __init__(
-        self, stream: BallotStream, engine: AsyncEngine, *, consumer: str, idle: float = IDLE
+        self,
+        stream: BallotStream,
+        engine: AsyncEngine,
+        *,
+        consumer: str,
+        idle: float = IDLE,
+        trail: WorkerTrail | None = None,
     ) -> None:
         self._stream = stream
         self._engine = engine
         self._consumer = consumer
         self._idle = idle
+        self._trail = trail
         self._stop = asyncio.Event()
         self._batches: asyncio.Queue[list[Entry] | None] = asyncio.Queue(maxsize=1)
         # For each server, how many of the two tasks wait for it.
@@ -95,6 +104,8 @@ class Worker:
         try:
             while not self._stop.is_set():
                 if entries := await self._persist(self._next_batch):
+                    if self._trail is not None:
+                        self._trail.read(entries)
                     await self._batches.put(entries)
         except _Stopping:
             pass  # the batch that the other task has in hand is still to be finished
@@ -175,8 +186,10 @@ class Worker:
 
     async def _count(self, batch: list[tuple[Entry, CastBallot]]) -> None:
         """Count what Postgres takes; halve a batch that it refuses until the culprit is found."""
+        ballots = [ballot for _, ballot in batch]
         try:
-            await self._persist(lambda: tally.count(self._engine, [ballot for _, ballot in batch]))
+            with nullcontext() if self._trail is None else self._trail.batch(ballots):
+                await self._persist(lambda: tally.count(self._engine, ballots))
         except _BadData as error:
             if len(batch) == 1:
                 await self._bury(batch[0][0], f"refused by Postgres: {error}")
@@ -186,10 +199,14 @@ class Worker:
             await self._count(batch[middle:])
         else:
             COUNTED.inc(len(batch))
+            if self._trail is not None:
+                self._trail.counted(ballots)
 
     async def _bury(self, entry: Entry, reason: str) -> None:
         log.error("an entry goes to the dead letters", ballot=str(entry.version), reason=reason)
         await self._persist(lambda: self._stream.bury(entry, reason))
+        if self._trail is not None:
+            self._trail.buried(entry)
         DEAD.inc()
 
     async def _persist(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
@@ -256,9 +273,17 @@ async def run(settings: WorkerSettings) -> None:
     """Run the role until a signal stops it."""
     stream = BallotStream.at(settings.redis_url.get_secret_value())
     engine = create_engine(settings.database_url.get_secret_value(), name="voting-worker")
-    worker = Worker(stream, engine, consumer=f"{socket.gethostname()}-{os.getpid()}")
+    spans = tracing.start("worker", settings)
+    worker = Worker(
+        stream,
+        engine,
+        consumer=f"{socket.gethostname()}-{os.getpid()}",
+        trail=WorkerTrail.of(settings, spans),
+    )
     try:
         await serve("worker", settings, worker, worker.ready)
     finally:
         await stream.close()
         await engine.dispose()
+        if spans is not None:
+            spans.close()
