@@ -1,9 +1,11 @@
 """What real roles tell of a ballot on its way: lines at debug, traces to a real collector."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterator
 
+import asyncpg
 import pytest
 import redis
 from collector import Collector, collecting
@@ -11,7 +13,7 @@ from collector import Collector, collecting
 from voting import __version__
 from voting.voters import VoterCookies
 
-from .conftest import wait_for
+from .conftest import DEADLINE, wait_for
 from .test_roles import AWAY, KEY, Role
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -105,6 +107,20 @@ def test_a_role_says_how_it_starts_and_stops_and_none_of_its_secrets(app, name):
         assert start["settings"]["database_url"] == "postgresql://***@127.0.0.1:1/x"
     assert "hidden" not in role.output
     assert KEY not in role.output
+
+
+def test_a_role_that_fails_says_why_in_one_line(app, database_url):
+    async def forget_the_poll() -> None:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("DELETE FROM poll")
+        await connection.close()
+
+    asyncio.run(forget_the_poll())
+    worker = app.run("worker")
+    assert worker.process.wait(DEADLINE) == 1
+    [line] = [line for line in lines(worker) if line["level"] == "error"]
+    assert line["event"] == "the role has failed"
+    assert "NoResultFound" in line["exception"]
 
 
 def test_at_debug_a_request_id_leads_from_the_vote_to_the_worker_and_to_no_voter(app):

@@ -14,6 +14,7 @@ from voting.polls import Phase
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
 from voting.stream import BallotStream, connect
+from voting.trails import WorkerTrail
 
 
 async def until(condition):
@@ -356,6 +357,21 @@ async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
         await until(not_ready)
     assert await pending() == 3
     assert "stays pending" in caplog.text
+
+
+async def test_a_ballot_that_is_followed_is_told_when_it_is_counted(stream, engine, caplog):
+    caplog.set_level("DEBUG", "voting.trails")
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 2)
+    trace = f"00-{'a' * 32}-{'b' * 16}-00"
+    followed = await stream.cast(Ballot(uuid4(), Choice.B, trace))
+    fields = {"voter": b"short", "choice": b"a", "trace": trace}
+    await stream._redis.xadd(stream._stream, fields)
+    async with working(stream, engine, trail=WorkerTrail(None, debug=True)):
+        await until(counted(stream, engine, 3))
+    [line] = [each for each in caplog.records if each.name == "voting.trails"]
+    assert (line.message, line.request) == ("ballot counted", "a" * 32)
+    assert line.ballot == str(followed)
 
 
 async def test_a_mistake_in_the_code_ends_the_worker(stream, engine, monkeypatch):
