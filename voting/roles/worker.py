@@ -144,7 +144,7 @@ class Worker:
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
         if poll.phase is not self._phase:
-            log.info(f"the poll is {poll.phase}", round=poll.round)
+            log.info("the poll is %s", poll.phase, round=poll.round)
             self._phase = poll.phase
         return poll
 
