@@ -4,20 +4,27 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import httpx
 import pytest
 import redis
 from acceptance.conftest import DEADLINE, Up, wait_for
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from voting import rounds, tally
+from voting.database import create_engine
 from voting.embedded import Folders
+from voting.stream import BallotStream
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -45,15 +52,41 @@ class Site:
 
     def reset(self) -> None:
         """Go back to an open poll without votes."""
-        self.set_state("open")
+        self.open()
         wait_for("all ballots to be counted", self._is_idle)
-        self._sql("TRUNCATE votes, tally")
+        self._sql("TRUNCATE votes, tally, finals")
 
-    def set_state(self, state: str) -> None:
-        """Make the poll "open" or "closed", in Postgres and in Redis."""
-        self._sql(f"UPDATE poll SET state = '{state}'")
-        with self._redis() as client:
-            client.hset("{voting}:poll", "state", state)
+    def open(self) -> None:
+        """Open the poll as an operator does."""
+
+        async def change(engine: AsyncEngine) -> None:
+            await rounds.reopen(engine, (await tally.standing(engine)).poll)
+
+        self._lead(change, closed=False, planned=False)
+
+    def close(self, at: datetime | None = None) -> None:
+        """Close the poll as an operator does, now or at a time."""
+        self._lead(partial(rounds.close, at=at), closed=at is None, planned=at is not None)
+
+    def _lead(
+        self, change: Callable[[AsyncEngine], Awaitable[None]], *, closed: bool, planned: bool
+    ) -> None:
+        """Change the poll, and wait until the vote page, which asks once a second, knows."""
+
+        async def lead() -> None:
+            engine = create_engine(self._folders.database_url(), name="tests")
+            stream = BallotStream.at(self._folders.redis_url)
+            await change(engine)
+            await rounds.bring_in_line(engine, stream)
+            await stream.close()
+            await engine.dispose()
+
+        def knows() -> bool:
+            page = httpx.get(self.vote).text
+            return (" disabled" in page, 'class="closes"' in page) == (closed, planned)
+
+        _run_apart(lead())
+        wait_for("the vote page to know", knows)
 
     @contextmanager
     def frozen(self, part: str) -> Iterator[None]:

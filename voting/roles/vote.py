@@ -210,6 +210,9 @@ class VoteRole:
             mine = _of_this_round(mine, terms)
             if mine is not None and (position := await self._position.get()) is not None:
                 counted = position.counted(mine.version)
+        closed = terms is not None and not terms.open
+        if request.method == "POST":  # Redis has just told
+            closed = problem is CLOSED or (closed and problem is not None)
         headers = FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"})
         if request.method == "POST":
             headers |= _recorded(problem)
@@ -220,7 +223,7 @@ class VoteRole:
                 counted=counted,
                 problem=problem,
                 lost=UNKNOWN,
-                closed=problem is CLOSED or (terms is not None and not terms.open),
+                closed=closed,
                 closes_at=terms and terms.closes_at,
             ),
             media_type=MediaType.HTML,
