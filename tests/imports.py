@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "voting"
 # From the top: a module may import what stands in a lower layer, or earlier in its own.
 LAYERS = (
     ("the command, which finds the roles by name", ("__main__",)),
-    ("the operator's commands", ("operating", "commands", "poll_commands")),
+    ("the operator's commands", ("operating", "commands", "poll_commands", "export.command")),
     (
         "`voting load`",
         tuple(
@@ -21,9 +21,15 @@ LAYERS = (
     ),
     ("`voting up`", ("supervisor", "embedded", "folder", "local")),
     ("roles", ("roles.vote", "roles.result", "roles.worker")),
-    ("HTTP", ("voters", "forms", "latest", "web", "ops", "server")),
+    ("HTTP", ("voters", "forms", "latest", "web", "export.downloads", "ops", "server")),
     ("logs and traces of what happens", ("spans", "tracing", "trails")),
-    ("servers", ("casting", "stream", "database", "tally", "rounds", "schema", "audit")),
+    (
+        "servers",
+        (
+            *("casting", "stream", "database", "tally", "rounds", "schema", "audit"),
+            *("shown", "export.formats", "export.snapshot"),
+        ),
+    ),
     ("ground", ("traceparent", "ballots", "polls", "models", "settings", "logs")),
 )
 

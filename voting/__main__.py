@@ -154,6 +154,13 @@ def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     ):
         operate = _operator(commands, name, "voting.commands", name, does)
         operate.add_argument("--json", action="store_true", help="print for machines")
+    export = _operator(
+        commands, "export", "voting.export.command", "export", "write totals and their timeline"
+    )
+    export.add_argument("--format", choices=("csv", "json"), default="csv")
+    export.add_argument("--round", type=int, metavar="N", help="an earlier round")
+    export.add_argument("--votes", action="store_true", help="the anonymous votes, one a line")
+    export.add_argument("--output", type=Path, metavar="FILE", help="where to write; the terminal")
 
 
 def _operator(

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,8 +18,10 @@ from voting.database import in_one_line
 from voting.operating import as_json, one_line_for, say, with_servers
 from voting.polls import Phase, Poll
 from voting.rounds import PollChanged
+from voting.settings import ResultsSettings, load
+from voting.shown import Figures, show
 from voting.stream import BallotStream, StreamMissing
-from voting.tally import Final, Totals
+from voting.tally import Final
 
 # Seconds between two looks at a poll that is waited for.
 PAUSE = 0.2
@@ -32,7 +35,7 @@ class Status:
 
     poll: Poll
     phase: Phase
-    totals: Totals
+    figures: Figures
     backlog: int | None
     """Accepted votes that are not counted yet; None where Redis can't tell."""
     dead_letters: int
@@ -94,7 +97,7 @@ def reset(arguments: argparse.Namespace) -> int:
         _confirm(
             arguments,
             f"Start round {found.poll.round + 1}, open at once?",
-            f"Lost is who voted what: {found.totals.votes:,} votes of round {found.poll.round}.",
+            f"Lost is who voted what: {found.figures.votes:,} votes of round {found.poll.round}.",
             "Its totals and its timeline are kept.",
         )
         await rounds.start_round(engine, found.poll.round)
@@ -141,15 +144,15 @@ def _run(
 
 
 async def _look(stream: BallotStream, engine: AsyncEngine) -> Status:
-    standing = await tally.standing(engine)
+    shown = show(await tally.standing(engine), load(ResultsSettings, os.environ).results)
     try:
         backlog = (await stream.position()).backlog
     except StreamMissing:
         backlog = None
     return Status(
-        poll=standing.poll,
-        phase=standing.poll.phase,
-        totals=standing.totals,
+        poll=shown.poll,
+        phase=shown.poll.phase,
+        figures=shown.figures,
         backlog=backlog,
         dead_letters=len(await stream.dead_letters()),
         finals=await tally.finals(engine),
@@ -196,21 +199,26 @@ def _what_a_close_does(found: Status, at: datetime | None) -> Iterator[str]:
 
 
 def _what_opening_undoes(found: Status) -> Iterator[str]:
-    poll, totals = found.poll, found.totals
+    poll, figures = found.poll, found.figures
     if poll.phase is Phase.OPEN and poll.closes_at is not None:
         yield f"Keep round {poll.round} open? It does not close at {_at(poll.closes_at)} then."
     if poll.phase is Phase.COUNTING:
         yield f"Open round {poll.round} again? It is being counted."
     if poll.final_at is not None:
         yield f"Open round {poll.round} again? Its result is final no more:"
-        yield f"a {totals.a:,}, b {totals.b:,}, final since {_at(poll.final_at)}."
+        yield f"a {figures.a:,}, b {figures.b:,}, final since {_at(poll.final_at)}."
         yield "`voting status` goes on to show that it was."
 
 
 def _lines(found: Status) -> Iterator[str]:
     poll = found.poll
     yield f"round         {poll.round}, {_when(poll)}"
-    yield f"votes         a {found.totals.a}, b {found.totals.b}"
+    a, b = found.figures.a, found.figures.b
+    yield (
+        f"votes         {found.figures.votes} in all"
+        if a is None
+        else f"votes         a {a}, b {b}"
+    )
     yield f"not counted   {'unknown' if found.backlog is None else found.backlog}"
     yield f"dead letters  {found.dead_letters}"
     if poll.lost_at is not None:

@@ -53,6 +53,9 @@ def _keys(value: object) -> object:
     return [key.strip() for key in value.split(",")] if isinstance(value, str) else value
 
 
+Results = Literal["always", "after_close"]
+"""When totals are told: until a poll is closed, `after_close` tells how many have voted alone."""
+
 _Port = Annotated[int, Field(ge=0, le=65535)]
 _Text = StringConstraints(strip_whitespace=True, min_length=1)
 _WebAddress = Annotated[str, AfterValidator(_web_address)]
@@ -82,6 +85,31 @@ class ServersSettings(RedisSettings, DatabaseSettings):
     """What the operator's commands read."""
 
 
+class PollSettings(Settings):
+    """What the poll asks."""
+
+    poll_title: Annotated[str, _Text, Field(max_length=200)] = "Cats or Dogs?"
+    option_a: Annotated[str, _Text, Field(max_length=60)] = "Cats"
+    option_b: Annotated[str, _Text, Field(max_length=60)] = "Dogs"
+
+    @field_validator("option_b")
+    @classmethod
+    def _options_differ(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("option_a"):
+            raise ValueError("must differ from OPTION_A")
+        return value
+
+
+class ResultsSettings(Settings):
+    """What whoever tells totals reads."""
+
+    results: Results = "always"
+
+
+class ExportSettings(PollSettings, ResultsSettings, DatabaseSettings):
+    pass
+
+
 class RoleSettings(Settings):
     """What every role reads. A port of 0 means any free one."""
 
@@ -108,21 +136,11 @@ class RoleSettings(Settings):
         return value
 
 
-class PageSettings(RoleSettings):
+class PageSettings(RoleSettings, PollSettings):
     """What both pages show."""
 
-    poll_title: Annotated[str, _Text, Field(max_length=200)] = "Cats or Dogs?"
-    option_a: Annotated[str, _Text, Field(max_length=60)] = "Cats"
-    option_b: Annotated[str, _Text, Field(max_length=60)] = "Dogs"
     vote_url: _WebAddress | None = None
     result_url: _WebAddress | None = None
-
-    @field_validator("option_b")
-    @classmethod
-    def _options_differ(cls, value: str, info: ValidationInfo) -> str:
-        if value == info.data.get("option_a"):
-            raise ValueError("must differ from OPTION_A")
-        return value
 
 
 class LoadSettings(Settings):
@@ -141,7 +159,7 @@ class VoteSettings(PageSettings, RedisSettings):
         return (self.vote_url or "").startswith("https://")
 
 
-class ResultSettings(PageSettings, DatabaseSettings):
+class ResultSettings(PageSettings, ExportSettings):
     pass
 
 

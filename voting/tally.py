@@ -144,7 +144,12 @@ class Standing:
 async def standing(engine: AsyncEngine) -> Standing:
     """Add up the buckets: a row for every ten seconds in which a vote was counted."""
     async with engine.connect() as connection:
-        row = (await connection.execute(_STANDING)).one()
+        return await standing_on(connection)
+
+
+async def standing_on(connection: AsyncConnection) -> Standing:
+    """Tell it as the transaction of `connection` sees it."""
+    row = (await connection.execute(_STANDING)).one()
     return Standing(Totals(int(row.a), int(row.b), row.at), _poll(row))
 
 

@@ -177,3 +177,14 @@ def test_a_database_that_is_not_migrated_is_told_in_one_line(running):
     assert failed.returncode == 1
     [line] = failed.stderr.splitlines()
     assert 'relation "votes" does not exist' in line
+
+
+def test_the_votes_of_a_running_voting_up_are_exported(start, data):
+    voted(start(data).ready())
+    done = voting("export", "--data", str(data), OPTION_B="Hounds")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *_, last = done.stdout.splitlines()
+    assert head == "time,votes,a: Cats,b: Hounds"
+    assert last.endswith(",3,2,1")
+    votes = voting("export", "--votes", "--data", str(data))
+    assert sorted(votes.stdout.splitlines()) == ["a,Cats", "a,Cats", "b,Dogs", "vote,option"]

@@ -115,6 +115,14 @@ def test_a_voter_of_the_round_before_has_not_voted_in_the_next(start, data):
         wait_for("the vote", lambda: up.tally() == {"a": 0, "b": 1})
 
 
+def test_the_status_keeps_back_what_the_pages_do(running):
+    hidden = voting("status", "--data", str(running.data), RESULTS="after_close")
+    assert re.fullmatch(r"votes         \d+ in all", hidden.stdout.splitlines()[1])
+    told = voting("status", "--json", "--data", str(running.data), RESULTS="after_close")
+    figures = json.loads(told.stdout)["figures"]
+    assert (figures["a"], figures["b"]) == (None, None)
+
+
 def test_a_poll_closes_by_itself_and_says_when_on_the_page(start, data):
     up = start(data, "--scale", "vote=2").ready()
     planned = lines(up, "close", "--at", "+4s", "--yes")

@@ -1,9 +1,11 @@
 import asyncio
 import re
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from voting import tally
 from voting.ballots import Ballot, CastBallot, Choice, Version
@@ -11,6 +13,9 @@ from voting.database import create_engine
 from voting.roles import result as result_module
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load
+
+CLOSED_AT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
+UNTIL = Version(9, 0)
 
 ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": "<Cats>", "POLL_TITLE": "Pets"}
 
@@ -20,8 +25,9 @@ def always_fresh(monkeypatch):
     monkeypatch.setattr(result_module, "INTERVAL", 0)
 
 
-def viewer(engine):
-    app = ResultRole(engine, load(ResultSettings, ENVIRON)).create_app()
+def viewer(engine, **environ):
+    settings = load(ResultSettings, {**ENVIRON, **environ})
+    app = ResultRole(engine, settings, exports=engine).create_app()
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://result.localhost")
 
 
@@ -37,6 +43,25 @@ async def count(engine, a, b):
         engine,
         [CastBallot(Version(1, seq), Ballot(uuid4(), each)) for seq, each in enumerate(choices)],
     )
+
+
+async def close(engine, *, final=True):
+    """Close the poll after all that was counted here."""
+    async with engine.connect() as connection:
+        await connection.execute(text("UPDATE poll SET state = 'closed'"))
+        await tally.set_closed(connection, CLOSED_AT, UNTIL)
+    if final:
+        assert await tally.finish(engine, UNTIL)
+
+
+async def sql(engine, statement):
+    async with engine.connect() as connection:
+        await connection.execute(text(statement))
+
+
+def trigger(page):
+    [found] = re.findall(r'hx-trigger="([^"]*)"', page)
+    return found
 
 
 def shares(page):
@@ -88,6 +113,13 @@ async def test_the_api_tells_names_and_votes(client, engine):
         "options": {"a": {"name": "<Cats>", "votes": 2}, "b": {"name": "Dogs", "votes": 1}},
         "votes": 3,
         "stale": False,
+        "round": 1,
+        "phase": "open",
+        "hidden": False,
+        "closes_at": None,
+        "closed_at": None,
+        "final_at": None,
+        "queue_lost_at": None,
     }
 
 
@@ -132,11 +164,11 @@ async def test_totals_that_were_never_read_are_not_zero(tmp_path):
     assert "0 votes" not in page.text
     assert answer.status_code == 503
     assert answer.json()["votes"] is None
-    assert not await ResultRole(engine, load(ResultSettings, ENVIRON)).ready()
+    assert not await ResultRole(engine, load(ResultSettings, ENVIRON), exports=engine).ready()
 
 
 async def test_the_role_is_ready_when_it_can_read_the_totals(engine):
-    assert await ResultRole(engine, load(ResultSettings, ENVIRON)).ready()
+    assert await ResultRole(engine, load(ResultSettings, ENVIRON), exports=engine).ready()
 
 
 async def test_many_viewers_cause_one_question(engine, monkeypatch):
@@ -151,3 +183,68 @@ async def test_many_viewers_cause_one_question(engine, monkeypatch):
     async with viewer(engine) as client:
         await asyncio.gather(*(client.get("/tally") for _ in range(50)))
     assert len(asked) == 1
+
+
+async def test_a_closed_poll_says_that_the_last_votes_are_being_counted(client, engine):
+    await count(engine, 2, 1)
+    assert "closed" not in (await client.get("/tally")).text
+    await close(engine, final=False)
+    page = (await client.get("/tally")).text
+    assert "Voting is closed. Counting the last votes." in page
+    assert trigger(page) == "every 1s"
+    assert "2 votes" in page
+    answer = (await client.get("/api/tally")).json()
+    assert (answer["phase"], answer["closed_at"]) == ("counting", CLOSED_AT.isoformat())
+
+
+async def test_a_final_result_says_since_when_and_is_asked_for_seldom(client, engine):
+    await count(engine, 2, 1)
+    await close(engine)
+    page = (await client.get("/tally")).text
+    answer = (await client.get("/api/tally")).json()
+    assert (answer["phase"], answer["options"]["a"]["votes"]) == ("final", 2)
+    assert f'<strong>Final result</strong> of <time datetime="{answer["final_at"]}">' in page
+    assert "2 votes" in page
+    # A wall goes on by itself where the poll is opened again.
+    assert trigger(page) == "every 15s"
+    await sql(
+        engine, "UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, final_at = NULL"
+    )
+    page = (await client.get("/tally")).text
+    assert "Final" not in page
+    assert trigger(page) == "every 1s"
+
+
+@pytest.mark.parametrize(
+    ("votes", "said"),
+    [
+        ((0, 0), "No votes yet."),
+        ((1, 0), "<strong>1</strong> person has voted."),
+        ((700, 600), "<strong>1,300</strong> people have voted."),
+    ],
+)
+async def test_a_result_that_is_kept_back_tells_how_many_have_voted(engine, votes, said):
+    await count(engine, *votes)
+    async with viewer(engine, RESULTS="after_close") as client:
+        page = (await client.get("/")).text
+        answer = (await client.get("/api/tally")).json()
+    assert "The result is shown when voting closes." in page
+    assert said in page
+    assert not shares(page)
+    assert "%" not in page.partition("<main>")[2].replace('width="100%"', "")
+    assert (answer["hidden"], answer["votes"], answer["phase"]) == (True, sum(votes), "open")
+    assert [each["votes"] for each in answer["options"].values()] == [None, None]
+
+
+async def test_a_lost_queue_is_told_once_the_poll_is_closed(client, engine):
+    await count(engine, 2, 1)
+    await sql(engine, "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'")
+    lost = "The queue of votes was lost at"
+    assert lost not in (await client.get("/tally")).text
+    for final in (False, True):
+        await close(engine, final=final)
+        page = (await client.get("/tally")).text
+        assert lost in page
+        assert "2 January 2030, 03:04 UTC" in page
+    answer = (await client.get("/api/tally")).json()
+    assert answer["queue_lost_at"] == "2030-01-02T03:04:05+00:00"

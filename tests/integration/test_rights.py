@@ -11,14 +11,18 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
+from sqlalchemy.exc import DBAPIError
 
 from voting import audit, embedded, schema, tally
 from voting.ballots import ZERO, Ballot, Choice
 from voting.casting import PollClosed
 from voting.database import create_engine
 from voting.embedded import Folders
+from voting.export import formats
+from voting.export import snapshot as reading
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
+from voting.settings import PollSettings
 from voting.stream import GROUP, BallotStream, connect
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
@@ -149,6 +153,39 @@ async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch
     reading = create_engine(database("voting_result"), name="tests")
     assert (await tally.standing(reading)).totals.votes == 3
     await reading.dispose()
+
+
+async def exported(engine, pieces, number=None):
+    async with reading.snapshot(engine, "always", number) as snapshot:
+        return b"".join([piece async for piece in pieces(snapshot)])
+
+
+def timeline(snapshot):
+    return snapshot.timeline(formats.TIMELINE["csv"](snapshot.shown, PollSettings()))
+
+
+def choices(snapshot):
+    return snapshot.votes(formats.VOTES["csv"](snapshot.shown, PollSettings()))
+
+
+async def test_the_result_role_may_export_totals_and_a_worker_votes_too(database):
+    owner = database("voting")
+    await ask(owner, "INSERT INTO past_tally VALUES (1, now(), 3, 2)")
+    await ask(owner, "INSERT INTO finals VALUES (1, now(), now(), 3, 2)")
+    await ask(owner, "UPDATE poll SET round = round + 1")
+    for user in ("voting_worker", "voting_result"):
+        engine = create_engine(database(user), name="tests")
+        assert (await exported(engine, timeline)).startswith(b"time,votes")
+        assert (await exported(engine, timeline, 1)).endswith(b",5,3,2\r\n")
+        if user == "voting_worker":
+            assert (await exported(engine, choices)).startswith(b"vote,option")
+        else:
+            with pytest.raises(DBAPIError, match="permission denied"):
+                await exported(engine, choices)
+        await engine.dispose()
+    await ask(owner, "UPDATE poll SET round = round - 1")
+    await ask(owner, "DELETE FROM finals")
+    await ask(owner, "DELETE FROM past_tally")
 
 
 @pytest.mark.parametrize("user", ["voting_worker", "voting_result", "voting"])

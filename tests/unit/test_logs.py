@@ -161,6 +161,7 @@ def test_a_start_says_what_runs_and_with_which_settings(lines):
         "poll_title": "Cats or Dogs?",
         "option_a": "Cats",
         "option_b": "Dogs",
+        "results": "always",
         "database_url": "postgresql://db/x",
     }
 

@@ -137,3 +137,11 @@ def test_an_unknown_role_is_refused_with_all_else_that_is_wrong(environ):
     with pytest.raises(SettingsError) as caught:
         load_role({**environ, "PORT": "x"})
     assert [line.partition(":")[0] for line in caught.value.problems] == ["ROLE", "PORT"]
+
+
+def test_totals_are_shown_always_unless_asked_otherwise():
+    environ = {"DATABASE_URL": "postgresql://h"}
+    assert load(ResultSettings, environ).results == "always"
+    assert load(ResultSettings, {**environ, "RESULTS": "after_close"}).results == "after_close"
+    [line] = problems(ResultSettings, {**environ, "RESULTS": "never"})
+    assert line.startswith("RESULTS: ")

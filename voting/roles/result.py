@@ -11,10 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting import tally, tracing
 from voting.database import create_engine
+from voting.export.downloads import DOWNLOADS, Downloads
 from voting.latest import Latest
+from voting.polls import Phase
 from voting.server import Site, serve
 from voting.settings import ResultSettings
-from voting.tally import Standing
+from voting.shown import Shown, facts, show
 from voting.web import FRAGMENT, Pages
 
 if TYPE_CHECKING:
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 # Together with the page's poll each second, a vote is seen within two seconds of its commit.
 INTERVAL = 0.5
+
+# Seconds between two looks of a page. A wall that shows a final result is left alone for days: it
+# asks seldom, but never stops, as the poll may be opened again or the next round start.
+POLL_SECONDS = 1
+POLL_SECONDS_FINAL = 15
 
 # Proxies may keep the totals for a second; browsers ask each time and mostly get a 304.
 _CACHE = "public, max-age=0, s-maxage=1, must-revalidate"
@@ -31,52 +38,59 @@ class ResultRole:
     """The handlers' work, with all that they need."""
 
     def __init__(
-        self, engine: AsyncEngine, settings: ResultSettings, spans: "Spans | None" = None
+        self,
+        engine: AsyncEngine,
+        settings: ResultSettings,
+        *,
+        exports: AsyncEngine,
+        spans: "Spans | None" = None,
     ) -> None:
         self._settings = settings
         self._pages = Pages(settings)
+        self._downloads = Downloads(exports, settings)
         ask = functools.partial(tally.standing, engine)
         if spans is not None:
             ask = functools.partial(spans.query, "totals", ask)
-        self._standing: Latest[Standing] = Latest(ask, interval=INTERVAL)
+        self._ask = ask
+        self._shown: Latest[Shown] = Latest(self._show, interval=INTERVAL)
 
     def create_app(self) -> ASGIApp:
         @get("/")
         async def page(request: Request[Any, Any, Any]) -> Response[str]:
-            return self._answer(request, self._render("result.html", await self._standing.get()))
+            return self._answer(request, self._render("result.html", await self._shown.get()))
 
         @get("/tally")
         async def fragment(request: Request[Any, Any, Any]) -> Response[str]:
-            return self._answer(request, self._render("_tally.html", await self._standing.get()))
+            return self._answer(request, self._render("_tally.html", await self._shown.get()))
 
         @get("/api/tally")
         async def api() -> Response[dict[str, Any]]:
             return await self.api()
 
-        return self._pages.create_app([page, fragment, api])
+        return self._pages.create_app([page, fragment, api, *self._downloads.handlers()])
 
     async def ready(self) -> bool:
-        return await self._standing.get() is not None and not self._standing.failing
+        return await self._shown.get() is not None and not self._shown.failing
 
     async def api(self) -> Response[dict[str, Any]]:
-        """Totals as JSON: null and 503 where they were never read, stale while they can't be."""
-        standing = await self._standing.get()
-        totals = standing.totals if standing else None
-        names = {"a": self._settings.option_a, "b": self._settings.option_b}
-        votes = {"a": totals.a, "b": totals.b} if totals else {"a": None, "b": None}
-        body = {
-            "title": self._settings.poll_title,
-            "options": {key: {"name": names[key], "votes": votes[key]} for key in names},
-            "votes": totals.votes if totals else None,
-            "at": totals.at.isoformat() if totals else None,
-            "stale": self._standing.failing,
-        }
-        status = HTTPStatus.OK if totals else HTTPStatus.SERVICE_UNAVAILABLE
+        """What is shown as JSON: 503 where it was never read, stale while it can't be."""
+        shown = await self._shown.get()
+        body = {**facts(shown, self._settings), "stale": self._shown.failing}
+        status = HTTPStatus.OK if shown else HTTPStatus.SERVICE_UNAVAILABLE
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
-    def _render(self, template: str, standing: Standing | None) -> str:
-        totals = standing.totals if standing else None
-        return self._pages.render(template, totals=totals, stale=self._standing.failing)
+    async def _show(self) -> Shown:
+        return show(await self._ask(), self._settings.results)
+
+    def _render(self, template: str, shown: Shown | None) -> str:
+        final = shown is not None and shown.poll.phase is Phase.FINAL
+        return self._pages.render(
+            template,
+            shown=shown,
+            phase=shown.poll.phase if shown else None,
+            stale=self._shown.failing,
+            seconds=POLL_SECONDS_FINAL if final else POLL_SECONDS,
+        )
 
     def _answer(self, request: Request[Any, Any, Any], body: str) -> Response[str]:
         # Votes may be what they were and the answer still be another: names, staleness, layout.
@@ -89,13 +103,16 @@ class ResultRole:
 
 async def run(settings: ResultSettings) -> None:
     """Run the role until a signal stops it."""
-    engine = create_engine(settings.database_url.get_secret_value(), name="voting-result")
+    url = settings.database_url.get_secret_value()
+    engine = create_engine(url, name="voting-result")
+    exports = create_engine(url, name="voting-export", pool_size=DOWNLOADS)
     spans = tracing.start("result", settings)
-    role = ResultRole(engine, settings, spans)
+    role = ResultRole(engine, settings, exports=exports, spans=spans)
     site = Site(role.create_app(), settings.host, settings.port)
     try:
         await serve("result", settings, site, role.ready)
     finally:
         await engine.dispose()
+        await exports.dispose()
         if spans is not None:
             spans.close()

@@ -1,0 +1,99 @@
+"""The life of a result on one page that nobody reloads."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from .pages import choose, expect_receipt, expect_totals
+from .test_looks import CONTRAST, expect_fit
+
+CLOSE = "UPDATE poll SET state = 'closed'"
+FINISH = """
+WITH done AS (
+  UPDATE poll SET until_ms = 9, until_seq = 0, closed_at = now(), final_at = now()
+  RETURNING round, closed_at, final_at
+)
+INSERT INTO finals SELECT round, final_at, closed_at, 1, 0 FROM done
+"""
+LOSE = "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'"
+OPEN = """
+UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, closed_at = NULL,
+  final_at = NULL, lost_at = NULL
+"""
+
+
+@pytest.fixture(scope="module")
+def one_hidden_site(start_site):
+    return start_site(RESULTS="after_close")
+
+
+@pytest.fixture
+def hidden_site(one_hidden_site):
+    """The app with an open poll without votes, whose result is hidden."""
+    one_hidden_site._sql(OPEN)
+    one_hidden_site.reset()
+    yield one_hidden_site
+    one_hidden_site._sql(OPEN)
+
+
+def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visitors):
+    page, result = visitors.open(hidden_site.vote), visitors.open(hidden_site.result)
+    phase, turnout = result.locator(".phase"), result.locator(".turnout")
+    phase.evaluate("element => window.known = element")  # a reload would forget it
+    expect(phase).to_have_text("The result is shown when voting closes.")
+    expect(turnout).to_have_text("No votes yet.")
+    choose(page, "a")
+    expect_receipt(page, "is counted")
+    expect(turnout).to_have_text("1 person has voted.")
+    expect(result.locator(".figures, .bar")).to_have_count(0)
+
+    with hidden_site.frozen("worker"):  # each step is the test's own
+        hidden_site._sql(CLOSE)
+        expect(phase).to_have_text("Voting is closed. Counting the last votes.")
+        expect_totals(result, 1, 0)
+        hidden_site._sql(FINISH)
+        expect(phase).to_have_text(re.compile(r"^Final result of \d+ \w+ \d{4}, \d\d:\d\d UTC$"))
+        expect_totals(result, 1, 0)
+
+        asked = []
+        result.on("request", lambda request: asked.append(request.url))
+        hidden_site._sql(OPEN)
+        # A wall shows the next poll by itself, and asks once until then.
+        expect(phase).to_have_text("The result is shown when voting closes.")
+        assert len(asked) == 1
+        expect(result.locator(".figures, .bar")).to_have_count(0)
+    assert phase.evaluate("element => window.known === element")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_each_phase_fits_and_stands_out(hidden_site, visitors, scheme):
+    page = visitors.open(hidden_site.vote)
+    choose(page, "a")
+    expect_receipt(page, "is counted")
+    with hidden_site.frozen("worker"):
+        for statement, said in (
+            ("SELECT 1", "The result is shown"),
+            (CLOSE, "Counting the last votes"),
+            (FINISH, "Final result"),
+            (LOSE, "Final result"),
+        ):
+            hidden_site._sql(statement)
+            result = visitors.open(hidden_site.result, color_scheme=scheme)
+            expect(result.locator(".phase")).to_contain_text(said)
+            shown = result.locator(".phase, .turnout, .exports, .exports a, .problem").all()
+            texts = {each.inner_text(): each.evaluate(CONTRAST) for each in shown}
+            assert {text: ratio for text, ratio in texts.items() if ratio < 4.5} == {}
+            expect_fit(result)
+        expect(result.locator(".problem")).to_contain_text("was lost at 2 January 2030, 03:04 UTC")
+
+
+def test_a_click_downloads_the_result(site, visitors):
+    page, result = visitors.open(site.vote), visitors.open(site.result)
+    choose(page, "b")
+    expect_totals(result, 0, 1)
+    for name in ("CSV", "JSON"):
+        with result.expect_download() as download:
+            result.get_by_role("link", name=name, exact=True).click()
+        assert download.value.suggested_filename == f"votes-round-1.{name.lower()}"
+        assert "Dogs" in download.value.path().read_text()

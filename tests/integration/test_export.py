@@ -1,0 +1,390 @@
+"""Exports over HTTP, from a real server and a real Postgres."""
+
+import asyncio
+import csv
+import io
+import json
+import socket
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from voting import database, tally
+from voting.ballots import Version
+from voting.database import create_engine
+from voting.export import downloads, formats
+from voting.export import snapshot as reading
+from voting.export.downloads import DOWNLOADS
+from voting.roles import result as result_module
+from voting.roles.result import ResultRole
+from voting.server import Site
+from voting.settings import ResultSettings, load
+
+DEADLINE = 60
+UNTIL = Version(9, 0)
+ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": 'Cats, "big"', "POLL_TITLE": "قطط"}
+
+# Far more than all buffers on the way take.
+MANY = 150_000
+
+
+async def sql(engine, statement):
+    async with engine.connect() as connection:
+        return await connection.execute(text(statement))
+
+
+async def count(engine, *buckets):
+    """Count (a, b) in each ten seconds of a day in 2030, from its beginning."""
+    rows = ", ".join(
+        f"('2030-01-01 00:00+00'::timestamptz + interval '{10 * number} seconds', {a}, {b}, 1)"
+        for number, (a, b) in enumerate(buckets)
+    )
+    await sql(engine, f"INSERT INTO tally (bucket, a, b, ms) VALUES {rows}")
+
+
+async def count_many(engine):
+    await sql(
+        engine,
+        "INSERT INTO tally (bucket, a, b, ms) SELECT"
+        " '2020-01-01 00:00+00'::timestamptz + n * interval '10 seconds', 2, 1, 1"
+        f" FROM generate_series(1, {MANY}) AS n",
+    )
+
+
+async def finish(engine):
+    async with engine.connect() as connection:
+        await connection.execute(text("UPDATE poll SET state = 'closed'"))
+        poll = await tally.poll(connection)
+        until = Version(poll.round * 10, 0)
+        await tally.set_closed(connection, (await tally.standing(engine)).totals.at, until)
+    assert await tally.finish(engine, until)
+
+
+async def start_round(engine, ended):
+    await sql(engine, f"SELECT start_round({ended})")
+
+
+def rows(answer):
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    return list(csv.reader(io.StringIO(answer.content.decode(), newline="")))
+
+
+@asynccontextmanager
+async def serving(engine, exports, **environ):
+    """Run the role's server; tells its port."""
+    settings = load(ResultSettings, {**ENVIRON, **environ})
+    app = ResultRole(engine, settings, exports=exports).create_app()
+    site = Site(app, "127.0.0.1", 0)
+    running = asyncio.create_task(site.run())
+    try:
+        while not site._server.started:
+            await asyncio.sleep(0.01)
+        yield site._socket.getsockname()[1]
+    finally:
+        site.stop()
+        await running
+
+
+@pytest.fixture(autouse=True)
+def always_fresh(monkeypatch):
+    monkeypatch.setattr(result_module, "INTERVAL", 0)
+
+
+@pytest.fixture
+async def exports(database_url):
+    engine = create_engine(database_url, name="voting-export", pool_size=DOWNLOADS)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def port(engine, exports):
+    async with serving(engine, exports) as port:
+        yield port
+
+
+@pytest.fixture
+async def client(port):
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client:
+        yield client
+
+
+async def test_a_poll_without_votes_has_a_timeline_without_rows(client):
+    answer = await client.get("/export.csv")
+    assert rows(answer) == [["time", "votes", 'a: Cats, "big"', "b: Dogs"]]
+    assert "votes-round-1.csv" in answer.headers["content-disposition"]
+    found = (await client.get("/export.json")).json()
+    assert (found["votes"], found["timeline"]) == (0, [])
+
+
+async def test_each_row_has_all_that_was_counted_by_then_and_the_last_is_the_total(client, engine):
+    await count(engine, (3, 0), (0, 2), (-1, 1))
+    assert rows(await client.get("/export.csv"))[1:] == [
+        ["2030-01-01T00:00:10+00:00", "3", "3", "0"],
+        ["2030-01-01T00:00:20+00:00", "5", "3", "2"],
+        ["2030-01-01T00:00:30+00:00", "5", "2", "3"],
+    ]
+
+
+async def test_programs_get_the_same(client, engine):
+    await count(engine, (3, 0), (-1, 1))
+    answer = await client.get("/export.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert "votes-round-1.json" in answer.headers["content-disposition"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    found = answer.json()
+    assert (found["title"], found["round"], found["phase"]) == ("قطط", 1, "open")
+    assert [each["votes"] for each in found["options"].values()] == [2, 1]
+    assert found["timeline"] == [
+        {"time": "2030-01-01T00:00:10+00:00", "a": 3, "b": 0, "votes": 3},
+        {"time": "2030-01-01T00:00:20+00:00", "a": 2, "b": 1, "votes": 3},
+    ]
+
+
+async def test_more_rows_than_are_fetched_at_a_time_are_all_there(client, engine):
+    await count(engine, *([(1, 0)] * (reading.BATCH + 1)))
+    found = rows(await client.get("/export.csv"))[1:]
+    assert [int(row[1]) for row in found] == list(range(1, reading.BATCH + 2))
+
+
+async def test_totals_and_timeline_are_of_one_moment(engine, exports):
+    await count(engine, (3, 2))
+    settings = load(ResultSettings, ENVIRON)
+    async with reading.snapshot(exports, "always") as snapshot:
+        await sql(engine, "UPDATE tally SET a = a + 100")
+        form = formats.TIMELINE["json"](snapshot.shown, settings)
+        found = json.loads(b"".join([piece async for piece in snapshot.timeline(form)]))
+    assert found["votes"] == found["timeline"][-1]["votes"] == 5
+    assert len(found["timeline"]) == 1
+    # Nothing can be changed by it.
+    async with reading.snapshot(exports, "always") as snapshot:
+        with pytest.raises(database.DATABASE_ERRORS, match="read-only"):
+            await snapshot._connection.execute(text("DELETE FROM tally"))
+
+
+async def test_no_round_is_started_while_votes_are_exported(engine, exports):
+    await sql(
+        engine,
+        "INSERT INTO votes (voter, choice, ms, seq) SELECT gen_random_uuid(), 'a', 1, 0"
+        " FROM generate_series(1, 3)",
+    )
+    await finish(engine)
+    waiting = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted"
+    waiting += " AND datname = current_database()"
+    async with reading.snapshot(exports, "always", votes=True) as snapshot:
+        starting = asyncio.create_task(start_round(engine, 1))
+
+        async def is_waiting():
+            assert not starting.done()
+            return (await sql(engine, waiting)).all()
+
+        await wait_until(is_waiting)
+        form = formats.VOTES["csv"](snapshot.shown, load(ResultSettings, ENVIRON))
+        pieces = [piece async for piece in snapshot.votes(form)]
+    assert b"".join(pieces).count(b"\r\na,") == 3
+    await starting
+
+
+async def test_votes_are_told_neither_too_early_nor_of_an_earlier_round(engine, exports):
+    settings = load(ResultSettings, ENVIRON)
+    async with reading.snapshot(exports, "after_close", votes=True) as snapshot:
+        with pytest.raises(reading.VotesHidden):
+            await anext(snapshot.votes(formats.VOTES["csv"](snapshot.shown, settings)))
+    await finish(engine)
+    await start_round(engine, 1)
+    async with reading.snapshot(exports, "always", 1, votes=True) as snapshot:
+        with pytest.raises(reading.VotesNotKept):
+            await anext(snapshot.votes(formats.VOTES["csv"](snapshot.shown, settings)))
+
+
+async def test_a_final_result_is_what_was_declared_final(client, engine):
+    await count(engine, (3, 2))
+    await finish(engine)
+    await sql(engine, "UPDATE tally SET a = a + 100")
+    found = (await client.get("/export.json")).json()
+    assert (found["phase"], found["votes"]) == ("final", 5)
+    assert found["final_at"] > found["closed_at"]
+    assert found["timeline"][-1] == {"time": found["at"], "a": 3, "b": 2, "votes": 5}
+    assert rows(await client.get("/export.csv"))[-1][1:] == ["5", "3", "2"]
+
+
+async def test_an_earlier_round_is_what_was_last_declared_final(engine, exports):
+    await count(engine, (3, 2))
+    await finish(engine)
+    await sql(
+        engine,
+        "UPDATE poll SET state = 'open', closed_at = NULL, until_ms = NULL, until_seq = NULL,"
+        " final_at = NULL",
+    )
+    await sql(engine, "UPDATE tally SET b = b + 5")
+    await finish(engine)
+    await start_round(engine, 1)
+    await count(engine, (50, 60))
+    async with (
+        serving(engine, exports, RESULTS="after_close") as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        # Earlier rounds hide nothing, whatever the one that runs now does.
+        found = (await client.get("/export.json?round=1")).json()
+        assert (found["round"], found["phase"], found["hidden"]) == (1, "final", False)
+        assert [each["votes"] for each in found["options"].values()] == [3, 7]
+        assert len(found["timeline"]) == 1
+        assert rows(await client.get("/export.csv?round=1"))[1:] == [
+            ["2030-01-01T00:00:10+00:00", "10", "3", "7"]
+        ]
+        for path in ("/export.csv", "/export.csv?round=2"):
+            assert rows(await client.get(path)) == [
+                ["time", "votes"],
+                ["2030-01-01T00:00:10+00:00", "110"],
+            ]
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        *((f"round={number}", 404) for number in ("0", "2", "999999999", "9" * 5000)),
+        *((f"round={text}", 400) for text in ("", "x", "-1", "+1", "1.0", "%C2%B2", "1&round=1")),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+async def test_a_round_that_is_not_there_is_a_page_that_says_so(client, query, status, suffix):
+    answer = await client.get(f"/export.{suffix}?{query}")
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert 'role="alert"' in answer.text
+    assert (await client.get(f"/export.{suffix}")).status_code == 200
+
+
+async def test_who_comes_when_all_are_busy_is_told_and_the_totals_go_on(client, engine):
+    await count_many(engine)
+    async with client.stream("GET", "/export.csv") as one, client.stream("GET", "/export.csv"):
+        busy = await client.get("/export.csv")
+        assert busy.status_code == 503
+        assert int(busy.headers["retry-after"]) > 0
+        assert "Others are downloading the result right now." in busy.text
+        assert (await client.get("/api/tally")).json()["votes"] == 3 * MANY
+        assert not (await client.get("/api/tally")).json()["stale"]
+        assert len([line async for line in one.aiter_lines()]) == MANY + 1
+        assert (await client.get("/export.csv?round=2")).status_code == 404
+
+
+async def test_without_a_database_there_is_a_page_that_says_so(tmp_path):
+    url = f"postgresql://postgres@/postgres?host={tmp_path}"
+    engine = create_engine(url, name="tests")
+    async with (
+        serving(engine, engine) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        answer = await client.get("/export.csv")
+    assert answer.status_code == 503
+    assert "Please try again in a few seconds." in answer.text
+    assert "retry-after" in answer.headers
+    await engine.dispose()
+
+
+async def sessions(engine):
+    """Find the exports that hold a transaction."""
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'voting-export'"
+    query += " AND xact_start IS NOT NULL AND datname = current_database()"
+    return [row.pid for row in await sql(engine, query)]
+
+
+async def none_open(engine):
+    return not await sessions(engine)
+
+
+async def wait_until(condition):
+    async with asyncio.timeout(DEADLINE):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def idler(port):
+    """A client that asks for an export and does not read it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(0)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=connection, limit=4096)
+    writer.write(b"GET /export.csv HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    try:
+        await reader.readuntil(b"\r\n\r\n")
+        yield reader
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def expect_incomplete(reader):
+    """Read what has come: the connection ends without the chunk of no length that ends a body."""
+    async with asyncio.timeout(DEADLINE):
+        body = await reader.read(-1)
+    assert body
+    assert not body.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_a_failure_in_the_middle_breaks_the_answer(client, engine):
+    await count_many(engine)
+    async with client.stream("GET", "/export.json") as answer:
+        assert answer.status_code == 200
+        await wait_until(partial(sessions, engine))
+        [session] = await sessions(engine)
+        await sql(engine, f"SELECT pg_terminate_backend({session})")
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+            await answer.aread()
+    assert len(rows(await client.get("/export.csv"))) == MANY + 1
+
+
+async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
+    engine, database_url, monkeypatch
+):
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT", 1.0)  # so after two seconds
+    monkeypatch.setattr(downloads, "STALLED", DEADLINE)
+    exports = create_engine(database_url, name="voting-export", pool_size=DOWNLOADS)
+    await count_many(engine)
+    async with (
+        serving(engine, exports) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client,
+    ):
+        async with idler(port) as reader:
+            await wait_until(partial(sessions, engine))
+            await wait_until(partial(none_open, engine))
+            await expect_incomplete(reader)
+        for _ in range(DOWNLOADS + 1):
+            assert (await client.get("/export.csv?round=2")).status_code == 404
+        assert len(rows(await client.get("/export.csv"))) == MANY + 1
+    await exports.dispose()
+
+
+@pytest.mark.parametrize("limit", ["STALLED", "LONGEST"])
+async def test_a_client_that_does_not_read_makes_room_for_others(
+    client, port, engine, monkeypatch, limit
+):
+    for each in ("STALLED", "LONGEST"):
+        monkeypatch.setattr(downloads, each, 0.5 if each == limit else 10 * DEADLINE)
+    await count_many(engine)
+    async with idler(port) as one, idler(port) as other:
+        await wait_until(partial(none_open, engine))
+        assert (await client.get("/export.csv?round=2")).status_code == 404
+        await expect_incomplete(one)
+        await expect_incomplete(other)
+
+
+async def test_for_a_client_that_leaves_no_more_is_read(client, port, engine, monkeypatch):
+    read, body = [], formats.TimelineCsv.body
+    monkeypatch.setattr(
+        formats.TimelineCsv, "body", lambda self, rows: read.append(rows) or body(self, rows)
+    )
+    await count_many(engine)
+    async with idler(port), idler(port):
+        await wait_until(partial(sessions, engine))
+        assert (await client.get("/export.csv")).status_code == 503
+    await wait_until(partial(none_open, engine))
+    assert (await client.get("/export.csv?round=2")).status_code == 404
+    assert len(read) < 2 * MANY / reading.BATCH

@@ -1,0 +1,252 @@
+"""`voting export`, as an operator runs it."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from environ import ENVIRON
+from sqlalchemy import text
+
+from voting import tally
+from voting.ballots import Version
+
+COMMAND = [sys.executable, "-m", "voting", "export"]
+UNTIL = Version(9, 0)
+
+# What the interpreter and its buffers may differ by, in kilobytes, whatever is exported.
+NOISE = 6_000
+
+
+async def sql(engine, statement):
+    async with engine.connect() as connection:
+        return await connection.execute(text(statement))
+
+
+async def fill(engine, number):
+    """Count so many votes, two thirds of them for a, each in ten seconds of its own."""
+    await sql(engine, "TRUNCATE votes, tally")
+    choice = "CASE WHEN n % 3 = 0 THEN 'b' ELSE 'a' END"
+    await sql(
+        engine,
+        "INSERT INTO votes (voter, choice, ms, seq) SELECT"
+        f" gen_random_uuid(), {choice}, n, 0 FROM generate_series(1, {number}) AS n",
+    )
+    await sql(
+        engine,
+        "INSERT INTO tally (bucket, a, b, ms) SELECT"
+        " '2020-01-01 00:00+00'::timestamptz + n * interval '10 seconds',"
+        f" (n % 3 <> 0)::int, (n % 3 = 0)::int, 1 FROM generate_series(1, {number}) AS n",
+    )
+
+
+async def close(engine):
+    async with engine.connect() as connection:
+        await connection.execute(text("UPDATE poll SET state = 'closed'"))
+        await tally.set_closed(connection, (await tally.standing(engine)).totals.at, UNTIL)
+    assert await tally.finish(engine, UNTIL)
+
+
+@pytest.fixture
+def export(database_url):
+    def run(*arguments, stdout=subprocess.PIPE, **environ):
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env={**ENVIRON, "DATABASE_URL": database_url, **environ},
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+
+    return run
+
+
+def rows(output):
+    return list(csv.reader(io.StringIO(output.decode(), newline="")))
+
+
+def said(finished):
+    [line] = finished.stderr.decode().splitlines()
+    return line
+
+
+async def test_totals_over_time_go_to_the_terminal(export, engine):
+    await fill(engine, 3)
+    done = export(OPTION_A="قطط")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rows(done.stdout) == [
+        ["time", "votes", "a: قطط", "b: Dogs"],
+        ["2020-01-01T00:00:20+00:00", "1", "1", "0"],
+        ["2020-01-01T00:00:30+00:00", "2", "2", "0"],
+        ["2020-01-01T00:00:40+00:00", "3", "2", "1"],
+    ]
+    found = json.loads(export("--format=json", POLL_TITLE="Pets").stdout)
+    assert (found["title"], found["votes"], len(found["timeline"])) == ("Pets", 3, 3)
+
+
+async def test_a_file_has_its_name_once_it_is_complete(export, engine, tmp_path):
+    await fill(engine, 3)
+    path = tmp_path / "result.csv"
+    path.write_text("older")
+    done = export("--output", str(path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert len(rows(path.read_bytes())) == 4
+    path.write_text("older")
+    await sql(engine, "ALTER TABLE tally RENAME TO hidden")
+    failed = export("--output", str(path))
+    assert failed.returncode == 1
+    assert said(failed).startswith("voting: the votes can't be exported: ")
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("older", [path])
+
+
+async def test_a_failure_in_the_middle_leaves_no_file(export, engine, tmp_path):
+    # Adding up is possible, and the head written, before a bucket is found that can't be read.
+    await fill(engine, 3)
+    await sql(engine, "ALTER TABLE tally RENAME TO buckets")
+    await sql(
+        engine,
+        "CREATE VIEW tally AS SELECT a, b, bucket + interval '1 second'"
+        " / (bucket < '2020-01-01 00:00:25+00')::int AS bucket FROM buckets",
+    )
+    failed = export("--output", str(tmp_path / "result.csv"))
+    assert failed.returncode == 1
+    assert "division by zero" in said(failed)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "{}", "{}/none/result.csv"])
+async def test_what_is_no_file_stays_as_it_is(export, tmp_path, path):
+    refused = export("--output", path.format(tmp_path))
+    assert refused.returncode in {1, 2}
+    assert said(refused).startswith("voting: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_votes_have_neither_a_voter_nor_an_order(export, engine):
+    await fill(engine, 300)
+    one, other = export("--votes"), export("--votes")
+    assert (one.returncode, one.stderr) == (0, b"")
+    head, *votes = rows(one.stdout)
+    assert head == ["vote", "option"]
+    assert Counter(map(tuple, votes)) == {("a", "Cats"): 200, ("b", "Dogs"): 100}
+    # Once in 10^80 by chance.
+    assert votes != rows(other.stdout)[1:]
+    assert Counter(json.loads(export("--votes", "--format=json").stdout)["choices"]) == {
+        "a": 200,
+        "b": 100,
+    }
+
+
+async def test_until_the_close_votes_are_refused_and_totals_are_left_out(export, engine):
+    await fill(engine, 3)
+    refused = export("--votes", RESULTS="after_close")
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert said(refused) == "voting: the votes are kept back until the poll is closed"
+    assert rows(export(RESULTS="after_close").stdout)[-1] == ["2020-01-01T00:00:40+00:00", "3"]
+    await close(engine)
+    assert len(rows(export("--votes", RESULTS="after_close").stdout)) == 4
+    assert rows(export(RESULTS="after_close").stdout)[-1][1:] == ["3", "2", "1"]
+
+
+async def test_of_an_earlier_round_there_are_totals_and_no_votes(export, engine):
+    await fill(engine, 3)
+    await close(engine)
+    await sql(engine, "SELECT start_round(1)")
+    assert rows(export("--round=1").stdout)[-1][1:] == ["3", "2", "1"]
+    assert len(rows(export("--votes", "--round=2").stdout)) == 1
+    refused = export("--votes", "--round=1")
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert "are not kept" in said(refused)
+    nowhere = export("--round=3")
+    assert (nowhere.returncode, said(nowhere)) == (2, "voting: there is no round 3")
+
+
+def read_one_line(database_url):
+    with subprocess.Popen(
+        COMMAND,
+        env={**ENVIRON, "DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        line = process.stdout.readline()
+        process.stdout.close()
+        return line, process.wait(60), process.stderr.read()
+
+
+async def test_a_reader_that_has_seen_enough_ends_it_quietly(engine, database_url):
+    await fill(engine, 20_000)
+    line, code, complaint = read_one_line(database_url)
+    assert line.startswith(b"time")
+    assert (code, complaint) == (141, b"")
+
+
+async def test_a_reader_that_is_gone_from_the_beginning_ends_it_quietly(export, engine):
+    await fill(engine, 3)
+    read, write = os.pipe()
+    os.close(read)
+    done = export(stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+async def test_a_full_disk_is_toldone_line_for(export, engine):
+    await fill(engine, 3)
+    with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230 - a device
+        failed = export(stdout=full)
+    assert failed.returncode == 1
+    assert "No space left" in said(failed)
+
+
+# Not the system's account of a child: that begins with the memory of its parent.
+MEASURED = """
+import atexit, pathlib, sys
+from voting.__main__ import main
+status = pathlib.Path("/proc/self/status")
+atexit.register(lambda: print(status.read_text(), file=sys.stderr))
+sys.argv[1:1] = ["export"]
+main()
+"""
+
+
+def peak(database_url, *options):
+    """Run it into nowhere and tell the most memory that it had, in kilobytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *options],
+        env={**ENVIRON, "DATABASE_URL": database_url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return int(re.search(r"VmHWM:\s+(\d+) kB", done.stderr)[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody keeps account of the peak")
+@pytest.mark.parametrize("options", [["--votes"], ["--format=csv"], ["--format=json"]])
+async def test_ten_times_the_rows_need_no_more_memory(engine, database_url, options):
+    await fill(engine, 20_000)
+    few = peak(database_url, *options)
+    await fill(engine, 200_000)
+    many = peak(database_url, *options)
+    assert many - few < NOISE, (few, many)
+
+
+def test_nothing_but_the_database_has_to_be_set(tmp_path):
+    # The folder of a `voting up` that does not run.
+    refused = subprocess.run(
+        [*COMMAND, "--data", str(tmp_path)],
+        env=ENVIRON,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.decode().splitlines()[1:] == ["  DATABASE_URL: is required"]

@@ -1,0 +1,159 @@
+"""With RESULTS=after_close nothing that the result role says, anywhere, tells a total too early."""
+
+import re
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from voting import ops, web
+from voting.roles import result as result_module
+from voting.roles.result import ResultRole
+from voting.settings import ResultSettings, load
+
+A, B = 7351, 2948
+ENVIRON = {"DATABASE_URL": "postgresql://unused", "RESULTS": "after_close"}
+
+# Each total, how far apart they are, and their shares: as a number of its own, not as a part of
+# a time or of a digest.
+TELLING = re.compile(
+    r"(?<![\w.])(7,?351|2,?948|4,?403|71\.38|71\.4|28\.62|28\.6|0?\.713\d*|0?\.286\d*)\b"
+)
+# When Postgres was asked.
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00")
+
+PARAMETERS = {"digest:str": "0123456789ab", "name:str": "style.css"}
+QUERIES = ("", "?round=1", "?round=2", "?round=x", "?votes=1&hidden=false&results=always")
+HEADERS = (
+    {},
+    {"HX-Request": "true"},
+    {"Accept": "application/json", "Accept-Encoding": "gzip"},
+    {"Accept": "text/csv"},
+    {"If-None-Match": "*"},
+    {"Range": "bytes=0-10"},
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    asked: str
+    status: int
+    headers: str
+    body: str
+
+    @property
+    def all(self) -> str:
+        return f"{self.asked}\n{self.status}\n{self.headers}\n{self.body}"
+
+
+class Site:
+    """The role's two applications, and every address that they have."""
+
+    def __init__(self, engine, monkeypatch):
+        found = []
+        secure = web.with_security_headers
+
+        def noting(app):
+            found.append(app)
+            return secure(app)
+
+        monkeypatch.setattr(web, "with_security_headers", noting)
+        role = ResultRole(engine, load(ResultSettings, ENVIRON), exports=engine)
+        pages = role.create_app()
+        operations = ops.create_ops_app("result", "unknown", role.ready)
+        [litestar] = found
+        self._apps = ((pages, litestar), (operations, operations))
+
+    def addresses(self):
+        for app, litestar in self._apps:
+            for route in litestar.routes:
+                yield app, re.sub(r"{([^}]*)}", lambda match: PARAMETERS[match[1]], route.path)
+            yield app, "/nowhere"
+
+    async def answers(self):
+        """Ask everything in every way."""
+        found = []
+        for app, path in self.addresses():
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://result") as client:
+                for method in ("GET", "HEAD", "POST"):
+                    for query in QUERIES:
+                        for headers in HEADERS:
+                            answer = await client.request(method, path + query, headers=headers)
+                            asked = f"{method} {path}{query} {headers}"
+                            found.append(_read(asked, answer))
+        return found
+
+
+def _read(asked, answer):
+    headers = "\n".join(f"{name}: {value}" for name, value in answer.headers.items())
+    lines = answer.text.splitlines()
+    if "/metrics" in asked:  # the library's own are about the process
+        lines = [line for line in lines if "voting" in line]
+        headers = ""
+    return Answer(asked, answer.status_code, headers, "\n".join(lines))
+
+
+async def count(engine, a, b):
+    """Count as many, in two steps, at the same moments each time."""
+    async with engine.connect() as connection:
+        await connection.execute(text("DELETE FROM tally"))
+        await connection.execute(
+            text(
+                "INSERT INTO tally (bucket, a, b, ms) VALUES"
+                " ('2030-01-01 00:00:00+00', 1000, 1000, 1),"
+                f" ('2030-01-01 00:00:10+00', {a - 1000}, {b - 1000}, 1)"
+            )
+        )
+
+
+async def close(engine):
+    async with engine.connect() as connection:
+        await connection.execute(text("UPDATE poll SET state = 'closed'"))
+
+
+@pytest.fixture(autouse=True)
+def always_fresh(monkeypatch):
+    monkeypatch.setattr(result_module, "INTERVAL", 0)
+
+
+@pytest.fixture
+def site(engine, monkeypatch):
+    return Site(engine, monkeypatch)
+
+
+def telling(answers):
+    return {each.asked.partition(" {")[0] for each in answers if TELLING.search(each.all)}
+
+
+ALL = {
+    *(f"GET {path}{query}" for path in ("/export.csv", "/export.json") for query in QUERIES[:2]),
+    *(f"GET {path}{QUERIES[-1]}" for path in ("/export.csv", "/export.json")),
+    *(f"GET {path}{query}" for path in ("/", "/tally", "/api/tally") for query in QUERIES),
+}
+
+
+async def test_every_answer_is_looked_at(site):
+    paths = {path for _, path in site.addresses()}
+    assert {"/", "/tally", "/api/tally", "/export.csv", "/export.json"} < paths
+    assert {"/metrics", "/version", "/nowhere", "/static/0123456789ab/style.css"} < paths
+
+
+async def test_nothing_tells_a_total_before_the_close_and_all_does_afterwards(site, engine):
+    await count(engine, A, B)
+    answers = await site.answers()
+    assert telling(answers) == set()
+    assert {each.status for each in answers} >= {200, 400, 404, 405}
+    assert "10,299" in "".join(each.body for each in answers)  # the turnout is no secret
+    await close(engine)
+    assert telling(await site.answers()) == ALL
+
+
+async def test_totals_change_no_answer_as_long_as_the_turnout_stays_the_same(site, engine):
+    await count(engine, A, B)
+    one = await site.answers()
+    await count(engine, B, A)
+    other = await site.answers()
+    for these, those in zip(one, other, strict=True):
+        assert MOMENT.sub("now", these.all) == MOMENT.sub("now", those.all)

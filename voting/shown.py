@@ -1,0 +1,74 @@
+"""What may be told of a poll. Pure, and the one place that decides it.
+
+Pages, JSON and exports have no numbers but those that they get from here.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from voting.polls import Phase, Poll
+from voting.settings import PollSettings, Results
+from voting.tally import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How many voted, and for what: None while that is kept back."""
+
+    votes: int
+    a: int | None
+    b: int | None
+
+    @classmethod
+    def of(cls, a: int, b: int, *, hidden: bool) -> "Figures":
+        return cls(a + b, None, None) if hidden else cls(a + b, a, b)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is left of a standing for everybody to see, as it was at `at`."""
+
+    figures: Figures
+    hidden: bool
+    poll: Poll
+    at: datetime
+
+    @property
+    def lost_at(self) -> datetime | None:
+        """When the queue was lost, once that can't be mended by voting again."""
+        return None if self.poll.phase is Phase.OPEN else self.poll.lost_at
+
+
+def show(standing: Standing, results: Results) -> Shown:
+    """Keep back what RESULTS says, until the poll is closed in Postgres, whatever the time is."""
+    hidden = results == "after_close" and standing.poll.state != "closed"
+    totals = standing.totals
+    figures = Figures.of(totals.a, totals.b, hidden=hidden)
+    return Shown(figures, hidden, standing.poll, totals.at)
+
+
+def facts(shown: Shown | None, poll: PollSettings) -> dict[str, Any]:
+    """Tell it to programs. What is not known, or kept back, is None; times are ISO 8601 in UTC."""
+    names = {"a": poll.option_a, "b": poll.option_b}
+    options = {
+        key: {"name": name, "votes": getattr(shown.figures, key) if shown else None}
+        for key, name in names.items()
+    }
+    return {
+        "title": poll.poll_title,
+        "options": options,
+        "votes": shown.figures.votes if shown else None,
+        "at": _iso(shown.at) if shown else None,
+        "round": shown.poll.round if shown else None,
+        "phase": shown.poll.phase if shown else None,
+        "hidden": shown is not None and shown.hidden,
+        "closes_at": _iso(shown.poll.closes_at) if shown else None,
+        "closed_at": _iso(shown.poll.closed_at) if shown else None,
+        "final_at": _iso(shown.poll.final_at) if shown else None,
+        "queue_lost_at": _iso(shown.poll.lost_at) if shown else None,
+    }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
