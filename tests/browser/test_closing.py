@@ -25,7 +25,7 @@ def test_who_has_voted_sees_after_the_close_what_counts(site, visitors):
     site.close()
     expect(page.locator("#choice-b")).to_be_enabled()  # it was not asked since
     page.reload()
-    expect_receipt(page, "Cats", "is counted. Voting is closed.")
+    expect_receipt(page, "Voting is closed.", "Cats", "is counted.")
     expect_choice(page, "a")
     expect(page.locator("#choice-b")).to_be_disabled()
 
@@ -46,6 +46,15 @@ def test_a_poll_that_closes_at_a_time_counts_down_also_where_a_clock_is_wrong(
     expect(page.locator(".closes")).to_have_text(re.compile(r"^Voting closes in (1 min )?\d+ s$"))
     page.clock.fast_forward("02:00")
     expect(page.locator(".closes")).to_have_text("Voting is closed.")
+
+
+def test_the_result_counts_down_too(site, visitors):
+    result = visitors.open(site.result)
+    expect(result.locator(".closes")).to_have_count(0)
+    site.close(at=datetime.now(UTC) + timedelta(minutes=5))
+    expect(result.locator(".closes")).to_have_text(re.compile(r"^Voting closes in 4 min \d+ s$"))
+    site.open()
+    expect(result.locator(".closes")).to_have_count(0)
 
 
 def test_without_javascript_the_page_says_when_voting_closes(site, visitors):

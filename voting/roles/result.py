@@ -83,13 +83,15 @@ class ResultRole:
         return show(await self._ask(), self._settings.results)
 
     def _render(self, template: str, shown: Shown | None) -> str:
-        final = shown is not None and shown.poll.phase is Phase.FINAL
+        phase = shown.poll.phase if shown else None
         return self._pages.render(
             template,
             shown=shown,
-            phase=shown.poll.phase if shown else None,
+            phase=phase,
+            closed=phase is not Phase.OPEN,
+            closes_at=shown.poll.closes_at if shown else None,
             stale=self._shown.failing,
-            seconds=POLL_SECONDS_FINAL if final else POLL_SECONDS,
+            seconds=POLL_SECONDS_FINAL if phase is Phase.FINAL else POLL_SECONDS,
         )
 
     def _answer(self, request: Request[Any, Any, Any], body: str) -> Response[str]:
