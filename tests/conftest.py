@@ -114,5 +114,5 @@ async def stream(servers: Servers) -> AsyncIterator[BallotStream]:
     redis = connect(servers.redis_url)
     name = f"test-{uuid4().hex}"
     yield BallotStream(redis, name=name)
-    await redis.delete(*(f"{{{name}}}:{part}" for part in ("ballots", "poll", "dead")))
+    await redis.delete(*(f"{{{name}}}:{part}" for part in ("ballots", "poll", "dead", "tries")))
     await redis.aclose()

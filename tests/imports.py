@@ -23,14 +23,15 @@ LAYERS = (
     ("roles", ("roles.vote", "roles.result", "roles.worker")),
     ("HTTP", ("voters", "forms", "latest", "web", "export.downloads", "ops", "server")),
     ("logs and traces of what happens", ("spans", "tracing", "trails")),
+    ("beside the work of a role", ("watching",)),
     (
         "servers",
         (
-            *("casting", "stream", "database", "tally", "rounds", "schema", "audit"),
-            *("shown", "export.formats", "export.snapshot"),
+            *("casting", "durability", "stream", "database", "tally", "rounds", "schema"),
+            *("audit", "shown", "export.formats", "export.snapshot"),
         ),
     ),
-    ("ground", ("traceparent", "ballots", "polls", "models", "settings", "logs")),
+    ("ground", ("traceparent", "ballots", "polls", "models", "settings", "logs", "metrics")),
 )
 
 

@@ -7,17 +7,7 @@ from collections.abc import Awaitable, Callable
 import prometheus_client
 from litestar import Litestar, Response, get
 
-from voting import __version__, logs
-
-BUILD = prometheus_client.Gauge(
-    "voting_build_info",
-    "The running version, as labels of a constant 1.",
-    ["version", "commit", "role"],
-)
-
-READY = prometheus_client.Gauge(
-    "voting_ready", "Whether the role could do its work when it was last asked.", ["role"]
-)
+from voting import __version__, logs, metrics
 
 # Shorter than a probe waits: a role whose server does not answer is not ready.
 READY_SECONDS = 0.9
@@ -42,19 +32,17 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
                 is_ready = await ready()
         except TimeoutError:
             is_ready = False
-        READY.labels(role).set(is_ready)
+        metrics.READY.labels(role).set(is_ready)
         changes.tell("ready" if is_ready else "not ready")
         return Response("ready\n") if is_ready else Response("not ready\n", status_code=503)
 
     @get("/metrics", sync_to_thread=False)
-    def metrics() -> Response[bytes]:
-        return Response(
-            prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST
-        )
+    def measured() -> Response[bytes]:
+        return Response(metrics.exposition(role), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     @get("/version", sync_to_thread=False)
     def version() -> dict[str, str]:
         return {**running, "python": platform.python_version()}
 
-    BUILD.labels(**running).set(1)
-    return Litestar([healthz, readyz, metrics, version], openapi_config=None, logging_config=None)
+    metrics.BUILD.labels(**running).set(1)
+    return Litestar([healthz, readyz, measured, version], openapi_config=None, logging_config=None)

@@ -154,7 +154,7 @@ async def _look(stream: BallotStream, engine: AsyncEngine) -> Status:
         phase=shown.poll.phase,
         figures=shown.figures,
         backlog=backlog,
-        dead_letters=len(await stream.dead_letters()),
+        dead_letters=await stream.dead_letter_count(),
         finals=await tally.finals(engine),
     )
 

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from voting import logs
 from voting.ballots import ZERO, Ballot, CastBallot, Version
 from voting.casting import Caster
+from voting.durability import is_durable
 from voting.polls import Terms
 
 PREPARE, BURY, FORGET = (
@@ -106,6 +107,8 @@ class BallotStream:
         self._stream = f"{{{name}}}:ballots"
         self._poll = f"{{{name}}}:poll"
         self._dead = f"{{{name}}}:dead"
+        self._tries = f"{{{name}}}:tries"
+        self._clock_ahead: float | None = None
         self._caster = Caster(redis, self._stream, self._poll, timeout=cast_timeout)
 
     @classmethod
@@ -256,13 +259,33 @@ class BallotStream:
 
     async def nearly_full(self) -> bool:
         """Whether Redis' memory has little room left for new ballots."""
+        return (await self.memory_used() or 0.0) > NEARLY_FULL
+
+    async def memory_used(self) -> float | None:
+        """Tell which share of its memory Redis uses; None where it has no limit."""
         memory: Any = await self._redis.info("memory")
-        return bool(0 < memory["maxmemory"] * NEARLY_FULL < memory["used_memory"])
+        return memory["used_memory"] / memory["maxmemory"] if memory["maxmemory"] else None
+
+    async def is_durable(self) -> bool | None:
+        """Whether Redis syncs before it answers, found out by trying; None where it can't tell."""
+        return await is_durable(self._redis, self._tries)
 
     async def clock(self) -> float:
         """Redis' clock, from which ids are made: seconds since 1970."""
         seconds, micros = await self._redis.time()
-        return float(seconds + micros / 1e6)
+        now = float(seconds + micros / 1e6)
+        self._clock_ahead = now - asyncio.get_running_loop().time()
+        return now
+
+    def age(self, version: Version) -> float | None:
+        """Seconds since that ballot was cast, by Redis' clock as `clock` has last read it.
+
+        Asks nobody; None where `clock` never did.
+        """
+        if self._clock_ahead is None:
+            return None
+        now = self._clock_ahead + asyncio.get_running_loop().time()
+        return max(0.0, now - version.ms / 1000)
 
     async def length(self) -> int:
         return int(await self._redis.xlen(self._stream))
@@ -276,6 +299,14 @@ class BallotStream:
         newest = "+" if before is None else f"({before}"
         reply: Any = await self._redis.xrevrange(self._stream, max=newest, count=count)
         return _entries(reply)
+
+    async def first_after(self, version: Version) -> Version | None:
+        """Tell the oldest entry that is newer than `version`; None where there is none."""
+        reply: Any = await self._redis.xrange(self._stream, min=f"({version}", count=1)
+        return Version.parse(reply[0][0]) if reply else None
+
+    async def dead_letter_count(self) -> int:
+        return int(await self._redis.xlen(self._dead))
 
     async def dead_letters(self) -> list[Entry]:
         """Look at what can never be counted: as it was, with `id` and `reason` of its burial."""

@@ -1,13 +1,14 @@
 import asyncio
 import re
 from datetime import UTC, datetime
+from math import isnan
 from uuid import uuid4
 
 import httpx
 import pytest
 from sqlalchemy import text
 
-from voting import tally
+from voting import metrics, tally
 from voting.ballots import Ballot, CastBallot, Choice, Version
 from voting.database import create_engine
 from voting.roles import result as result_module
@@ -248,3 +249,55 @@ async def test_a_lost_queue_is_told_once_the_poll_is_closed(client, engine):
         assert "2 January 2030, 03:04 UTC" in page
     answer = (await client.get("/api/tally")).json()
     assert answer["queue_lost_at"] == "2030-01-02T03:04:05+00:00"
+
+
+def measured(name, **labels):
+    return metrics.OF_ROLE["result"].get_sample_value(f"voting_{name}", labels)
+
+
+async def test_questions_are_measured_by_their_outcome(client, engine, monkeypatch):
+    def asked():
+        return [measured("totals_queries_total", outcome=each) for each in metrics.OUTCOMES]
+
+    before, timed = asked(), measured("totals_query_duration_seconds_count")
+    await client.get("/tally")
+    assert asked() == [before[0] + 1, before[1]]
+    monkeypatch.setattr(type(engine), "connect", lambda _: _Failing())
+    await client.get("/tally")
+    assert asked() == [before[0] + 1, before[1] + 1]
+    assert measured("totals_query_duration_seconds_count") == timed + 1
+
+
+async def test_the_turnout_is_that_of_all_options_together(client, engine):
+    await count(engine, 2, 3)
+    await client.get("/tally")
+    assert measured("turnout_votes") == 5
+
+
+async def test_the_age_of_the_totals_grows_until_they_are_told_again(engine, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(result_module, "monotonic", lambda: now)
+    async with viewer(engine) as client:
+        assert isnan(measured("totals_age_seconds"))
+        await client.get("/tally")
+        assert measured("totals_age_seconds") == 0
+        now += 60
+        assert measured("totals_age_seconds") == 60
+        with monkeypatch.context() as patch:
+            patch.setattr(type(engine), "connect", lambda _: _Failing())
+            await client.get("/tally")
+            assert measured("totals_age_seconds") == 60
+        async with asyncio.timeout(30):
+            while measured("totals_age_seconds"):
+                await client.get("/tally")
+                await asyncio.sleep(0.01)
+
+
+async def test_answers_to_viewers_are_measured_by_whether_something_is_new(client):
+    def views():
+        return [measured("totals_views_total", status=each) for each in metrics.STATUSES]
+
+    before = views()
+    first = await client.get("/tally")
+    await client.get("/tally", headers={"If-None-Match": first.headers["etag"]})
+    assert views() == [each + 1 for each in before]

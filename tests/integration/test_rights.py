@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 from sqlalchemy.exc import DBAPIError
 
-from voting import audit, embedded, schema, tally
+from voting import audit, embedded, metrics, schema, tally
 from voting.ballots import ZERO, Ballot, Choice
 from voting.casting import PollClosed
 from voting.database import create_engine
@@ -24,6 +25,7 @@ from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
 from voting.settings import PollSettings
 from voting.stream import GROUP, BallotStream, connect
+from voting.watching import Watch
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 USERS = DEPLOY / "overlays/kind/voting/users.acl"
@@ -291,6 +293,46 @@ async def test_the_autoscaler_may_see_how_long_the_queue_is(streams, redis):
         for command in ("XTRIM {voting}:ballots MAXLEN 0", "XADD {voting}:ballots * a b"):
             with pytest.raises(NoPermissionError):
                 await client.execute_command(*command.split())
+
+
+WATCHED = (
+    *("backlog_ballots", "backlog_age_seconds", "dead_letters_kept"),
+    *("stream_entries", "redis_memory_used_ratio", "redis_durable"),
+)
+
+
+def watched():
+    registry = metrics.OF_ROLE["worker"]
+    return {name: registry.get_sample_value(f"voting_{name}") for name in WATCHED}
+
+
+async def test_a_worker_may_see_all_that_it_shows(streams):
+    _, working = streams
+    await working.prepare(ZERO, "open")
+    await working._redis.xadd(working._stream, {"no": "ballot"})
+    await Watch(working).look()
+    found = watched()
+    assert found["backlog_ballots"] > 0
+    assert found["redis_durable"] == 1
+    assert not [name for name, value in found.items() if isnan(value)]
+
+
+async def test_without_the_right_to_ask_whether_it_is_durable_the_rest_is_seen(servers):
+    admin = connect(servers.redis_url)
+    rights = next(
+        line.split()[2:] for line in USERS.read_text().splitlines() if "user worker" in line
+    )
+    rights.remove("+waitaof")
+    await admin.execute_command("ACL", "SETUSER", "earlier", *rights)
+    url = servers.redis_url.replace("unix://", "unix://earlier@") + "?password=insecure"
+    async with connect(url) as redis:
+        await Watch(BallotStream(redis)).look()
+        found = watched()
+    await admin.delete("{voting}:tries")
+    await admin.acl_deluser("earlier")
+    await admin.aclose()
+    assert isnan(found["redis_durable"])
+    assert found["redis_memory_used_ratio"] > 0
 
 
 @pytest.mark.parametrize("user", ["vote", "worker"])

@@ -4,12 +4,14 @@ import re
 import httpx
 import pytest
 
+from voting import metrics
 from voting.ballots import ZERO, Choice
 from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
 from voting.roles.vote import Mine, VoteRole
 from voting.settings import VoteSettings, load
 from voting.voters import VoterCookies
+from voting.web import Problem
 
 KEY = "k" * 32
 ENVIRON = {"REDIS_URL": "redis://unused", "SECRET_KEYS": KEY, "OPTION_A": "<Cats>"}
@@ -306,3 +308,98 @@ async def test_a_new_voter_has_not_voted_whatever_a_cookie_says(client):
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/vote"), ("GET", "/vote"), ("POST", "/")])
 async def test_other_methods_are_refused(client, method, path):
     assert (await client.request(method, path)).status_code == 405
+
+
+def measured(name, **labels):
+    return metrics.OF_ROLE["vote"].get_sample_value(f"voting_{name}", labels)
+
+
+def refused():
+    """Tell how often there was which reason."""
+    return {each: measured("ballots_refused_total", reason=each) for each in metrics.REASONS}
+
+
+async def test_an_accepted_vote_is_measured_once_and_no_refusal(voter):
+    names = ("ballots_accepted_total", "ballot_accept_duration_seconds_count")
+    before, reasons = [measured(name) for name in names], refused()
+    await voter.post("/vote", data={"choice": "a"})
+    await voter.post("/vote", data={"choice": "b"}, headers=HTMX)
+    assert [measured(name) for name in names] == [each + 2 for each in before]
+    assert refused() == reasons
+
+
+@pytest.mark.parametrize(
+    ("reason", "request_"),
+    [
+        ("foreign", {"data": {"choice": "a"}, "headers": {"origin": "null"}}),
+        ("no_cookie", {"data": {"choice": "a"}, "headers": {"cookie": "voter=another"}}),
+        ("form", {"data": {"choice": "c"}}),
+        ("form", {"json": {"choice": "a"}}),
+        ("too_large", {"data": {"choice": "a" * 1_000_000}}),
+    ],
+)
+async def test_a_refused_request_is_measured_by_its_reason(voter, reason, request_):
+    before, accepted = refused(), measured("ballots_accepted_total")
+    await voter.post("/vote", **request_)
+    assert refused() == before | {reason: before[reason] + 1}
+    assert measured("ballots_accepted_total") == accepted
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        ("closed", PollClosed()),
+        ("unavailable", NotRecorded()),
+        ("unknown", MaybeRecorded()),
+        ("unknown", ZeroDivisionError()),
+    ],
+)
+async def test_a_cast_that_fails_is_measured_by_its_reason(
+    voter, prepared, monkeypatch, reason, error
+):
+    async def fail(_):
+        raise error
+
+    monkeypatch.setattr(prepared, "cast", fail)
+    before = refused()
+    await voter.post("/vote", data={"choice": "a"})
+    assert refused() == before | {reason: before[reason] + 1}
+
+
+async def test_a_vote_that_finds_memory_short_is_measured_as_that(prepared, monkeypatch):
+    async def nearly_full():
+        return True
+
+    monkeypatch.setattr(prepared, "nearly_full", nearly_full)
+    async with browser(prepared) as client:
+        await client.get("/")
+        await client.post("/vote", data={"choice": "a"})
+        before = refused()
+        await client.post("/vote", data={"choice": "a"})
+    assert refused() == before | {"full": before["full"] + 1}
+
+
+def test_every_problem_of_a_vote_has_a_reason_of_its_own():
+    problems = {each for each in vars(vote).values() if isinstance(each, Problem)}
+    assert problems == set(vote._REASONS)
+    assert len(set(vote._REASONS.values())) == len(problems)
+    assert set(vote._REASONS.values()) | {"form", "other"} == set(metrics.REASONS)
+
+
+async def test_a_vote_is_in_flight_until_it_is_answered(voter, prepared, monkeypatch):
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def wait(_):
+        arrived.set()
+        await go.wait()
+        raise NotRecorded
+
+    monkeypatch.setattr(prepared, "cast", wait)
+    before = measured("ballots_in_flight")
+    voting = asyncio.create_task(voter.post("/vote", data={"choice": "a"}))
+    async with asyncio.timeout(30):
+        await arrived.wait()
+    assert measured("ballots_in_flight") == before + 1
+    go.set()
+    await voting
+    assert measured("ballots_in_flight") == before

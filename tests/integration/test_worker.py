@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from voting import rounds, tally
+from voting import metrics, rounds, tally
 from voting.ballots import ZERO, Ballot, Choice, Version
 from voting.casting import PollClosed
 from voting.database import create_engine
@@ -446,3 +446,82 @@ async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine, mon
 
         await until(final)
     assert (await stream.terms()).open is False
+
+
+MEASURED = (
+    "ballots_counted_total",
+    "ballots_redelivered_total",
+    "dead_letters_total",
+    "batch_ballots_sum",
+    "batch_ballots_count",
+    "count_duration_seconds_count",
+    "accept_to_count_seconds_count",
+)
+
+
+def measured():
+    registry = metrics.OF_ROLE["worker"]
+    return {name: registry.get_sample_value(f"voting_{name}") for name in MEASURED}
+
+
+def grown(before):
+    return {name: value - before[name] for name, value in measured().items()}
+
+
+async def test_what_a_worker_does_is_measured(stream, engine):
+    before = measured()
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 3)
+    await stream._redis.xadd(stream._stream, {"no": "ballot"})
+    async with working(stream, engine):
+        await until(counted(stream, engine, 3))
+    assert grown(before) == {
+        "ballots_counted_total": 3,
+        "ballots_redelivered_total": 0,
+        "dead_letters_total": 1,
+        "batch_ballots_sum": 3,
+        "batch_ballots_count": 1,
+        "count_duration_seconds_count": 1,
+        "accept_to_count_seconds_count": 1,
+    }
+
+
+async def test_entries_that_are_taken_over_are_measured_and_so_is_each_time_they_are_counted(
+    stream, engine
+):
+    before = measured()
+    await stream.prepare(ZERO, "open")
+    await cast(stream, 3)
+    assert len(await stream.read("dead", count=10, block=1)) == 3
+    # With no idle time a worker takes over what it has in hand itself, too.
+    async with working(stream, engine, idle=0):
+        await until(counted(stream, engine, 3))
+    grew = grown(before)
+    assert grew["ballots_redelivered_total"] >= 3
+    assert grew["ballots_redelivered_total"] == grew["ballots_counted_total"]
+    assert grew["ballots_counted_total"] == grew["batch_ballots_sum"]
+
+
+async def test_a_count_that_failed_is_not_measured(stream, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "PAUSES", (0.01,))
+    fail_to_count(monkeypatch, [OSError("gone")] * 3)
+    before = measured()
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await cast(stream, 1)
+        await until(counted(stream, engine, 1))
+    assert grown(before)["count_duration_seconds_count"] == 1
+    assert grown(before)["ballots_counted_total"] == 1
+
+
+async def test_the_time_from_accept_to_count_is_that_of_the_oldest_of_a_batch(stream, engine):
+    name = "voting_accept_to_count_seconds_sum"
+    before = metrics.OF_ROLE["worker"].get_sample_value(name)
+    await stream.prepare(ZERO, "open")
+    now = int(await stream.clock() * 1000)
+    for ago in (3600, 60, 1):
+        fields = dict(zip(("voter", "choice"), Ballot(uuid4(), Choice.A).encode(), strict=True))
+        await stream._redis.xadd(stream._stream, fields, id=f"{now - ago * 1000}-0")
+    async with working(stream, engine):
+        await until(counted(stream, engine, 3))
+    assert 3600 <= metrics.OF_ROLE["worker"].get_sample_value(name) - before < 3660

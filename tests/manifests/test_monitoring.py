@@ -1,52 +1,207 @@
-"""The dashboard and the alerts ask for metrics that the roles have."""
+"""The dashboard and the alerts ask for what the roles have, and each alert is explained."""
 
 import json
 import re
-from importlib import import_module
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
 
 import prometheus_client
 import pytest
+import yaml
 
-from .rendering import DEPLOY, of, render
+from voting import metrics
 
-METRIC = re.compile(r"\b(?:voting|process)_[a-z_]+\b")
+from .rendering import DEPLOY, Resource, of, render
+from .situations import NORMAL, SITUATIONS
+
+NAME = re.compile(r"\b(?:voting|process|kubelet_volume)_[a-z_]+\b")
+# A selector, as far as what it is about can be told; and the labels that are grouped by.
+SELECTOR = re.compile(r"([a-z_]+)\{([^}]*)\}")
+LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+GROUPED = re.compile(r"by \(([^)]*)\)")
+
+# Kubernetes' own, https://kubernetes.io/docs/reference/instrumentation/metrics/
+OTHERS = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes", "up"}
+# What scraping adds, with `components/monitoring/metrics.yaml`; and Kubernetes to its own.
+ADDED = {"namespace", "pod", "job", "component", "persistentvolumeclaim", "le"}
+
+PAGE = (DEPLOY.parent / "docs/operations.md").read_text()
+PROMTOOL = shutil.which("promtool")
 
 
-def expressions() -> list[str]:
-    resources = render("components/monitoring")
-    [dashboard] = [
-        each for each in of(resources, "ConfigMap") if each["metadata"]["name"] == "dashboard"
+def dashboard() -> list[Resource]:
+    [found] = [
+        each
+        for each in of(render("components/monitoring"), "ConfigMap")
+        if each["metadata"]["name"] == "dashboard"
     ]
-    panels = json.loads(dashboard["data"]["voting.json"])["panels"]
-    [rules] = of(resources, "PrometheusRule")
+    return json.loads(found["data"]["voting.json"])["panels"]
+
+
+def rules() -> Resource:
+    [found] = of(render("components/monitoring"), "PrometheusRule")
+    return found["spec"]
+
+
+def alerts() -> list[Resource]:
+    return [rule for group in rules()["groups"] for rule in group["rules"]]
+
+
+def targets() -> list[Resource]:
+    return [target for panel in dashboard() for target in panel.get("targets", [])]
+
+
+def questions() -> list[str]:
     return [
-        *(target["expr"] for panel in panels for target in panel["targets"]),
-        *(rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]),
+        *(target["expr"] for target in targets()),
+        *(rule["expr"] for rule in alerts()),
     ]
 
 
 @pytest.fixture(scope="module")
-def metrics() -> set[str]:
-    for module in ("ops", "roles.vote", "roles.result", "roles.worker"):
-        import_module(f"voting.{module}")
-    collected = prometheus_client.REGISTRY.collect()
-    return {name for family in collected for name in _names(family)}
+def labels() -> dict[str, set[str]]:
+    """The labels that the samples of each name have, as the roles make them."""
+    registries = (prometheus_client.REGISTRY, *metrics.OF_ROLE.values())
+    metrics.BUILD.labels("1", "c0ffee", "vote").set(1)
+    metrics.READY.labels("vote").set(1)
+    found = {name: set() for name in OTHERS}
+    for registry in registries:
+        for family in registry.collect():
+            for sample in family.samples:
+                found.setdefault(sample.name, set()).update(sample.labels)
+    return found
 
 
-def _names(family) -> set[str]:
-    # A counter with labels has no sample yet, and its name lacks what a sample's would have.
-    suffix = "_total" if family.type == "counter" else ""
-    return {f"{family.name}{suffix}", *(sample.name for sample in family.samples)}
+@pytest.mark.parametrize("question", questions())
+def test_every_metric_that_is_asked_for_exists(question: str, labels: dict[str, set[str]]):
+    asked = set(NAME.findall(question))
+    assert asked <= set(labels)
+    assert asked or question.startswith("absent(up")
 
 
-@pytest.mark.parametrize("expression", expressions())
-def test_every_metric_that_is_asked_for_exists(expression: str, metrics: set[str]):
-    asked = set(METRIC.findall(expression))
-    assert asked <= metrics
-    assert asked or expression.startswith("absent(up")
+@pytest.mark.parametrize("question", questions())
+def test_every_label_that_is_asked_for_exists(question: str, labels: dict[str, set[str]]):
+    for name, selector in SELECTOR.findall(question):
+        assert set(LABEL.findall(re.sub(r'"[^"]*"', "", selector))) <= labels[name] | ADDED
+    there = ADDED.union(*(labels.get(name, set()) for name in NAME.findall(question)))
+    for group in GROUPED.findall(question):
+        assert set(group.replace(" ", "").split(",")) <= there
 
 
-def test_the_panels_of_the_dashboard_have_ids_of_their_own():
-    text = (DEPLOY / "components/monitoring/voting.json").read_text()
-    ids = [panel["id"] for panel in json.loads(text)["panels"]]
+@pytest.mark.parametrize("target", targets(), ids=lambda target: target["expr"])
+def test_every_panel_is_about_one_namespace_and_its_legend_has_what_it_is_grouped_by(
+    target: Resource,
+):
+    assert target["expr"].count('namespace="$namespace"') == len(NAME.findall(target["expr"]))
+    legend = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+    grouped = {part for group in GROUPED.findall(target["expr"]) for part in group.split(", ")}
+    assert legend >= grouped - {"le"}
+
+
+def test_panels_and_questions_have_names_of_their_own_and_panels_do_not_overlap():
+    panels = dashboard()
+    ids = [panel["id"] for panel in panels]
     assert len(ids) == len(set(ids))
+    for panel in panels:
+        letters = [target["refId"] for target in panel.get("targets", [])]
+        assert len(letters) == len(set(letters))
+    for one, other in combinations((panel["gridPos"] for panel in panels), 2):
+        apart = (
+            one["x"] + one["w"] <= other["x"]
+            or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"]
+            or other["y"] + other["h"] <= one["y"]
+        )
+        assert apart, (one, other)
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
+
+
+def paragraphs() -> dict[str, str]:
+    """Find what the page says about each alert."""
+    chapter = re.search(r"^## Alerts\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)[1]
+    heading, *parts = re.split(r"^### (.*)\n", chapter, flags=re.MULTILINE)
+    assert heading
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_each_alert_has_its_paragraph_and_each_paragraph_its_alert():
+    assert sorted(paragraphs()) == sorted(alert["alert"] for alert in alerts())
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
+def test_each_alert_says_how_bad_it_is_what_voters_notice_and_where_to_read_on(alert: Resource):
+    assert alert["labels"] in ({"severity": "critical"}, {"severity": "warning"})
+    notes = alert["annotations"]
+    assert set(notes) == {"summary", "description", "runbook"}
+    assert notes["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
+    assert re.search("voters|viewers|nobody", notes["description"].lower())
+
+
+def test_references_within_the_page_lead_somewhere():
+    headings = re.findall(r"^#+ (.*)", PAGE, re.MULTILINE)
+    assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= {each.lower() for each in headings}
+
+
+@pytest.fixture
+def rules_file(tmp_path: Path) -> Path:
+    """The alerts, and beside them each question of the dashboard, as Prometheus reads them."""
+    filled = (
+        target["expr"].replace("$namespace", "voting").replace("$__rate_interval", "1m")
+        for target in targets()
+    )
+    records = [{"record": f"asked:{n}", "expr": expr} for n, expr in enumerate(filled)]
+    groups = [*rules()["groups"], {"name": "dashboard", "rules": records}]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.dump({"groups": groups}))
+    return path
+
+
+def promtool(*arguments: str) -> None:
+    done = subprocess.run(
+        [PROMTOOL, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def cases() -> Iterator[Resource]:
+    """Describe each situation for promtool, with the alerts that have to fire in it."""
+    for expected, changes in [((), {}), *SITUATIONS]:
+        series = {**NORMAL, **changes}
+        samples = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(expected)]
+        yield {
+            "interval": "15s",
+            "input_series": [
+                {"series": name, "values": values} for name, values in series.items() if values
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                    "eval_time": "20m",
+                    "exp_samples": samples,
+                }
+            ],
+        }
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not here")
+def test_every_question_can_be_read_and_every_alert_fires_when_it_has_to(rules_file: Path):
+    promtool("check", "rules", str(rules_file))
+    tests = rules_file.with_name("tests.yaml")
+    tests.write_text(
+        yaml.dump(
+            {
+                "rule_files": [rules_file.name],
+                "evaluation_interval": "15s",
+                "tests": list(cases()),
+            }
+        )
+    )
+    promtool("test", "rules", str(tests))
+
+
+def test_each_alert_has_a_situation_in_which_it_fires():
+    expected = {name for names, _ in SITUATIONS for name in names}
+    assert expected == {alert["alert"] for alert in alerts()}

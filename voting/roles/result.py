@@ -3,13 +3,15 @@
 import functools
 import hashlib
 from http import HTTPStatus
+from math import nan
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from litestar import MediaType, Request, Response, get
 from litestar.types import ASGIApp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import tally, tracing
+from voting import metrics, tally, tracing
 from voting.database import create_engine
 from voting.export.downloads import DOWNLOADS, Downloads
 from voting.latest import Latest
@@ -48,11 +50,12 @@ class ResultRole:
         self._settings = settings
         self._pages = Pages(settings)
         self._downloads = Downloads(exports, settings)
-        ask = functools.partial(tally.standing, engine)
+        ask = functools.partial(self._ask, engine)
         if spans is not None:
             ask = functools.partial(spans.query, "totals", ask)
-        self._ask = ask
-        self._shown: Latest[Shown] = Latest(self._show, interval=INTERVAL)
+        self._shown: Latest[Shown] = Latest(ask, interval=INTERVAL)
+        self._asked = nan  # when the latest answer came
+        metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._asked)
 
     def create_app(self) -> ASGIApp:
         @get("/")
@@ -79,8 +82,20 @@ class ResultRole:
         status = HTTPStatus.OK if shown else HTTPStatus.SERVICE_UNAVAILABLE
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
-    async def _show(self) -> Shown:
-        return show(await self._ask(), self._settings.results)
+    async def _ask(self, engine: AsyncEngine) -> Shown:
+        started = monotonic()
+        try:
+            standing = await tally.standing(engine)
+        except BaseException:
+            metrics.TOTALS_QUERIES.labels("failed").inc()
+            raise
+        self._asked = monotonic()
+        metrics.TOTALS_QUERIES.labels("answered").inc()
+        metrics.TOTALS_SECONDS.observe(self._asked - started)
+        metrics.TURNOUT.set(standing.totals.votes)
+        for phase in Phase:
+            metrics.PHASE.labels(phase).set(phase is standing.poll.phase)
+        return show(standing, self._settings.results)
 
     def _render(self, template: str, shown: Shown | None) -> str:
         phase = shown.poll.phase if shown else None
@@ -99,7 +114,9 @@ class ResultRole:
         etag = f'"{hashlib.sha256(body.encode()).hexdigest()[:20]}"'
         headers = FRAGMENT | {"Cache-Control": _CACHE, "ETag": etag}
         if etag in request.headers.get("if-none-match", ""):
+            metrics.VIEWS.labels("304").inc()
             return Response("", status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        metrics.VIEWS.labels("200").inc()
         return Response(body, media_type=MediaType.HTML, headers=headers)
 
 

@@ -1,16 +1,16 @@
 """ROLE=vote: the page where people pick, and the one request that casts their ballot."""
 
 from http import HTTPStatus
+from time import perf_counter
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import prometheus_client
 from litestar import MediaType, Request, Response, get, post
 from litestar.datastructures import Cookie
 from litestar.exceptions import ClientException
 from litestar.types import ASGIApp
 
-from voting import logs, tracing
+from voting import logs, metrics, tracing
 from voting.ballots import Ballot, Choice, Version
 from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.forms import MAX_BODY, FormError, read_choice
@@ -34,11 +34,6 @@ from voting.web import (
 log = logs.get(__name__)
 
 YEAR = 365 * 24 * 3600
-
-ACCEPTED = prometheus_client.Counter("voting_ballots_accepted", "Ballots acknowledged to voters.")
-REFUSED = prometheus_client.Counter(
-    "voting_ballots_refused", "Requests to vote that were not acknowledged.", ["status"]
-)
 
 FOREIGN = Problem(
     HTTPStatus.FORBIDDEN,
@@ -81,6 +76,15 @@ _CAST: dict[type[CastError], Problem] = {
     PollClosed: CLOSED,
     NotRecorded: NOT_NOW,
     MaybeRecorded: UNKNOWN,
+}
+_REASONS = {
+    FOREIGN: "foreign",
+    NO_COOKIE: "no_cookie",
+    TOO_LARGE: "too_large",
+    CLOSED: "closed",
+    NOT_NOW: "unavailable",
+    FULL: "full",
+    UNKNOWN: "unknown",
 }
 
 
@@ -129,9 +133,10 @@ class VoteRole:
 
         @post("/vote", status_code=HTTPStatus.OK, request_max_body_size=MAX_BODY)
         async def vote(request: Request[Any, Any, Any]) -> Response[str]:
-            if self._trail is None:
-                return await self.vote(request)
-            return await self._trail.answer(self.vote, request)
+            with metrics.IN_FLIGHT.track_inprogress():
+                if self._trail is None:
+                    return await self.vote(request)
+                return await self._trail.answer(self.vote, request)
 
         @get("/receipt")
         async def receipt(request: Request[Any, Any, Any]) -> Response[str]:
@@ -146,13 +151,15 @@ class VoteRole:
         return await self._ballot(request, "vote.html", None, cookies=cookies)
 
     async def vote(self, request: Request[Any, Any, Any]) -> Response[str]:
+        started = perf_counter()
         try:
             mine = await self._cast(request)
         except ProblemError as error:
-            REFUSED.labels(error.problem.status.value).inc()
+            metrics.REFUSED.labels(_reason(error.problem)).inc()
             template = "_ballot.html" if wants_fragment(request) else "vote.html"
             return await self._ballot(request, template, self._mine(request), error.problem)
-        ACCEPTED.inc()
+        metrics.ACCEPTED.inc()
+        metrics.ACCEPT_SECONDS.observe(perf_counter() - started)
         cookies = [self._cookie(self._ballot_cookie, str(mine))]
         if wants_fragment(request):
             return await self._ballot(request, "_ballot.html", mine, cookies=cookies)
@@ -259,6 +266,10 @@ def _recorded(problem: Problem | None) -> dict[str, str]:
     """Say for programs what the page says for people: whether the vote is recorded."""
     word = "yes" if problem is None else "unknown" if problem is UNKNOWN else "no"
     return {"Voting-Recorded": word}
+
+
+def _reason(problem: Problem) -> str:
+    return _REASONS.get(problem) or ("form" if problem.status in _FORM else "other")
 
 
 async def run(settings: VoteSettings) -> None:

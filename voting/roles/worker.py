@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain, repeat
+from time import perf_counter
 from typing import TypeVar
 
-import prometheus_client
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import logs, rounds, tally, tracing
+from voting import logs, metrics, rounds, tally, tracing
 from voting.ballots import CastBallot, Version
 from voting.database import (
     DATABASE_ERRORS,
@@ -29,6 +29,7 @@ from voting.server import serve
 from voting.settings import WorkerSettings
 from voting.stream import BallotStream, Entry, StreamMissing
 from voting.trails import WorkerTrail
+from voting.watching import Watch
 
 BATCH = 2_000  # entries
 BLOCK = 1.0  # seconds a read waits for the first entry
@@ -41,11 +42,6 @@ KEEP_SECONDS = 3600
 KEEP_ENTRIES = 1_000_000
 FORGET_SECONDS = 3600  # after which a silent consumer is gone: pods have new names each time
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before the next try; the last repeats
-
-COUNTED = prometheus_client.Counter(
-    "voting_ballots_counted", "Ballots committed, repeats included."
-)
-DEAD = prometheus_client.Counter("voting_dead_letters", "Stream entries that can never be counted.")
 
 log = logs.get(__name__)
 
@@ -125,6 +121,7 @@ class Worker:
                 if taken := await self._stream.reclaim(
                     self._consumer, idle=self._idle, count=BATCH
                 ):
+                    metrics.REDELIVERED.inc(len(taken))
                     log.warning("took over entries that nobody has finished", entries=len(taken))
                     return taken  # and look for more at once
                 await self._trim()
@@ -189,7 +186,7 @@ class Worker:
         ballots = [ballot for _, ballot in batch]
         try:
             with nullcontext() if self._trail is None else self._trail.batch(ballots):
-                await self._persist(lambda: tally.count(self._engine, ballots))
+                await self._persist(lambda: self._commit(ballots))
         except _BadData as error:
             if len(batch) == 1:
                 await self._bury(batch[0][0], f"refused by Postgres: {error}")
@@ -198,16 +195,25 @@ class Worker:
             await self._count(batch[:middle])
             await self._count(batch[middle:])
         else:
-            COUNTED.inc(len(batch))
             if self._trail is not None:
                 self._trail.counted(ballots)
+
+    async def _commit(self, ballots: list[CastBallot]) -> None:
+        started = perf_counter()
+        await tally.count(self._engine, ballots)
+        if ballots:
+            metrics.COUNT_SECONDS.observe(perf_counter() - started)
+            metrics.BATCH_BALLOTS.observe(len(ballots))
+            metrics.COUNTED.inc(len(ballots))
+            if (age := self._stream.age(ballots[0].version)) is not None:
+                metrics.ACCEPT_TO_COUNT_SECONDS.observe(age)
 
     async def _bury(self, entry: Entry, reason: str) -> None:
         log.error("an entry goes to the dead letters", ballot=str(entry.version), reason=reason)
         await self._persist(lambda: self._stream.bury(entry, reason))
         if self._trail is not None:
             self._trail.buried(entry)
-        DEAD.inc()
+        metrics.DEAD.inc()
 
     async def _persist(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
         """Try until it works, saying once that a server is away and once that it is back.
@@ -280,9 +286,13 @@ async def run(settings: WorkerSettings) -> None:
         consumer=f"{socket.gethostname()}-{os.getpid()}",
         trail=WorkerTrail.of(settings, spans),
     )
+    watch = Watch(stream)
+    watching = asyncio.create_task(watch.run())
     try:
         await serve("worker", settings, worker, worker.ready)
     finally:
+        watch.stop()
+        await asyncio.wait({watching}, timeout=1)  # Redis may be away
         await stream.close()
         await engine.dispose()
         if spans is not None:

@@ -1,0 +1,137 @@
+"""What each real role tells at /metrics while there is a little load."""
+
+import math
+import re
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from .conftest import Up, wait_for
+
+VOTERS = 30
+
+# Of what can be told in several units, the one that Prometheus wants; and what belongs to a type.
+# Source: https://prometheus.io/docs/practices/naming/
+WRONG_UNITS = re.compile(
+    r"_(milli|micro|nano)?(seconds?_ms|ms|millis|msec|minutes|hours|days|kb|mb|kilobytes|megabytes"
+    r"|percent|percentage)(_|$)|_(milli|micro|nano)seconds"
+)
+TYPES = re.compile(r"_(gauge|counter|histogram|summary|info_gauge)(_|$)")
+
+
+@pytest.fixture(scope="module")
+def told(running):
+    """Vote a little, then ask each role: its families by name, once all is counted."""
+    acknowledged = sum(running.vote("ab"[number % 2]) for number in range(VOTERS))
+    with httpx.Client(base_url=running.address("vote")) as stranger:
+        assert stranger.post("/vote", data={"choice": "a"}).status_code == 400
+    wait_for("all to be counted", lambda: sum(running.tally().values()) == VOTERS)
+    assert acknowledged == VOTERS
+
+    def at_rest():
+        names = ("voting_backlog_ballots", "voting_stream_entries")
+        worker = ask(running, "worker")
+        return [value(worker, name) for name in names] == [0, VOTERS]
+
+    wait_for("a look at all that is counted", at_rest)
+    return {role: ask(running, role) for role in ("vote", "worker", "result")}
+
+
+def ops_port(role: psutil.Process) -> int:
+    """Find the port of a role that is not its page's."""
+    ports = {each.laddr.port for each in role.net_connections("tcp") if each.status == "LISTEN"}
+    [found] = [port for port in ports if healthy(port)]
+    return found
+
+
+def healthy(port: int) -> bool:
+    return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+
+
+def ask(up: Up, role: str):
+    [process] = up.children(role)
+    answer = httpx.get(f"http://127.0.0.1:{ops_port(process)}/metrics")
+    assert answer.status_code == 200
+    return {family.name: family for family in text_string_to_metric_families(answer.text)}
+
+
+def samples(families):
+    return [sample for family in families.values() for sample in family.samples]
+
+
+def value(families, name, **labels):
+    [found] = [
+        sample.value
+        for sample in samples(families)
+        if sample.name == name and sample.labels == labels
+    ]
+    return found
+
+
+ROLES = pytest.mark.parametrize("role", ["vote", "worker", "result"])
+
+
+@ROLES
+def test_names_units_and_texts_follow_the_rules(told, role):
+    assert len(told[role]) > 15
+    for name, family in told[role].items():
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        assert not WRONG_UNITS.search(name), name
+        assert not TYPES.search(name), name
+        assert family.documentation, name
+        for sample in family.samples:
+            # As https://prometheus.io/docs/instrumenting/exposition_formats/ has it.
+            endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+            suffix = sample.name.removeprefix(name)
+            assert suffix in endings.get(family.type, ("",)), sample.name
+        if name.startswith("voting_"):
+            assert family.documentation.endswith(".")
+            assert len(family.documentation) > 20
+
+
+@ROLES
+def test_no_sample_is_by_option(told, role):
+    for sample in samples(told[role]):
+        words = {sample.name, *sample.labels, *sample.labels.values()}
+        parts = {part for word in words for part in re.split(r"[^a-zA-Z0-9]+", word.lower())}
+        assert parts.isdisjoint({"a", "b", "choice", "option", "cats", "dogs"}), sample
+
+
+@ROLES
+def test_a_role_tells_of_itself_and_of_no_other_role(told, role):
+    own = {"vote": "voting_ballots_accepted", "worker": "voting_ballots_counted"}
+    own["result"] = "voting_turnout_votes"
+    assert {each for each, name in own.items() if name in told[role]} == {role}
+    roles = {sample.labels["role"] for sample in samples(told[role]) if "role" in sample.labels}
+    assert roles <= {role}
+    assert "process_resident_memory_bytes" in told[role]
+
+
+def test_the_numbers_add_up(told):
+    vote, worker, result = told["vote"], told["worker"], told["result"]
+    assert value(vote, "voting_ballots_accepted_total") == VOTERS
+    assert value(vote, "voting_ballot_accept_duration_seconds_count") == VOTERS
+    assert value(vote, "voting_ballots_refused_total", reason="no_cookie") == 1
+    refused = [each.value for each in vote["voting_ballots_refused"].samples]
+    assert sum(refused) == 1
+    assert value(vote, "voting_ballots_in_flight") == 0
+    assert value(worker, "voting_ballots_counted_total") == VOTERS
+    assert value(worker, "voting_batch_ballots_sum") == VOTERS
+    batches = value(worker, "voting_batch_ballots_count")
+    assert 1 <= batches <= VOTERS
+    assert value(worker, "voting_count_duration_seconds_count") == batches
+    assert value(worker, "voting_accept_to_count_seconds_count") == batches
+    assert value(worker, "voting_stream_entries") == VOTERS
+    assert value(worker, "voting_backlog_age_seconds") == 0
+    assert value(worker, "voting_dead_letters_kept") == 0
+    assert value(worker, "voting_redis_durable") == 1
+    assert value(result, "voting_turnout_votes") == VOTERS
+    assert value(result, "voting_totals_queries_total", outcome="answered") > 0
+    assert value(result, "voting_totals_queries_total", outcome="failed") == 0
+
+
+def test_what_is_told_is_known(told):
+    for role in told.values():
+        assert not [sample.name for sample in samples(role) if math.isnan(sample.value)]

@@ -1,0 +1,73 @@
+"""What Prometheus may see for twenty minutes, and which alerts have to fire in the end.
+
+Series as promtool writes them: `0+10x80` is 0, 10, 20 and so on, eighty times, 15 seconds apart.
+"""
+
+HERE = 'namespace="voting"'
+
+
+def pod(name: str, role: str, labels: str = "") -> str:
+    more = f",{labels}" if labels else ""
+    return f'{name}{{{HERE},job="voting",component="{role}",pod="{role}-1"{more}}}'
+
+
+def refused(reason: str) -> str:
+    return pod("voting_ballots_refused_total", "vote", f'reason="{reason}"')
+
+
+UP = {role: pod("up", role) for role in ("vote", "result", "worker")}
+READY = {role: pod("voting_ready", role, f'role="{role}"') for role in UP}
+ACCEPTED = pod("voting_ballots_accepted_total", "vote")
+DURABLE = pod("voting_redis_durable", "worker")
+BACKLOG = pod("voting_backlog_ballots", "worker")
+AGE = pod("voting_backlog_age_seconds", "worker")
+DEAD = pod("voting_dead_letters_kept", "worker")
+MEMORY = pod("voting_redis_memory_used_ratio", "worker")
+TOTALS_AGE = pod("voting_totals_age_seconds", "result")
+COUNTING = pod("voting_poll_phase", "result", 'phase="counting"')
+FREE = f'kubelet_volume_stats_available_bytes{{{HERE},persistentvolumeclaim="redis"}}'
+ELSEWHERE = 'kubelet_volume_stats_{}_bytes{{namespace="other",persistentvolumeclaim="redis"}}'
+
+UNKNOWN = "NaN " * 81
+
+NORMAL = {
+    **dict.fromkeys((*UP.values(), *READY.values()), "1x80"),
+    pod("voting_build_info", "vote", 'version="1"'): "1x80",
+    ACCEPTED: "0+1000x80",
+    refused("unavailable"): "0x80",
+    refused("closed"): "0+1000x80",  # no fault of the app
+    refused("unknown"): "0+1x80",  # one in a thousand
+    DURABLE: "1x80",
+    BACKLOG: "20000x80",  # many, and not more
+    AGE: "5x80",
+    DEAD: "3x80",  # of some time ago
+    MEMORY: "0.5x80",
+    TOTALS_AGE: "0.4x80",
+    COUNTING: "0x76 1x4",  # for a minute
+    FREE: "50x80",
+    FREE.replace("available", "capacity"): "100x80",
+    ELSEWHERE.format("available"): "1x80",  # nothing of ours
+    ELSEWHERE.format("capacity"): "100x80",
+}
+
+SITUATIONS = [
+    (("VotingNoVote",), {UP["vote"]: "0x80"}),
+    (("VotingNoVote",), {UP["vote"]: ""}),
+    (("VotingNoResult",), {UP["result"]: "0x80"}),
+    (("VotingNoWorker",), {UP["worker"]: "0x80"}),
+    (("VotingNotReady",), {READY["result"]: "0x80"}),
+    (("VotingBallotsRefused",), {refused("unavailable"): "0+20x80"}),
+    (("VotingBallotsRefused",), {refused("unknown"): "0+20x80"}),
+    (("VotingNotDurable",), {DURABLE: "0x80"}),
+    (("VotingNotFinal",), {COUNTING: "0x60 1x20"}),
+    # Another worker does not know.
+    (("VotingNotDurable",), {DURABLE: "0x80", DURABLE.replace("worker-1", "worker-2"): UNKNOWN}),
+    ((), {DURABLE: UNKNOWN, BACKLOG: UNKNOWN, AGE: UNKNOWN, MEMORY: UNKNOWN}),
+    (("VotingBacklogOld",), {AGE: "50+1x80"}),
+    (("VotingBacklogGrowing",), {BACKLOG: "20000+100x80"}),
+    ((), {BACKLOG: "0+100x80"}),
+    (("VotingDeadLetters",), {DEAD: "3x70 4x10"}),
+    (("VotingTotalsStale",), {TOTALS_AGE: "0+15x80"}),
+    (("VotingRedisMemory",), {MEMORY: "0.8x80"}),
+    (("VotingVolumeFilling",), {FREE: "10x80"}),
+]
