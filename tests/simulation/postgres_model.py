@@ -117,12 +117,12 @@ class Postgres:
     def count(self, voters, choices, ms, seq):
         """Do what the statement of `tally.count` promises, all of it or nothing."""
         _fit(*ms, *seq)
-        if not set(choices) <= {"a", "b"}:
-            raise error("23514")
         newest = {}
         for version, voter, choice in sorted(zip(map(Version, ms, seq), voters, choices)):  # noqa: B905
             if self.counts(version):
                 newest[voter] = version, choice
+        if any(choice not in {"a", "b"} for _, choice in newest.values()):
+            raise error("23514")
         delta = {"a": 0, "b": 0}
         changed = []
         for voter, (version, choice) in newest.items():
