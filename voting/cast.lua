@@ -17,13 +17,13 @@ if now >= tonumber(ARGV[1]) then
 end
 
 -- Without a group's stream, or the poll's state, a worker has to prepare them first.
-local poll = redis.call('HMGET', KEYS[2], 'state', 'closes_at')
-if not poll[1] or redis.call('EXISTS', KEYS[1]) == 0 then
+local state = redis.call('HGET', KEYS[2], 'state')
+if not state or redis.call('EXISTS', KEYS[1]) == 0 then
   return {'missing', now}
 end
 -- All vote pods ask this one clock.
-local closes_at = tonumber(poll[2] or '')
-if poll[1] ~= 'open' or (closes_at and now >= closes_at) then
+local closes_at = tonumber(redis.call('HGET', KEYS[2], 'closes_at') or '')
+if state ~= 'open' or (closes_at and now >= closes_at) then
   return {'closed', now}
 end
 

@@ -44,7 +44,8 @@ for i = 1, #info, 2 do
 end
 
 -- From here on nothing is cast, so the last id is that of the last ballot, whoever asks.
-local known = redis.call('HMGET', KEYS[2], 'state', 'closes_at', 'closed_at')
+-- A user made for the version before may not ask; then it is closed since now.
+local known = redis.pcall('HMGET', KEYS[2], 'state', 'closes_at', 'closed_at')
 local state, since = ARGV[4], ''
 if ARGV[6] ~= '' and now >= tonumber(ARGV[6]) then
   state = 'closed'

@@ -155,9 +155,10 @@ class BallotStream:
 
     async def terms(self) -> Terms | None:
         """Tell what a cast obeys; None where no worker has said so yet."""
-        state, closes_at, after = await self._redis.hmget(
-            self._poll, ["state", "closes_at", "after"]
-        )
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in ("state", "closes_at", "after"):
+                pipe.hget(self._poll, name)
+            state, closes_at, after = await pipe.execute()
         if state is None:
             return None
         closing = datetime.fromtimestamp(int(closes_at) / 1000, UTC) if closes_at else None

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from math import isnan
 from pathlib import Path
 from uuid import uuid4
@@ -348,3 +349,39 @@ async def test_who_does_not_say_who_it_is_may_only_ping(redis):
         for command in ("INFO", "EXISTS {voting}:poll", "TIME"):
             with pytest.raises(NoPermissionError):
                 await nobody.execute_command(*command.split())
+
+
+BEFORE = {
+    "vote": "+eval +time +exists +hget +xadd +info +multi +exec +xinfo|groups +xpending",
+    "worker": "+eval +time +exists +hset +info +multi +exec +xadd +xack +xautoclaim +xgroup|create"
+    " +xgroup|delconsumer +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange"
+    " +xreadgroup +xrevrange +xsetid +xtrim",
+}
+
+
+async def test_what_matters_works_with_the_rights_of_the_version_before(servers):
+    """A deployment's users of Redis were made once: an upgrade finds them as they are."""
+    name = f"test-{uuid4().hex}"
+    async with connect(servers.redis_url) as client:
+        streams = {}
+        for role, rights in BEFORE.items():
+            user = f"{role}-{uuid4().hex}"
+            each = (f"~{{{name}}}:*", "-@all", "+client|setinfo", *rights.split())
+            await client.execute_command("ACL", "SETUSER", user, "on", ">secret", *each)
+            url = servers.redis_url.replace("unix://", f"unix://{user}@")
+            streams[role] = BallotStream(connect(f"{url}?password=secret"), name=name)
+        voting, working = streams["vote"], streams["worker"]
+        at = datetime(2030, 1, 1, tzinfo=UTC)
+        assert (await working.prepare(ZERO, "open", closes_at=at)).made
+        assert (await voting.terms()).closes_at == at
+        version = await voting.cast(Ballot(uuid4(), Choice.A))
+        closed = await working.prepare(ZERO, "closed")
+        assert closed.until == version
+        assert closed.closed_at is not None
+        with pytest.raises(PollClosed):
+            await voting.cast(Ballot(uuid4(), Choice.A))
+        assert not (await voting.terms()).open
+        assert await working.is_durable() is None
+        for stream in streams.values():
+            await stream.close()
+        await client.delete(working._stream, working._poll)
