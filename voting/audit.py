@@ -149,8 +149,12 @@ async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
     which may run meanwhile. Raises StreamMissing, redis' own errors and DATABASE_ERRORS.
     """
     async with engine.connect() as connection:
-        after = (await tally.poll(connection)).after
-    counted = _counted(await stream.position(), await stream.dead_letters(), after)
+        poll = await tally.poll(connection)
+    of_round = _counted(await stream.position(), await stream.dead_letters(), poll.after)
+
+    def counted(version: Version) -> bool:
+        return of_round(version) and (poll.until is None or version <= poll.until)
+
     entries, votes, oldest = 0, 0, None
     async for page in _pages(stream):
         ballots = [each for each in _ballots(page) if counted(each.version)]

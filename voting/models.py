@@ -77,6 +77,7 @@ class Poll(Base):
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, server_default=text("1"))
     state: Mapped[str] = mapped_column(String(6), server_default=text("'open'"))
     round: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    revision: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     closes_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     after_ms: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

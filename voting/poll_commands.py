@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import NoReturn
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting import rounds, tally
-from voting.database import in_one_line
+from voting.database import DATABASE_ERRORS, in_one_line
 from voting.operating import as_json, one_line_for, say, with_servers
 from voting.polls import Phase, Poll
 from voting.rounds import PollChanged
@@ -38,7 +39,7 @@ class Status:
     figures: Figures
     backlog: int | None
     """Accepted votes that are not counted yet; None where Redis can't tell."""
-    dead_letters: int
+    dead_letters: int | None
     finals: list[Final]
     """All totals that were ever declared final, the newest last."""
 
@@ -55,11 +56,7 @@ def close(arguments: argparse.Namespace) -> int:
     """Return 1 where that fails, or where `--wait` is over before the totals are final."""
 
     async def work(stream: BallotStream, engine: AsyncEngine) -> None:
-        now = datetime.fromtimestamp(await stream.clock(), UTC)
-        try:
-            at = None if arguments.at is None else moment(arguments.at, now)
-        except ValueError as error:
-            _end(2, f"--at: {error}")
+        at = None if arguments.at is None else await _moment(stream, arguments.at)
         found = await _look(stream, engine)
         if found.poll.state == "closed":
             _end(1, f"round {found.poll.round} is closed already: {_when(found.poll)}")
@@ -68,7 +65,7 @@ def close(arguments: argparse.Namespace) -> int:
         await _tell(stream, engine)
         if at is None and arguments.wait:
             await _until_final(engine, arguments.wait)
-        say(*_lines(await _look(stream, engine)))
+        await _tell_status(stream, engine)
 
     return _run(arguments, "the poll can't be closed", work)
 
@@ -82,7 +79,7 @@ def open_(arguments: argparse.Namespace) -> int:
             _confirm(arguments, *warnings)
         await rounds.reopen(engine, found.poll)
         await _tell(stream, engine)
-        say(*_lines(await _look(stream, engine)))
+        await _tell_status(stream, engine)
 
     return _run(arguments, "the poll can't be opened", work)
 
@@ -102,9 +99,16 @@ def reset(arguments: argparse.Namespace) -> int:
         )
         await rounds.start_round(engine, found.poll.round)
         await _tell(stream, engine)
-        say(*_lines(await _look(stream, engine)))
+        await _tell_status(stream, engine)
 
     return _run(arguments, "the next round can't be started", work)
+
+
+async def _moment(stream: BallotStream, text: str) -> datetime:
+    try:
+        return moment(text, datetime.fromtimestamp(await stream.clock(), UTC))
+    except (ValueError, OverflowError) as error:
+        _end(2, f"--at: {error}")
 
 
 def moment(text: str, now: datetime) -> datetime:
@@ -118,8 +122,10 @@ def moment(text: str, now: datetime) -> datetime:
         hours, minutes, seconds = (int(each or 0) for each in step.groups())
         return now + timedelta(hours=hours, minutes=minutes, seconds=seconds)
     try:
-        at = datetime.combine(now.astimezone(), time.fromisoformat(text)).astimezone()
-        at += timedelta(days=at <= now)
+        today = datetime.combine(now.astimezone(), time.fromisoformat(text))
+        at = today.astimezone()
+        if at <= now:  # by the calendar: a day may have 23 hours
+            at = (today + timedelta(days=1)).astimezone()
     except ValueError:
         try:
             at = datetime.fromisoformat(text).astimezone()
@@ -145,16 +151,17 @@ def _run(
 
 async def _look(stream: BallotStream, engine: AsyncEngine) -> Status:
     shown = show(await tally.standing(engine), load(ResultsSettings, os.environ).results)
-    try:
+    backlog = letters = None
+    # What Postgres says is enough to go on with.
+    with suppress(StreamMissing, RedisError):
+        letters = await stream.dead_letter_count()
         backlog = (await stream.position()).backlog
-    except StreamMissing:
-        backlog = None
     return Status(
         poll=shown.poll,
         phase=shown.poll.phase,
         figures=shown.figures,
         backlog=backlog,
-        dead_letters=await stream.dead_letter_count(),
+        dead_letters=letters,
         finals=await tally.finals(engine),
     )
 
@@ -163,11 +170,16 @@ async def _tell(stream: BallotStream, engine: AsyncEngine) -> None:
     """Have it take effect, as any worker would within seconds."""
     try:
         await rounds.bring_in_line(engine, stream)
-    except RedisError as error:
+    except (RedisError, *DATABASE_ERRORS) as error:
         sys.exit(
-            "voting: it is written down, but Redis can't be told: a worker will, once it can:"
+            "voting: it is written down, but Redis could not be told: a worker will, once it can:"
             f" {in_one_line(error)}"
         )
+
+
+async def _tell_status(stream: BallotStream, engine: AsyncEngine) -> None:
+    with one_line_for("it is done, but the poll can't be read"):
+        say(*_lines(await _look(stream, engine)))
 
 
 async def _until_final(engine: AsyncEngine, seconds: float) -> None:
@@ -220,7 +232,7 @@ def _lines(found: Status) -> Iterator[str]:
         else f"votes         a {a}, b {b}"
     )
     yield f"not counted   {'unknown' if found.backlog is None else found.backlog}"
-    yield f"dead letters  {found.dead_letters}"
+    yield f"dead letters  {'unknown' if found.dead_letters is None else found.dead_letters}"
     if poll.lost_at is not None:
         yield f"queue lost    {_at(poll.lost_at)}: votes not counted by then are missing"
     stands = {each.round: each.final_at for each in found.finals} | {poll.round: poll.final_at}

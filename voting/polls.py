@@ -1,6 +1,6 @@
 """The life of a poll, as Postgres tells it. Pure: no input, no output."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -30,8 +30,10 @@ class Poll:
     closed_at: datetime | None = None
     after: Version = ZERO
     until: Version | None = None
-    """The newest ballot when Redis closed it; None while it has not."""
+    """The last id of the stream when Redis had closed it; None until that is known."""
     final_at: datetime | None = None
+    revision: int = field(default=0, compare=False)
+    """How often it was changed: what is known of an earlier one is old."""
     lost_at: datetime | None = None
     """When a worker last found the queue gone: what it had not counted by then is lost."""
 

@@ -6,7 +6,7 @@
 -- KEYS  1 the stream, 2 the poll
 -- ARGV  1 the group, 2 and 3 the newest version in Postgres (ms, seq), 4 the poll's state,
 --       5 the deadline (Redis' clock, ms), 6 when the poll closes (likewise; empty: not by itself),
---       7 the version that this round's are above
+--       7 the version that this round's are above, 8 the poll's revision
 -- Returns {1 where the stream had to be made, else 0; the poll's state; the stream's last id; since
 -- when it is closed, if it is (Redis' clock, ms)}.
 
@@ -15,6 +15,19 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now >= tonumber(ARGV[5]) then
   return redis.error_reply('LATE it reached Redis after its deadline')
+end
+
+-- Nor is it to have again the state that it had before a change. Who sends this holds a lock against
+-- changes, but may have lost it on the way, with its connection to Postgres or with its life. After a
+-- minute nothing of that kind is under way, and Postgres may have been restored to an earlier state.
+-- A user made for the version before may not ask: then it is as if nothing was known.
+local known = redis.pcall('HMGET', KEYS[2], 'state', 'closes_at', 'closed_at', 'revision', 'revised')
+local revision, revised = tonumber(known[4] or '') or 0, tonumber(known[5] or '') or 0
+if revision > tonumber(ARGV[8]) and now < revised + 60000 then
+  return redis.error_reply('LATE the poll was changed meanwhile')
+end
+if revision ~= tonumber(ARGV[8]) then
+  revised = now
 end
 
 -- Never from $: whatever is in a stream has not been counted by a group that is new. In a new
@@ -43,9 +56,7 @@ for i = 1, #info, 2 do
   end
 end
 
--- From here on nothing is cast, so the last id is that of the last ballot, whoever asks.
--- A user made for the version before may not ask; then it is closed since now.
-local known = redis.pcall('HMGET', KEYS[2], 'state', 'closes_at', 'closed_at')
+-- Where it is closed now, no ballot will have an id above the last one.
 local state, since = ARGV[4], ''
 if ARGV[6] ~= '' and now >= tonumber(ARGV[6]) then
   state = 'closed'
@@ -59,5 +70,8 @@ if state == 'closed' then
     since = tonumber(ARGV[6])  -- casts knew the time, and have obeyed it
   end
 end
-redis.call('HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'closed_at', since, 'after', ARGV[7])
+redis.call(
+  'HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'closed_at', since, 'after', ARGV[7],
+  'revision', ARGV[8], 'revised', revised
+)
 return {made, state, last, since}

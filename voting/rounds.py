@@ -11,19 +11,29 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from voting import tally
 from voting.ballots import LARGEST, ZERO, Version
 from voting.polls import Poll
-from voting.stream import BallotStream
+from voting.stream import BallotStream, Prepared
 
 _LOCK = text(f"SELECT pg_advisory_xact_lock({tally.POLL_LOCK})")
 
 # From when on, and after which ballot, is for Redis to tell.
-_CLOSE = text("UPDATE poll SET state = 'closed', closes_at = NULL WHERE state = 'open'")
+_CLOSE = text("""
+UPDATE poll SET revision = revision + 1, state = 'closed', closes_at = NULL
+WHERE state = 'open' RETURNING round
+""")
 
-_CLOSE_AT = text("UPDATE poll SET closes_at = :at WHERE state = 'open'")
+_CLOSE_AT = text("""
+UPDATE poll SET revision = revision + 1, closes_at = :at WHERE state = 'open' RETURNING round
+""")
+
+_TIME_HAS_COME = text("""
+UPDATE poll SET revision = revision + 1, state = 'closed', closed_at = :closed_at
+WHERE state = 'open' AND revision = :revision
+""")
 
 _OPEN = text("""
 UPDATE poll SET
-  state = 'open', closes_at = NULL, closed_at = NULL, until_ms = NULL, until_seq = NULL,
-  final_at = NULL
+  revision = revision + 1, state = 'open',
+  closes_at = NULL, closed_at = NULL, until_ms = NULL, until_seq = NULL, final_at = NULL
 WHERE round = :round AND final_at IS NOT DISTINCT FROM :final_at
 RETURNING round
 """)
@@ -44,21 +54,40 @@ async def bring_in_line(
     something has been counted. May be done again where it failed: raises redis' own errors and
     DATABASE_ERRORS.
     """
-    # The poll stays locked until Redis has its state: a change in between can't be undone.
-    async with _transaction(engine) as on:
-        poll = await tally.share_poll(on)
-        newest = await tally.version_after_all(on)
-        prepared = await stream.prepare(
-            newest, poll.state, closes_at=poll.closes_at, after=poll.after
-        )
-        if poll.until is None and prepared.until is not None and prepared.closed_at is not None:
-            closed_at, until = prepared.closed_at, _fit(prepared.until)
-            await tally.set_closed(on, closed_at, until)
-            poll = replace(poll, state="closed", closed_at=closed_at, until=until)
-        lost = prepared.made and (known or newest > ZERO)
-        if lost:
-            await tally.set_lost(on)
-    return poll, lost
+    lost = False
+    while True:
+        # The poll stays locked until Redis has its state: a change in between can't be undone.
+        async with _transaction(engine) as on:
+            poll = await tally.share_poll(on)
+            newest = await tally.version_after_all(on)
+            prepared = await stream.prepare(
+                newest,
+                poll.state,
+                closes_at=poll.closes_at,
+                after=poll.after,
+                revision=poll.revision,
+            )
+            if prepared.made and (known or newest > ZERO):
+                lost = True
+                await tally.set_lost(on)
+            if poll.state == "closed":
+                return await _closed(on, poll, prepared), lost
+        if prepared.closed_at is None:
+            return poll, lost
+        # Its time has come. Who still tells Redis that it is open is waited for; only then is the
+        # last id the last.
+        async with _changing(engine) as connection:
+            came = {"closed_at": prepared.closed_at, "revision": poll.revision}
+            await connection.execute(_TIME_HAS_COME, came)
+
+
+async def _closed(on: AsyncConnection, poll: Poll, prepared: Prepared) -> Poll:
+    """Write down when, and after which id, Redis has closed a poll that Postgres calls closed."""
+    if poll.until is not None or prepared.until is None or prepared.closed_at is None:
+        return poll
+    closed_at, until = poll.closed_at or prepared.closed_at, _fit(prepared.until)
+    await tally.set_closed(on, closed_at, until)
+    return replace(poll, closed_at=closed_at, until=until)
 
 
 def _fit(version: Version) -> Version:
@@ -67,12 +96,17 @@ def _fit(version: Version) -> Version:
 
 
 async def close(engine: AsyncEngine, *, at: datetime | None = None) -> None:
-    """Close the poll, now or at a time. It takes effect with `bring_in_line`."""
+    """Close the poll, now or at a time. It takes effect with `bring_in_line`.
+
+    Raises PollChanged where it is closed already.
+    """
     async with _changing(engine) as connection:
         if at is None:
-            await connection.execute(_CLOSE)
+            done = await connection.execute(_CLOSE)
         else:
-            await connection.execute(_CLOSE_AT, {"at": at})
+            done = await connection.execute(_CLOSE_AT, {"at": at})
+        if done.one_or_none() is None:
+            raise PollChanged
 
 
 async def reopen(engine: AsyncEngine, seen: Poll) -> None:

@@ -35,7 +35,8 @@ RIGHTS = {
     "voting_worker": {
         "votes": "SELECT, INSERT, UPDATE",
         "tally": "SELECT, INSERT, UPDATE",
-        "poll": "SELECT, UPDATE",
+        "poll": "SELECT, UPDATE"
+        " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at)",
         "finals": "SELECT, INSERT",
         "past_tally": "SELECT",
         "start_round(integer)": "EXECUTE",

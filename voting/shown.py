@@ -41,8 +41,8 @@ class Shown:
 
 
 def show(standing: Standing, results: Results) -> Shown:
-    """Keep back what RESULTS says, until the poll is closed in Postgres, whatever the time is."""
-    hidden = results == "after_close" and standing.poll.state != "closed"
+    """Keep back what RESULTS says, until it is known that Redis takes no more votes."""
+    hidden = results == "after_close" and standing.poll.closed_at is None
     totals = standing.totals
     figures = Figures.of(totals.a, totals.b, hidden=hidden)
     return Shown(figures, hidden, standing.poll, totals.at)

@@ -129,19 +129,20 @@ class BallotStream:
         *,
         closes_at: datetime | None = None,
         after: Version = ZERO,
+        revision: int = 0,
     ) -> Prepared:
         """Make the stream and its group where missing, and tell `cast` what it has to obey.
 
         No id will be at or below `newest`. `state` is "open" or "closed"; an open poll closes by
         itself at `closes_at`. Ballots up to `after` were cast in an earlier round. Once this has
-        returned or raised, Redis does not apply it any more.
+        returned or raised, Redis does not apply it any more, nor where it knows a later `revision`.
         """
         loop = asyncio.get_running_loop()
         deadline = await self.clock() + PREPARE_SECONDS
         until = loop.time() + PREPARE_SECONDS
         keys = (self._stream, self._poll)
         closing = "" if closes_at is None else int(closes_at.timestamp() * 1000)
-        terms = (state, int(deadline * 1000), closing, str(after))
+        terms = (state, int(deadline * 1000), closing, str(after), revision)
         try:
             reply = await self._redis.eval(PREPARE, 2, *keys, GROUP, newest.ms, newest.seq, *terms)
         except RedisError:

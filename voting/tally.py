@@ -60,15 +60,22 @@ POLL_LOCK = 0x706F6C6C
 # that copies it to Redis has ended.
 _SHARE_POLL = text(f"SELECT pg_advisory_xact_lock_shared({POLL_LOCK})")
 
-_POLL = text("SELECT * FROM poll")
+# By name: a column that a later version adds changes nothing for this one.
+_COLUMNS = """
+  poll.round, poll.revision, state, closes_at, poll.closed_at, after_ms, after_seq, until_ms,
+  until_seq, final_at, lost_at
+"""
+
+_POLL = text(f"SELECT {_COLUMNS} FROM poll")  # noqa: S608 - names of columns
 
 _NEWEST = text("""
 SELECT greatest((SELECT max(ms) FROM tally), after_ms, until_ms) FROM poll
 """)
 
 _CLOSED = text("""
-UPDATE poll SET state = 'closed', closed_at = :closed_at, until_ms = :ms, until_seq = :seq
-WHERE until_ms IS NULL
+UPDATE poll SET
+  closed_at = coalesce(closed_at, :closed_at), until_ms = :ms, until_seq = :seq
+WHERE state = 'closed' AND until_ms IS NULL
 """)
 
 _LOST = text("UPDATE poll SET lost_at = now()")
@@ -84,19 +91,19 @@ WITH done AS (
 INSERT INTO finals (round, final_at, closed_at, a, b)
 SELECT round, final_at, closed_at, sums.a, sums.b
 FROM done, (SELECT coalesce(sum(a), 0) AS a, coalesce(sum(b), 0) AS b FROM tally) AS sums
-RETURNING a, b
+RETURNING round
 """)
 
 _FINALS = text("SELECT round, final_at, closed_at, a, b FROM finals ORDER BY final_at")
 
-_STANDING = text("""
+_STANDING = text(f"""
 SELECT
-  poll.*, now() AS at,
+  {_COLUMNS}, now() AS at,
   coalesce(finals.a, sums.a, 0) AS a, coalesce(finals.b, sums.b, 0) AS b
 FROM poll
   CROSS JOIN (SELECT sum(a) AS a, sum(b) AS b FROM tally) AS sums
   LEFT JOIN finals USING (round, final_at)
-""")
+""")  # noqa: S608 - names of columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,7 @@ async def finish(engine: AsyncEngine, until: Version) -> bool:
 def _poll(row: Row[Any]) -> Poll:
     return Poll(
         round=row.round,
+        revision=row.revision,
         state=row.state,
         closes_at=row.closes_at,
         closed_at=row.closed_at,

@@ -26,8 +26,9 @@ AS $$
 BEGIN
   LOCK TABLE votes IN ACCESS EXCLUSIVE MODE;
   UPDATE poll SET
-    round = round + 1, state = 'open', closes_at = NULL, closed_at = NULL, final_at = NULL,
-    lost_at = NULL, after_ms = until_ms, after_seq = until_seq, until_ms = NULL, until_seq = NULL
+    round = round + 1, revision = revision + 1, state = 'open',
+    closes_at = NULL, closed_at = NULL, final_at = NULL, lost_at = NULL,
+    after_ms = until_ms, after_seq = until_seq, until_ms = NULL, until_seq = NULL
   WHERE round = ended AND final_at IS NOT NULL;
   IF NOT FOUND THEN
     RETURN NULL;
@@ -44,6 +45,7 @@ $$
 def upgrade() -> None:
     for column in (
         sa.Column("round", sa.Integer(), server_default=sa.text("1"), nullable=False),
+        sa.Column("revision", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("closes_at", TIME),
         sa.Column("closed_at", TIME),
         sa.Column("after_ms", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
@@ -83,6 +85,6 @@ def downgrade() -> None:
     op.drop_constraint(op.f("poll_life_check"), "poll")
     for column in (
         *("lost_at", "final_at", "until_seq", "until_ms", "after_seq", "after_ms"),
-        *("closed_at", "closes_at", "round"),
+        *("closed_at", "closes_at", "revision", "round"),
     ):
         op.drop_column("poll", column)

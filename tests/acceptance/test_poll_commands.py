@@ -11,6 +11,8 @@ import httpx
 import pytest
 from environ import ENVIRON
 
+from voting.embedded import Folders
+
 from .conftest import DEADLINE, GUARDIAN, Up, wait_for
 from .test_commands import AWAY, voted, voting
 
@@ -171,6 +173,17 @@ def test_what_would_be_lost_is_said_before_and_nothing_is_done_without_a_yes(run
     assert "It does not close at" in said
     assert lines(running, "open", "--yes")[0] == "round         1, open"
     assert lines(running, "open")[0] == "round         1, open"  # nothing to ask
+
+
+def test_a_close_while_redis_is_away_is_carried_out_by_a_worker(running):
+    lines(running, "open", "--yes")
+    url = Folders(running.data, running.data / "run").database_url()
+    closed = voting("close", "--yes", DATABASE_URL=url, REDIS_URL=AWAY["REDIS_URL"])
+    assert (closed.returncode, closed.stdout) == (1, "")
+    [line] = closed.stderr.splitlines()
+    assert line.startswith("voting: it is written down, but Redis could not be told: ")
+    wait_for("a worker to tell it", lambda: votes(running, "a").status_code == 409)
+    lines(running, "open", "--yes")
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,10 @@ def test_a_poll_that_closes_at_a_time_counts_down_also_where_a_clock_is_wrong(
     expect(page.locator(".closes")).to_have_text("Voting is closed.")
 
 
-def test_the_result_counts_down_too(site, visitors):
+@pytest.mark.parametrize("wrong", [timedelta(0), timedelta(hours=3)])
+def test_the_result_counts_down_too(site, visitors, wrong):
     result = visitors.open(site.result)
+    result.clock.set_system_time(datetime.now(UTC) + wrong)
     expect(result.locator(".closes")).to_have_count(0)
     site.close(at=datetime.now(UTC) + timedelta(minutes=5))
     expect(result.locator(".closes")).to_have_text(re.compile(r"^Voting closes in 4 min \d+ s$"))

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from .pages import choose, expect_receipt, expect_totals
 from .test_looks import CONTRAST, expect_fit
 
-CLOSE = "UPDATE poll SET state = 'closed'"
+CLOSE = "UPDATE poll SET state = 'closed', closed_at = now()"
 FINISH = """
 WITH done AS (
   UPDATE poll SET until_ms = 9, until_seq = 0, closed_at = now(), final_at = now()

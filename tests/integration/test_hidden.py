@@ -112,7 +112,7 @@ async def count(engine, a, b):
 
 async def close(engine):
     async with engine.connect() as connection:
-        await connection.execute(text("UPDATE poll SET state = 'closed'"))
+        await connection.execute(text("UPDATE poll SET state = 'closed', closed_at = now()"))
 
 
 @pytest.fixture(autouse=True)

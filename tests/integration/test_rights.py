@@ -204,6 +204,8 @@ async def test_every_user_may_see_whether_the_schema_is_there(database, user):
         *(("voting_worker", f"TRUNCATE {table}") for table in TABLES),
         *(("voting_worker", f"DELETE FROM {table}") for table in TABLES),
         ("voting_worker", "UPDATE finals SET a = 1"),
+        ("voting_worker", "UPDATE poll SET round = 2"),
+        ("voting_worker", "UPDATE poll SET after_ms = 1"),
         ("voting_worker", "UPDATE alembic_version SET version_num = '0'"),
         ("voting_worker", "CREATE TABLE mine ()"),
         ("voting_worker", "CREATE TEMPORARY TABLE mine ()"),

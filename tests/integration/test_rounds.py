@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
+from redis.exceptions import ResponseError
 from sqlalchemy import text
 
 from voting import poll_commands, rounds, tally
@@ -271,3 +272,50 @@ async def test_a_command_that_can_not_reach_redis_any_more_says_who_will(engine,
     with pytest.raises(SystemExit, match="a worker will, once it can"):
         await poll_commands._tell(stream, engine)
     await stream.close()
+
+
+async def test_who_comes_late_with_the_state_before_a_change_is_refused(open_poll, engine):
+    """As a worker does that has lost its lock, and died, with this on its way."""
+    before = await poll(engine)
+    await rounds.close(engine)
+    await rounds.bring_in_line(engine, open_poll)
+    late = {"revision": before.revision}
+    with pytest.raises(ResponseError, match="LATE the poll was changed meanwhile"):
+        await open_poll.prepare(ZERO, "open", **late)
+    with pytest.raises(PollClosed):
+        await open_poll.cast(ballot())
+
+    # A database that was restored from a backup has an earlier state for good.
+    changed = int(await open_poll._redis.hget(open_poll._poll, "revised"))
+    await open_poll._redis.hset(open_poll._poll, "revised", changed - 61_000)
+    await open_poll.prepare(ZERO, "open", **late)
+    assert await open_poll.cast(ballot())
+
+
+async def test_a_poll_whose_time_has_come_ends_after_all_who_still_open_it(open_poll, engine):
+    transactions = engine.execution_options(isolation_level="READ COMMITTED")
+    await rounds.close(engine, at=datetime.fromtimestamp(await open_poll.clock() - 1, UTC))
+    async with transactions.begin() as opening:
+        await tally.share_poll(opening)
+        closing = asyncio.create_task(rounds.bring_in_line(engine, open_poll))
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
+        async with asyncio.timeout(30):
+            while not (await opening.execute(waiting)).scalar_one():
+                await asyncio.sleep(0.01)
+        # A worker of the version before knows of no time.
+        await open_poll._redis.hset(
+            open_poll._poll, mapping={"state": "open", "closes_at": "", "revision": 0}
+        )
+        taken = await open_poll.cast(ballot())
+    told, _ = await closing
+    assert told.phase is Phase.COUNTING
+    assert told.until >= taken
+    with pytest.raises(PollClosed):
+        await open_poll.cast(ballot())
+
+
+async def test_a_poll_that_is_closed_can_not_be_closed_again(engine):
+    await rounds.close(engine)
+    for at in (None, datetime(2100, 1, 1, tzinfo=UTC)):
+        with pytest.raises(PollChanged):
+            await rounds.close(engine, at=at)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from simulation.network import POSTGRES_FAULTS, Link, connect_to
 from sqlalchemy.exc import DBAPIError
 
-from voting import tally
+from voting import rounds, tally
 from voting.ballots import Version
 from voting.database import STATEMENT_TIMEOUT
 from voting.polls import Poll
@@ -47,6 +47,7 @@ class Postgres:
         self.poll = Poll()
         self.finals = []  # of each, the poll and its votes at that time
         self.locks = {}  # who has the poll's lock, and since when it does nothing with it
+        self.changing = None  # who has it alone
         self._clock = clock
 
     def may_change_poll(self, now):
@@ -57,27 +58,35 @@ class Postgres:
 
     # What operators do, as in `rounds`.
 
+    def _change(self, **facts):
+        self.poll = replace(self.poll, revision=self.poll.revision + 1, **facts)
+
     def close(self, at=None):
         if at is None:
-            self.poll = replace(self.poll, state="closed", closes_at=None)
+            self._change(state="closed", closes_at=None)
         else:
-            self.poll = replace(self.poll, closes_at=at)
+            self._change(closes_at=at)
 
     def reopen(self):
         life = dict.fromkeys(("closes_at", "closed_at", "until", "final_at"))
-        self.poll = replace(self.poll, state="open", **life)
+        self._change(state="open", **life)
 
     def start_round(self):
-        self.poll = Poll(round=self.poll.round + 1, after=self.poll.until)
+        self._change(round=self.poll.round + 1, after=self.poll.until, lost_at=None)
+        self.reopen()
         self.votes = {}
         self.tally = {}
 
     # What workers do.
 
+    def time_has_come(self, closed_at, revision):
+        if (self.poll.state, self.poll.revision) == ("open", revision):
+            self._change(state="closed", closed_at=closed_at)
+
     def set_closed(self, closed_at, ms, seq):
-        if self.poll.until is None:
-            until = Version(ms, seq)
-            self.poll = replace(self.poll, state="closed", closed_at=closed_at, until=until)
+        if self.poll.state == "closed" and self.poll.until is None:
+            at = self.poll.closed_at or closed_at
+            self.poll = replace(self.poll, closed_at=at, until=Version(ms, seq))
 
     def set_lost(self):
         self.poll = replace(self.poll, lost_at=self.now())
@@ -95,6 +104,7 @@ class Postgres:
         a, b = self.totals()
         return SimpleNamespace(
             round=poll.round,
+            revision=poll.revision,
             state=poll.state,
             closes_at=poll.closes_at,
             closed_at=poll.closed_at,
@@ -194,9 +204,20 @@ class PostgresLink(Link):
 
     def left(self):
         self._postgres.locks.pop(self, None)
+        if self._postgres.changing is self:
+            self._postgres.changing = None
 
     def lock(self):
+        if self._postgres.changing not in {None, self}:
+            raise error("55P03")  # after a while
         self._postgres.locks[self] = self._loop.time()
+
+    def lock_alone(self):
+        now = self._loop.time()
+        if self._postgres.changing not in {None, self} or not self._postgres.may_change_poll(now):
+            raise error("55P03")
+        self._postgres.locks[self] = now
+        self._postgres.changing = self
 
     def commit(self, changes):
         for change in changes:
@@ -260,10 +281,14 @@ class _Connection:
             _fit(parameters["ms"], parameters["seq"])
             change = partial(postgres.set_closed, **parameters)
             return "closed", partial(self._changes.append, change)
+        if statement is rounds._TIME_HAS_COME:
+            change = partial(postgres.time_has_come, **parameters)
+            return "time has come", partial(self._changes.append, change)
         if statement is tally._LOST:
             return "lost", partial(self._changes.append, postgres.set_lost)
         effects = {
             tally._SHARE_POLL: ("lock", self._link.lock),
+            rounds._LOCK: ("lock alone", self._link.lock_alone),
             tally._POLL: ("poll", postgres.row),
             tally._NEWEST: ("newest", postgres.newest),
             tally._STANDING: ("standing", postgres.row),

@@ -48,6 +48,13 @@ def test_a_time_is_local_unless_it_says_where(text, at):
     assert moment(text, NOW) == at
 
 
+def test_a_time_of_day_is_what_clocks_show_then_also_where_they_are_changed(monkeypatch):
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    before = datetime(2026, 10, 24, 19, 0, tzinfo=UTC)  # 21:00 there, and summer for some hours
+    assert moment("20:15", before) == datetime(2026, 10, 25, 19, 15, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("text", ["2026-11-24T21:00:30", "2026-11-24T20:00Z", "2000-01-01"])
 def test_what_has_passed_is_refused(text):
     with pytest.raises(ValueError, match="has passed"):

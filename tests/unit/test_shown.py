@@ -39,6 +39,10 @@ def test_totals_are_told_from_the_close_on(phase):
     assert (shown.figures, shown.hidden) == (Figures(9, 7, 2), False)
 
 
+def test_a_close_that_redis_has_not_heard_of_shows_nothing_yet():
+    assert show(standing(Poll(state="closed")), "after_close").hidden
+
+
 def test_the_time_at_which_a_poll_is_to_close_shows_nothing_until_it_is_closed():
     over = replace(OPEN, closes_at=EARLIER)
     assert show(standing(over), "after_close").hidden

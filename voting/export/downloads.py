@@ -1,7 +1,6 @@
 """Exports over HTTP: few at a time, and nobody waits for one."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
@@ -11,6 +10,7 @@ from litestar import Request, get
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from voting import logs
 from voting.database import DATABASE_ERRORS, in_one_line
 from voting.export import formats
 from voting.export import snapshot as reading
@@ -18,7 +18,7 @@ from voting.export.snapshot import NoSuchRound
 from voting.settings import ExportSettings
 from voting.web import Problem, ProblemError
 
-log = logging.getLogger(__name__)
+log = logs.get(__name__)
 
 # At a time, in a process: each holds a connection.
 DOWNLOADS = 2
@@ -83,7 +83,7 @@ class Downloads:
                 except NoSuchRound as error:
                     raise ProblemError(NO_ROUND) from error
                 except DATABASE_ERRORS as error:
-                    log.warning("an export failed: %s", in_one_line(error))
+                    log.warning("an export failed", reason=in_one_line(error))
                     if not answer.started:
                         raise ProblemError(AWAY) from error
                     # Returned from with no end, so that the client sees that something is missing.

@@ -150,8 +150,9 @@ class Worker:
         if poll.phase is not Phase.COUNTING or poll.until is None:
             return
         # An acknowledge comes after its commit: what is not pending is in the tally.
-        if (await self._stream.position()).all_counted(poll.until):
-            await tally.finish(self._engine, poll.until)
+        counted = (await self._stream.position()).all_counted(poll.until)
+        if counted and await tally.finish(self._engine, poll.until):
+            log.info("the totals are declared final", round=poll.round)
 
     async def _pause_after(self, poll: Poll) -> float:
         """Tell how many seconds the housekeeping may wait."""
@@ -186,7 +187,7 @@ class Worker:
         ballots = [ballot for _, ballot in batch]
         try:
             with nullcontext() if self._trail is None else self._trail.batch(ballots):
-                await self._persist(lambda: self._commit(ballots))
+                await self._persist(lambda: self._commit(ballots), may_refuse=True)
         except _BadData as error:
             if len(batch) == 1:
                 await self._bury(batch[0][0], f"refused by Postgres: {error}")
@@ -215,10 +216,12 @@ class Worker:
             self._trail.buried(entry)
         metrics.DEAD.inc()
 
-    async def _persist(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
+    async def _persist(
+        self, attempt: Callable[[], Awaitable[_Result]], *, may_refuse: bool = False
+    ) -> _Result:
         """Try until it works, saying once that a server is away and once that it is back.
 
-        Raises _BadData where Postgres refuses the values, and _Stopping when asked to stop.
+        Raises _BadData where Postgres refuses the values and may, and _Stopping when asked to stop.
         """
         missed: set[str] = set()
         pauses = chain(PAUSES, repeat(PAUSES[-1]))
@@ -228,7 +231,7 @@ class Worker:
             except RedisError as error:
                 self._miss("Redis", missed, error)
             except DATABASE_ERRORS as error:
-                if is_bad_data(error):
+                if may_refuse and is_bad_data(error):
                     raise _BadData(type(error).__name__) from error
                 if not is_conflict(error):
                     self._miss("Postgres", missed, error)

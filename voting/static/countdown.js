@@ -1,7 +1,7 @@
 // Turns the time when voting closes into how long it is until then. Screen readers hear neither.
 const clock = document.querySelector('meta[name="clock"]');
-// Between the server's clock and this machine's, which may be set to anything.
-const ahead = clock ? Date.now() - Number(clock.content) : 0;
+// This machine's clock, which may be set to anything, less the server's.
+let ahead = clock ? Date.now() - Number(clock.content) : 0;
 
 function countDown() {
   for (const time of document.querySelectorAll(".closes time")) {
@@ -20,6 +20,10 @@ function countDown() {
   }
 }
 
+document.addEventListener("htmx:before:response", ({ detail }) => {
+  const date = Date.parse(detail.ctx.response.headers.get("Date"));
+  if (date) ahead = Date.now() - date;
+});
 countDown();
 setInterval(countDown, 250);
 document.addEventListener("htmx:after:swap", countDown);
