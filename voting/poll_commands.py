@@ -64,7 +64,7 @@ def close(arguments: argparse.Namespace) -> int:
         await rounds.close(engine, at=at)
         await _tell(stream, engine)
         if at is None and arguments.wait:
-            await _until_final(engine, arguments.wait)
+            await _until_final(stream, engine, arguments.wait)
         await _tell_status(stream, engine)
 
     return _run(arguments, "the poll can't be closed", work)
@@ -182,10 +182,15 @@ async def _tell_status(stream: BallotStream, engine: AsyncEngine) -> None:
         say(*_lines(await _look(stream, engine)))
 
 
-async def _until_final(engine: AsyncEngine, seconds: float) -> None:
+async def _until_final(stream: BallotStream, engine: AsyncEngine, seconds: float) -> None:
+    """Wait for the totals to be final, and declare them so, as any worker would within seconds."""
     try:
         async with asyncio.timeout(seconds):
-            while (await tally.standing(engine)).poll.phase is not Phase.FINAL:  # noqa: ASYNC110 - elsewhere
+            while (poll := (await tally.standing(engine)).poll).phase is not Phase.FINAL:
+                with suppress(StreamMissing, RedisError):
+                    if poll.until and (await stream.position()).all_counted(poll.until):
+                        await tally.finish(engine, poll.until)
+                        continue
                 await asyncio.sleep(PAUSE)
     except TimeoutError:
         sys.exit(f"voting: the poll is closed; the totals are not final after {seconds:g} s")

@@ -71,7 +71,7 @@ def test_the_result_keeps_the_last_totals_and_tells_since_when(site, visitors):
     page, result = visitors.open(site.vote), visitors.open(site.result)
     choose(page, "a")
     expect_totals(result, 1, 0)
-    note = result.locator("#tally [role=status]")
+    note = result.locator("#tally .notes [role=status]")
     with site.frozen("postgres -D"):
         choose(page, "b")
         expect_receipt(page, "Dogs", "is recorded")  # Redis takes it
@@ -109,7 +109,7 @@ def test_a_result_without_an_answer_says_since_when_it_may_be_old(site, visitors
     choose(page, "a")
     expect_totals(result, 1, 0)
     result.route("**/tally", lambda route: route.abort())
-    note = result.locator("#tally [role=status]")
+    note = result.locator("#tally .notes [role=status]")
     expect(note).to_have_text(re.compile(r"may be old: there was no answer at \d+:\d\d:\d\d"))
     expect_totals(result, 1, 0)
     result.unroute("**/tally")
@@ -126,14 +126,14 @@ def test_an_error_page_of_a_proxy_takes_the_place_of_nothing(site, visitors):
     choose(page, "b")
     expect(page.get_by_role("alert")).to_contain_text("We don't know whether your vote")
     expect_choice(page, "a")
-    expect(result.locator("#tally [role=status]")).to_contain_text("may be old")
+    expect(result.locator("#tally .notes [role=status]")).to_contain_text("may be old")
     expect_totals(result, 1, 0)
     for each, part in ((page, "vote"), (result, "tally")):
         each.unroute(f"**/{part}")
     choose(page, "b")
     expect_receipt(page, "Dogs", "is counted")
     expect_totals(result, 0, 1)
-    expect(result.locator("#tally [role=status]")).to_have_count(0)
+    expect(result.locator("#tally .notes [role=status]")).to_have_count(0)
 
 
 def test_a_page_that_is_not_there_says_so(site, visitors):

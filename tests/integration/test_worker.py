@@ -525,3 +525,16 @@ async def test_the_time_from_accept_to_count_is_that_of_the_oldest_of_a_batch(st
     async with working(stream, engine):
         await until(counted(stream, engine, 3))
     assert 3600 <= metrics.OF_ROLE["worker"].get_sample_value(name) - before < 3660
+
+
+async def test_a_ballot_counts_where_its_age_is_not_known(stream, engine, monkeypatch):
+    assert stream.age(ZERO) is None  # nobody has asked for the time
+    monkeypatch.setattr(stream, "age", lambda _: None)
+    async with working(stream, engine) as worker:
+        await until(worker.ready)
+        await stream.cast(Ballot(uuid4(), Choice.A))
+
+        async def counted():
+            return await votes(engine) == 1
+
+        await until(counted)
