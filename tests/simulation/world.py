@@ -224,8 +224,7 @@ class World:
             self._postgres_away,
             self._poll_changes,
             self._poll_changes,
-            self._poll_ends,
-            self._poll_ends,
+            *(self._poll_ends,) * 4,  # and has several things happen to it
         ]
         for _ in range(self._random.choice((0, 2, 4, 6))):
             await asyncio.sleep(self._random.uniform(0, 5))
