@@ -105,8 +105,8 @@ async def close(engine: AsyncEngine, *, at: datetime | None = None) -> None:
             done = await connection.execute(_CLOSE)
         else:
             done = await connection.execute(_CLOSE_AT, {"at": at})
-        if done.one_or_none() is None:
-            raise PollChanged
+    if done.one_or_none() is None:
+        raise PollChanged
 
 
 async def reopen(engine: AsyncEngine, seen: Poll) -> None:
@@ -117,8 +117,9 @@ async def reopen(engine: AsyncEngine, seen: Poll) -> None:
     """
     round_ = {"round": seen.round, "final_at": seen.final_at}
     async with _changing(engine) as connection:
-        if (await connection.execute(_OPEN, round_)).one_or_none() is None:
-            raise PollChanged
+        done = await connection.execute(_OPEN, round_)
+    if done.one_or_none() is None:
+        raise PollChanged
 
 
 async def start_round(engine: AsyncEngine, ended: int) -> None:
@@ -128,8 +129,8 @@ async def start_round(engine: AsyncEngine, ended: int) -> None:
     """
     async with _changing(engine) as connection:
         started = await connection.execute(_START_ROUND, {"ended": ended})
-        if started.scalar_one() is None:
-            raise PollChanged
+    if started.scalar_one() is None:
+        raise PollChanged
 
 
 @asynccontextmanager
