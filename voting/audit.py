@@ -150,11 +150,7 @@ async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
     """
     async with engine.connect() as connection:
         poll = await tally.poll(connection)
-    of_round = _counted(await stream.position(), await stream.dead_letters(), poll.after)
-
-    def counted(version: Version) -> bool:
-        return of_round(version) and (poll.until is None or version <= poll.until)
-
+    counted = _counted(await stream.position(), await stream.dead_letters(), poll.after, poll.until)
     entries, votes, oldest = 0, 0, None
     async for page in _pages(stream):
         ballots = [each for each in _ballots(page) if counted(each.version)]
@@ -239,11 +235,14 @@ async def _pages(stream: BallotStream) -> AsyncIterator[list[Entry]]:
 
 
 def _counted(
-    position: Position | None, letters: Sequence[Entry], after: Version
+    position: Position | None,
+    letters: Sequence[Entry],
+    after: Version,
+    until: Version | None = None,
 ) -> Callable[[Version], bool]:
     """Make the test whether a ballot has to be among the votes, or a newer one of its voter.
 
-    Those up to `after` belong to a round that is over.
+    Those up to `after` belong to a round that is over, those above `until` to none.
     """
     buried = set()
     for letter in letters:
@@ -251,7 +250,7 @@ def _counted(
             buried.add(Version.parse(letter.fields[b"id"]))
 
     def counted(version: Version) -> bool:
-        if position is None or version <= after:
+        if position is None or version <= after or (until is not None and version > until):
             return False
         return position.counted(version) and version not in buried
 

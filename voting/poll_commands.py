@@ -188,8 +188,7 @@ async def _until_final(stream: BallotStream, engine: AsyncEngine, seconds: float
         async with asyncio.timeout(seconds):
             while (poll := (await tally.standing(engine)).poll).phase is not Phase.FINAL:
                 with suppress(StreamMissing, RedisError):
-                    if poll.until and (await stream.position()).all_counted(poll.until):
-                        await tally.finish(engine, poll.until)
+                    if await rounds.finish(engine, stream, poll):
                         continue
                 await asyncio.sleep(PAUSE)
     except TimeoutError:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting import tally
 from voting.ballots import LARGEST, ZERO, Version
-from voting.polls import Poll
+from voting.polls import Phase, Poll
 from voting.stream import BallotStream, Prepared
 
 _LOCK = text(f"SELECT pg_advisory_xact_lock({tally.POLL_LOCK})")
@@ -88,6 +88,18 @@ async def _closed(on: AsyncConnection, poll: Poll, prepared: Prepared) -> Poll:
     closed_at, until = poll.closed_at or prepared.closed_at, _fit(prepared.until)
     await tally.set_closed(on, closed_at, until)
     return replace(poll, closed_at=closed_at, until=until)
+
+
+async def finish(engine: AsyncEngine, stream: BallotStream, poll: Poll) -> bool:
+    """Declare the totals final if everything accepted before the close is counted.
+
+    Tells whether this did it. Raises StreamMissing, redis' own errors and DATABASE_ERRORS.
+    """
+    if poll.phase is not Phase.COUNTING or poll.until is None:
+        return False
+    # An acknowledge comes after its commit: what is not pending is in the tally.
+    counted = (await stream.position()).all_counted(poll.until)
+    return counted and await tally.finish(engine, poll.until)
 
 
 def _fit(version: Version) -> Version:

@@ -77,7 +77,7 @@ class Worker:
         # For each server, how many of the two tasks wait for it.
         self._away: Counter[str] = Counter()
         self._prepared = False
-        self._phase = Phase.OPEN
+        self._changes = logs.Changes(log, f"the poll is {Phase.OPEN}")
         self._next_housekeeping = 0.0
 
     async def ready(self) -> bool:
@@ -126,7 +126,8 @@ class Worker:
                     return taken  # and look for more at once
                 await self._trim()
                 await self._stream.forget(FORGET_SECONDS)
-                await self._finish(poll)
+                if await rounds.finish(self._engine, self._stream, poll):
+                    log.info("the totals are declared final", round=poll.round)
                 self._next_housekeeping = now + await self._pause_after(poll)
             return await self._stream.read(self._consumer, count=BATCH, block=BLOCK)
         except StreamMissing:
@@ -140,19 +141,8 @@ class Worker:
         if lost:
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
-        if poll.phase is not self._phase:
-            log.info("the poll is %s", poll.phase, round=poll.round)
-            self._phase = poll.phase
+        self._changes.tell(f"the poll is {poll.phase}", round=poll.round)
         return poll
-
-    async def _finish(self, poll: Poll) -> None:
-        """Declare the totals final once everything accepted before the close is counted."""
-        if poll.phase is not Phase.COUNTING or poll.until is None:
-            return
-        # An acknowledge comes after its commit: what is not pending is in the tally.
-        counted = (await self._stream.position()).all_counted(poll.until)
-        if counted and await tally.finish(self._engine, poll.until):
-            log.info("the totals are declared final", round=poll.round)
 
     async def _pause_after(self, poll: Poll) -> float:
         """Tell how many seconds the housekeeping may wait."""
