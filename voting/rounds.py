@@ -13,7 +13,7 @@ from voting.ballots import LARGEST, ZERO, Version
 from voting.polls import Phase, Poll
 from voting.stream import BallotStream, Prepared
 
-_LOCK = text(f"SELECT pg_advisory_xact_lock({tally.POLL_LOCK})")
+_LOCK = text(f"{tally.LOCK_IDLE}, pg_advisory_xact_lock({tally.POLL_LOCK})")
 
 # From when on, and after which ballot, is for Redis to tell.
 _CLOSE = text("""

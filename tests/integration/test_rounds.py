@@ -11,6 +11,7 @@ from sqlalchemy import text
 from voting import poll_commands, rounds, tally
 from voting.ballots import LARGEST, ZERO, Ballot, CastBallot, Choice, Version
 from voting.casting import NotRecorded, PollClosed
+from voting.database import DATABASE_ERRORS
 from voting.polls import Phase, Poll
 from voting.rounds import PollChanged
 from voting.stream import BallotStream
@@ -264,6 +265,18 @@ async def test_the_poll_can_not_change_while_it_is_told_to_redis(engine):
         assert (await tally.poll(telling)).state == "open"
     await closing
     assert (await poll(engine)).state == "closed"
+
+
+async def test_a_worker_that_is_frozen_can_not_keep_a_poll_from_being_closed(engine):
+    transactions = engine.execution_options(isolation_level="READ COMMITTED")
+    async with transactions.connect() as frozen:
+        await tally.share_poll(frozen)
+        await rounds.close(engine)
+        with pytest.raises(DATABASE_ERRORS):
+            await tally.set_lost(frozen)
+        await frozen.invalidate()
+    found = await poll(engine)
+    assert (found.state, found.lost_at) == ("closed", None)
 
 
 async def test_a_command_that_can_not_reach_redis_any_more_says_who_will(engine, tmp_path):
