@@ -20,11 +20,16 @@ class Answer:
 
 
 class Connection:
-    """One connection to a web role that is made again when it breaks."""
+    """One connection to a web role that is made again when it breaks.
+
+    Names that end in `localhost` are this machine, whatever its resolver knows.
+    """
 
     def __init__(self, address: str) -> None:
         url = urlsplit(address)
-        self._where = (url.hostname, url.port)
+        here = (url.hostname or "").endswith("localhost")
+        self._where = ("127.0.0.1" if here else url.hostname, url.port)
+        self._host = url.netloc
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __aenter__(self) -> Self:
@@ -35,7 +40,7 @@ class Connection:
             self._streams[1].close()
 
     async def ask(self, method: str, path: str, body: str = "", cookie: str = "") -> Answer:
-        head = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
+        head = [f"{method} {path} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(body)}"]
         if body:
             head.append("Content-Type: application/x-www-form-urlencoded")
         if cookie:

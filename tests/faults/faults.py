@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 from checker import Told
+from crowd import CONNECTIONS, Crowd
+from waiting import until
 
-from faults.crowd import CONNECTIONS, Crowd
-from faults.stack import Stack, suspended, until
+from faults.stack import Stack, suspended
 
 Fault = Callable[[Stack, Crowd], Awaitable[None]]
 
@@ -101,8 +102,8 @@ async def replies_of_redis_are_held_up(stack: Stack, crowd: Crowd) -> None:
 
 async def replies_of_redis_are_lost(stack: Stack, crowd: Crowd) -> None:
     with stack.redis.back.dropping():
-        newest = await stack.newest_entry()
-        await until(lambda: stack.newer_than(newest))
+        newest = await stack.ledger.newest_entry()
+        await until(lambda: stack.ledger.newer_than(newest))
         stack.redis.hang_up()
     await crowd.hears(Told.ACKNOWLEDGED, 100)
 
@@ -123,7 +124,7 @@ async def redis_memory_is_full(stack: Stack, crowd: Crowd) -> None:
 async def redis_loses_everything(stack: Stack, crowd: Crowd) -> None:
     """Lose it while nobody votes: what is not counted would be lost, as we say ourselves."""
     async with crowd.pause():
-        assert await stack.settled() == 0
+        assert await stack.ledger.settled() == 0
         alarms = stack.alarms()
         await stack.valkey.flushall()
     await crowd.hears(Told.ACKNOWLEDGED, 100)
@@ -132,7 +133,7 @@ async def redis_loses_everything(stack: Stack, crowd: Crowd) -> None:
 
 async def clock_steps_back(stack: Stack, crowd: Crowd) -> None:
     """Make ids what they are after an hour's step: ahead of the clock."""
-    newest = await stack.newest_entry()
+    newest = await stack.ledger.newest_entry()
     ahead = f"{newest.ms + 3_600_000}-0"
     await stack.valkey.execute_command("XSETID", stack.stream._stream, ahead)
     await crowd.hears(Told.ACKNOWLEDGED, 500)

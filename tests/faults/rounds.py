@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from checker import Told, Verdict, check
+from crowd import Crowd
 
-from faults.crowd import Crowd
 from faults.faults import FORGETTING, Fault
 from faults.stack import KEY, Stack
 from voting.settings import Role
@@ -13,16 +13,16 @@ from voting.settings import Role
 
 async def strike(stack: Stack, fault: Fault, votes: int) -> Verdict:
     """Let a fault happen under load, until `votes` are acknowledged at least, and check."""
-    await stack.settled()  # where the last round has failed
-    before = await stack.counts()
-    since = await stack.newest_entry()
+    await stack.ledger.settled()  # where the last round has failed
+    before = await stack.ledger.counts()
+    since = await stack.ledger.newest_entry()
     async with Crowd(stack.address(Role.VOTE), KEY) as crowd:
         await crowd.reaches(Told.ACKNOWLEDGED, votes // 4)
         await fault(stack, crowd)
         await crowd.reaches(Told.ACKNOWLEDGED, votes)
         await stack.ready()
     kept = None if fault in FORGETTING else since
-    return check(crowd.requests, await stack.books(before, kept, crowd.voters))
+    return check(crowd.requests, await stack.ledger.books(before, kept, crowd.voters))
 
 
 @dataclass(frozen=True)

@@ -2,37 +2,31 @@
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
-from uuid import UUID
 
 import asyncpg
 import psutil
-from checker import Books, Vote
-from client import Connection
+from books import Ledger
 from environ import ENVIRON
 from proxy import Proxy
+from waiting import until
 
 from voting import embedded, local
-from voting.ballots import Choice, Version
-from voting.database import DATABASE_ERRORS
 from voting.embedded import Folders
 from voting.schema import migrate
 from voting.settings import Role
-from voting.stream import GROUP, BallotStream, StreamMissing
+from voting.stream import GROUP, BallotStream
 from voting.supervisor import Child, Guardian, Program
 
 TESTS = Path(__file__).parent.parent
-SETTLED = 60.0  # seconds after which what is not counted is lost
 KEY = "a key that only the fault suite has"
 SERVERS = ("Valkey", "Postgres")
 PROCESSES = {Role.VOTE: 2, Role.WORKER: 2, Role.RESULT: 1}
@@ -76,6 +70,8 @@ class Stack:
         self.postgres = await self._exit.enter_async_context(Proxy(run / ".s.PGSQL.5432"))
         self.stream = BallotStream.at(self.folders.redis_url)
         self._exit.push_async_callback(self.stream.close)
+        result = self.address(Role.RESULT)
+        self.ledger = Ledger(self.folders.database_url(), self.stream, result)
         await self.start_roles()
 
     async def __aexit__(self, *_: object) -> None:
@@ -180,8 +176,8 @@ class Stack:
         self.mistakes = mistakes
         roles = [name for name in self._children if name not in SERVERS]
         await self.stop(*roles, patience=0)
-        await self.sql("TRUNCATE votes, tally, finals, past_tally, poll")
-        await self.sql("INSERT INTO poll DEFAULT VALUES")
+        await self.ledger.sql("TRUNCATE votes, tally, finals, past_tally, poll")
+        await self.ledger.sql("INSERT INTO poll DEFAULT VALUES")
         await self.valkey.flushall()
         await self.start_roles()
 
@@ -219,13 +215,6 @@ class Stack:
 
     # --- what the servers hold
 
-    async def sql(self, statement: str, *arguments: Any) -> list[Any]:
-        connection = await asyncpg.connect(self.folders.database_url())
-        try:
-            return await connection.fetch(statement, *arguments)
-        finally:
-            await connection.close()
-
     @property
     def valkey(self) -> Any:
         """A client of Valkey's own."""
@@ -257,7 +246,7 @@ class Stack:
 
     async def end_connections(self) -> None:
         """Have Postgres break the roles' connections; what they were doing is undone."""
-        await self.sql(
+        await self.ledger.sql(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE application_name LIKE 'voting-%'"
         )
@@ -272,107 +261,9 @@ class Stack:
 
         await until(none_left)
 
-    async def settled(self) -> int | None:
-        """Wait until the backlog is empty, or for too long, and return it."""
-        backlog: int | None = None
-
-        async def empty() -> bool:
-            nonlocal backlog
-            try:
-                backlog = (await self.stream.position()).backlog
-            except StreamMissing:
-                return False
-            return backlog == 0
-
-        with suppress(TimeoutError):
-            await until(empty, SETTLED)
-        return backlog
-
-    async def counts(self) -> Counter[Choice]:
-        """Count the votes of each choice, one by one."""
-        rows = await self.sql("SELECT choice, count(*) FROM votes GROUP BY choice")
-        return Counter({Choice(choice): number for choice, number in rows})
-
-    async def newest_entry(self) -> Version:
-        info = await self.valkey.xinfo_stream(self.stream._stream)
-        return Version.parse(info["last-generated-id"])
-
-    async def newer_than(self, version: Version) -> bool:
-        return await self.newest_entry() > version
-
-    async def books(
-        self, before: Counter[Choice], since: Version | None, voters: Iterable[UUID]
-    ) -> Books:
-        """Read what is held, for `voters` row by row. The votes `before` theirs are only counted.
-
-        `since`: the newest entry before theirs; None where the queue was lost on purpose.
-        """
-        backlog = await self.settled()
-        rows = await self.sql(
-            "SELECT voter, choice, ms, seq FROM votes WHERE voter = ANY($1)", list(voters)
-        )
-        votes = {row[0]: Vote(Choice(row[1]), Version(row[2], row[3])) for row in rows}
-        mine = Counter(vote.choice for vote in votes.values())
-        counts = await self.counts()
-        strangers = counts - mine - before
-        [sums] = await self.sql("SELECT sum(a)::bigint, sum(b)::bigint FROM tally")
-        tally = {Choice.A: sums[0] or 0, Choice.B: sums[1] or 0}
-        letters = await self.valkey.xrange(self.stream._dead)
-        # A vote that nobody sent is one of a voter nobody knows.
-        votes |= {
-            UUID(int=index): Vote(choice, Version(0, 0))
-            for index, choice in enumerate(strangers.elements())
-        }
-        return Books(
-            votes=votes,
-            tallies={"votes": counts, "tally": tally, "the page": await self._page(tally)},
-            backlog=backlog,
-            dead={Version.parse(letter[b"id"]) for _, letter in letters},
-            entries=None if since is None else await self._entries(since),
-            others=before,
-        )
-
-    async def _entries(self, since: Version) -> dict[UUID, list[Version]]:
-        found: dict[UUID, list[Version]] = {}
-        for version, fields in await self.valkey.xrange(self.stream._stream, f"({since}"):
-            if len(fields.get(b"voter", b"")) == 16:
-                voter = UUID(bytes=fields[b"voter"])
-                found.setdefault(voter, []).append(Version.parse(version))
-        return found
-
-    async def _page(self, expected: dict[Choice, int]) -> dict[Choice, int]:
-        """Read the totals that the result page shows, waiting a moment for it to catch up."""
-        shown: dict[Choice, int] = {}
-
-        async def as_expected() -> bool:
-            answer = await connection.ask("GET", "/api/tally")
-            votes = re.findall(r'"votes":(\d+)', answer.text)[:2]
-            shown.update(zip(Choice, map(int, votes), strict=False))
-            return shown == expected
-
-        async with Connection(self.address(Role.RESULT)) as connection:
-            with suppress(TimeoutError):
-                await until(as_expected, 20)
-        return shown
-
 
 async def _at_once() -> bool:
     return True
-
-
-async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait until `condition`, a function or coroutine function, holds. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                holds = condition()
-                if isinstance(holds, Awaitable):
-                    holds = await holds
-                if holds:
-                    return
-            except (*DATABASE_ERRORS, ConnectionError):
-                pass  # it is not there yet
-            await asyncio.sleep(0.02)
 
 
 def suspended(child: Child) -> bool:

@@ -13,10 +13,11 @@ import pytest
 import pytest_asyncio
 from checker import Told, check
 from client import Connection
+from crowd import Crowd
 from environ import ENVIRON
+from waiting import until
 
-from faults.crowd import Crowd
-from faults.stack import KEY, Stack, until
+from faults.stack import KEY, Stack
 from voting.ballots import Choice
 from voting.settings import Role
 
@@ -57,7 +58,7 @@ async def fresh(stack: Stack) -> Stack:
 
 
 async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: Stack) -> None:
-    since = await fresh.newest_entry()
+    since = await fresh.ledger.newest_entry()
     async with Crowd(fresh.address(Role.VOTE), KEY, connections=4) as crowd:
         await crowd.reaches(Told.ACKNOWLEDGED, VOTES)
         # Workers that stand still: there is something to count when the poll is closed.
@@ -84,7 +85,7 @@ async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: 
     assert final["poll"]["until"] == list(newest)
     assert newest.ms <= datetime.fromisoformat(final["poll"]["closed_at"]).timestamp() * 1000
 
-    books = await fresh.books(before=Counter(), since=since, voters=crowd.voters)
+    books = await fresh.ledger.books(before=Counter(), since=since, voters=crowd.voters)
     [declared] = final["finals"]
     declared_totals = {Choice.A: declared["a"], Choice.B: declared["b"]}
     books = replace(books, tallies={**books.tallies, "the final result": declared_totals})
@@ -108,9 +109,9 @@ async def test_a_closed_poll_stays_closed_where_redis_loses_everything(fresh: St
         await crowd.hears(Told.ACKNOWLEDGED, 100)
     after = [each.version for each in crowd.requests if each.version]
     assert min(after[acknowledged:]) > before
-    books = await fresh.books(before=Counter(), since=None, voters=crowd.voters)
+    books = await fresh.ledger.books(before=Counter(), since=None, voters=crowd.voters)
     assert check(crowd.requests, books).wrong == []
 
 
 async def is_final(stack: Stack) -> bool:
-    return (await stack.sql("SELECT final_at FROM poll"))[0][0] is not None
+    return (await stack.ledger.sql("SELECT final_at FROM poll"))[0][0] is not None

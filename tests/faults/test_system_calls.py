@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 from checker import Told
+from crowd import Crowd
 
-from faults.crowd import Crowd
 from faults.stack import KEY, Stack
 from faults.system_calls import TRACE, calls, early_replies
 from voting.ballots import Version
@@ -32,7 +32,7 @@ async def vote_traced(stack: Stack, appendfsync: str) -> tuple[int, list[Version
         await stack.ready()
         async with Crowd(stack.address(Role.VOTE), KEY) as crowd:
             await crowd.reaches(Told.ACKNOWLEDGED, VOTES)
-        await stack.settled()
+        await stack.ledger.settled()
     versions = [request.version for request in crowd.requests if request.version is not None]
     return len(versions), early_replies(list(calls(log)), versions)
 

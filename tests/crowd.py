@@ -26,9 +26,16 @@ class Crowd:
     finds a newer one.
     """
 
-    def __init__(self, address: str, key: str, connections: int = CONNECTIONS) -> None:
+    def __init__(
+        self,
+        address: str,
+        key: str,
+        connections: int = CONNECTIONS,
+        patience: float = PATIENCE,
+    ) -> None:
         self._address = address
         self._connections = connections
+        self._patience = patience
         self._cookies = VoterCookies([key])
         self._stop = asyncio.Event()
         self._go = asyncio.Event()
@@ -64,7 +71,7 @@ class Crowd:
 
     async def reaches(self, told: Told, number: int) -> None:
         """Wait until so many ballots in all have got that answer. Raises TimeoutError."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self._patience):
             while self.told[told] < number:
                 for task in self._tasks:
                     if task.done():
@@ -95,6 +102,8 @@ class Crowd:
 
 
 def _told(answer: Answer) -> Told:
+    if answer.status in {502, 503, 504} and "voting-recorded" not in answer.headers:
+        return Told.NOTHING  # by an ingress controller, which does not know
     said = answer.text.partition("<template")[0]  # which holds words for another day
     match answer.status:
         case 303:

@@ -1,0 +1,22 @@
+"""Waiting for what happens elsewhere: on a condition, never for a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from voting.database import DATABASE_ERRORS
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait until `condition`, a function or coroutine function, holds. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                holds = condition()
+                if isinstance(holds, Awaitable):
+                    holds = await holds
+                if holds:
+                    return
+            except (*DATABASE_ERRORS, ConnectionError):
+                pass  # it is not there yet
+            await asyncio.sleep(0.02)
