@@ -17,7 +17,7 @@ nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
 nox.options.sessions = [
     *("lint", "types", "manifests", "unit", "integration", "simulation", "faults"),
-    *("acceptance", "browser", "coverage"),
+    *("acceptance", "browser", "e2e_local", "coverage"),
 ]
 
 
@@ -117,11 +117,34 @@ def browser(session: nox.Session) -> None:
     install(session)
     chromium = find_chromium(session)
     if chromium is None:
-        message = "no Chromium is here and none can be installed"
-        if os.environ.get("CI"):
-            session.error(message)
-        session.skip(message)
+        session.skip(NO_CHROMIUM)
     tests(session, "tests/browser", env={"CHROMIUM": chromium})
+
+
+@nox.session
+def e2e_local(session: nox.Session) -> None:
+    """From the vote to the result, and whatever happens in between, with `voting up`."""
+    install(session)
+    session.run(
+        *("coverage", "run", "-m", "pytest", "e2e", *session.posargs),
+        env={"CHROMIUM": find_chromium(session)},
+    )
+
+
+@nox.session(default=False)
+def e2e(session: nox.Session) -> None:
+    """The same through the Ingress of a cluster, and Kubernetes itself: docker, kind, kubectl.
+
+    `-- --keep` leaves the cluster there, `-- --use-existing` uses it.
+    """
+    lack = session.run("python", "e2e/needs.py", silent=True, success_codes=[0, 1])
+    if lack:
+        session.error(lack.strip())
+    install(session)
+    session.run(
+        *("pytest", "e2e", "--target=cluster", *session.posargs),
+        env={"CHROMIUM": find_chromium(session)},
+    )
 
 
 @nox.session
@@ -179,6 +202,9 @@ def lock(session: nox.Session) -> None:
         session.run("uv", "pip", "compile", *options, *plain, *sources, *output)
 
 
+NO_CHROMIUM = "no Chromium is here and none can be installed"
+
+
 def works(engine: str) -> bool:
     """Whether a builder of images is here, and so is the service behind it, if it has one."""
     if shutil.which(engine) is None:
@@ -188,7 +214,17 @@ def works(engine: str) -> bool:
 
 
 def find_chromium(session: nox.Session) -> str | None:
-    """Find a Chromium, or install Playwright's own, else the distribution's when root."""
+    """Find a Chromium, or install Playwright's own, else the distribution's when root.
+
+    Where neither can be, says so, and ends the session where CI is set.
+    """
+    found = chromium_here_or_installed(session)
+    if found is None and os.environ.get("CI"):
+        session.error(NO_CHROMIUM)
+    return found
+
+
+def chromium_here_or_installed(session: nox.Session) -> str | None:
     if found := chromium_here(session):
         return found
     session.run("playwright", "install", "chromium", success_codes=list(range(256)), silent=True)

@@ -133,6 +133,23 @@ class Up:
                 found.append(child)
         return found
 
+    @contextmanager
+    def frozen(self, part: str) -> Iterator[None]:
+        """Stop a role or server, as `children` names it: it answers nothing."""
+        family = [
+            process
+            for parent in self.children(part)
+            for process in (parent, *parent.children(recursive=True))
+        ]
+        assert family
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                process.resume()
+
     def interrupt(self) -> int:
         """Press Ctrl-C and return the exit code."""
         self.process.send_signal(signal.SIGINT)

@@ -88,23 +88,6 @@ class Site:
         _run_apart(lead())
         wait_for("the vote page to know", knows)
 
-    @contextmanager
-    def frozen(self, part: str) -> Iterator[None]:
-        """Stop a role ("vote") or server ("postgres -D", "valkey-server"): it answers nothing."""
-        family = [
-            process
-            for parent in self.up.children(part)
-            for process in (parent, *parent.children(recursive=True))
-        ]
-        assert family
-        for process in family:
-            process.suspend()
-        try:
-            yield
-        finally:
-            for process in family:
-                process.resume()
-
     def _is_idle(self) -> bool:
         with self._redis() as client:
             [group] = client.xinfo_groups("{voting}:ballots")
@@ -209,9 +192,9 @@ def site(one_site) -> Site:
     return one_site
 
 
-# Not for the session: while Playwright runs, this thread can have no event loop of another test.
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Run a Chromium. Skips the test where none is here, unless CI is set."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if path is None and not os.environ.get("CI"):
         pytest.skip("no Chromium here; CHROMIUM can name one")
@@ -219,6 +202,13 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+# Not for the session: while Playwright runs, this thread can have no event loop of another test.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

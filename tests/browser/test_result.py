@@ -48,7 +48,7 @@ def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visito
     expect(turnout).to_have_text("1 person has voted.")
     expect(result.locator(".figures, .bar")).to_have_count(0)
 
-    with hidden_site.frozen("worker"):  # each step is the test's own
+    with hidden_site.up.frozen("worker"):  # each step is the test's own
         hidden_site._sql(CLOSE)
         expect(phase).to_have_text("Voting is closed. Counting the last votes.")
         expect_totals(result, 1, 0)
@@ -71,7 +71,7 @@ def test_each_phase_fits_and_stands_out(hidden_site, visitors, scheme):
     page = visitors.open(hidden_site.vote)
     choose(page, "a")
     expect_receipt(page, "is counted")
-    with hidden_site.frozen("worker"):
+    with hidden_site.up.frozen("worker"):
         for statement, said in (
             ("SELECT 1", "The result is shown"),
             (CLOSE, "Counting the last votes"),

@@ -21,7 +21,7 @@ def test_an_error_says_what_became_of_the_vote_and_leaves_all_in_place(site, vis
     expect_receipt(page, "Cats", "is counted")
     before = boxes(page)
     alert = page.get_by_role("alert")
-    with site.frozen("valkey-server"):
+    with site.up.frozen("valkey-server"):
         choose(page, "b")
         expect(alert).to_contain_text("We don't know whether your vote was recorded")
         expect(alert).to_be_in_viewport(ratio=1)
@@ -72,7 +72,7 @@ def test_the_result_keeps_the_last_totals_and_tells_since_when(site, visitors):
     choose(page, "a")
     expect_totals(result, 1, 0)
     note = result.locator("#tally .notes [role=status]")
-    with site.frozen("postgres -D"):
+    with site.up.frozen("postgres -D"):
         choose(page, "b")
         expect_receipt(page, "Dogs", "is recorded")  # Redis takes it
         expect(note).to_have_text(re.compile(r"These totals are from \d\d:\d\d:\d\d UTC"))

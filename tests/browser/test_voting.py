@@ -13,7 +13,7 @@ from .pages import RECEIPT, choose, expect_choice, expect_receipt, expect_totals
 def test_a_click_shows_the_choice_at_once_and_then_that_it_is_counted(site, visitors):
     page = visitors.open(site.vote)
     expect_receipt(page, "Pick one")
-    with site.frozen("postgres -D"):  # so that nothing is counted yet
+    with site.up.frozen("postgres -D"):  # so that nothing is counted yet
         choose(page, "a")
         expect_choice(page, "a")
         expect_receipt(page, "Cats", "is recorded and will be counted in a moment")
@@ -126,7 +126,7 @@ def test_of_quick_clicks_the_last_is_sent_when_the_first_is_answered(site, visit
     page = visitors.open(site.vote)
     sent: list[str | None] = []
     page.on("request", lambda request: sent.append(request.post_data))
-    with site.frozen("vote"):
+    with site.up.frozen("vote"):
         for choice in "aba":
             choose(page, choice)
     expect_receipt(page, "Cats", "is counted")

@@ -1,0 +1,211 @@
+"""The app on a cluster of kind's, reached through the Ingress."""
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from acceptance.conftest import wait_for
+
+from e2e.kind import Kind
+from e2e.target import Page, Role, Server, Servers, Target
+
+NAMESPACE = "voting"
+WORKLOADS = {
+    "vote": "deployment/vote",
+    "result": "deployment/result",
+    "worker": "deployment/worker",
+    "redis": "statefulset/redis",
+    "postgres": "statefulset/postgres",
+}
+PORTS = {"redis": 6379, "postgres": 5432}
+
+# Seconds in which nodes have fetched images that they never had.
+FETCHED = 900
+
+
+class Cluster(Target):
+    """The overlay `kind`: two pods each of vote and result, a worker, Redis and Postgres."""
+
+    patience = 180.0
+
+    def __init__(self, kind: Kind, say: Callable[[str], None], started: datetime) -> None:
+        self.kind = kind
+        self._say = say
+        # Tags that no node has: what is there already under a tag is not fetched anew.
+        self.tags = [f"{started:%Y%m%d%H%M%S}-{number}" for number in (1, 2)]
+
+    @classmethod
+    def start(cls, kind: Kind, say: Callable[[str], None], *, existing: bool) -> "Cluster":
+        """Bring the app as it is in this folder to the cluster, and wait for it."""
+        cluster = cls(kind, say, datetime.now(UTC))
+        if existing:
+            kind.use()
+        else:
+            kind.create()
+        kind.build(*cluster.tags)
+        cluster.apply(cluster.tags[0])
+        cluster.command("open", "--yes")
+        return cluster
+
+    def apply(self, tag: str) -> None:
+        """Have this version run: the schema first, then the servers' users and the roles."""
+        self.kind.apply(tag)
+        self._say("waiting for the ingress controller")
+        self.kind.kubectl(
+            *("rollout", "status", "deployment/traefik", "--namespace=traefik"),
+            f"--timeout={FETCHED}s",
+            timeout=FETCHED + 10,
+        )
+        self._say("waiting for the migration")
+        self.kubectl(
+            *("wait", f"job/migrate-{tag}", "--for=condition=Complete"),
+            f"--timeout={FETCHED}s",
+            timeout=FETCHED + 10,
+        )
+        self._say("waiting for every part")
+        self.ready()
+        self._say("ready")
+
+    # --- what tests may ask of any target
+
+    @property
+    def key(self) -> str:
+        return self._secret("vote", "SECRET_KEYS").partition(",")[0]
+
+    def address(self, page: Page) -> str:
+        return f"http://{page}.localhost:{self.kind.port}"
+
+    def ready(self) -> None:
+        for workload in WORKLOADS.values():
+            self._rolled_out(workload)
+        # Endpoints take a moment to come to the ingress controller.
+        for page in ("vote", "result"):
+            wait_for(f"the page of {page}", lambda page=page: self._answers(page), self.patience)
+
+    def kill(self, part: Role | Server) -> None:
+        pod = self.pods(part)[0]
+        name, before = pod["metadata"]["name"], _container(pod, part)
+        container = before["containerID"].removeprefix("containerd://")
+        # From outside of its namespace, where alone the first process can be killed.
+        pid = "crictl inspect --output go-template --template '{{.info.pid}}'"
+        self.kind.node("bash", "-c", f"kill -9 $({pid} {container})")
+
+        def replaced() -> bool:
+            now = _container(self.kind.get("pod", name, f"--namespace={NAMESPACE}"), part)
+            return now["restartCount"] > before["restartCount"] and "running" in now["state"]
+
+        wait_for(f"another {part}", replaced, self.patience)
+
+    def restart(self, part: Role | Server) -> None:
+        self.kubectl("rollout", "restart", WORKLOADS[part])
+        self.ready()
+
+    @contextmanager
+    def away(self, server: Server) -> Iterator[None]:
+        self._scale(server, 0)
+        try:
+            yield
+        finally:
+            self._scale(server, 1)
+            self.ready()
+
+    def metrics(self, role: Role) -> list[str]:
+        texts = []
+        for pod in self.pods(role):
+            with self.kind.forward(NAMESPACE, pod["metadata"]["name"], 9090) as port:
+                texts.append(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        return texts
+
+    def command(self, *words: str) -> str:
+        return self.kubectl(
+            *("exec", WORKLOADS["worker"], "--container=worker", "--", "voting", *words),
+            timeout=self.patience,
+        )
+
+    @contextmanager
+    def servers(self) -> Iterator[Servers]:
+        urls = {
+            "redis": self._secret("worker", "REDIS_URL"),
+            "postgres": self._secret("worker", "DATABASE_URL"),
+        }
+        with (
+            self.kind.forward(NAMESPACE, "redis-0", PORTS["redis"]) as redis,
+            self.kind.forward(NAMESPACE, "postgres-0", PORTS["postgres"]) as postgres,
+        ):
+            yield Servers(
+                database_url=_at(urls["postgres"], postgres), redis_url=_at(urls["redis"], redis)
+            )
+
+    # --- what only tests of the cluster ask
+
+    def kubectl(self, *words: str, timeout: float = 60) -> str:
+        """Run kubectl on the app's namespace. Raises CommandError."""
+        return self.kind.kubectl(f"--namespace={NAMESPACE}", *words, timeout=timeout)
+
+    def pods(self, component: str) -> list[Any]:
+        """List the pods of a part that are not on their way out."""
+        selector = f"--selector=app.kubernetes.io/component={component}"
+        pods = self.kind.get("pods", f"--namespace={NAMESPACE}", selector)["items"]
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def scale(self, role: Role, replicas: int) -> None:
+        """Have so many pods of a role, and wait until there are."""
+        self._scale(role, replicas)
+        self._rolled_out(WORKLOADS[role])
+
+    def roll(self, *roles: Role) -> None:
+        """Replace all pods of these roles, as an upgrade does, and wait until that is done."""
+        self.kubectl("rollout", "restart", *(WORKLOADS[role] for role in roles))
+        for role in roles:
+            self._rolled_out(WORKLOADS[role])
+
+    def _scale(self, part: Role | Server, replicas: int) -> None:
+        self.kubectl("scale", WORKLOADS[part], f"--replicas={replicas}")
+
+        def as_many() -> bool:
+            selector = f"--selector=app.kubernetes.io/component={part}"
+            return len(self.kind.get("pods", f"--namespace={NAMESPACE}", selector)["items"]) == (
+                replicas
+            )
+
+        wait_for(f"{replicas} of {part}", as_many, self.patience)
+
+    def _rolled_out(self, workload: str) -> None:
+        self.kubectl(
+            *("rollout", "status", workload, f"--timeout={self.patience:.0f}s"),
+            timeout=self.patience + 10,
+        )
+
+    def _answers(self, page: Page) -> bool:
+        with suppress(httpx.TransportError), self.visitor(page) as visitor:
+            return visitor.get("/").status_code == httpx.codes.OK
+        return False
+
+    def _secret(self, role: Role, variable: str) -> str:
+        """Read a variable that a role has from a Secret."""
+        deployment = self.kind.get(WORKLOADS[role], f"--namespace={NAMESPACE}")
+        [container] = deployment["spec"]["template"]["spec"]["containers"]
+        [reference] = [
+            each["valueFrom"]["secretKeyRef"]
+            for each in container["env"]
+            if each["name"] == variable
+        ]
+        secret = self.kind.get("secret", reference["name"], f"--namespace={NAMESPACE}")
+        return base64.b64decode(secret["data"][reference["key"]]).decode()
+
+
+def _container(pod: Any, name: str) -> Any:
+    """Tell the state of a container."""
+    [found] = [each for each in pod["status"]["containerStatuses"] if each["name"] == name]
+    return found
+
+
+def _at(url: str, port: int) -> str:
+    """Change where a URL points: a port of this machine."""
+    parts = urlsplit(url)
+    credentials, _, _ = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()

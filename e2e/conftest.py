@@ -1,0 +1,117 @@
+"""One suite for the app wherever it runs: `--target=local`, or `--target=cluster`."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from acceptance.conftest import folder
+from browser.conftest import Visitors, chromium
+from playwright.sync_api import Browser
+
+from e2e.cluster import Cluster
+from e2e.kind import Kind
+from e2e.local import Local
+from e2e.target import Target
+
+CLUSTER = "pytest-voting-e2e"
+REPORTS = 3  # failures that are looked into; the rest often follows from them
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--target", choices=("local", "cluster"), default="local")
+    parser.addoption("--keep", action="store_true", help="leave the cluster there")
+    parser.addoption("--use-existing", action="store_true", help="use the cluster that was kept")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cluster: about Kubernetes itself; needs --target=cluster")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--target") == "local":
+        here = [item for item in items if not item.get_closest_marker("cluster")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in here])
+        items[:] = here
+    else:
+        for item in items:
+            # Each wait has a deadline of its own; this is for what nobody has thought of.
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.fixture(scope="session")
+def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Tell a step on the terminal, with the seconds since the start."""
+    terminal = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+    start = time.monotonic()
+
+    def say(step: str) -> None:
+        with capture.global_and_fixture_disabled():
+            if terminal._tw.width_of_current_line:  # noqa: SLF001 - dots and letters of tests
+                terminal.write_line("")
+            terminal.write_line(f"{time.monotonic() - start:6.1f} s  {step}", flush=True)
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def kind(pytestconfig, k8s_manager, say) -> Iterator[Kind]:
+    """A cluster of kind's, removed at the end also where the app could not be started on it."""
+    kind = Kind(k8s_manager("kind")(CLUSTER), say)
+    pytestconfig.stash[KIND] = kind
+    yield kind
+    if pytestconfig.getoption("--keep") or pytestconfig.getoption("--use-existing"):
+        where = os.path.relpath(kind.kubeconfig)
+        say(f"kept: kubectl --kubeconfig {where} --namespace voting get pods")
+    else:
+        say("removing the cluster")
+        kind.delete()
+
+
+@pytest.fixture(scope="session")
+def cluster(pytestconfig, kind, say) -> Cluster:
+    """The app on that cluster."""
+    return Cluster.start(kind, say, existing=pytestconfig.getoption("--use-existing"))
+
+
+KIND = pytest.StashKey[Kind]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Look into the cluster while it still is as the failure left it."""
+    report = yield
+    kind = item.config.stash.get(KIND, None)
+    if report.failed and kind is not None and kind.reports < REPORTS:
+        report.sections.append((f"The cluster after {item.name}", kind.report(item.name)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def local() -> Iterator[Local]:
+    with folder() as path:
+        target = Local(path / "data")
+        yield target
+        target.close()
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest) -> Target:
+    """The app, wherever this run has it."""
+    return request.getfixturevalue(request.config.getoption("--target"))
+
+
+# While Playwright runs, this thread can have no event loop of another test.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitors(browser) -> Iterator[Visitors]:
+    """Open pages. Errors in a console and requests to other hosts fail the test at its end."""
+    visitors = Visitors(browser)
+    yield visitors
+    assert visitors.close() == []

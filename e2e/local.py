@@ -1,0 +1,107 @@
+"""The app as `voting up` runs it on this machine."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+from acceptance.conftest import Up, wait_for
+from environ import ENVIRON
+
+from e2e.target import Page, Role, Server, Servers, Target
+from voting.embedded import Folders
+
+# What `Up.children` finds it by.
+PROGRAMS = {"redis": "valkey-server", "postgres": "postgres -D"}
+
+
+class Local(Target):
+    """One process of each role, and real servers, in a folder."""
+
+    patience = 60.0
+    key = "a key that only these tests have"
+
+    def __init__(self, folder: Path) -> None:
+        self._folders = Folders(folder, folder / "run")
+        self._up = Up(folder, SECRET_KEYS=self.key).ready()
+
+    def close(self) -> None:
+        """Stop it as a user does."""
+        try:
+            assert self._up.interrupt() == 0, self._up.output
+        finally:
+            self._up.close()
+
+    def address(self, page: Page) -> str:
+        return self._up.address(page).replace("127.0.0.1", "localhost")
+
+    def ready(self) -> None:
+        wait_for("each role to be ready", self._all_ready, self.patience)
+
+    def kill(self, part: Role | Server) -> None:
+        before = self._processes(part)
+        before[0].kill()
+        self._replaced(part, before[:1])
+
+    def restart(self, part: Role | Server) -> None:
+        before = self._processes(part)
+        for process in before:
+            # Postgres ends at once by SIGINT; by SIGTERM, once its last client has gone.
+            process.send_signal(signal.SIGINT if part == "postgres" else signal.SIGTERM)
+        self._replaced(part, before)
+        self.ready()
+
+    @contextmanager
+    def away(self, server: Server) -> Iterator[None]:
+        with self._up.frozen(PROGRAMS[server]):
+            yield
+
+    def metrics(self, role: Role) -> list[str]:
+        return [_ask(process, "/metrics").text for process in self._processes(role)]
+
+    def command(self, *words: str) -> str:
+        folder = ("--data", str(self._folders.data))
+        return subprocess.run(
+            [sys.executable, "-m", "voting", *words, *folder],
+            env=ENVIRON,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=self.patience,
+        ).stdout
+
+    @contextmanager
+    def servers(self) -> Iterator[Servers]:
+        yield Servers(self._folders.database_url(), self._folders.redis_url)
+
+    def _processes(self, part: Role | Server) -> list[psutil.Process]:
+        found = self._up.children(PROGRAMS.get(part, part))
+        assert found, f"{part} does not run"
+        return found
+
+    def _replaced(self, part: Role | Server, before: list[psutil.Process]) -> None:
+        program = PROGRAMS.get(part, part)
+
+        def replaced() -> bool:
+            return not any(each.is_running() for each in before) and bool(
+                self._up.children(program)
+            )
+
+        wait_for(f"another {part}", replaced, self.patience)
+
+    def _all_ready(self) -> bool:
+        for role in ("vote", "result", "worker"):
+            with suppress(httpx.TransportError, psutil.Error):
+                answers = [_ask(process, "/readyz") for process in self._up.children(role)]
+                if answers and all(each.status_code == httpx.codes.OK for each in answers):
+                    continue
+            return False
+        return True
+
+
+def _ask(process: psutil.Process, path: str) -> httpx.Response:
+    return httpx.get(f"http://127.0.0.1:{process.environ()['OPS_PORT']}{path}")

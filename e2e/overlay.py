@@ -1,0 +1,41 @@
+"""What is applied to the cluster: the overlay `kind`, with this run's image and port."""
+
+import yaml
+
+OVERLAY = "deploy/overlays/kind"
+APP = f"{OVERLAY}/voting"
+
+
+def cluster(text: str, name: str, port: int) -> str:
+    """Change kind's configuration: another name, and another port of this machine."""
+    config = yaml.safe_load(text)
+    config["name"] = name
+    [node] = config["nodes"]
+    [mapping] = node["extraPortMappings"]
+    mapping["hostPort"] = port
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def kustomization(app: str, root: str, tag: str, port: int) -> str:
+    """Make an overlay over `OVERLAY`, below the path `root`. `app`: the kustomization in `APP`."""
+    # The name of the Job, which holds the tag, is made anew.
+    replacements = yaml.safe_load(app)["replacements"]
+    urls = {page: f"http://{page}.localhost:{port}" for page in ("vote", "result")}
+    return yaml.safe_dump(
+        {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{root}/{OVERLAY}"],
+            "images": [{"name": "voting", "newTag": tag}],
+            "replacements": replacements,
+            "configMapGenerator": [
+                {
+                    "name": "voting",
+                    "namespace": "voting",
+                    "behavior": "merge",
+                    "literals": [f"{page.upper()}_URL={url}" for page, url in urls.items()],
+                }
+            ],
+        },
+        sort_keys=False,
+    )

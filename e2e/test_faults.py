@@ -1,0 +1,57 @@
+"""Parts die or go away while a crowd votes: the books have what each voter was told."""
+
+import asyncio
+
+import pytest
+from acceptance.conftest import wait_for
+from checker import Told
+
+VOTES = 500  # before and after
+
+
+@pytest.mark.parametrize("part", ["worker", "vote", "redis", "postgres"])
+async def test_no_vote_is_lost_where_one_is_killed(target, part):
+    async with target.crowd() as crowd:
+        await crowd.hears(Told.ACKNOWLEDGED, VOTES)
+        await asyncio.to_thread(target.kill, part)
+        await crowd.hears(Told.ACKNOWLEDGED, VOTES)
+
+
+@pytest.mark.parametrize("part", ["worker", "redis", "postgres"])
+async def test_no_vote_is_lost_where_one_is_restarted(target, part):
+    async with target.crowd() as crowd:
+        await crowd.hears(Told.ACKNOWLEDGED, VOTES)
+        await asyncio.to_thread(target.restart, part)
+        await crowd.hears(Told.ACKNOWLEDGED, VOTES)
+
+
+async def test_votes_are_taken_while_postgres_is_away_and_counted_later(target):
+    def waiting() -> bool:
+        return any(each > VOTES for each in target.sample("worker", "voting_backlog_ballots"))
+
+    def meanwhile() -> None:
+        with target.away("postgres"):
+            wait_for("votes that nobody counts", waiting, target.patience)
+
+    async with target.crowd() as crowd:
+        await crowd.hears(Told.ACKNOWLEDGED, VOTES)
+        await asyncio.to_thread(meanwhile)
+    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+
+
+async def test_a_voter_is_told_that_nothing_was_recorded_while_redis_is_away(target):
+    async with target.crowd() as crowd:
+        await crowd.hears(Told.ACKNOWLEDGED, VOTES)
+
+        def meanwhile() -> None:
+            with target.away("redis"):
+                told = crowd.told[Told.ACKNOWLEDGED]
+                others = crowd.told.total() - told
+                wait_for(
+                    "somebody to be told",
+                    lambda: crowd.told.total() - crowd.told[Told.ACKNOWLEDGED] > others,
+                    target.patience,
+                )
+
+        await asyncio.to_thread(meanwhile)
+        await crowd.hears(Told.ACKNOWLEDGED, VOTES)

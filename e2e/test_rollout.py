@@ -1,0 +1,167 @@
+"""Upgrades, scaling, and pods that come and go, while people vote and watch."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from checker import Told
+from client import Connection
+
+from e2e.cluster import NAMESPACE, Cluster
+from e2e.kind import CommandError
+
+pytestmark = pytest.mark.cluster
+
+REQUESTS = 5000
+
+
+@asynccontextmanager
+async def viewers(cluster: Cluster, number: int = 4) -> AsyncIterator[Counter[int]]:
+    """Have people watch the result, and count the statuses of what they were answered."""
+    seen: Counter[int] = Counter()
+    end = asyncio.Event()
+
+    async def watch() -> None:
+        async with Connection(cluster.address("result")) as connection:
+            while not end.is_set():
+                seen[(await connection.ask("GET", "/tally")).status] += 1
+                await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(number):
+            tasks.create_task(watch())
+        try:
+            yield seen
+        finally:
+            end.set()
+
+
+def test_the_schema_was_migrated_by_a_job_of_this_version(cluster):
+    assert migrated(cluster, cluster.tags[0])
+
+
+async def test_a_rollout_fails_no_request(cluster):
+    before = {pod["metadata"]["name"] for role in ("vote", "result") for pod in cluster.pods(role)}
+    async with viewers(cluster) as seen, cluster.crowd() as crowd:
+        await crowd.hears(Told.ACKNOWLEDGED, 500)
+        await asyncio.to_thread(cluster.roll, "vote", "result")
+        await crowd.hears(Told.ACKNOWLEDGED, 500)
+        await crowd.reaches(Told.ACKNOWLEDGED, REQUESTS)
+    after = {pod["metadata"]["name"] for role in ("vote", "result") for pod in cluster.pods(role)}
+    assert not before & after
+    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+    assert seen.keys() == {200}
+
+
+async def test_an_upgrade_migrates_with_a_job_of_its_own_and_fails_no_request(cluster):
+    old, new = cluster.tags
+    async with viewers(cluster) as seen, cluster.crowd() as crowd:
+        await crowd.hears(Told.ACKNOWLEDGED, 500)
+        await asyncio.to_thread(cluster.apply, new)
+        await crowd.hears(Told.ACKNOWLEDGED, 500)
+    assert migrated(cluster, old)
+    assert migrated(cluster, new)
+    images = {pod["spec"]["containers"][0]["image"] for pod in roles(cluster)}
+    assert images == {f"voting:{new}"}
+    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+    assert seen.keys() == {200}
+
+
+async def test_scaling_workers_loses_nothing(cluster):
+    async with cluster.crowd() as crowd:
+        for replicas in (3, 1):
+            await crowd.hears(Told.ACKNOWLEDGED, 1000)
+            await asyncio.to_thread(cluster.scale, "worker", replicas)
+            assert len(cluster.pods("worker")) == replicas
+        await crowd.hears(Told.ACKNOWLEDGED, 1000)
+    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+
+
+async def test_deleting_the_pods_of_both_servers_loses_nothing(cluster):
+    claims = {name: claimed(cluster, name) for name in ("redis", "postgres")}
+    async with cluster.crowd() as crowd:
+        await crowd.hears(Told.ACKNOWLEDGED, 1000)
+        words = ("delete", "pod", "redis-0", "postgres-0", "--timeout=150s")
+        await asyncio.to_thread(cluster.kubectl, *words, timeout=160)
+        await asyncio.to_thread(cluster.ready)
+        await crowd.hears(Told.ACKNOWLEDGED, 1000)
+    assert {name: claimed(cluster, name) for name in ("redis", "postgres")} == claims
+
+
+async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
+    node = cluster.pods("vote")[0]["spec"]["nodeName"]
+    async with viewers(cluster) as seen, cluster.crowd() as crowd:
+        await crowd.hears(Told.ACKNOWLEDGED, 500)
+        try:
+            # The only node: what is evicted finds no place, so the rest must not be.
+            with pytest.raises(CommandError) as refused:
+                await asyncio.to_thread(
+                    cluster.kubectl,
+                    *("drain", node, "--ignore-daemonsets", "--delete-emptydir-data"),
+                    *("--pod-selector=app.kubernetes.io/name=voting", "--timeout=40s"),
+                )
+            assert "would violate the pod's disruption budget" in str(refused.value)
+            for page in ("vote", "result"):
+                assert [is_ready(pod) for pod in cluster.pods(page)].count(True) == 1
+        finally:
+            cluster.kubectl("uncordon", node)
+        await asyncio.to_thread(cluster.ready)
+        await crowd.hears(Told.ACKNOWLEDGED, 500)
+    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+    assert seen.keys() == {200}
+
+
+def test_applying_twice_changes_nothing(cluster):
+    tag = roles(cluster)[0]["spec"]["containers"][0]["image"].partition(":")[2]
+    cluster.kubectl("diff", "--kustomize", str(cluster.kind.render(tag)))
+    before = generations(cluster)
+    cluster.kind.apply(tag)
+    assert generations(cluster) == before
+
+
+def test_a_pod_with_more_rights_than_it_needs_is_refused(cluster):
+    pod = ("run", "stranger", f"--image=voting:{cluster.tags[0]}", "--dry-run=server")
+    with pytest.raises(CommandError, match='violates PodSecurity "restricted:'):
+        cluster.kubectl(*pod)
+
+
+def migrated(cluster: Cluster, tag: str) -> bool:
+    status = cluster.kind.get("job", f"migrate-{tag}", f"--namespace={NAMESPACE}")["status"]
+    conditions = {each["type"]: each["status"] for each in status["conditions"]}
+    return conditions.get("Complete") == "True" and status["succeeded"] == 1
+
+
+def roles(cluster: Cluster) -> list[Any]:
+    return [pod for role in ("vote", "result", "worker") for pod in cluster.pods(role)]
+
+
+def is_ready(pod: Any) -> bool:
+    return any(
+        each["type"] == "Ready" and each["status"] == "True"
+        for each in pod["status"].get("conditions", [])
+    )
+
+
+def claimed(cluster: Cluster, name: str) -> str:
+    """Tell the volume of a claim."""
+    claim = cluster.kind.get("persistentvolumeclaim", name, f"--namespace={NAMESPACE}")
+    return claim["spec"]["volumeName"]
+
+
+def generations(cluster: Cluster) -> dict[str, Any]:
+    """Tell of each object which one it is, and how often what it should be has changed."""
+    kinds = "deployments,statefulsets,jobs,services,ingresses,networkpolicies,configmaps,secrets"
+    found = cluster.kind.get(
+        f"{kinds},pods,poddisruptionbudgets,serviceaccounts,persistentvolumeclaims",
+        f"--namespace={NAMESPACE}",
+    )["items"]
+    return {
+        f"{each['kind']} {each['metadata']['name']}": (
+            each["metadata"]["uid"],
+            each["metadata"].get("generation"),
+        )
+        for each in found
+    }

@@ -1,0 +1,113 @@
+"""Votes are taken and counted, for whoever votes and however."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import httpx
+import pytest
+from acceptance.conftest import wait_for
+from environ import ENVIRON
+
+from voting.ballots import Choice
+
+A, B = Choice.A, Choice.B
+
+
+@pytest.fixture
+def voter(target):
+    """Somebody who was never here."""
+    with target.visitor("vote") as voter:
+        yield voter
+
+
+@pytest.fixture
+def moved(target):
+    """Tell whether the totals have moved by so many votes since the test began."""
+    before = target.tally()
+
+    def moved(a: int, b: int) -> bool:
+        now = Counter(target.tally())
+        return (now[A] - before[A], now[B] - before[B]) == (a, b)
+
+    return moved
+
+
+def vote(voter: httpx.Client, choice: str) -> httpx.Response:
+    """Open the page, and send its form."""
+    page = voter.get("/")
+    assert page.status_code == httpx.codes.OK
+    assert re.search(r'<form [^>]*method="post" action="/vote"', page.text)
+    return voter.post("/vote", data={"choice": choice})
+
+
+def chosen(page: str) -> list[str]:
+    """Find the options that a page marks as this voter's choice."""
+    buttons = re.findall(r"<button[^>]*>", page)
+    marked = [button for button in buttons if 'aria-pressed="true"' in button]
+    return [re.search(r'value="(\w+)"', button)[1] for button in marked]
+
+
+def test_a_vote_is_recorded_and_counted(voter, moved):
+    answer = vote(voter, "a")
+    assert [each.status_code for each in answer.history] == [303]
+    assert answer.history[0].headers["Voting-Recorded"] == "yes"
+    assert chosen(answer.text) == ["a"]
+    wait_for("the vote to be counted", lambda: moved(1, 0))
+    wait_for("the voter to be told", lambda: "is counted" in voter.get("/").text)
+
+
+def test_a_voter_who_changes_their_mind_has_one_vote(voter, moved):
+    vote(voter, "a")
+    wait_for("the vote to be counted", lambda: moved(1, 0))
+    assert chosen(vote(voter, "b").text) == ["b"]
+    wait_for("the change to be counted", lambda: moved(0, 1))
+
+
+def test_two_voters_have_two_votes(target, voter, moved):
+    with target.visitor("vote") as other:
+        assert chosen(vote(voter, "a").text) == ["a"]
+        assert chosen(vote(other, "b").text) == ["b"]
+        assert chosen(voter.get("/").text) == ["a"]
+    wait_for("both votes to be counted", lambda: moved(1, 1))
+
+
+def test_a_closed_poll_takes_no_vote_and_its_result_is_final(target, voter):
+    vote(voter, "a")
+    target.command("close", "--yes", "--wait", "60")
+    try:
+        answer = voter.post("/vote", data={"choice": "b"})
+        assert answer.status_code == httpx.codes.CONFLICT
+        assert answer.headers["Voting-Recorded"] == "no"
+        assert "was not recorded" in answer.text
+        with target.visitor("result") as viewer:
+            wait_for("the final result", lambda: "Final" in viewer.get("/").text)
+            final = viewer.get("/api/tally").json()
+        assert final["phase"] == "final"
+    finally:
+        target.command("open", "--yes")
+    wait_for("the poll to be open", lambda: vote(voter, "b").status_code == httpx.codes.OK)
+
+
+def test_two_thousand_votes_are_exactly_what_voters_were_told(target):
+    pages = (f"--{page}-url={target.address(page)}" for page in ("vote", "result"))
+    load = subprocess.run(
+        [sys.executable, "-m", "voting", "load", "--votes=2000", "--check", *pages],
+        env=ENVIRON,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=target.patience,
+    )
+    assert load.returncode == 0, load.stdout + load.stderr
+    assert load.stdout.splitlines()[-1].startswith("exact: ")
+    assert "2,000 acknowledged, 0 refused, 0 unknown" in load.stdout
+
+
+def test_each_role_tells_what_it_does(target, voter):
+    accepted = sum(target.sample("vote", "voting_ballots_accepted_total"))
+    vote(voter, "a")
+    assert sum(target.sample("vote", "voting_ballots_accepted_total")) == accepted + 1
+    for role in ("vote", "result", "worker"):
+        assert set(target.sample(role, f'voting_ready{{role="{role}"}}')) == {1.0}

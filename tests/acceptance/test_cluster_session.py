@@ -1,0 +1,183 @@
+"""What the end-to-end session does to a cluster, with stand-ins that note each command.
+
+The stand-ins show no app: what comes of the commands, only a real cluster tells.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from environ import ENVIRON
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("docker", "kind", "kubectl")
+
+CREATED = """\
+kind delete cluster --name pytest-voting-e2e
+kubectl --kubeconfig FOLDER/kubeconfig get --raw=/readyz?verbose
+kind create cluster --config FOLDER/kind.yaml --kubeconfig FOLDER/kubeconfig
+kubectl --kubeconfig FOLDER/kubeconfig get --raw=/readyz?verbose
+kubectl --kubeconfig FOLDER/kubeconfig get sa default -n default
+"""
+
+STARTED = """\
+docker build --tag=voting:T-1 --tag=voting:T-2 --build-arg=VERSION=V .
+kind load docker-image voting:T-1 --name pytest-voting-e2e
+kind load docker-image voting:T-2 --name pytest-voting-e2e
+kubectl --kubeconfig FOLDER/kubeconfig apply --kustomize FOLDER/overlay-T-1
+kubectl --kubeconfig FOLDER/kubeconfig rollout status deployment/traefik --namespace=traefik --timeout=900s
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting wait job/migrate-T-1 --for=condition=Complete --timeout=900s
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting rollout status deployment/vote --timeout=180s
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting rollout status deployment/result --timeout=180s
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting rollout status deployment/worker --timeout=180s
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting rollout status statefulset/redis --timeout=180s
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting rollout status statefulset/postgres --timeout=180s
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting exec deployment/worker --container=worker -- voting open --yes
+"""  # noqa: E501 - a command is a line
+
+ASKED = """\
+kubectl --kubeconfig FOLDER/kubeconfig get job migrate-T-1 --namespace=voting --output=json
+"""
+
+REMOVED = """\
+kind delete cluster --name pytest-voting-e2e
+"""
+
+USED = """\
+kind get kubeconfig --name pytest-voting-e2e
+"""
+
+REPORTED = """\
+kubectl --kubeconfig FOLDER/kubeconfig get pods --all-namespaces --output=wide
+kubectl --kubeconfig FOLDER/kubeconfig get events --all-namespaces --sort-by=.lastTimestamp
+kubectl --kubeconfig FOLDER/kubeconfig describe pods --namespace=voting
+kubectl --kubeconfig FOLDER/kubeconfig get pods --namespace=voting --output=json
+"""
+
+PASSES = "test_the_schema_was_migrated_by_a_job_of_this_version"
+FAILS = "test_no_service_has_the_operations_port"
+
+
+class Session:
+    """Runs the session with stand-ins, and keeps what they were asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._programs = folder / "bin"
+        self._programs.mkdir()
+        standin = Path(__file__).with_name("standin.py").read_text()
+        for name in PROGRAMS:
+            program = self._programs / name
+            program.write_text(f"#!{sys.executable}\n{standin}")
+            program.chmod(0o755)
+
+    def run(self, test: str, *options: str) -> subprocess.CompletedProcess[str]:
+        path = f"{self._programs}:{os.environ['PATH']}"
+        self._programs.joinpath("log").unlink(missing_ok=True)
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "e2e", "--target=cluster", "-k", test, *options],
+            cwd=ROOT,
+            env={**ENVIRON, "PATH": path, "E2E_FOLDER": str(self._folder / "e2e")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+    @property
+    def log(self) -> str:
+        """The commands, each once where it was repeated, without what differs from run to run."""
+        lines = self._programs.joinpath("log").read_text().splitlines(keepends=True)
+        text = "".join(line for line, _ in groupby(lines))
+        text = text.replace(str(self._folder / "e2e"), "FOLDER")
+        return re.sub(r"VERSION=\S+", "VERSION=V", re.sub(r"\d{14}-", "T-", text))
+
+
+@pytest.fixture
+def session(tmp_path):
+    return Session(tmp_path)
+
+
+def test_a_cluster_is_made_in_place_of_a_leftover_filled_tested_and_removed(session):
+    done = session.run(PASSES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert session.log == CREATED + STARTED + ASKED + REMOVED
+    steps = re.findall(r"^ +[\d.]+ s  (.*)", done.stdout, re.MULTILINE)
+    assert [re.sub(r"\d{14}", "T", step) for step in steps] == [
+        "removing what an earlier run has left",
+        "creating the cluster pytest-voting-e2e",
+        "building the image",
+        "loading the image",
+        "applying deploy/overlays/kind with the image T-1",
+        "waiting for the ingress controller",
+        "waiting for the migration",
+        "waiting for every part",
+        "ready",
+        "removing the cluster",
+    ]
+
+
+def test_a_cluster_is_kept_and_used_again(session):
+    kept = session.run(PASSES, "--keep")
+    assert kept.returncode == 0, kept.stdout + kept.stderr
+    assert session.log == CREATED + STARTED + ASKED
+    used = session.run(PASSES, "--use-existing")
+    assert used.returncode == 0, used.stdout + used.stderr
+    assert session.log == USED + STARTED + ASKED
+    assert session.run(PASSES).returncode == 0  # which removes it
+
+
+def test_a_failure_is_told_with_pods_events_and_logs_and_the_cluster_removed(session):
+    done = session.run(FAILS)
+    assert done.returncode == 1
+    assert session.log.endswith(REPORTED + REMOVED)
+    assert "--- pods" in done.stdout
+    assert "--- events" in done.stdout
+
+
+def test_a_start_that_fails_says_what_the_command_said(session):
+    session._programs.joinpath("kind").write_text(
+        "#!/bin/sh\necho 'ERROR: no space left on device' >&2\nexit 1\n"
+    )
+    done = session.run(PASSES)
+    assert done.returncode == 1
+    assert "ERROR: no space left on device" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ((), "docker, kind, kubectl can't be found"),
+        (("docker", "kubectl"), "kind can't be found"),
+    ],
+)
+def test_a_machine_that_lacks_something_is_told_in_one_line(session, there, said):
+    for name in PROGRAMS:
+        if name not in there:
+            session._programs.joinpath(name).unlink()
+    assert lacking(session) == f"the end-to-end tests need docker, kind and kubectl: {said}\n"
+
+
+def test_a_docker_without_its_engine_is_told_of(session):
+    session._programs.joinpath("docker").write_text("#!/bin/sh\necho\nexit 0\n")
+    assert "no engine" in lacking(session)
+
+
+def lacking(session: Session) -> str:
+    done = subprocess.run(
+        [sys.executable, "e2e/needs.py"],
+        cwd=ROOT,
+        env={"PATH": str(session._programs)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    return done.stdout
