@@ -142,7 +142,7 @@ def the_job_is_named_after_its_image(resources: list[Resource]) -> Iterator[str]
     images = {
         each["image"] for name, each in every_container(resources) if "voting" in each["image"]
     }
-    tags = {image.partition(":")[2] for image in images}
+    tags = {image.partition(":")[2].partition("@")[0] for image in images}
     if tags != {job["metadata"]["name"].removeprefix("migrate-")} or len(images) != 1:
         yield f"{title(job)} migrates for {sorted(images)}"
     spec = pod(job)

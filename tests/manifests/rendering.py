@@ -40,10 +40,11 @@ def _render(folder: str, patch: str | None) -> list[Resource]:
         if patch:
             kustomization["patches"] = [{"patch": patch}]
         (root / "kustomization.yaml").write_text(yaml.dump(kustomization))
-        return _kustomize(root)
+        return kustomize(root)
 
 
-def _kustomize(folder: Path) -> list[Resource]:
+def kustomize(folder: Path) -> list[Resource]:
+    """Render a folder that is anywhere."""
     done = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
     )

@@ -1,13 +1,15 @@
 """Each property holds where it should, and is seen to fail when it is broken on purpose."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from inspect import isgeneratorfunction
+from pathlib import Path
 
 import pytest
 
 from . import keeping, pods, wiring
-from .rendering import OVERLAYS, Resource, labels, of, one, pod, render
+from .rendering import DEPLOY, OVERLAYS, Resource, kustomize, labels, of, one, pod, render
 
 KIND, PRODUCTION = OVERLAYS
 
@@ -349,6 +351,19 @@ def test_it_is_seen_to_fail_when_broken(check: Property, overlay: str, change: C
     resources = render(overlay)
     change(resources)
     assert list(check(resources)), "nothing was found"
+
+
+def test_a_digest_may_follow_the_tag_and_the_job_keeps_its_name(tmp_path: Path):
+    production = Path(shutil.copytree(DEPLOY, tmp_path / "deploy")) / PRODUCTION
+    path = production / "kustomization.yaml"
+    tag, digest = '    newTag: "0.1.0"\n', f"sha256:{'5' * 64}"
+    assert tag in path.read_text()
+    path.write_text(path.read_text().replace(tag, f"{tag}    digest: {digest}\n"))
+    resources = kustomize(production)
+    assert container(resources)["image"].endswith(f"/voting:0.1.0@{digest}")
+    assert one(resources, "Job", "migrate")["metadata"]["name"] == "migrate-0.1.0"
+    assert list(pods.the_job_is_named_after_its_image(resources)) == []
+    assert list(pods.images_are_named_by_tag(resources)) == []
 
 
 def test_every_property_is_tested():
