@@ -56,10 +56,19 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def manifests(session: nox.Session) -> None:
-    """What `deploy/` and the Dockerfile say: syntax, schemas, policies, and what no tool knows."""
+    """What `deploy/`, the Dockerfile and `.github/` say: syntax, policies, what no tool knows."""
     session.install("--require-hashes", "-r", "requirements/manifests.txt")
-    session.run("yamllint", "--strict", "deploy")
+    session.run("yamllint", "--strict", "deploy", ".github")
     session.run("hadolint", "Dockerfile")
+    workflows = sorted(map(str, Path(".github/workflows").iterdir()))
+    for schema, files in (
+        ("vendor.github-workflows", workflows),
+        ("custom.github-workflows-require-timeout", workflows),
+        ("vendor.dependabot", [".github/dependabot.yml"]),
+    ):
+        session.run("check-jsonschema", "--builtin-schema", schema, *files)
+    # Asks nobody: the same today and tomorrow, and the same without a network.
+    session.run("zizmor", "--offline", "--strict-collection", "--persona", "pedantic", ".github")
     rendered = Path(session.create_tmp())
     for overlay in ("kind", "production"):
         text = session.run("kubectl", "kustomize", f"deploy/overlays/{overlay}", silent=True)
