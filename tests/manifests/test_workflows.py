@@ -1,0 +1,107 @@
+"""What no linter knows of the workflows: what is this project's in them."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+TEXTS = {each.stem: each.read_text() for each in (ROOT / ".github/workflows").iterdir()}
+WORKFLOWS = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
+JOBS = {
+    f"{name}/{job}": found
+    for name, workflow in WORKFLOWS.items()
+    for job, found in workflow["jobs"].items()
+}
+
+# Who may do more than read, and what.
+MORE = {
+    "release/image": {
+        "contents": "read",
+        "packages": "write",
+        "id-token": "write",
+        "attestations": "write",
+    }
+}
+
+
+def unpinned(text: str) -> list[str]:
+    """Tell what is used without a commit and its version; `$/` is this repository's commit."""
+    used = re.findall(r"^ *(?:- )?uses: *(.*)", text, re.MULTILINE)
+    pinned = re.compile(r"\$/.*|[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    return [each for each in used if not pinned.fullmatch(each)]
+
+
+def sessions() -> dict[str, bool]:
+    """Tell each session of `nox`, and whether `nox` alone runs it."""
+    found = {}
+    for node in ast.parse((ROOT / "noxfile.py").read_text()).body:
+        for each in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
+            if ast.unparse(each).startswith("nox.session"):
+                found[node.name] = "default=False" not in ast.unparse(each)
+    return found
+
+
+def named() -> set[str]:
+    """Tell each session that a workflow names."""
+    found = re.findall(r"nox -s ([\w ]+)", TEXTS["check"])
+    return {name for names in found for name in names.split()}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_action_is_named_by_its_commit_and_version(name: str):
+    assert unpinned(TEXTS[name]) == []
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        "actions/checkout@v7",
+        "actions/checkout@main # v7.0.1",
+        f"actions/checkout@{'0' * 39} # v7.0.1",
+        f"actions/checkout@{'0' * 40}",
+        f"actions/checkout@{'0' * 40} # v7",
+        "docker://alpine:3",
+    ],
+)
+def test_what_is_named_otherwise_is_found(used: str):
+    assert unpinned(f"steps:\n  - uses: {used}\n") == [used]
+
+
+def test_nobody_may_write_but_who_releases():
+    assert all(each["permissions"] == {"contents": "read"} for each in WORKFLOWS.values())
+    assert {name: job["permissions"] for name, job in JOBS.items() if "permissions" in job} == MORE
+
+
+def test_nothing_is_released_unchecked_or_by_a_fork():
+    jobs = WORKFLOWS["release"]["jobs"]
+    assert jobs["check"]["uses"] == "$/.github/workflows/check.yml"
+    assert set(jobs["image"]["needs"]) == {"version", "check"}
+    assert jobs["check"]["needs"] == "version"
+    assert jobs["version"]["if"] == "${{ !github.event.repository.fork }}"
+    assert not any("if" in jobs[name] for name in ("check", "image"))
+
+
+def test_the_sessions_are_those_that_nox_has():
+    assert named() <= sessions().keys()
+    assert any(step.get("run") == "pip install nox && nox" for step in JOBS["check/nox"]["steps"])
+
+
+def test_the_first_and_the_last_python_are_checked():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = "\n".join(project["classifiers"])
+    supported = re.findall(r"Python :: (3\.\d+)", text)
+    assert JOBS["check/nox"]["strategy"]["matrix"]["python"] == [supported[0], supported[-1]]
+
+
+def test_the_image_is_built_with_arguments_that_the_dockerfile_has():
+    job = JOBS["release/image"]
+    [build] = [each["with"] for each in job["steps"] if "build-push-action" in each.get("uses", "")]
+    arguments = set(re.findall(r"^(\w+)=", build["build-args"], re.MULTILINE))
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert arguments == set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE)) - {"BASE"}
+    for variant in job["strategy"]["matrix"]["include"]:
+        assert (ROOT / f"requirements/{variant['requirements']}.txt").exists()
