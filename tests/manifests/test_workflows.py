@@ -85,8 +85,10 @@ def test_nothing_is_released_unchecked_or_by_a_fork():
     assert not any("if" in jobs[name] for name in ("check", "image"))
 
 
-def test_the_sessions_are_those_that_nox_has():
-    assert named() <= sessions().keys()
+def test_every_session_is_run():
+    by_default = {name for name, runs in sessions().items() if runs}
+    # Finds new versions of everything: nothing to run on its own.
+    assert named() == sessions().keys() - by_default - {"lock"}
     assert any(step.get("run") == "pip install nox && nox" for step in JOBS["check/nox"]["steps"])
 
 
