@@ -1,6 +1,5 @@
 """Who may speak with whom: each pair is tried, from inside the pods."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,16 +14,16 @@ pytestmark = pytest.mark.cluster
 
 # Runs in a pod: tries all addresses at once, and tells which can be reached.
 TRY = """
-import concurrent.futures, json, socket, sys
+import concurrent.futures, socket, sys
 def reached(address):
     host, port = address.split(":")
     try:
         socket.create_connection((host, int(port)), 4).close()
-        return address
     except OSError:
-        return None
+        return
+    print(address)
 with concurrent.futures.ThreadPoolExecutor(32) as pool:
-    print(json.dumps([each for each in pool.map(reached, sys.argv[1:]) if each]))
+    list(pool.map(reached, sys.argv[1:]))
 """
 
 # The same in a pod that has no Python.
@@ -35,82 +34,88 @@ done 2>/dev/null
 wait
 """
 
+# By namespace and name, with labels.
 STRANGERS = {
-    # namespace, name: labels
-    (NAMESPACE, "stranger"): {},
+    "voting/stranger": {},
     # As the Job's pods, which are gone by now.
-    (NAMESPACE, "migration"): {
+    "voting/migration": {
         "app.kubernetes.io/name": "voting",
         "app.kubernetes.io/component": "migrate",
     },
     # A neighbour of the ingress controller, which alone may reach the pages.
-    ("traefik", "stranger"): {},
-    ("default", "stranger"): {"app.kubernetes.io/name": "traefik"},
+    "traefik/stranger": {},
+    "default/stranger": {"app.kubernetes.io/name": "traefik"},
 }
 
+# Not the API: what the node of a pod has is always allowed to it, and here that is the one node.
+# https://kubernetes.io/docs/concepts/services-networking/network-policies/
 MAY = {
-    "vote": {"redis"},
-    "result": {"postgres"},
-    "worker": {"redis", "postgres"},
-    "redis": set(),
-    "postgres": set(),
-    "voting/stranger": set(),
-    "voting/migration": {"postgres"},
-    # Nothing keeps these from the API, which asks them who they are.
-    "traefik/stranger": {"api"},
-    "default/stranger": {"api"},
+    "vote": {"dns", "redis"},
+    "result": {"dns", "postgres"},
+    "worker": {"dns", "redis", "postgres"},
+    "redis": {"dns"},
+    "postgres": {"dns"},
+    "voting/stranger": {"dns"},
+    "voting/migration": {"dns", "postgres"},
+    # Nothing keeps these from what is outside of the app's namespace.
+    "traefik/stranger": {"dns", "default/stranger"},
+    "default/stranger": {"dns"},
 }
 
 
 @pytest.fixture(scope="module")
 def strangers(cluster) -> Iterator[None]:
     """Pods that may do little, in the app's namespace and in others."""
-    tag = cluster.pods("vote")[0]["spec"]["containers"][0]["image"]
-    pods = [pod(namespace, name, labels, tag) for (namespace, name), labels in STRANGERS.items()]
+    image = cluster.pods("vote")[0]["spec"]["containers"][0]["image"]
     file = FOLDER / "strangers.yaml"
-    file.write_text(yaml.safe_dump_all(pods))
+    file.write_text(
+        yaml.safe_dump_all(pod(name, labels, image) for name, labels in STRANGERS.items())
+    )
     cluster.kind.kubectl("apply", "--filename", str(file))
-    for namespace, name in STRANGERS:
+    for each in STRANGERS:
+        namespace, _, name = each.partition("/")
         cluster.kind.kubectl(
             *("wait", f"pod/{name}", f"--namespace={namespace}", "--for=condition=Ready"),
             "--timeout=120s",
             timeout=130,
         )
     yield
-    cluster.kind.kubectl("delete", "--filename", str(file), "--grace-period=1", timeout=120)
+    cluster.kind.kubectl("delete", "--filename", str(file), timeout=120)
 
 
 @pytest.fixture(scope="module")
-def addresses(cluster) -> dict[str, str]:
-    """Everything that listens: pods by their numbers, so that no Service is in between."""
-    found = {
-        name: f"{cluster.pods(component)[0]['status']['podIP']}:{port}"
-        for name, component, port in (
-            ("redis", "redis", 6379),
-            ("postgres", "postgres", 5432),
-            ("vote", "vote", 8080),
-            ("result", "result", 8080),
-            ("operations of vote", "vote", 9090),
-            ("operations of result", "result", 9090),
-            ("operations of worker", "worker", 9090),
-        )
+def listeners(cluster, strangers) -> dict[str, str]:  # noqa: ARG001 - two of them are
+    """Everything that listens: pods by their numbers, so that no Service is in between.
+
+    Where there are two of a kind, the other one than speaks.
+    """
+    dns = cluster.kind.get("pods", "--namespace=kube-system", "--selector=k8s-app=kube-dns")
+    return {
+        "dns": f"{address(dns['items'][0])}:53",
+        "redis": f"{address(cluster.pods('redis')[-1])}:6379",
+        "postgres": f"{address(cluster.pods('postgres')[-1])}:5432",
+        "vote": f"{address(cluster.pods('vote')[-1])}:8080",
+        "result": f"{address(cluster.pods('result')[-1])}:8080",
+        "operations of vote": f"{address(cluster.pods('vote')[-1])}:9090",
+        "operations of result": f"{address(cluster.pods('result')[-1])}:9090",
+        "operations of worker": f"{address(cluster.pods('worker')[-1])}:9090",
+        "voting/stranger": f"{address(speaker(cluster, 'voting/stranger'))}:8000",
+        "default/stranger": f"{address(speaker(cluster, 'default/stranger'))}:8000",
     }
-    api = cluster.kind.get("service", "kubernetes", "--namespace=default")
-    return {**found, "api": f"{api['spec']['clusterIP']}:443"}
 
 
 @pytest.mark.parametrize("source", MAY)
-@pytest.mark.usefixtures("strangers")
-def test_each_pair_is_allowed_or_denied(cluster, addresses, source):
-    reached = attempt(cluster, source, list(addresses.values()))
-    assert {name for name, address in addresses.items() if address in reached} == MAY[source]
+def test_each_pair_is_allowed_or_denied(cluster, listeners, source):
+    pod = speaker(cluster, source)
+    # With itself, a pod may always speak.
+    others = {name: to for name, to in listeners.items() if not to.startswith(f"{address(pod)}:")}
+    reached = attempt(cluster, pod, list(others.values()))
+    assert {name for name, to in others.items() if to in reached} == MAY[source]
 
 
 def test_names_of_services_lead_there(cluster):
-    assert attempt(cluster, "worker", ["redis:6379", "postgres:5432"]) == {
-        "redis:6379",
-        "postgres:5432",
-    }
+    services = ["redis:6379", "postgres:5432"]
+    assert attempt(cluster, speaker(cluster, "worker"), services) == set(services)
 
 
 @pytest.mark.parametrize("page", ["vote", "result"])
@@ -137,20 +142,34 @@ def test_no_service_has_the_operations_port(cluster):
     }
 
 
-def attempt(cluster: Cluster, source: str, addresses: list[str]) -> set[str]:
+def speaker(cluster: Cluster, name: str) -> Any:
+    """Find the pod that speaks: of a part of the app, or a stranger."""
+    namespace, _, stranger = name.rpartition("/")
+    if not namespace:
+        return cluster.pods(name)[0]
+    return cluster.kind.get("pod", stranger, f"--namespace={namespace}")
+
+
+def address(pod: Any) -> str:
+    return str(pod["status"]["podIP"])
+
+
+def attempt(cluster: Cluster, pod: Any, addresses: list[str]) -> set[str]:
     """Try to connect from a pod, and tell which addresses let it."""
-    namespace, _, name = source.rpartition("/")
-    container = "stranger" if namespace else name
-    name = name if namespace else cluster.pods(name)[0]["metadata"]["name"]
-    words = ("exec", name, f"--namespace={namespace or NAMESPACE}", f"--container={container}")
-    if source in {"redis", "postgres"}:
-        said = cluster.kind.kubectl(*words, "--", "bash", "-c", TRY_WITH_BASH, "-", *addresses)
-        return set(said.split())
-    return set(json.loads(cluster.kind.kubectl(*words, "--", "python", "-c", TRY, *addresses)))
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    container = pod["spec"]["containers"][0]["name"]
+    command = (
+        ("bash", "-c", TRY_WITH_BASH, "-")
+        if container in {"redis", "postgres"}
+        else ("python", "-c", TRY)
+    )
+    words = ("exec", name, f"--namespace={namespace}", f"--container={container}", "--")
+    return set(cluster.kind.kubectl(*words, *command, *addresses).split())
 
 
-def pod(namespace: str, name: str, labels: dict[str, str], image: str) -> dict[str, Any]:
-    """Describe a pod that does nothing, with the rights that every namespace here allows."""
+def pod(stranger: str, labels: dict[str, str], image: str) -> dict[str, Any]:
+    """Describe a pod that only listens, with the rights that every namespace here allows."""
+    namespace, _, name = stranger.partition("/")
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -169,7 +188,8 @@ def pod(namespace: str, name: str, labels: dict[str, str], image: str) -> dict[s
                     "name": "stranger",
                     "image": image,
                     "imagePullPolicy": "IfNotPresent",
-                    "command": ["python", "-c", "import time; time.sleep(86400)"],
+                    "command": ["python", "-m", "http.server", "8000"],
+                    "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
                     "securityContext": {
                         "allowPrivilegeEscalation": False,
                         "capabilities": {"drop": ["ALL"]},
