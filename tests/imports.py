@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "voting"
 
 # From the top: a module may import what stands in a lower layer, or earlier in its own.
 LAYERS = (
-    ("the command, which finds the roles by name", ("__main__",)),
+    ("the command, which finds the roles by name", ("roles.run", "__main__")),
     ("the operator's commands", ("operating", "commands", "poll_commands", "export.command")),
     (
         "`voting load`",

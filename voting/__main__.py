@@ -4,28 +4,26 @@ Exit codes: 0 done, 1 it failed or the answer is no, 2 wrong use or settings.
 """
 
 import argparse
-import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from voting import __version__, logs
+from voting import __version__
 from voting.load import options
-from voting.settings import (
-    ROLE_SETTINGS,
-    Role,
-    SettingsError,
-    load,
-    load_role,
-)
+
+if TYPE_CHECKING:
+    from voting.settings import Role
 
 
 def main() -> None:
     """Run the command line and exit."""
     arguments = _parser().parse_args()
+    # What a command needs is imported once it is chosen: a version or wrong use is told at once.
+    from voting.settings import SettingsError  # noqa: PLC0415 - as said
+
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         code = command(arguments)
@@ -41,20 +39,9 @@ def main() -> None:
 
 
 def _role(_: argparse.Namespace) -> int:
-    role = load_role(os.environ)
-    settings = load(ROLE_SETTINGS[role], os.environ)
-    logs.configure(settings, role)
-    # Only the role's own module: vote must run without a database driver's worth of memory.
-    run = import_module(f"voting.roles.{role}").run
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        try:
-            runner.run(run(settings))
-        except OSError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever it is, it belongs into the log
-            logs.get(__name__).exception("the role has failed")  # in one line, as all that it says
-            return 1
-    return 0
+    from voting.roles.run import run  # noqa: PLC0415 - as above
+
+    return run()
 
 
 def _operate(arguments: argparse.Namespace) -> int:
@@ -80,14 +67,7 @@ def _load(arguments: argparse.Namespace) -> int:
             raise
         _complain("the HTTP client is not installed: pip install '.[local]'")
         return 1
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(run(arguments))
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    import uvloop  # noqa: PLC0415 - commands do without
-
-    return uvloop.new_event_loop()
+    return run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,7 +158,9 @@ def _operator(
     return parser
 
 
-def _scale(text: str) -> tuple[Role, int]:
+def _scale(text: str) -> tuple["Role", int]:
+    from voting.settings import Role  # noqa: PLC0415 - as above
+
     name, _, number = text.partition("=")
     try:
         role, count = Role(name), int(number)

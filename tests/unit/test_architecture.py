@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 
 import pytest
@@ -52,3 +54,15 @@ def test_only_the_commands_import_the_embedded_servers():
     local = {"local", "folder", "embedded", "supervisor"}
     importers = {name for name in EDGES if EDGES[name] & local}
     assert importers <= local | {"__main__", "operating"}
+
+
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        ("__main__", {"asyncio", "pydantic", "structlog", "redis", "sqlalchemy"}),
+    ],
+)
+def test_who_starts_a_command_does_not_wait_for_what_it_does_not_need(module, others):
+    code = f"import sys, voting.{module}; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert others.isdisjoint(loaded)

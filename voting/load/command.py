@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import uvloop
+
 from voting import __version__
 from voting.load.check import check, rest
 from voting.load.client import Client, NoAnswer
@@ -20,11 +22,14 @@ from voting.settings import LoadSettings, load
 RATE = 100.0  # votes a second, where neither a rate nor a number of votes is given
 
 
-async def run(arguments: argparse.Namespace) -> int:
-    """Return the exit code: 1 where nobody answers, or the result is not what voters were told.
+def run(arguments: argparse.Namespace) -> int:
+    """Return the exit code: 1 where nobody answers, or the result is not what voters were told."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(arguments))
 
-    The first SIGINT or SIGTERM stops the casting, if there is any; the next ends the command.
-    """
+
+async def _run(arguments: argparse.Namespace) -> int:
+    # The first SIGINT or SIGTERM stops the casting, if there is any; the next ends the command.
     signals = _Signals()
     verdict: Verdict | None
     try:

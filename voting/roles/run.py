@@ -1,0 +1,28 @@
+"""Runs the role that ROLE names."""
+
+import asyncio
+import os
+from importlib import import_module
+
+import uvloop
+
+from voting import logs
+from voting.settings import ROLE_SETTINGS, load, load_role
+
+
+def run() -> int:
+    """Return 1 where it has failed. Raises SettingsError, and OSError where a port can't be had."""
+    role = load_role(os.environ)
+    settings = load(ROLE_SETTINGS[role], os.environ)
+    logs.configure(settings, role)
+    # Only the role's own module: vote must run without a database driver's worth of memory.
+    work = import_module(f"voting.roles.{role}").run
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(work(settings))
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, it belongs into the log
+            logs.get(__name__).exception("the role has failed")  # in one line, as all that it says
+            return 1
+    return 0
