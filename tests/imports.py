@@ -8,7 +8,10 @@ PACKAGE = Path(__file__).parent.parent / "voting"
 # From the top: a module may import what stands in a lower layer, or earlier in its own.
 LAYERS = (
     ("the command, which finds the roles by name", ("roles.run", "__main__")),
-    ("the operator's commands", ("operating", "commands", "poll_commands", "export.command")),
+    (
+        "the operator's commands",
+        ("schema_commands", "operating", "commands", "poll_commands", "export.command"),
+    ),
     (
         "`voting load`",
         tuple(

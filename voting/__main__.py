@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run N processes of a role",
     )
     migrate = commands.add_parser("migrate", help="bring the database to this version's schema")
-    migrate.set_defaults(command=_operate, run=("voting.commands", "migrate"))
+    migrate.set_defaults(command=_operate, run=("voting.schema_commands", "migrate"))
     migrate.add_argument(
         "--wait",
         type=float,
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for a server that is not there yet",
     )
     wait = commands.add_parser("wait", help="wait until the database has this version's schema")
-    wait.set_defaults(command=_operate, run=("voting.commands", "wait"))
+    wait.set_defaults(command=_operate, run=("voting.schema_commands", "wait"))
     _add_operators(commands)
     load_command = commands.add_parser("load", help=options.HELP)
     load_command.set_defaults(command=_load)

@@ -1,34 +1,11 @@
-"""The commands that look after the data: migrate, wait, audit, replay."""
+"""The commands that look after the data: audit, replay."""
 
 import argparse
 import asyncio
-import os
 
 from voting import audit as auditing
-from voting import logs
 from voting.audit import Audit, Replay
 from voting.operating import as_json, one_line_for, say, with_servers
-from voting.settings import DatabaseSettings, load
-
-
-def migrate(arguments: argparse.Namespace) -> int:
-    """Return 1 where that fails."""
-    from voting import schema  # noqa: PLC0415 - the other commands do without Alembic
-
-    url = _database_url("migrate")
-    with one_line_for("the database can't be migrated"):
-        if arguments.wait:
-            asyncio.run(schema.wait_for_server(url, arguments.wait))
-        schema.migrate(url)
-    return 0
-
-
-def wait(_: argparse.Namespace) -> int:
-    """Wait as long as it takes."""
-    from voting import schema  # noqa: PLC0415 - as above
-
-    asyncio.run(schema.wait_for_schema(_database_url("wait")))
-    return 0
 
 
 def audit(arguments: argparse.Namespace) -> int:
@@ -67,12 +44,6 @@ def replay(arguments: argparse.Namespace) -> int:
             "fine, as far as the queue goes back",
         )
     return 0
-
-
-def _database_url(command: str) -> str:
-    settings = load(DatabaseSettings, os.environ)
-    logs.configure(settings, command)
-    return settings.database_url.get_secret_value()
 
 
 def _entries(found: Audit | Replay) -> str:

@@ -61,6 +61,7 @@ def test_only_the_commands_import_the_embedded_servers():
     [
         ("__main__", {"asyncio", "pydantic", "structlog", "redis", "sqlalchemy"}),
         ("local", {"structlog", "redis", "sqlalchemy"}),
+        ("schema_commands", {"redis"}),
     ],
 )
 def test_who_starts_a_command_does_not_wait_for_what_it_does_not_need(module, others):
