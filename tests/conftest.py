@@ -96,7 +96,7 @@ def servers() -> Iterator[Servers]:
 def database_url(servers: Servers) -> Iterator[str]:
     """A database of the test's own, with the schema that the migrations make."""
     name = f"test_{uuid4().hex}"
-    servers.sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+    servers.sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY WAL_LOG")
     yield servers.database_url(name)
     servers.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
