@@ -50,9 +50,14 @@ def voted(up: Up) -> Up:
     return up
 
 
-def test_an_audit_of_a_running_voting_up_is_fine_until_somebody_alters_it(start, data):
-    up = voted(start(data).ready())
-    command = ("audit", "--data", str(data))
+@pytest.fixture(scope="module")
+def poll(running):
+    """The `voting up` of this module, with three votes: the tests leave them as they were."""
+    return voted(running)
+
+
+def test_an_audit_of_a_running_voting_up_is_fine_until_somebody_alters_it(poll):
+    command = ("audit", "--data", str(poll.data))
 
     plain = voting(*command)
     assert (plain.returncode, plain.stderr) == (0, "")
@@ -64,22 +69,22 @@ def test_an_audit_of_a_running_voting_up_is_fine_until_somebody_alters_it(start,
     found = json.loads(machine.stdout)
     assert (machine.returncode, found["problems"], found["entries"]) == (0, [], 3)
 
-    sql(up, "UPDATE tally SET a = a + 1")
+    sql(poll, "UPDATE tally SET a = a + 1")
     altered = voting(*command)
+    sql(poll, "UPDATE tally SET a = a - 1")
     assert (altered.returncode, altered.stderr) == (1, "")
     assert altered.stdout.splitlines()[-1] == "the tally is not the sum of the votes"
-    sql(up, "UPDATE tally SET a = a - 1")
 
-    sql(up, "UPDATE votes SET seq = seq + 1 WHERE choice = 'b'")
+    sql(poll, "UPDATE votes SET seq = seq + 1 WHERE choice = 'b'")
     machine = voting(*command, "--json")
+    sql(poll, "UPDATE votes SET seq = seq - 1 WHERE choice = 'b'")
     found = json.loads(machine.stdout)
     assert (machine.returncode, found["altered"], len(found["problems"])) == (1, 1, 1)
     assert found["votes"] == found["tally"] == {"a": 2, "b": 1}
 
 
-def test_a_replay_counts_again_what_the_database_has_lost(start, data):
-    up = voted(start(data).ready())
-    command = ("replay", "--data", str(data))
+def test_a_replay_counts_again_what_the_database_has_lost(poll):
+    command = ("replay", "--data", str(poll.data))
     nothing = voting(*command)
     assert (nothing.returncode, nothing.stderr) == (0, "")
     assert nothing.stdout.splitlines()[-2:] == [
@@ -87,15 +92,15 @@ def test_a_replay_counts_again_what_the_database_has_lost(start, data):
         "fine, as far as the queue goes back",
     ]
 
-    sql(up, "DELETE FROM votes WHERE choice = 'a'")
-    sql(up, "UPDATE tally SET a = 0")
-    assert voting("audit", "--data", str(data)).returncode == 1
+    sql(poll, "DELETE FROM votes WHERE choice = 'a'")
+    sql(poll, "UPDATE tally SET a = 0")
+    assert voting("audit", "--data", str(poll.data)).returncode == 1
     again = voting(*command, "--json")
     assert again.returncode == 0
     found = json.loads(again.stdout)
     assert (found["entries"], found["votes"]) == (3, 2)
-    wait_for("the tally", lambda: up.tally() == {"a": 2, "b": 1})
-    assert voting("audit", "--data", str(data)).returncode == 0
+    wait_for("the tally", lambda: poll.tally() == {"a": 2, "b": 1})
+    assert voting("audit", "--data", str(poll.data)).returncode == 0
 
 
 def test_a_running_voting_up_is_found_where_its_sockets_are_elsewhere(start, data, used):
@@ -131,9 +136,9 @@ def test_one_server_that_is_set_is_never_paired_with_one_that_is_not(running, na
 
 @pytest.mark.parametrize("command", ["audit", "replay"])
 @pytest.mark.parametrize("away", ["DATABASE_URL", "REDIS_URL"])
-def test_a_server_that_can_not_be_reached_is_told_in_one_line(running, command, away):
-    assert running.vote("a")  # there is something to compare
-    folders = Folders(running.data, running.data / "run")
+def test_a_server_that_can_not_be_reached_is_told_in_one_line(poll, command, away):
+    # There is something to compare.
+    folders = Folders(poll.data, poll.data / "run")
     servers = {"DATABASE_URL": folders.database_url(), "REDIS_URL": folders.redis_url}
     failed = voting(command, **{**servers, away: AWAY[away]})
     assert (failed.returncode, failed.stdout) == (1, "")
@@ -179,12 +184,11 @@ def test_a_database_that_is_not_migrated_is_told_in_one_line(running):
     assert 'relation "votes" does not exist' in line
 
 
-def test_the_votes_of_a_running_voting_up_are_exported(start, data):
-    voted(start(data).ready())
-    done = voting("export", "--data", str(data), OPTION_B="Hounds")
+def test_the_votes_of_a_running_voting_up_are_exported(poll):
+    done = voting("export", "--data", str(poll.data), OPTION_B="Hounds")
     assert (done.returncode, done.stderr) == (0, "")
     head, *_, last = done.stdout.splitlines()
     assert head == "time,votes,a: Cats,b: Hounds"
     assert last.endswith(",3,2,1")
-    votes = voting("export", "--votes", "--data", str(data))
+    votes = voting("export", "--votes", "--data", str(poll.data))
     assert sorted(votes.stdout.splitlines()) == ["a,Cats", "a,Cats", "b,Dogs", "vote,option"]
