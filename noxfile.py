@@ -25,6 +25,9 @@ def install(session: nox.Session) -> None:
     """Install what the lock file names, then the project without looking for anything else."""
     session.install("--require-hashes", "-r", "requirements/dev.txt")
     session.install("--no-deps", "--no-build-isolation", "-e", ".")
+    # Tests start the command some hundred times: it is compiled once, also where the environment,
+    # as that of many a container, would have each start compile all again.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
 
 
 def install_only(session: nox.Session, name: str) -> None:
