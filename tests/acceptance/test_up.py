@@ -14,6 +14,7 @@ import pytest
 from environ import ENVIRON
 
 from .conftest import Up, alive, copy, holders, wait_for
+from .test_commands import voting
 
 
 def port_of(address: str) -> str:
@@ -106,14 +107,15 @@ def test_it_goes_on_without_its_terminal_and_stops_when_nobody_reads_what_it_say
 # What it can't start with
 
 
-def test_a_second_start_on_the_same_folder_is_refused_and_the_first_goes_on(start, data):
-    first = start(data).ready()
-    second = start(data)
-    assert second.process.wait(60) == 1
-    assert second.output == (
-        f"voting: {data} is in use by another `voting up` (process {first.process.pid})\n"
+def test_a_second_start_on_the_same_folder_is_refused_and_the_first_goes_on(running):
+    before, data = running.tally(), running.data
+    second = voting("up", "--data", str(data), "--vote-port", "0", "--result-port", "0")
+    assert (second.returncode, second.stdout) == (1, "")
+    assert second.stderr == (
+        f"voting: {data} is in use by another `voting up` (process {running.process.pid})\n"
     )
-    assert first.vote("a")
+    assert running.vote("a")
+    wait_for("it to be counted", lambda: running.tally()["a"] == before["a"] + 1)
 
 
 @pytest.mark.parametrize("option", ["--vote-port", "--result-port"])
@@ -324,14 +326,14 @@ def test_as_many_processes_run_as_asked_for_and_all_of_them_serve(start, data):
     up = start(data, "--scale", "worker=3", "--scale", "vote=2").ready()
     assert len(up.children("worker")) == 3
     assert len(up.children("result")) == 1
-    voting, port = up.children("vote"), port_of(up.address("vote"))
-    assert len(voting) == 2
+    roles, port = up.children("vote"), port_of(up.address("vote"))
+    assert len(roles) == 2
     clients = []
 
     def all_have_answered() -> bool:
         clients.append(httpx.Client())  # each keeps its connection
         assert clients[-1].get(up.address("vote")).status_code == 200
-        return all(listening(process, port) for process in voting)
+        return all(listening(process, port) for process in roles)
 
     wait_for("both to have answered", all_have_answered)
     for client in clients:
