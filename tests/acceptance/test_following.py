@@ -309,8 +309,10 @@ def test_a_collector_that_is_back_gets_spans_again(app):
 
 @pytest.mark.parametrize("name", ["vote", "result", "worker"])
 def test_nothing_of_opentelemetry_is_loaded_unless_a_collector_is_named(app, collector, name):
-    plain = app.run(name, **AWAY, PYTHONPROFILEIMPORTTIME="1", LOG_LEVEL="debug").alive()
-    traced = app.run(name, **AWAY, PYTHONPROFILEIMPORTTIME="1", **collector.environ).alive()
+    plain = app.run(name, **AWAY, PYTHONPROFILEIMPORTTIME="1", LOG_LEVEL="debug")
+    traced = app.run(name, **AWAY, PYTHONPROFILEIMPORTTIME="1", **collector.environ)
+    for role in (plain, traced):
+        role.alive()
     # Where it is installed, redis-py and Litestar load other parts of it, whoever asks.
     parts = ("voting.spans", "opentelemetry.exporter", "opentelemetry.sdk.trace.export")
     assert [part in plain.output for part in parts] == [False, False, False]
