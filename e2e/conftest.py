@@ -48,8 +48,9 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
     def say(step: str) -> None:
         with capture.global_and_fixture_disabled():
+            terminal.ensure_newline()
             if terminal._tw.width_of_current_line:  # noqa: SLF001 - dots and letters of tests
-                terminal.write_line("")
+                terminal.line("")
             terminal.write_line(f"{time.monotonic() - start:6.1f} s  {step}", flush=True)
 
     return say

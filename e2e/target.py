@@ -13,6 +13,7 @@ import httpx
 from books import Ledger
 from checker import check
 from crowd import Crowd
+from waiting import run_apart
 
 from voting.ballots import Choice
 from voting.stream import BallotStream
@@ -88,8 +89,18 @@ class Target(ABC):
         ) as visitor:
             yield visitor
 
+    def counted(self) -> Counter[Choice]:
+        """Tell the votes of each choice by the books, once all are counted."""
+
+        async def read() -> Counter[Choice]:
+            async with self.ledger() as ledger:
+                assert await ledger.settled() == 0
+                return await ledger.counts()
+
+        return run_apart(read())
+
     def tally(self) -> Counter[Choice]:
-        """Tell the votes of each choice, as the result page has them."""
+        """Tell the votes of each choice, as the result page has them: a moment old, maybe."""
         with self.visitor("result") as visitor:
             options = visitor.get("/api/tally").raise_for_status().json()["options"]
         return Counter({choice: options[choice]["votes"] for choice in Choice})

@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 
 def test_a_vote_moves_the_result_that_somebody_else_looks_at(target, visitors):
-    before = target.tally().total()
+    before = target.counted().total()
     page = visitors.open(target.address("vote"))
     result = visitors.open(target.address("result"))
     result.evaluate("window.loaded = 'once'")

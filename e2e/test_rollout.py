@@ -96,7 +96,11 @@ async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
     async with viewers(cluster) as seen, cluster.crowd() as crowd:
         await crowd.hears(Told.ACKNOWLEDGED, 500)
         try:
-            # The only node: what is evicted finds no place, so the rest must not be.
+            # The only node: what is evicted finds no place, so the rest must not be. For each pod
+            # that stays, `kubectl drain` says every five seconds:
+            #   error when evicting pods/"NAME" -n "voting" (will retry after 5s): Cannot evict pod
+            #   as it would violate the pod's disruption budget.
+            # https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/ (429)
             with pytest.raises(CommandError) as refused:
                 await asyncio.to_thread(
                     cluster.kubectl,
@@ -116,13 +120,18 @@ async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
 
 def test_applying_twice_changes_nothing(cluster):
     tag = roles(cluster)[0]["spec"]["containers"][0]["image"].partition(":")[2]
-    cluster.kubectl("diff", "--kustomize", str(cluster.kind.render(tag)))
+    # Its exit status is 0 where "no differences were found", and 1 where some were.
+    # https://kubernetes.io/docs/reference/kubectl/generated/kubectl_diff/
+    cluster.kind.kubectl("diff", "--kustomize", str(cluster.kind.render(tag)))
     before = generations(cluster)
     cluster.kind.apply(tag)
     assert generations(cluster) == before
 
 
 def test_a_pod_with_more_rights_than_it_needs_is_refused(cluster):
+    # Error from server (Forbidden): pods "stranger" is forbidden: violates PodSecurity
+    # "restricted:latest": allowPrivilegeEscalation != false (…)
+    # https://kubernetes.io/docs/concepts/security/pod-security-admission/
     pod = ("run", "stranger", f"--image=voting:{cluster.tags[0]}", "--dry-run=server")
     with pytest.raises(CommandError, match='violates PodSecurity "restricted:'):
         cluster.kubectl(*pod)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from collections import Counter
 
 import httpx
 import pytest
@@ -25,10 +24,10 @@ def voter(target):
 @pytest.fixture
 def moved(target):
     """Tell whether the totals have moved by so many votes since the test began."""
-    before = target.tally()
+    before = target.counted()
 
     def moved(a: int, b: int) -> bool:
-        now = Counter(target.tally())
+        now = target.tally()
         return (now[A] - before[A], now[B] - before[B]) == (a, b)
 
     return moved

@@ -1,11 +1,9 @@
 """`voting up` and a real Chromium that looks at its pages."""
 
-import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -20,6 +18,7 @@ import redis
 from acceptance.conftest import DEADLINE, Up, wait_for
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 from sqlalchemy.ext.asyncio import AsyncEngine
+from waiting import run_apart
 
 from voting import rounds, tally
 from voting.database import create_engine
@@ -85,7 +84,7 @@ class Site:
             page = httpx.get(self.vote).text
             return (" disabled" in page, 'class="closes"' in page) == (closed, planned)
 
-        _run_apart(lead())
+        run_apart(lead())
         wait_for("the vote page to know", knows)
 
     def _is_idle(self) -> bool:
@@ -102,13 +101,7 @@ class Site:
             await connection.execute(statement)
             await connection.close()
 
-        _run_apart(run())
-
-
-def _run_apart(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run it on a loop of another thread: this one belongs to Playwright."""
-    with ThreadPoolExecutor() as pool:
-        pool.submit(asyncio.run, coroutine).result()
+        run_apart(run())
 
 
 class Visitors:
