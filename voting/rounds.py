@@ -13,6 +13,11 @@ from voting.ballots import LARGEST, ZERO, Version
 from voting.polls import Phase, Poll
 from voting.stream import BallotStream, Prepared
 
+# Wait for the lock longer than somebody can have it who says nothing any more.
+_PATIENCE = text("""
+SELECT set_config('lock_timeout', '6500ms', true), set_config('statement_timeout', '6500ms', true)
+""")
+
 _LOCK = text(f"{tally.LOCK_IDLE}, pg_advisory_xact_lock({tally.POLL_LOCK})")
 
 # From when on, and after which ballot, is for Redis to tell.
@@ -149,6 +154,7 @@ async def start_round(engine: AsyncEngine, ended: int) -> None:
 async def _changing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Begin a transaction in which nobody else changes the poll or copies it to Redis."""
     async with _transaction(engine) as connection:
+        await connection.execute(_PATIENCE)
         await connection.execute(_LOCK)
         yield connection
 

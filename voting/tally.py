@@ -56,9 +56,9 @@ ON CONFLICT (bucket) DO UPDATE SET
 # Any number that nothing else in this database takes.
 POLL_LOCK = 0x706F6C6C
 
-# Postgres ends a transaction that has the lock and says nothing for so long. Others wait for the
-# lock longer than that: a process that is frozen, or cut off, can't keep a poll from being closed.
-LOCK_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', '2s', true)"
+# Postgres ends a transaction that has the lock and says nothing for so long: one that is frozen, or
+# cut off, can't keep a poll from being closed. Longer than anybody waits for an answer of Redis.
+LOCK_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', '5500ms', true)"
 
 # Whoever changes the poll takes the same lock for itself alone, and so waits until the transaction
 # that copies it to Redis has ended.

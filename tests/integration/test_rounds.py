@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
 
 from voting import poll_commands, rounds, tally
@@ -277,6 +277,30 @@ async def test_a_worker_that_is_frozen_can_not_keep_a_poll_from_being_closed(eng
         await frozen.invalidate()
     found = await poll(engine)
     assert (found.state, found.lost_at) == ("closed", None)
+
+
+async def test_who_only_waits_for_redis_keeps_the_lock_and_writes_down_what_it_heard(
+    open_poll, engine, monkeypatch
+):
+    await count(engine, (1, "a", 1))
+    await open_poll._redis.delete(open_poll._stream)
+    prepare = open_poll.prepare
+
+    async def prepare_slowly(*terms, **more):
+        prepared = await prepare(*terms, **more)
+        await asyncio.sleep(4.5)  # Redis' answer comes late, but it comes
+        return prepared
+
+    monkeypatch.setattr(open_poll, "prepare", prepare_slowly)
+    _, lost = await rounds.bring_in_line(engine, open_poll)
+    assert lost
+    assert (await poll(engine)).lost_at is not None
+
+
+async def test_it_is_redis_that_is_away_where_redis_is_silent(open_poll, engine):
+    await open_poll._redis.client_pause(6_000)  # longer than anybody waits
+    with pytest.raises(RedisError):
+        await rounds.bring_in_line(engine, open_poll)
 
 
 async def test_a_command_that_can_not_reach_redis_any_more_says_who_will(engine, tmp_path):

@@ -288,6 +288,7 @@ class _Connection:
             return "lost", partial(self._changes.append, postgres.set_lost)
         effects = {
             tally._SHARE_POLL: ("lock", self._link.lock),
+            rounds._PATIENCE: ("patience", lambda: None),
             rounds._LOCK: ("lock alone", self._link.lock_alone),
             tally._POLL: ("poll", postgres.row),
             tally._NEWEST: ("newest", postgres.newest),
