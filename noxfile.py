@@ -140,6 +140,7 @@ def e2e_local(session: nox.Session) -> None:
     session.run(
         *("coverage", "run", "-m", "pytest", "e2e", *session.posargs),
         env={"CHROMIUM": find_chromium(session)},
+        interrupt_timeout=60,  # by Ctrl-C: for stopping what it has started
     )
 
 
@@ -156,6 +157,7 @@ def e2e(session: nox.Session) -> None:
     session.run(
         *("pytest", "e2e", "--target=cluster", *session.posargs),
         env={"CHROMIUM": find_chromium(session)},
+        interrupt_timeout=300,  # by Ctrl-C: for removing the cluster
     )
 
 

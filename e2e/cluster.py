@@ -8,23 +8,28 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from acceptance.conftest import wait_for
 
 from e2e.kind import Kind
+from e2e.running import CommandError
 from e2e.target import Page, Role, Server, Servers, Target
 
 NAMESPACE = "voting"
+# Who needs nobody first: the others are ready a moment longer than their servers.
 WORKLOADS = {
-    "vote": "deployment/vote",
-    "result": "deployment/result",
-    "worker": "deployment/worker",
     "redis": "statefulset/redis",
     "postgres": "statefulset/postgres",
+    "worker": "deployment/worker",
+    "vote": "deployment/vote",
+    "result": "deployment/result",
 }
 PORTS = {"redis": 6379, "postgres": 5432}
 
-# Seconds in which nodes have fetched images that they never had.
-FETCHED = 900
+# Seconds in which nodes have fetched images that they never had. A Deployment gives up then too.
+FETCHED = 600
+
+PAUSE = 0.5  # seconds between two questions to the cluster
 
 
 class Cluster(Target):
@@ -55,17 +60,12 @@ class Cluster(Target):
         """Have this version run: the schema first, then the servers' users and the roles."""
         self.kind.apply(tag)
         self._say("waiting for the ingress controller")
-        self.kind.kubectl(
-            *("rollout", "status", "deployment/traefik", "--namespace=traefik"),
-            f"--timeout={FETCHED}s",
-            timeout=FETCHED + 10,
-        )
+        self._rolled_out("deployment/traefik", "traefik", FETCHED)
+        self._say("waiting for the servers")
+        for server in PORTS:
+            self._rolled_out(WORKLOADS[server], seconds=FETCHED)
         self._say("waiting for the migration")
-        self.kubectl(
-            *("wait", f"job/migrate-{tag}", "--for=condition=Complete"),
-            f"--timeout={FETCHED}s",
-            timeout=FETCHED + 10,
-        )
+        self._wait("the migration", lambda: self.migrated(tag), FETCHED)
         self._say("waiting for every part")
         self.ready()
         self._say("ready")
@@ -82,9 +82,9 @@ class Cluster(Target):
     def ready(self) -> None:
         for workload in WORKLOADS.values():
             self._rolled_out(workload)
-        # Endpoints take a moment to come to the ingress controller.
+        # Endpoints take a moment to come to the ingress controller, which asks one after the other.
         for page in ("vote", "result"):
-            wait_for(f"the page of {page}", lambda page=page: self._answers(page), self.patience)
+            self._wait(f"the page of {page}", lambda page=page: self._answers(page))
 
     def kill(self, part: Role | Server) -> None:
         pod = self.pods(part)[0]
@@ -98,7 +98,7 @@ class Cluster(Target):
             now = _container(self.kind.get("pod", name, f"--namespace={NAMESPACE}"), part)
             return now["restartCount"] > before["restartCount"] and "running" in now["state"]
 
-        wait_for(f"another {part}", replaced, self.patience)
+        self._wait(f"another {part}", replaced)
 
     def restart(self, part: Role | Server) -> None:
         self.kubectl("rollout", "restart", WORKLOADS[part])
@@ -117,12 +117,15 @@ class Cluster(Target):
         texts = []
         for pod in self.pods(role):
             with self.kind.forward(NAMESPACE, pod["metadata"]["name"], 9090) as port:
-                texts.append(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+                url = f"http://127.0.0.1:{port}/metrics"
+                texts.append(httpx.get(url, trust_env=False).text)
         return texts
 
     def command(self, *words: str) -> str:
+        # Not any of the Deployment: that could be one on its way out.
+        worker = self.pods("worker")[0]["metadata"]["name"]
         return self.kubectl(
-            *("exec", WORKLOADS["worker"], "--container=worker", "--", "voting", *words),
+            *("exec", worker, "--container=worker", "--", "voting", *words),
             timeout=self.patience,
         )
 
@@ -152,6 +155,15 @@ class Cluster(Target):
         pods = self.kind.get("pods", f"--namespace={NAMESPACE}", selector)["items"]
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
+    def migrated(self, tag: str) -> bool:
+        """Whether the Job of that version is done."""
+        job = self.kind.get("job", f"migrate-{tag}", f"--namespace={NAMESPACE}")
+        status = job["status"]
+        conditions = {each["type"] for each in status.get("conditions", ()) if is_true(each)}
+        if "Failed" in conditions:
+            pytest.fail(f"the migration of {tag} has failed")
+        return "Complete" in conditions and status["succeeded"] == 1
+
     def scale(self, role: Role, replicas: int) -> None:
         """Have so many pods of a role, and wait until there are."""
         self._scale(role, replicas)
@@ -172,18 +184,32 @@ class Cluster(Target):
                 replicas
             )
 
-        wait_for(f"{replicas} of {part}", as_many, self.patience)
+        self._wait(f"{replicas} of {part}", as_many)
 
-    def _rolled_out(self, workload: str) -> None:
-        self.kubectl(
-            *("rollout", "status", workload, f"--timeout={self.patience:.0f}s"),
-            timeout=self.patience + 10,
+    def _rolled_out(
+        self, workload: str, namespace: str = NAMESPACE, seconds: float = patience
+    ) -> None:
+        self.kind.kubectl(
+            *("rollout", "status", workload, f"--namespace={namespace}"),
+            f"--timeout={seconds:.0f}s",
+            timeout=seconds + 10,
         )
 
     def _answers(self, page: Page) -> bool:
+        """Whether all pods of a page can be reached, which are asked in turn."""
         with suppress(httpx.TransportError), self.visitor(page) as visitor:
-            return visitor.get("/").status_code == httpx.codes.OK
+            return all(visitor.get("/").status_code == httpx.codes.OK for _ in range(6))
         return False
+
+    def _wait(self, what: str, condition: Callable[[], bool], seconds: float = patience) -> None:
+        """Wait until something holds, also where the cluster can't tell for a moment."""
+
+        def holds() -> bool:
+            with suppress(CommandError):
+                return condition()
+            return False
+
+        wait_for(what, holds, seconds, PAUSE)
 
     def _secret(self, role: Role, variable: str) -> str:
         """Read a variable that a role has from a Secret."""
@@ -202,6 +228,11 @@ def _container(pod: Any, name: str) -> Any:
     """Tell the state of a container."""
     [found] = [each for each in pod["status"]["containerStatuses"] if each["name"] == name]
     return found
+
+
+def is_true(condition: Any) -> bool:
+    """Whether a condition of an object holds."""
+    return bool(condition["status"] == "True")
 
 
 def _at(url: str, port: int) -> str:

@@ -15,6 +15,7 @@ from e2e.local import Local
 from e2e.target import Target
 
 CLUSTER = "pytest-voting-e2e"
+KIND = pytest.StashKey[Kind]()
 REPORTS = 3  # failures that are looked into; the rest often follows from them
 
 
@@ -36,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         for item in items:
             # Each wait has a deadline of its own; this is for what nobody has thought of.
-            item.add_marker(pytest.mark.timeout(3600))
+            item.add_marker(pytest.mark.timeout(2400))
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +49,6 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
     def say(step: str) -> None:
         with capture.global_and_fixture_disabled():
-            terminal.ensure_newline()
             if terminal._tw.width_of_current_line:  # noqa: SLF001 - dots and letters of tests
                 terminal.line("")
             terminal.write_line(f"{time.monotonic() - start:6.1f} s  {step}", flush=True)
@@ -74,9 +74,6 @@ def kind(pytestconfig, k8s_manager, say) -> Iterator[Kind]:
 def cluster(pytestconfig, kind, say) -> Cluster:
     """The app on that cluster."""
     return Cluster.start(kind, say, existing=pytestconfig.getoption("--use-existing"))
-
-
-KIND = pytest.StashKey[Kind]()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,19 +18,28 @@ from pytest_kubernetes.options import ClusterOptions
 from pytest_kubernetes.providers.base import AClusterManager
 
 from e2e import overlay
+from e2e.running import ROOT, CommandError, run
 from voting import __version__
 
-ROOT = Path(__file__).parent.parent
 FOLDER = Path(os.environ.get("E2E_FOLDER", ROOT / ".e2e"))
 
-# What a slow machine with a slow line may take, in seconds.
-BUILD, CREATE, LOAD = 1200, 600, 300
+# What a slow machine with a slow line may take, in seconds: to build the image, and for each thing
+# that kind does.
+BUILD, KIND = 1200, 600
+
+# What is kept of a cluster after a failure, beside the logs of all containers.
+STATE = {
+    "pods": ("get", "pods", "--all-namespaces", "--output=wide"),
+    "events": ("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"),
+    "pods, described": ("describe", "pods", "--all-namespaces"),
+    "nodes, described": ("describe", "nodes"),
+    "objects": (
+        *("get", "deployments,statefulsets,jobs,endpointslices,ingresses,networkpolicies"),
+        *("--all-namespaces", "--output=yaml"),
+    ),
+}
 
 TAIL = 40  # lines of a log that are printed; the file has more
-
-
-class CommandError(AssertionError):
-    """A command has failed; the message has what it said."""
 
 
 class Kind:
@@ -68,13 +77,7 @@ class Kind:
         template = (ROOT / overlay.OVERLAY / "cluster.yaml").read_text()
         self._config.write_text(overlay.cluster(template, self.name, free_port()))
         self._say(f"creating the cluster {self.name}")
-        options = ClusterOptions(
-            provider_config=self._config,
-            kubeconfig_path=self.kubeconfig,
-            cluster_timeout=CREATE,
-        )
-        with _telling():
-            self._manager.create(options, timeout=120)
+        self._have()
 
     def use(self) -> None:
         """Use the cluster that an earlier run has kept."""
@@ -82,6 +85,19 @@ class Kind:
         assert self._config.exists(), f"{self._config} is not there: no earlier run has kept one"
         self.kubeconfig.write_text(run("kind", "get", "kubeconfig", "--name", self.name))
         self.kubeconfig.chmod(0o600)
+        self._have()
+
+    def _have(self) -> None:
+        """Have the manager make the cluster, unless it answers already."""
+        # It puts commands together unquoted: the way from here has no spaces.
+        config, kubeconfig = (
+            Path(os.path.relpath(each)) for each in (self._config, self.kubeconfig)
+        )
+        options = ClusterOptions(
+            provider_config=config, kubeconfig_path=kubeconfig, cluster_timeout=KIND
+        )
+        with _telling():
+            self._manager.create(options, timeout=120)
 
     def delete(self) -> None:
         with _telling():
@@ -96,7 +112,7 @@ class Kind:
             *(f"--build-arg=VERSION={__version__}", "."),
             timeout=BUILD,
             # Or it becomes an index of an image and its attestations, which kind can't load.
-            BUILDX_NO_DEFAULT_ATTESTATIONS="1",
+            env={**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"},
         )
         self._say("loading the image")
         for name in names:
@@ -169,33 +185,32 @@ class Kind:
         folder = FOLDER / re.sub(r"\W+", "-", name).strip("-")
         folder.mkdir(parents=True, exist_ok=True)
         told = [f"kept in {folder}"]
-        for title, words in {
-            "pods": ("get", "pods", "--all-namespaces", "--output=wide"),
-            "events": ("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"),
-            "pods, described": ("describe", "pods", "--namespace=voting"),
-        }.items():
+        for title, words in STATE.items():
             text = self._try(*words)
             (folder / f"{title}.txt").write_text(text)
-            if title != "pods, described":
+            if title in {"pods", "events"}:
                 told += [f"--- {title}", *text.splitlines()[-TAIL:]]
-        for pod, container in self._containers():
-            words = ("logs", "--namespace=voting", pod, f"--container={container}", "--tail=1000")
-            for title, text in {
-                f"{pod} {container}": self._try(*words),
-                f"{pod} {container}, before its restart": self._try(*words, "--previous"),
+        for namespace, pod, container in self._containers():
+            words = ("logs", pod, f"--namespace={namespace}", f"--container={container}")
+            for title, more in {
+                f"{pod} {container}": (),
+                f"{pod} {container}, before its restart": ("--previous",),
             }.items():
+                text = self._try(*words, "--tail=1000", *more)
+                if "previous terminated container" in text:
+                    continue
                 (folder / f"{title}.log").write_text(text)
-                if "previous terminated container" not in text:
+                if namespace in {"voting", "traefik"}:
                     told += [f"--- {title}", *text.splitlines()[-TAIL:]]
         return "\n".join(told)
 
-    def _containers(self) -> list[tuple[str, str]]:
+    def _containers(self) -> list[tuple[str, str, str]]:
         try:
-            pods = self.get("pods", "--namespace=voting")["items"]
+            pods = self.get("pods", "--all-namespaces")["items"]
         except CommandError:
             return []
         return [
-            (pod["metadata"]["name"], container["name"])
+            (pod["metadata"]["namespace"], pod["metadata"]["name"], container["name"])
             for pod in pods
             for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
         ]
@@ -205,26 +220,6 @@ class Kind:
             return self.kubectl(*words)
         except CommandError as error:
             return str(error)
-
-
-def run(*command: str, timeout: float = 60, **environ: str) -> str:
-    """Run a command to its end, and return what it printed. Raises CommandError."""
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environ},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandError(f"{' '.join(command)}\nis not done after {timeout:g} s") from None
-    if done.returncode != 0:
-        raise CommandError(f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    return done.stdout
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The app as `voting up` runs it on this machine."""
 
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ import psutil
 from acceptance.conftest import Up, wait_for
 from environ import ENVIRON
 
+from e2e.running import run
 from e2e.target import Page, Role, Server, Servers, Target
 from voting.embedded import Folders
 
@@ -65,14 +65,8 @@ class Local(Target):
 
     def command(self, *words: str) -> str:
         folder = ("--data", str(self._folders.data))
-        return subprocess.run(
-            [sys.executable, "-m", "voting", *words, *folder],
-            env=ENVIRON,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=self.patience,
-        ).stdout
+        command = (sys.executable, "-m", "voting", *words, *folder)
+        return run(*command, timeout=self.patience, env=ENVIRON)
 
     @contextmanager
     def servers(self) -> Iterator[Servers]:
@@ -104,4 +98,5 @@ class Local(Target):
 
 
 def _ask(process: psutil.Process, path: str) -> httpx.Response:
-    return httpx.get(f"http://127.0.0.1:{process.environ()['OPS_PORT']}{path}")
+    url = f"http://127.0.0.1:{process.environ()['OPS_PORT']}{path}"
+    return httpx.get(url, trust_env=False)  # no proxy leads to this machine

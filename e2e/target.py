@@ -68,7 +68,7 @@ class Target(ABC):
 
     @abstractmethod
     def command(self, *words: str) -> str:
-        """Give an operator's command, and return what it printed. Raises CalledProcessError."""
+        """Give an operator's command, and return what it printed. Raises CommandError."""
 
     @abstractmethod
     def servers(self) -> AbstractContextManager[Servers]:

@@ -10,8 +10,8 @@ import pytest
 from checker import Told
 from client import Connection
 
-from e2e.cluster import NAMESPACE, Cluster
-from e2e.kind import CommandError
+from e2e.cluster import NAMESPACE, Cluster, is_true
+from e2e.running import CommandError
 
 pytestmark = pytest.mark.cluster
 
@@ -40,7 +40,7 @@ async def viewers(cluster: Cluster, number: int = 4) -> AsyncIterator[Counter[in
 
 
 def test_the_schema_was_migrated_by_a_job_of_this_version(cluster):
-    assert migrated(cluster, cluster.tags[0])
+    assert cluster.migrated(cluster.tags[0])
 
 
 async def test_a_rollout_fails_no_request(cluster):
@@ -62,8 +62,8 @@ async def test_an_upgrade_migrates_with_a_job_of_its_own_and_fails_no_request(cl
         await crowd.hears(Told.ACKNOWLEDGED, 500)
         await asyncio.to_thread(cluster.apply, new)
         await crowd.hears(Told.ACKNOWLEDGED, 500)
-    assert migrated(cluster, old)
-    assert migrated(cluster, new)
+    assert cluster.migrated(old)
+    assert cluster.migrated(new)
     images = {pod["spec"]["containers"][0]["image"] for pod in roles(cluster)}
     assert images == {f"voting:{new}"}
     assert crowd.told.keys() == {Told.ACKNOWLEDGED}
@@ -137,20 +137,13 @@ def test_a_pod_with_more_rights_than_it_needs_is_refused(cluster):
         cluster.kubectl(*pod)
 
 
-def migrated(cluster: Cluster, tag: str) -> bool:
-    status = cluster.kind.get("job", f"migrate-{tag}", f"--namespace={NAMESPACE}")["status"]
-    conditions = {each["type"]: each["status"] for each in status["conditions"]}
-    return conditions.get("Complete") == "True" and status["succeeded"] == 1
-
-
 def roles(cluster: Cluster) -> list[Any]:
     return [pod for role in ("vote", "result", "worker") for pod in cluster.pods(role)]
 
 
 def is_ready(pod: Any) -> bool:
     return any(
-        each["type"] == "Ready" and each["status"] == "True"
-        for each in pod["status"].get("conditions", [])
+        each["type"] == "Ready" and is_true(each) for each in pod["status"].get("conditions", [])
     )
 
 
@@ -173,4 +166,5 @@ def generations(cluster: Cluster) -> dict[str, Any]:
             each["metadata"].get("generation"),
         )
         for each in found
+        if "deletionTimestamp" not in each["metadata"]
     }

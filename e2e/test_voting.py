@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from typing import Any
 
 import httpx
 import pytest
@@ -48,6 +49,10 @@ def chosen(page: str) -> list[str]:
     return [re.search(r'value="(\w+)"', button)[1] for button in marked]
 
 
+def tally(viewer: httpx.Client) -> dict[str, Any]:
+    return viewer.get("/api/tally").json()
+
+
 def test_a_vote_is_recorded_and_counted(voter, moved):
     answer = vote(voter, "a")
     assert [each.status_code for each in answer.history] == [303]
@@ -81,9 +86,8 @@ def test_a_closed_poll_takes_no_vote_and_its_result_is_final(target, voter):
         assert answer.headers["Voting-Recorded"] == "no"
         assert "was not recorded" in answer.text
         with target.visitor("result") as viewer:
-            wait_for("the final result", lambda: "Final" in viewer.get("/").text)
-            final = viewer.get("/api/tally").json()
-        assert final["phase"] == "final"
+            wait_for("the result to be final", lambda: tally(viewer)["phase"] == "final")
+            wait_for("the page to say so", lambda: "Final" in viewer.get("/").text)
     finally:
         target.command("open", "--yes")
     wait_for("the poll to be open", lambda: vote(voter, "b").status_code == httpx.codes.OK)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
+PATIENCE = 60.0  # seconds until a connection that says nothing counts as broken
+
 
 @dataclass
 class Answer:
@@ -25,7 +27,8 @@ class Connection:
     Names that end in `localhost` are this machine, whatever its resolver knows.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, patience: float = PATIENCE) -> None:
+        self._patience = patience
         url = urlsplit(address)
         here = (url.hostname or "").endswith("localhost")
         self._where = ("127.0.0.1" if here else url.hostname, url.port)
@@ -47,12 +50,13 @@ class Connection:
             head.append(f"Cookie: {cookie}")
         request = "\r\n".join([*head, "", body])
         try:
-            if self._streams is None:
-                self._streams = await asyncio.open_connection(*self._where)
-            return await self._exchange(request.encode(), *self._streams)
+            async with asyncio.timeout(self._patience):
+                if self._streams is None:
+                    self._streams = await asyncio.open_connection(*self._where)
+                return await self._exchange(request.encode(), *self._streams)
         except ConnectionRefusedError:
             return Answer(-1)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError):  # a TimeoutError is an OSError
             if self._streams:
                 self._streams[1].close()
             self._streams = None

@@ -28,12 +28,14 @@ GUARDIAN = Guardian(os.open(os.devnull, os.O_RDONLY))
 atexit.register(GUARDIAN.close)
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+def wait_for(
+    what: str, condition: Callable[[], object], seconds: float = DEADLINE, pause: float = 0.02
+) -> None:
     """Wait until `condition` holds. Fails with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"still waiting for: {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

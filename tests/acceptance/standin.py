@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(sys.argv[0]).parent
-CREATED, LOG = HERE / "created", HERE / "log"
+CREATED, LOG, FAILS = HERE / "created", HERE / "log", HERE / "fails"
 
 
 def serve(port: int) -> None:
@@ -56,7 +56,9 @@ def kubectl(*words: str) -> str:
             done = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}
             return json.dumps({"status": done})
         case ("get", "pods", *_):
-            return json.dumps({"items": []})
+            pod = {"name": "worker-1", "namespace": "voting"}
+            containers = {"containers": [{"name": "worker"}]}
+            return json.dumps({"items": [{"metadata": pod, "spec": containers}]})
     return ""
 
 
@@ -65,8 +67,11 @@ def main() -> None:
     if sys.argv[1] == "serve":
         serve(int(sys.argv[2]))
         return
+    command = " ".join([name, *sys.argv[1:]])
     with LOG.open("a") as log:
-        log.write(" ".join([name, *sys.argv[1:]]) + "\n")
+        log.write(f"{command}\n")
+    if FAILS.exists() and command.startswith(FAILS.read_text()):
+        sys.exit("ERROR: no space left on device")
     answer = {"kind": kind, "kubectl": kubectl}.get(name, lambda *_: "29.0")
     sys.stdout.write(answer(*sys.argv[1:]))
 
