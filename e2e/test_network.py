@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from acceptance.conftest import wait_for
 
 from e2e.cluster import NAMESPACE, Cluster
 from e2e.kind import FOLDER
@@ -109,13 +110,22 @@ def test_each_pair_is_allowed_or_denied(cluster, listeners, source):
     pod = speaker(cluster, source)
     # With itself, a pod may always speak.
     others = {name: to for name, to in listeners.items() if not to.startswith(f"{address(pod)}:")}
-    reached = attempt(cluster, pod, list(others.values()))
-    assert {name for name, to in others.items() if to in reached} == MAY[source]
+    reached: set[str] = set()
+
+    def all_that_may_be() -> bool:
+        # What is denied is tried as often, and stays so.
+        found = attempt(cluster, pod, list(others.values()))
+        reached.update(name for name, to in others.items() if to in found)
+        return reached >= MAY[source]
+
+    wait_for(f"what {source} may reach", all_that_may_be)
+    assert reached == MAY[source]
 
 
 def test_names_of_services_lead_there(cluster):
     services = ["redis:6379", "postgres:5432"]
-    assert attempt(cluster, speaker(cluster, "worker"), services) == set(services)
+    worker = speaker(cluster, "worker")
+    wait_for("both services", lambda: attempt(cluster, worker, services) == set(services))
 
 
 @pytest.mark.parametrize("page", ["vote", "result"])
