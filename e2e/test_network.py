@@ -21,10 +21,10 @@ def reached(address):
     try:
         socket.create_connection((host, int(port)), 4).close()
     except OSError:
-        return
-    print(address)
+        return ""
+    return address
 with concurrent.futures.ThreadPoolExecutor(32) as pool:
-    list(pool.map(reached, sys.argv[1:]))
+    print(*pool.map(reached, sys.argv[1:]))
 """
 
 # The same in a pod that has no Python.
