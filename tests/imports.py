@@ -34,7 +34,10 @@ LAYERS = (
             *("audit", "shown", "export.formats", "export.snapshot"),
         ),
     ),
-    ("ground", ("traceparent", "ballots", "polls", "models", "settings", "logs", "metrics")),
+    (
+        "ground",
+        ("traceparent", "ballots", "polls", "models", "settings", "logs", "metrics", "texts"),
+    ),
 )
 
 

@@ -24,6 +24,31 @@ class Figures:
     def of(cls, a: int, b: int, *, hidden: bool) -> "Figures":
         return cls(a + b, None, None) if hidden else cls(a + b, a, b)
 
+    @property
+    def leader(self) -> str | None:
+        """Which option has more, if that may be told and one has."""
+        if self.a is None or self.b is None or self.a == self.b:
+            return None
+        return "a" if self.a > self.b else "b"
+
+    @property
+    def lead(self) -> int:
+        """By how many votes; 0 where there is no leader."""
+        return abs((self.a or 0) - (self.b or 0))
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """Percentages to one place that add up to 100; None where there are none to tell.
+
+        An option with a vote never has 0 %, nor one that lacks a vote 100 %.
+        """
+        if not self.votes or self.a is None or self.b is None:
+            return None
+        tenths = round(1000 * self.a / self.votes)
+        if self.a and self.b:
+            tenths = min(max(tenths, 1), 999)
+        return {"a": tenths / 10, "b": (1000 - tenths) / 10}
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:

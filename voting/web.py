@@ -16,9 +16,11 @@ from litestar.datastructures import Headers
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, Scope, Send
+from markupsafe import Markup
 
 from voting import logs
 from voting.settings import PageSettings
+from voting.texts import BROKEN, NOT_ALLOWED, NOT_FOUND, TOO_LARGE, Problem, odd, say
 
 log = logs.get(__name__)
 
@@ -75,21 +77,19 @@ def wants_fragment(request: Request[Any, Any, Any]) -> bool:
     return request.headers.get("hx-request") == "true"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What went wrong, in plain words, and what it means for the vote."""
+def etag_of(body: str) -> str:
+    """Make the tag by which a client asks whether this is still the answer."""
+    return f'"{hashlib.sha256(body.encode()).hexdigest()[:20]}"'
 
-    status: HTTPStatus
-    headline: str
-    advice: str
-    retry_after: int | None = None  # seconds
 
-    @property
-    def headers(self) -> dict[str, str]:
-        headers = {"Cache-Control": "no-store"}
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
-        return headers
+def or_unchanged(request: Request[Any, Any, Any], answer: Response[str]) -> Response[str]:
+    """Answer with a status alone where the client, and nobody else, has the body already."""
+    headers = {**answer.headers, "Cache-Control": "private, no-cache", "Vary": "Cookie"}
+    headers["ETag"] = etag_of(answer.content)
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response("", status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    answer.headers.update(headers)
+    return answer
 
 
 class ProblemError(Exception):
@@ -98,22 +98,6 @@ class ProblemError(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.headline)
         self.problem = problem
-
-
-NOT_FOUND = Problem(HTTPStatus.NOT_FOUND, "There is no such page.", "Check the address.")
-NOT_ALLOWED = Problem(
-    HTTPStatus.METHOD_NOT_ALLOWED, "This page can't be asked in that way.", "Go back and reload it."
-)
-TOO_LARGE = Problem(
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "That is too much to read.",
-    "Nothing was recorded. Go back and choose again.",
-)
-BROKEN = Problem(
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    "Something broke on our side.",
-    "Please try again in a moment.",
-)
 
 
 class Pages:
@@ -130,6 +114,8 @@ class Pages:
         self._environment.globals.update(
             title=settings.poll_title,
             options={"a": settings.option_a, "b": settings.option_b},
+            say=say,
+            receipt=_receipts(settings),
             vote_url=settings.vote_url,
             result_url=settings.result_url,
             static=static_url,
@@ -160,13 +146,23 @@ class Pages:
         return with_security_headers(app)
 
 
+def _receipts(settings: PageSettings) -> dict[str, dict[str, Markup]]:
+    """Fill in once, for each option, what is said of every vote."""
+    names = {"a": settings.option_a, "b": settings.option_b}
+    options = {key: Markup("<bdi>{}</bdi>").format(name) for key, name in names.items()}
+    return {
+        text: {key: say(text, option=option) for key, option in options.items()}
+        for text in ("will_count", "is_late", "is_counted")
+    }
+
+
 def _problem_of(error: Exception) -> Problem:
     status = error.status_code if isinstance(error, HTTPException) else None
     known = {each.status: each for each in (NOT_FOUND, NOT_ALLOWED, TOO_LARGE)}
     if status in known:
         return known[HTTPStatus(status)]
     if status is not None and status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Problem(HTTPStatus(status), "That request can't be understood.", "Reload the page.")
+        return odd(HTTPStatus(status))
     log.error("a request failed", exc_info=error)
     return BROKEN
 

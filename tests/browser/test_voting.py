@@ -33,7 +33,7 @@ def test_the_result_shows_a_vote_without_a_reload(site, visitors, capsys):
     expect(result.locator(".turnout")).to_have_text("1 voter")
     expect_totals(result, 0, 1)
     expect(result.locator(".row.b .share")).to_have_text("100.0 %")
-    expect(result.locator(".row.b .fill")).to_have_attribute("width", "100.00%")
+    expect(result.locator(".fill.b")).to_have_attribute("width", "100.0%")
     seconds = result.evaluate("window.seen") / 1000 - clicked  # null after a reload
     with capsys.disabled():
         print(f"\nfrom the click to the result: {seconds:.2f} s")  # noqa: T201 - asked for

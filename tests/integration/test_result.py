@@ -137,7 +137,7 @@ async def test_while_postgres_is_away_the_last_totals_stay_and_the_page_says_sin
         page = (await client.get("/tally", headers={"If-None-Match": fresh})).text
         answer = (await client.get("/api/tally")).json()
     assert "1 vote<" in page
-    assert re.search(r'<time datetime="[^"]+">\d\d:\d\d:\d\d UTC</time>', page)
+    assert re.search(r'Updated <time datetime="[^"]+"[^>]*>at \d\d:\d\d:\d\d UTC</time>', page)
     assert (answer["stale"], answer["votes"]) == (True, 1)
     assert answer["at"] >= at
 
@@ -192,7 +192,7 @@ async def test_a_closed_poll_says_that_the_last_votes_are_being_counted(client, 
     await close(engine, final=False)
     page = (await client.get("/tally")).text
     assert "Voting is closed. Counting the last votes." in page
-    assert trigger(page) == "every 1s"
+    assert trigger(page) == "every 1s, again"
     assert "2 votes" in page
     answer = (await client.get("/api/tally")).json()
     assert (answer["phase"], answer["closed_at"]) == ("counting", CLOSED_AT.isoformat())
@@ -207,13 +207,13 @@ async def test_a_final_result_says_since_when_and_is_asked_for_seldom(client, en
     assert f'<strong>Final result</strong> of <time datetime="{answer["final_at"]}">' in page
     assert "2 votes" in page
     # A wall goes on by itself where the poll is opened again.
-    assert trigger(page) == "every 15s"
+    assert trigger(page) == "every 15s, again"
     await sql(
         engine, "UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, final_at = NULL"
     )
     page = (await client.get("/tally")).text
     assert "Final" not in page
-    assert trigger(page) == "every 1s"
+    assert trigger(page) == "every 1s, again"
 
 
 @pytest.mark.parametrize(

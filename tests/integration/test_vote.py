@@ -10,8 +10,8 @@ from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
 from voting.roles.vote import Mine, VoteRole
 from voting.settings import VoteSettings, load
+from voting.texts import Problem
 from voting.voters import VoterCookies
-from voting.web import Problem
 
 KEY = "k" * 32
 ENVIRON = {"REDIS_URL": "redis://unused", "SECRET_KEYS": KEY, "OPTION_A": "<Cats>"}
@@ -125,6 +125,42 @@ async def test_the_receipt_turns_from_recorded_to_counted(voter, prepared):
         while "counted. You" not in (counted := await receipt()):
             await asyncio.sleep(0.05)
     assert "hx-trigger" not in counted
+
+
+async def test_a_receipt_that_says_the_same_is_not_sent_again(voter):
+    await voter.post("/vote", data={"choice": "a"})
+    first = await voter.get("/receipt")
+    assert first.headers["cache-control"] == "private, no-cache"
+    known = {"If-None-Match": first.headers["etag"]}
+    again = await voter.get("/receipt", headers=known)
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["voting-fragment"] == first.headers["voting-fragment"]
+    await voter.post("/vote", data={"choice": "b"})
+    assert (await voter.get("/receipt", headers=known)).status_code == 200
+
+
+async def test_a_receipt_that_waits_long_says_so(voter, monkeypatch):
+    await voter.post("/vote", data={"choice": "a"})
+    assert "in a moment" in (await voter.get("/receipt")).text
+    monkeypatch.setattr(vote, "LONG", -60)
+    late = (await voter.get("/receipt")).text
+    assert "is recorded and will be counted. That takes longer than usual" in late
+    assert "hx-trigger" in late
+
+
+async def test_many_receipts_cause_one_question(voter, prepared, monkeypatch):
+    await voter.post("/vote", data={"choice": "a"})
+    asked, position = [], prepared.position
+
+    async def counting():
+        asked.append(None)
+        return await position()
+
+    monkeypatch.setattr(prepared, "position", counting)
+    async with browser(prepared) as client:
+        client.cookies = voter.cookies
+        await asyncio.gather(*(client.get("/receipt") for _ in range(50)))
+    assert len(asked) == 1
 
 
 async def test_the_page_is_shown_while_redis_is_away(prepared, voter, monkeypatch):

@@ -76,3 +76,25 @@ def test_programs_are_told_the_life_of_the_poll():
     assert told["closed_at"] == told["final_at"] == "2029-01-01T00:00:00+00:00"
     assert told["closes_at"] == told["queue_lost_at"] == told["at"] == "2030-01-02T03:04:05+00:00"
     assert [each["votes"] for each in told["options"].values()] == [7, 2]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shares", "leader", "lead"),
+    [
+        (0, 0, None, None, 0),
+        (2, 1, {"a": 66.7, "b": 33.3}, "a", 1),
+        (1, 1, {"a": 50.0, "b": 50.0}, None, 0),
+        (0, 3, {"a": 0.0, "b": 100.0}, "b", 3),
+        # Rounding makes no unanimity, and no vote vanish.
+        (1, 99_999, {"a": 0.1, "b": 99.9}, "b", 99_998),
+        (99_999, 1, {"a": 99.9, "b": 0.1}, "a", 99_998),
+    ],
+)
+def test_shares_add_up_and_the_leader_is_who_has_more(a, b, shares, leader, lead):
+    figures = Figures.of(a, b, hidden=False)
+    assert (figures.shares, figures.leader, figures.lead) == (shares, leader, lead)
+
+
+def test_what_is_kept_back_has_no_shares_and_no_leader():
+    figures = Figures.of(7, 2, hidden=True)
+    assert (figures.shares, figures.leader, figures.lead) == (None, None, 0)

@@ -16,7 +16,8 @@ from voting.export import formats
 from voting.export import snapshot as reading
 from voting.export.snapshot import NoSuchRound
 from voting.settings import ExportSettings
-from voting.web import Problem, ProblemError
+from voting.texts import AWAY, BUSY, NO_NUMBER, NO_ROUND
+from voting.web import ProblemError
 
 log = logs.get(__name__)
 
@@ -27,29 +28,6 @@ DOWNLOADS = 2
 # end a transaction that rests as well, but nothing here would hear of it while it waits to send.
 STALLED = 10.0
 LONGEST = 300.0
-
-BUSY = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "Others are downloading the result right now.",
-    "Please try again in a few seconds.",
-    retry_after=5,
-)
-AWAY = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "The result can't be read right now.",
-    "Please try again in a few seconds.",
-    retry_after=5,
-)
-NO_ROUND = Problem(
-    HTTPStatus.NOT_FOUND,
-    "There is no such round.",
-    "Leave the round out of the address for the one that runs now.",
-)
-NO_NUMBER = Problem(
-    HTTPStatus.BAD_REQUEST,
-    "A round is a number.",
-    "Leave the round out of the address for the one that runs now.",
-)
 
 
 class Downloads:

@@ -1,7 +1,6 @@
 """ROLE=result: the page where everybody watches the totals."""
 
 import functools
-import hashlib
 from http import HTTPStatus
 from math import nan
 from time import monotonic
@@ -19,7 +18,7 @@ from voting.polls import Phase
 from voting.server import Site, serve
 from voting.settings import ResultSettings
 from voting.shown import Shown, facts, show
-from voting.web import FRAGMENT, Pages
+from voting.web import FRAGMENT, Pages, etag_of
 
 if TYPE_CHECKING:
     from voting.spans import Spans
@@ -55,16 +54,19 @@ class ResultRole:
             ask = functools.partial(spans.query, "totals", ask)
         self._shown: Latest[Shown] = Latest(ask, interval=INTERVAL)
         self._asked = nan  # when the latest answer came
+        # What is made of the latest totals: each body with its tag, by template.
+        self._made_of: tuple[Shown | None, bool] | None = None
+        self._made: dict[str, tuple[str, str]] = {}
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._asked)
 
     def create_app(self) -> ASGIApp:
         @get("/")
         async def page(request: Request[Any, Any, Any]) -> Response[str]:
-            return self._answer(request, self._render("result.html", await self._shown.get()))
+            return await self._page(request, "result.html")
 
         @get("/tally")
         async def fragment(request: Request[Any, Any, Any]) -> Response[str]:
-            return self._answer(request, self._render("_tally.html", await self._shown.get()))
+            return await self._page(request, "_tally.html")
 
         @get("/api/tally")
         async def api() -> Response[dict[str, Any]]:
@@ -109,9 +111,17 @@ class ResultRole:
             seconds=POLL_SECONDS_FINAL if phase is Phase.FINAL else POLL_SECONDS,
         )
 
-    def _answer(self, request: Request[Any, Any, Any], body: str) -> Response[str]:
+    async def _page(self, request: Request[Any, Any, Any], template: str) -> Response[str]:
+        """Answer with a page, made once for all who look at the same totals."""
+        shown = await self._shown.get()
+        state = (shown, self._shown.failing)
+        if self._made_of != state:
+            self._made_of, self._made = state, {}
+        if template not in self._made:
+            body = self._render(template, shown)
+            self._made[template] = body, etag_of(body)
         # Votes may be what they were and the answer still be another: names, staleness, layout.
-        etag = f'"{hashlib.sha256(body.encode()).hexdigest()[:20]}"'
+        body, etag = self._made[template]
         headers = FRAGMENT | {"Cache-Control": _CACHE, "ETag": etag}
         if etag in request.headers.get("if-none-match", ""):
             metrics.VIEWS.labels("304").inc()

@@ -1,7 +1,7 @@
 """ROLE=vote: the page where people pick, and the one request that casts their ballot."""
 
 from http import HTTPStatus
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -19,15 +19,25 @@ from voting.polls import Terms
 from voting.server import Site, serve
 from voting.settings import VoteSettings
 from voting.stream import BallotStream, Position
+from voting.texts import (
+    CLOSED,
+    FOREIGN,
+    FORM,
+    FULL,
+    NO_COOKIE,
+    NOT_NOW,
+    TOO_LARGE,
+    UNKNOWN,
+    Problem,
+)
 from voting.trails import VoteTrail
 from voting.voters import VoterCookies
 from voting.web import (
     FRAGMENT,
-    TOO_LARGE,
     Pages,
-    Problem,
     ProblemError,
     is_same_origin,
+    or_unchanged,
     wants_fragment,
 )
 
@@ -35,43 +45,9 @@ log = logs.get(__name__)
 
 YEAR = 365 * 24 * 3600
 
-FOREIGN = Problem(
-    HTTPStatus.FORBIDDEN,
-    "This vote came from another site.",
-    "It was not recorded. Open the voting page itself and choose there.",
-)
-NO_COOKIE = Problem(
-    HTTPStatus.BAD_REQUEST,
-    "Your browser has to accept cookies to vote.",
-    "Your vote was not recorded. Allow cookies for this site, reload the page and choose again.",
-)
-CLOSED = Problem(
-    HTTPStatus.CONFLICT,
-    "Voting is closed.",
-    "This vote was not recorded. If you had voted before, that vote counts.",
-)
-NOT_NOW = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "We can't take votes right now.",
-    "Your vote was not recorded. Please choose again in a moment.",
-    retry_after=2,
-)
-FULL = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "Too many votes are waiting to be counted.",
-    "Your vote was not recorded. Please choose again in a minute.",
-    retry_after=30,
-)
-UNKNOWN = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "We don't know whether your vote was recorded.",
-    "It may have been, or not. Please choose again: only your last choice counts.",
-    retry_after=2,
-)
-_FORM = {
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "This is not what the voting page sends.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "This is not one of the two choices.",
-}
+# Seconds after which a ballot that is not counted yet is said to take long.
+LONG = 15.0
+
 _CAST: dict[type[CastError], Problem] = {
     PollClosed: CLOSED,
     NotRecorded: NOT_NOW,
@@ -107,6 +83,11 @@ class Mine(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.choice}.{self.version}"
+
+    @property
+    def late(self) -> bool:
+        """Whether it should be counted by now. Clocks of two machines are compared: roughly."""
+        return time() - self.version.ms / 1000 > LONG
 
 
 class VoteRole:
@@ -167,7 +148,9 @@ class VoteRole:
         return Response("", status_code=HTTPStatus.SEE_OTHER, headers=headers, cookies=cookies)
 
     async def receipt(self, request: Request[Any, Any, Any]) -> Response[str]:
-        return await self._ballot(request, "_receipt.html", self._mine(request))
+        return or_unchanged(
+            request, await self._ballot(request, "_receipt.html", self._mine(request))
+        )
 
     async def _cast(self, request: Request[Any, Any, Any]) -> Mine:
         if not is_same_origin(request.headers):
@@ -175,8 +158,7 @@ class VoteRole:
         try:
             choice = read_choice(request.headers.get("content-type", ""), await request.body())
         except FormError as error:
-            advice = "Nothing was recorded. Go back to the page and choose there."
-            raise ProblemError(Problem(error.status, _FORM[error.status], advice)) from error
+            raise ProblemError(FORM[error.status]) from error
         except ClientException as error:
             raise ProblemError(TOO_LARGE) from error
         voter = self._voter(request)
@@ -209,7 +191,7 @@ class VoteRole:
         *,
         cookies: list[Cookie] | None = None,
     ) -> Response[str]:
-        counted = False
+        counted = late = False
         terms = self._terms.last
         # Right after the cast it can't be counted yet: no need to ask.
         if request.method == "GET":
@@ -217,6 +199,7 @@ class VoteRole:
             mine = _of_this_round(mine, terms)
             if mine is not None and (position := await self._position.get()) is not None:
                 counted = position.counted(mine.version)
+            late = mine is not None and not counted and mine.late
         closed = terms is not None and not terms.open
         if request.method == "POST":  # Redis has just told
             closed = problem is CLOSED or (closed and problem is not None)
@@ -228,6 +211,7 @@ class VoteRole:
                 template,
                 mine=mine,
                 counted=counted,
+                late="is_late" if late else "will_count",
                 problem=problem,
                 lost=UNKNOWN,
                 closed=closed,
@@ -269,7 +253,7 @@ def _recorded(problem: Problem | None) -> dict[str, str]:
 
 
 def _reason(problem: Problem) -> str:
-    return _REASONS.get(problem) or ("form" if problem.status in _FORM else "other")
+    return _REASONS.get(problem) or ("form" if problem.status in FORM else "other")
 
 
 async def run(settings: VoteSettings) -> None:

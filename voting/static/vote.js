@@ -1,0 +1,11 @@
+// Shows a choice from the click on: that it is on its way, until the answer says what became of it.
+function showSent(button) {
+  for (const each of document.querySelectorAll(".choice")) {
+    each.classList.toggle("sending", each === button);
+    each.classList.toggle("resting", button !== null && each !== button);
+  }
+}
+
+document.addEventListener("submit", ({ submitter }) => showSent(submitter));
+document.addEventListener("voting:lost", () => showSent(null));
+window.addEventListener("pageshow", () => showSent(null)); // back from another page
