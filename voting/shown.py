@@ -51,6 +51,14 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """All that was counted before `time`."""
+
+    time: datetime
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """What is left of a standing for everybody to see, as it was at `at`."""
 
@@ -58,6 +66,8 @@ class Shown:
     hidden: bool
     poll: Poll
     at: datetime
+    timeline: tuple[Point, ...] = ()
+    """How it came to that, as far as it was asked."""
 
     @property
     def lost_at(self) -> datetime | None:
@@ -70,7 +80,23 @@ def show(standing: Standing, results: Results) -> Shown:
     hidden = results == "after_close" and standing.poll.closed_at is None
     totals = standing.totals
     figures = Figures.of(totals.a, totals.b, hidden=hidden)
-    return Shown(figures, hidden, standing.poll, totals.at)
+    timeline = _timeline(standing, figures, hidden=hidden)
+    return Shown(figures, hidden, standing.poll, totals.at, timeline)
+
+
+def _timeline(standing: Standing, figures: Figures, *, hidden: bool) -> tuple[Point, ...]:
+    points: list[Point] = []
+    a = b = 0
+    for step in standing.steps:
+        # Where nothing was counted for a while, nothing changes until the next step.
+        if not points or points[-1].time < step.start:
+            points.append(Point(step.start, Figures.of(a, b, hidden=hidden)))
+        a, b = a + step.a, b + step.b
+        points.append(Point(step.end, Figures.of(a, b, hidden=hidden)))
+    if points and standing.poll.phase is Phase.FINAL:
+        # What was declared final holds, also where somebody has altered the tally since.
+        points[-1] = Point(points[-1].time, figures)
+    return tuple(points)
 
 
 def facts(shown: Shown | None, poll: PollSettings) -> dict[str, Any]:

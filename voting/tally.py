@@ -1,9 +1,9 @@
 """Counting ballots and adding them up: the SQL of the app."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -100,14 +100,30 @@ RETURNING round
 
 _FINALS = text("SELECT round, final_at, closed_at, a, b FROM finals ORDER BY final_at")
 
-_STANDING = text(f"""
+# How many steps the way to the totals is told in, at most, whatever the number of buckets.
+STEPS = 80
+
+_STANDING, _STANDING_AND_STEPS = (
+    text(f"""
 SELECT
   {_COLUMNS}, now() AS at,
-  coalesce(finals.a, sums.a, 0) AS a, coalesce(finals.b, sums.b, 0) AS b
+  coalesce(finals.a, sums.a, 0) AS a, coalesce(finals.b, sums.b, 0) AS b, {steps} AS steps
 FROM poll
   CROSS JOIN (SELECT sum(a) AS a, sum(b) AS b FROM tally) AS sums
   LEFT JOIN finals USING (round, final_at)
-""")  # noqa: S608 - names of columns
+""")  # noqa: S608 - names of columns, and what stands here
+    for steps in (
+        "NULL",
+        """ARRAY(
+    SELECT ARRAY[min(start), max(start) + 10, sum(a), sum(b)]::bigint[]
+    FROM
+      (SELECT extract(epoch FROM bucket)::float8 AS start, a, b FROM tally) AS added,
+      (SELECT extract(epoch FROM min(bucket))::float8 AS first,
+        extract(epoch FROM max(bucket))::float8 + 10 AS until FROM tally) AS span
+    GROUP BY width_bucket(start, first, until, :steps) ORDER BY 1
+  )""",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +160,43 @@ def columns(ballots: Sequence[CastBallot]) -> dict[str, list[Any]]:
     }
 
 
+class Step(NamedTuple):
+    """What the votes counted from `start` to `end` added: negative where minds changed."""
+
+    start: datetime
+    end: datetime
+    a: int
+    b: int
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where in its life a poll is, and its totals: those declared final, once it is."""
 
     totals: Totals
     poll: Poll
+    steps: tuple[Step, ...] = ()
+    """The way there, where that was asked."""
 
 
-async def standing(engine: AsyncEngine) -> Standing:
-    """Add up the buckets: a row for every ten seconds in which a vote was counted."""
+async def standing(engine: AsyncEngine, *, steps: bool = False) -> Standing:
+    """Add up the buckets: a row for every ten seconds in which a vote was counted.
+
+    `steps`: tell too how it came to that, in STEPS steps of equal length at most.
+    """
     async with engine.connect() as connection:
-        return await standing_on(connection)
+        if not steps:
+            return await standing_on(connection)
+        row = (await connection.execute(_STANDING_AND_STEPS, {"steps": STEPS})).one()
+    return replace(_standing(row), steps=tuple(map(_step, row.steps)))
 
 
 async def standing_on(connection: AsyncConnection) -> Standing:
     """Tell it as the transaction of `connection` sees it."""
-    row = (await connection.execute(_STANDING)).one()
+    return _standing((await connection.execute(_STANDING)).one())
+
+
+def _standing(row: Row[Any]) -> Standing:
     return Standing(Totals(int(row.a), int(row.b), row.at), _poll(row))
 
 
@@ -185,6 +221,11 @@ async def version_after_all(connection: AsyncConnection) -> Version:
     """A version that is newer than that of every vote, and of every ballot of the rounds before."""
     ms = (await connection.execute(_NEWEST)).scalar_one()
     return Version(ms + 1, 0) if ms else ZERO
+
+
+def _step(row: tuple[int, int, int, int]) -> Step:
+    start, end, a, b = row
+    return Step(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC), a, b)
 
 
 async def share_poll(connection: AsyncConnection) -> Poll:

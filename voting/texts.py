@@ -61,6 +61,15 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "updated": "Updated",
     "ago": "{time} ago",
     "download": "Download as",
+    # The timeline
+    "over_time": "Share of the votes over time",
+    "voters_over_time": "Voters over time",
+    "no_timeline": "It starts with the first vote.",
+    "timeline_read": (
+        "{option}: at first {first:.1f} %, in the end {last:.1f} %, at least {least:.1f} % and at "
+        "most {most:.0f} %."
+    ),
+    "utc": "{time} UTC",
 }
 
 

@@ -129,16 +129,17 @@ def telling(answers):
     return {each.asked.partition(" {")[0] for each in answers if TELLING.search(each.all)}
 
 
+PAGES = ("/", "/tally", "/timeline", "/api/tally")
 ALL = {
     *(f"GET {path}{query}" for path in ("/export.csv", "/export.json") for query in QUERIES[:2]),
     *(f"GET {path}{QUERIES[-1]}" for path in ("/export.csv", "/export.json")),
-    *(f"GET {path}{query}" for path in ("/", "/tally", "/api/tally") for query in QUERIES),
+    *(f"GET {path}{query}" for path in PAGES for query in QUERIES),
 }
 
 
 async def test_every_answer_is_looked_at(site):
     paths = {path for _, path in site.addresses()}
-    assert {"/", "/tally", "/api/tally", "/export.csv", "/export.json"} < paths
+    assert {*PAGES, "/export.csv", "/export.json"} < paths
     assert {"/metrics", "/version", "/nowhere", "/static/0123456789ab/style.css"} < paths
 
 

@@ -176,14 +176,69 @@ async def test_many_viewers_cause_one_question(engine, monkeypatch):
     monkeypatch.setattr(result_module, "INTERVAL", 3600)
     asked, standing = [], tally.standing
 
-    async def counting(engine):
+    async def counting(engine, **how):
         asked.append(engine)
-        return await standing(engine)
+        return await standing(engine, **how)
 
     monkeypatch.setattr(tally, "standing", counting)
     async with viewer(engine) as client:
         await asyncio.gather(*(client.get("/tally") for _ in range(50)))
     assert len(asked) == 1
+
+
+async def test_the_timeline_is_read_in_place_of_the_totals_and_seldom(engine, monkeypatch):
+    asked, standing = [], tally.standing
+
+    async def noting(engine, *, steps=False):
+        asked.append(steps)
+        return await standing(engine, steps=steps)
+
+    monkeypatch.setattr(tally, "standing", noting)
+    await count(engine, 2, 1)
+    async with viewer(engine) as client:
+        page = (await client.get("/")).text
+        for _ in range(3):
+            assert (await client.get("/timeline")).text.strip() in page
+        assert asked == [True, False, False, False]
+        await close(engine)
+        for _ in range(3):  # the step in the poll's life is noticed, and then looked at
+            await client.get("/tally")
+    assert asked[4:] == [False, True, False]
+
+
+async def fill(engine, buckets):
+    """Count for so long, `a` first and then `b`, with an hour's silence in the middle."""
+    await sql(
+        engine,
+        "INSERT INTO tally (bucket, a, b, ms)"
+        " SELECT '2030-01-01'::timestamptz + make_interval(secs => 10 * n +"
+        f" CASE WHEN n >= {buckets // 2} THEN 3600 ELSE 0 END),"
+        f" CASE WHEN n < {buckets // 2} THEN 2 ELSE 0 END, 1, 1"
+        f" FROM generate_series(0, {buckets - 1}) AS n",
+    )
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 10, 1000, 10_000])
+async def test_a_timeline_of_any_length_is_short_and_ends_with_the_totals(client, engine, buckets):
+    await fill(engine, buckets)
+    part = await client.get("/timeline")
+    assert len(part.content) < 2000
+    found = await tally.standing(engine, steps=True)
+    assert len(found.steps) <= tally.STEPS
+    assert sum(each.a for each in found.steps) == found.totals.a
+    assert sum(each.b for each in found.steps) == found.totals.b
+    share = 100 * found.totals.a / found.totals.votes
+    assert f"in the end {share:.1f} %" in part.text
+    again = await client.get("/timeline", headers={"If-None-Match": part.headers["etag"]})
+    assert again.status_code == 304
+
+
+async def test_a_round_has_no_timeline_of_the_one_before(client, engine):
+    await count(engine, 1, 1)
+    assert "<path" in (await client.get("/timeline")).text
+    await sql(engine, "DELETE FROM tally")
+    await sql(engine, "UPDATE poll SET round = 2")
+    assert "It starts with the first vote." in (await client.get("/timeline")).text
 
 
 async def test_a_closed_poll_says_that_the_last_votes_are_being_counted(client, engine):

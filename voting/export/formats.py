@@ -7,22 +7,12 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol, TypeVar
 
 from voting.settings import PollSettings
-from voting.shown import Figures, Shown, facts
+from voting.shown import Point, Shown, facts
 
 _Item_contra = TypeVar("_Item_contra", contravariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """All that was counted before `time`."""
-
-    time: datetime
-    figures: Figures
 
 
 class Format(Protocol[_Item_contra]):

@@ -9,10 +9,10 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
 from voting import tally
-from voting.export.formats import Format, Point
+from voting.export.formats import Format
 from voting.polls import Poll
 from voting.settings import Results
-from voting.shown import Figures, Shown, show
+from voting.shown import Figures, Point, Shown, show
 from voting.tally import Standing, Totals
 
 # Rows that are fetched, and written, at a time: few enough to need no memory to speak of.

@@ -1,8 +1,9 @@
 """ROLE=result: the page where everybody watches the totals."""
 
 import functools
+from dataclasses import replace
 from http import HTTPStatus
-from math import nan
+from math import inf, nan
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from voting.polls import Phase
 from voting.server import Site, serve
 from voting.settings import ResultSettings
 from voting.shown import Shown, facts, show
+from voting.tally import Standing
+from voting.timeline import draw
 from voting.web import FRAGMENT, Pages, etag_of
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ INTERVAL = 0.5
 # asks seldom, but never stops, as the poll may be opened again or the next round start.
 POLL_SECONDS = 1
 POLL_SECONDS_FINAL = 15
+
+# Seconds for which the timeline is not read again: it has a step for every ten.
+STEPS_SECONDS = 5.0
 
 # Proxies may keep the totals for a second; browsers ask each time and mostly get a 304.
 _CACHE = "public, max-age=0, s-maxage=1, must-revalidate"
@@ -54,6 +60,8 @@ class ResultRole:
             ask = functools.partial(spans.query, "totals", ask)
         self._shown: Latest[Shown] = Latest(ask, interval=INTERVAL)
         self._asked = nan  # when the latest answer came
+        self._steps: Standing
+        self._steps_until = -inf
         # What is made of the latest totals: each body with its tag, by template.
         self._made_of: tuple[Shown | None, bool] | None = None
         self._made: dict[str, tuple[str, str]] = {}
@@ -68,11 +76,15 @@ class ResultRole:
         async def fragment(request: Request[Any, Any, Any]) -> Response[str]:
             return await self._page(request, "_tally.html")
 
+        @get("/timeline")
+        async def timeline(request: Request[Any, Any, Any]) -> Response[str]:
+            return await self._page(request, "_timeline.html")
+
         @get("/api/tally")
         async def api() -> Response[dict[str, Any]]:
             return await self.api()
 
-        return self._pages.create_app([page, fragment, api, *self._downloads.handlers()])
+        return self._pages.create_app([page, fragment, timeline, api, *self._downloads.handlers()])
 
     async def ready(self) -> bool:
         return await self._shown.get() is not None and not self._shown.failing
@@ -87,7 +99,7 @@ class ResultRole:
     async def _ask(self, engine: AsyncEngine) -> Shown:
         started = monotonic()
         try:
-            standing = await tally.standing(engine)
+            standing = await self._standing(engine)
         except BaseException:
             metrics.TOTALS_QUERIES.labels("failed").inc()
             raise
@@ -99,6 +111,18 @@ class ResultRole:
             metrics.PHASE.labels(phase).set(phase is standing.poll.phase)
         return show(standing, self._settings.results)
 
+    async def _standing(self, engine: AsyncEngine) -> Standing:
+        """Read the totals and, now and then, in the same question, how it came to them."""
+        if monotonic() >= self._steps_until:
+            found = await tally.standing(engine, steps=True)
+            self._steps, self._steps_until = found, monotonic() + STEPS_SECONDS
+            return found
+        found = await tally.standing(engine)
+        if found.poll != self._steps.poll:  # something happened to it: worth another look
+            self._steps_until = -inf
+        known = self._steps.steps if found.poll.round == self._steps.poll.round else ()
+        return replace(found, steps=known)
+
     def _render(self, template: str, shown: Shown | None) -> str:
         phase = shown.poll.phase if shown else None
         return self._pages.render(
@@ -108,6 +132,7 @@ class ResultRole:
             closed=phase is not Phase.OPEN,
             closes_at=shown.poll.closes_at if shown else None,
             stale=self._shown.failing,
+            drawing=draw(shown) if template != "_tally.html" else None,
             seconds=POLL_SECONDS_FINAL if phase is Phase.FINAL else POLL_SECONDS,
         )
 
