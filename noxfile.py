@@ -133,6 +133,19 @@ def browser(session: nox.Session) -> None:
     tests(session, "tests/browser", env={"CHROMIUM": chromium})
 
 
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """Pictures of every state of the pages, and how each reads aloud: into `screenshots/`."""
+    install(session)
+    chromium = find_chromium(session)
+    if chromium is None:
+        session.error(NO_CHROMIUM)
+    session.run(
+        *("pytest", "tests/browser/test_states.py", *session.posargs),
+        env={"CHROMIUM": chromium, "SCREENSHOTS": "screenshots"},
+    )
+
+
 @nox.session
 def e2e_local(session: nox.Session) -> None:
     """From the vote to the result, and whatever happens in between, with `voting up`."""

@@ -31,7 +31,7 @@ LAYERS = (
         "servers",
         (
             *("casting", "durability", "stream", "database", "tally", "rounds", "schema"),
-            *("audit", "shown", "timeline", "export.formats", "export.snapshot"),
+            *("audit", "shown", "timeline", "qr", "export.formats", "export.snapshot"),
         ),
     ),
     (

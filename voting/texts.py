@@ -60,6 +60,8 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "unreachable": "These totals may be old: there is no answer. We keep trying.",
     "updated": "Updated",
     "ago": "{time} ago",
+    "screen": "Show on a big screen",
+    "code": "QR code of {address}",
     "download": "Download as",
     # The timeline
     "over_time": "Share of the votes over time",

@@ -36,6 +36,17 @@ ARGUMENTS = (
 )
 PHONE = {"width": 390, "height": 844}
 
+# Texts at the limit of what the settings allow.
+TITLE = "<b>Which</b> of <script>alert(1)</script> & these, " + "and please think of it, " * 6
+LONG = "W" * 60
+MIXED = "🐶 כלבים שמחים ועליזים <i>dogs</i> & قطط سعيدة في البيت"
+
+# Undoes a close, as if nobody had ever thought of it.
+OPEN = """
+UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, closed_at = NULL,
+  final_at = NULL, lost_at = NULL
+"""
+
 # A busy machine is slow; whoever waits, waits for a condition.
 expect.set_options(timeout=DEADLINE * 1000)
 
@@ -183,6 +194,26 @@ def site(one_site) -> Site:
     """The app with an open poll without votes."""
     one_site.reset()
     return one_site
+
+
+@pytest.fixture(scope="package")
+def one_hidden_site(start_site) -> Site:
+    return start_site(RESULTS="after_close")
+
+
+@pytest.fixture
+def hidden_site(one_hidden_site) -> Iterator[Site]:
+    """The app with an open poll without votes, whose result is hidden."""
+    one_hidden_site._sql(OPEN)
+    one_hidden_site.reset()
+    yield one_hidden_site
+    one_hidden_site._sql(OPEN)
+
+
+@pytest.fixture(scope="package")
+def tedious_site(start_site) -> Site:
+    """The app with texts at the limit of what the settings allow."""
+    return start_site(POLL_TITLE=TITLE, OPTION_A=LONG, OPTION_B=MIXED)
 
 
 @contextmanager

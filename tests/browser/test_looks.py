@@ -3,14 +3,10 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from .conftest import PHONE
+from .conftest import LONG, MIXED, PHONE, TITLE
 from .pages import choose, expect_choice, expect_receipt, expect_totals
 
 WINDOWS = [PHONE, {"width": 1280, "height": 800}, {"width": 1920, "height": 1080}]
-TITLE = "<b>Which</b> of <script>alert(1)</script> & these, " + "and please think of it, " * 6
-LONG = "W" * 60
-MIXED = "🐶 כלבים שמחים ועליזים <i>dogs</i> & قطط سعيدة في البيت"
-
 # How far the text's colour is from what is behind it: WCAG 2, relative luminance.
 CONTRAST = """element => {
     const luminance = color => {
@@ -38,12 +34,6 @@ OUTSIDE = """() => [...document.querySelectorAll("h1, .name, .mark, [role=status
             || (element.closest("button") && (own.top < around.top || own.bottom > around.bottom))
             || element.scrollWidth > element.clientWidth + 1 && element.tagName !== "SPAN"
     }).map(element => element.textContent)"""
-
-
-@pytest.fixture(scope="module")
-def tedious_site(start_site):
-    """The app with texts at the limit of what the settings allow."""
-    return start_site(POLL_TITLE=TITLE, OPTION_A=LONG, OPTION_B=MIXED)
 
 
 def expect_fit(page: Page) -> None:

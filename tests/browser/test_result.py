@@ -5,36 +5,10 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from .conftest import OPEN
 from .pages import choose, expect_receipt, expect_totals
+from .states import CLOSE, FINISH, LOSE
 from .test_looks import CONTRAST, expect_fit
-
-CLOSE = "UPDATE poll SET state = 'closed', closed_at = now()"
-FINISH = """
-WITH done AS (
-  UPDATE poll SET until_ms = 9, until_seq = 0, closed_at = now(), final_at = now()
-  RETURNING round, closed_at, final_at
-)
-INSERT INTO finals SELECT round, final_at, closed_at, 1, 0 FROM done
-"""
-LOSE = "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'"
-OPEN = """
-UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, closed_at = NULL,
-  final_at = NULL, lost_at = NULL
-"""
-
-
-@pytest.fixture(scope="module")
-def one_hidden_site(start_site):
-    return start_site(RESULTS="after_close")
-
-
-@pytest.fixture
-def hidden_site(one_hidden_site):
-    """The app with an open poll without votes, whose result is hidden."""
-    one_hidden_site._sql(OPEN)
-    one_hidden_site.reset()
-    yield one_hidden_site
-    one_hidden_site._sql(OPEN)
 
 
 def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visitors):

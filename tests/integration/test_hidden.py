@@ -13,7 +13,11 @@ from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load
 
 A, B = 7351, 2948
-ENVIRON = {"DATABASE_URL": "postgresql://unused", "RESULTS": "after_close"}
+ENVIRON = {
+    "DATABASE_URL": "postgresql://unused",
+    "RESULTS": "after_close",
+    "VOTE_URL": "http://vote.localhost",
+}
 
 # Each total, how far apart they are, and their shares: as a number of its own, not as a part of
 # a time or of a digest.
@@ -129,7 +133,7 @@ def telling(answers):
     return {each.asked.partition(" {")[0] for each in answers if TELLING.search(each.all)}
 
 
-PAGES = ("/", "/tally", "/timeline", "/api/tally")
+PAGES = ("/", "/tally", "/screen", "/timeline", "/api/tally")
 ALL = {
     *(f"GET {path}{query}" for path in ("/export.csv", "/export.json") for query in QUERIES[:2]),
     *(f"GET {path}{QUERIES[-1]}" for path in ("/export.csv", "/export.json")),

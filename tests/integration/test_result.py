@@ -233,6 +233,17 @@ async def test_a_timeline_of_any_length_is_short_and_ends_with_the_totals(client
     assert again.status_code == 304
 
 
+async def test_the_screen_shows_where_to_vote_and_the_same_totals(client, engine):
+    await count(engine, 2, 1)
+    alone = (await client.get("/screen")).text
+    assert (await client.get("/tally")).text.strip() in alone
+    assert 'class="code"' not in alone
+    async with viewer(engine, VOTE_URL="https://vote.example.com/cats") as other:
+        page = (await other.get("/screen")).text
+    assert 'aria-label="QR code of vote.example.com/cats"' in page
+    assert ">vote.example.com/cats<" in page
+
+
 async def test_a_round_has_no_timeline_of_the_one_before(client, engine):
     await count(engine, 1, 1)
     assert "<path" in (await client.get("/timeline")).text

@@ -1,6 +1,7 @@
 """ROLE=result: the page where everybody watches the totals."""
 
 import functools
+import re
 from dataclasses import replace
 from http import HTTPStatus
 from math import inf, nan
@@ -16,6 +17,7 @@ from voting.database import create_engine
 from voting.export.downloads import DOWNLOADS, Downloads
 from voting.latest import Latest
 from voting.polls import Phase
+from voting.qr import code
 from voting.server import Site, serve
 from voting.settings import ResultSettings
 from voting.shown import Shown, facts, show
@@ -60,6 +62,9 @@ class ResultRole:
             ask = functools.partial(spans.query, "totals", ask)
         self._shown: Latest[Shown] = Latest(ask, interval=INTERVAL)
         self._asked = nan  # when the latest answer came
+        # Where people vote, as they type it and as a phone reads it.
+        self._address = re.sub(r"^https?://", "", settings.vote_url or "")
+        self._code = code(settings.vote_url) if settings.vote_url else None
         self._steps: Standing
         self._steps_until = -inf
         # What is made of the latest totals: each body with its tag, by template.
@@ -76,6 +81,10 @@ class ResultRole:
         async def fragment(request: Request[Any, Any, Any]) -> Response[str]:
             return await self._page(request, "_tally.html")
 
+        @get("/screen")
+        async def screen(request: Request[Any, Any, Any]) -> Response[str]:
+            return await self._page(request, "screen.html")
+
         @get("/timeline")
         async def timeline(request: Request[Any, Any, Any]) -> Response[str]:
             return await self._page(request, "_timeline.html")
@@ -84,7 +93,9 @@ class ResultRole:
         async def api() -> Response[dict[str, Any]]:
             return await self.api()
 
-        return self._pages.create_app([page, fragment, timeline, api, *self._downloads.handlers()])
+        return self._pages.create_app(
+            [page, fragment, screen, timeline, api, *self._downloads.handlers()]
+        )
 
     async def ready(self) -> bool:
         return await self._shown.get() is not None and not self._shown.failing
@@ -118,9 +129,9 @@ class ResultRole:
             self._steps, self._steps_until = found, monotonic() + STEPS_SECONDS
             return found
         found = await tally.standing(engine)
-        if found.poll != self._steps.poll:  # something happened to it: worth another look
-            self._steps_until = -inf
         known = self._steps.steps if found.poll.round == self._steps.poll.round else ()
+        if found.poll != self._steps.poll or (found.totals.votes and not known):
+            self._steps_until = -inf  # something happened: worth another look
         return replace(found, steps=known)
 
     def _render(self, template: str, shown: Shown | None) -> str:
@@ -132,6 +143,8 @@ class ResultRole:
             closed=phase is not Phase.OPEN,
             closes_at=shown.poll.closes_at if shown else None,
             stale=self._shown.failing,
+            code=self._code,
+            address=self._address,
             drawing=draw(shown) if template != "_tally.html" else None,
             seconds=POLL_SECONDS_FINAL if phase is Phase.FINAL else POLL_SECONDS,
         )

@@ -1,0 +1,218 @@
+"""Every state that the pages can be in, and how they come to it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import httpx
+from acceptance.conftest import wait_for
+from playwright.sync_api import Page, expect
+
+from .conftest import OPEN, Site, Visitors
+from .pages import choose, expect_receipt
+
+# Half an hour in which more and more people voted, and many changed their minds.
+FILL = """
+INSERT INTO tally (bucket, a, b, ms)
+SELECT
+  '2030-01-01 20:00:00+00'::timestamptz + make_interval(secs => 10 * n),
+  30 + (40 * (1 + sin(n / 20.0)))::int, 90 - (25 * (1 + sin(n / 20.0)))::int - n / 5, 1
+FROM generate_series(0, 179) AS n
+"""
+TIE = "INSERT INTO tally (bucket, a, b, ms) VALUES ('2030-01-01 20:00:00+00', 7, 7, 1)"
+CLOSE = "UPDATE poll SET state = 'closed', closed_at = now()"
+FINISH = """
+WITH done AS (
+  UPDATE poll SET until_ms = 9, until_seq = 0, closed_at = now(), final_at = now()
+  RETURNING round, closed_at, final_at
+)
+INSERT INTO finals
+SELECT round, final_at, closed_at, sums.a, sums.b
+FROM done, (SELECT sum(a) AS a, sum(b) AS b FROM tally) AS sums
+"""
+LOSE = "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a state is made with: the app as it is, one that hides, and one with long texts."""
+
+    site: Site
+    hidden: Site
+    tedious: Site
+    visitors: Visitors
+
+
+State = Callable[[Stage], AbstractContextManager[Page]]
+STATES: dict[str, State] = {}
+
+
+def state(name: str) -> Callable[[Callable[[Stage], Iterator[Page]]], None]:
+    def note(make: Callable[[Stage], Iterator[Page]]) -> None:
+        STATES[name] = contextmanager(make)
+
+    return note
+
+
+@state("vote-empty")
+def _(stage: Stage) -> Iterator[Page]:
+    yield stage.visitors.open(stage.site.vote)
+
+
+@state("vote-sending")
+def _(stage: Stage) -> Iterator[Page]:
+    page = stage.visitors.open(stage.site.vote)
+    held = []
+    page.route("**/vote", lambda route: held.append(route), times=1)  # noqa: PLW0108 - it must
+    choose(page, "a")
+    expect(page.locator(".sending")).to_have_count(1)
+    yield page
+    held[0].continue_()
+
+
+@state("vote-chosen")
+def _(stage: Stage) -> Iterator[Page]:
+    with stage.site.up.frozen("worker"):
+        page = stage.visitors.open(stage.site.vote)
+        choose(page, "a")
+        expect_receipt(page, "Queued")
+        yield page
+
+
+@state("vote-counted")
+def _(stage: Stage) -> Iterator[Page]:
+    page = stage.visitors.open(stage.site.vote)
+    choose(page, "b")
+    expect_receipt(page, "Counted")
+    yield page
+
+
+@state("vote-closing")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.site.close(at=datetime.now(UTC) + timedelta(minutes=12))
+    page = stage.visitors.open(stage.site.vote)
+    choose(page, "a")
+    expect_receipt(page, "Counted")
+    yield page
+    stage.site.open()
+
+
+@state("vote-closed")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.site.close()
+    page = stage.visitors.open(stage.site.vote)
+    expect_receipt(page, "You have not voted here.")
+    yield page
+
+
+@state("vote-final")
+def _(stage: Stage) -> Iterator[Page]:
+    page = stage.visitors.open(stage.site.vote)
+    choose(page, "a")
+    expect_receipt(page, "Counted")
+    stage.site.close()
+    page.reload()
+    expect_receipt(page, "Voting is closed.", "is counted.")
+    yield page
+
+
+@state("vote-error")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.visitors.expect_no_answer()
+    page = stage.visitors.open(stage.site.vote)
+    choose(page, "a")
+    expect_receipt(page, "Counted")
+    page.route("**/vote", lambda route: route.abort())
+    choose(page, "b")
+    expect(page.get_by_role("alert")).to_be_visible()
+    yield page
+
+
+@state("vote-refused")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.visitors.expect_status(400)
+    page = stage.visitors.open(stage.site.vote)
+    page.context.clear_cookies()
+    choose(page, "a")
+    expect(page.get_by_role("alert")).to_be_visible()
+    yield page
+
+
+@state("vote-long")
+def _(stage: Stage) -> Iterator[Page]:
+    page = stage.visitors.open(stage.tedious.vote)
+    choose(page, "b")
+    expect_receipt(page, "is counted")
+    yield page
+
+
+def _counted(on: str, path: str, *happened: str) -> Callable[[Stage], Iterator[Page]]:
+    """Look at the result of the app `on`, or at another page of it, once that has happened."""
+
+    def make(stage: Stage) -> Iterator[Page]:
+        site: Site = getattr(stage, on)
+        with site.up.frozen("worker"):  # what happens is the test's own
+            for statement in happened:
+                site._sql(statement)
+            wait_for("the timeline to be new", partial(_is_new, site))
+            yield stage.visitors.open(site.result + path)
+            site._sql(OPEN)
+            site._sql("TRUNCATE tally, finals")
+
+    return make
+
+
+def _is_new(site: Site) -> bool:
+    """Tell whether the timeline, which is read now and then, ends with the totals."""
+    told = httpx.get(f"{site.result}/api/tally").json()
+    a, votes = told["options"]["a"]["votes"], told["votes"]
+    end = (
+        "first vote"
+        if not votes
+        else f"{votes:,}"
+        if a is None
+        else f"in the end {100 * a / votes:.1f} %"
+    )
+    return end in httpx.get(f"{site.result}/timeline").text
+
+
+for _name, _path, _on, *_happened in (
+    ("result-empty", "/", "site"),
+    ("result-voting", "/", "site", FILL),
+    ("result-tie", "/", "site", TIE),
+    ("result-hidden", "/", "hidden", FILL),
+    ("result-counting", "/", "hidden", FILL, CLOSE),
+    ("result-final", "/", "hidden", FILL, CLOSE, FINISH),
+    ("result-queue-lost", "/", "hidden", FILL, CLOSE, FINISH, LOSE),
+    ("result-long", "/", "tedious", FILL),
+    ("result-missing", "/nowhere", "site"),
+    ("screen-empty", "/screen", "site"),
+    ("screen-voting", "/screen", "site", FILL),
+    ("screen-hidden", "/screen", "hidden", FILL),
+    ("screen-final", "/screen", "hidden", FILL, CLOSE, FINISH),
+    ("screen-long", "/screen", "tedious", FILL),
+):
+    state(_name)(_counted(_on, _path, *_happened))
+
+
+@state("result-stale")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.site._sql(FILL)
+    page = stage.visitors.open(stage.site.result)
+    expect(page.locator(".votes").first).not_to_have_text("0 votes")
+    with stage.site.up.frozen("postgres -D"):
+        expect(page.locator(".updated")).to_be_visible()
+        yield page
+
+
+@state("result-error")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.visitors.expect_no_answer()
+    stage.site._sql(FILL)
+    page = stage.visitors.open(stage.site.result)
+    expect(page.locator(".votes").first).not_to_have_text("0 votes")
+    page.route("**/tally", lambda route: route.abort())
+    expect(page.locator(".updated")).to_be_visible()
+    yield page
