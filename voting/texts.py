@@ -35,6 +35,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     # The result
     "result": "Result",
     "about_result": "See how the vote goes.",
+    "about_final": "Final result: {a} {share_a:.1f} %, {b} {share_b:.1f} %.",
     "totals": "Totals",
     "live": "Live",
     "counting": "Voting is closed. Counting the last votes.",
@@ -69,7 +70,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "no_timeline": "It starts with the first vote.",
     "timeline_read": (
         "{option}: at first {first:.1f} %, in the end {last:.1f} %, at least {least:.1f} % and at "
-        "most {most:.0f} %."
+        "most {most:.1f} %."
     ),
     "utc": "{time} UTC",
 }

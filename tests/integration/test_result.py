@@ -92,6 +92,12 @@ async def test_the_poll_answers_with_the_part_that_the_page_has(client, engine):
     assert part in (await client.get("/")).text
 
 
+async def test_what_a_page_polls_is_short_whatever_the_names(engine):
+    await count(engine, 2, 1)
+    async with viewer(engine, OPTION_A="🐈" * 60, OPTION_B="🐕" * 60) as client:
+        assert len((await client.get("/tally")).content) < 2000
+
+
 async def test_an_unchanged_answer_is_not_sent_again(client, engine):
     await count(engine, 1, 0)
     first = await client.get("/tally")
@@ -242,6 +248,15 @@ async def test_the_screen_shows_where_to_vote_and_the_same_totals(client, engine
         page = (await other.get("/screen")).text
     assert 'aria-label="QR code of vote.example.com/cats"' in page
     assert ">vote.example.com/cats<" in page
+
+
+async def test_other_sites_are_told_totals_once_they_are_final(client, engine):
+    await count(engine, 2, 1)
+    described = '<meta property="og:description" content="{}">'
+    assert described.format("See how the vote goes.") in (await client.get("/")).text
+    await close(engine)
+    final = described.format("Final result: &lt;Cats&gt; 66.7 %, Dogs 33.3 %.")
+    assert final in (await client.get("/")).text
 
 
 async def test_a_round_has_no_timeline_of_the_one_before(client, engine):

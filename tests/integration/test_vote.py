@@ -139,6 +139,13 @@ async def test_a_receipt_that_says_the_same_is_not_sent_again(voter):
     assert (await voter.get("/receipt", headers=known)).status_code == 200
 
 
+async def test_a_receipt_is_short_whatever_the_names(prepared):
+    async with browser(prepared, OPTION_A="🐈" * 60) as client:
+        await client.get("/")
+        await client.post("/vote", data={"choice": "a"})
+        assert len((await client.get("/receipt")).content) < 2000
+
+
 async def test_a_receipt_that_waits_long_says_so(voter, monkeypatch):
     await voter.post("/vote", data={"choice": "a"})
     assert "in a moment" in (await voter.get("/receipt")).text
