@@ -63,7 +63,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "ago": "{time} ago",
     "screen": "Show on a big screen",
     "code": "QR code of {address}",
-    "download": "Download as",
+    "download": "Download as {csv} or {json}",
     # The timeline
     "over_time": "Share of the votes over time",
     "voters_over_time": "Voters over time",

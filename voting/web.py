@@ -1,5 +1,6 @@
 """What both pages share: templates, static files, headers, the origin check, error pages."""
 
+import functools
 import gzip
 import hashlib
 import mimetypes
@@ -114,7 +115,7 @@ class Pages:
         self._environment.globals.update(
             title=settings.poll_title,
             options={"a": settings.option_a, "b": settings.option_b},
-            say=say,
+            say=functools.lru_cache(maxsize=256)(say),  # most texts are the same each time
             receipt=_receipts(settings),
             vote_url=settings.vote_url,
             result_url=settings.result_url,

@@ -31,11 +31,11 @@ def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visito
         expect_totals(result, 1, 0)
 
         asked = []
-        result.on("request", lambda request: asked.append(request.url))
+        result.on("request", lambda request: asked.append(request.url.endswith("/tally")))
         hidden_site._sql(OPEN)
         # A wall shows the next poll by itself, and asks once until then.
         expect(phase).to_have_text("The result is shown when voting closes.")
-        assert len(asked) == 1
+        assert sum(asked) == 1
         expect(result.locator(".figures, .bar")).to_have_count(0)
     assert phase.evaluate("element => window.known === element")
 

@@ -1,6 +1,9 @@
 // Shows a choice from the click on: that it is on its way, until the answer says what became of it.
+const { content } = document.querySelector('meta[name="sending"]');
+
 function showSent(button) {
   for (const each of document.querySelectorAll(".choice")) {
+    each.querySelector(".mark").dataset.sending = content;
     each.classList.toggle("sending", each === button);
     each.classList.toggle("resting", button !== null && each !== button);
   }
