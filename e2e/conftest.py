@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from acceptance.conftest import folder
-from browser.conftest import Visitors, chromium
+from browser.conftest import Visitors, chromium, visiting
 from playwright.sync_api import Browser
 
 from e2e.cluster import Cluster
@@ -110,6 +110,5 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visitors(browser) -> Iterator[Visitors]:
     """Open pages. Errors in a console and requests to other hosts fail the test at its end."""
-    visitors = Visitors(browser)
-    yield visitors
-    assert visitors.close() == []
+    with visiting(browser) as visitors:
+        yield visitors

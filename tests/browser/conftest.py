@@ -217,6 +217,14 @@ def tedious_site(start_site) -> Site:
 
 
 @contextmanager
+def visiting(browser: Browser) -> Iterator[Visitors]:
+    """Open pages. What a console complains of, and requests to other hosts, fail at the end."""
+    visitors = Visitors(browser)
+    yield visitors
+    assert visitors.close() == []
+
+
+@contextmanager
 def chromium() -> Iterator[Browser]:
     """Run a Chromium. Skips the test where none is here, unless CI is set."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -238,6 +246,5 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visitors(browser) -> Iterator[Visitors]:
     """Open pages. Errors in a console and requests to other hosts fail the test at its end."""
-    visitors = Visitors(browser)
-    yield visitors
-    assert visitors.close() == []
+    with visiting(browser) as visitors:
+        yield visitors
