@@ -279,7 +279,7 @@ async def test_a_closed_poll_says_that_the_last_votes_are_being_counted(client, 
     assert (answer["phase"], answer["closed_at"]) == ("counting", CLOSED_AT.isoformat())
 
 
-async def test_a_final_result_says_since_when_and_is_asked_for_seldom(client, engine):
+async def test_a_final_result_says_since_when_and_is_asked_for_no_more(client, engine):
     await count(engine, 2, 1)
     await close(engine)
     page = (await client.get("/tally")).text
@@ -287,8 +287,7 @@ async def test_a_final_result_says_since_when_and_is_asked_for_seldom(client, en
     assert (answer["phase"], answer["options"]["a"]["votes"]) == ("final", 2)
     assert f'<strong>Final result</strong> of <time datetime="{answer["final_at"]}">' in page
     assert "2 votes" in page
-    # A wall goes on by itself where the poll is opened again.
-    assert trigger(page) == "every 15s, again"
+    assert trigger(page) == "again"
     await sql(
         engine, "UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, final_at = NULL"
     )

@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 # Together with the page's poll each second, a vote is seen within two seconds of its commit.
 INTERVAL = 0.5
 
-# Seconds between two looks of a page. A wall that shows a final result is left alone for days: it
-# asks seldom, but never stops, as the poll may be opened again or the next round start.
-POLL_SECONDS = 1
-POLL_SECONDS_FINAL = 15
-
 # Seconds for which the timeline is not read again: it has a step for every ten.
 STEPS_SECONDS = 5.0
 
@@ -146,7 +141,6 @@ class ResultRole:
             code=self._code,
             address=self._address,
             drawing=draw(shown) if template != "_tally.html" else None,
-            seconds=POLL_SECONDS_FINAL if phase is Phase.FINAL else POLL_SECONDS,
         )
 
     async def _page(self, request: Request[Any, Any, Any], template: str) -> Response[str]:
