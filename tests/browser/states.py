@@ -56,6 +56,14 @@ def state(name: str) -> Callable[[Callable[[Stage], Iterator[Page]]], None]:
     return note
 
 
+def _voted(stage: Stage, site: Site, choice: str, receipt: str) -> Page:
+    """Open the vote page, choose, and wait for the receipt."""
+    page = stage.visitors.open(site.vote)
+    choose(page, choice)
+    expect_receipt(page, receipt)
+    return page
+
+
 @state("vote-empty")
 def _(stage: Stage) -> Iterator[Page]:
     yield stage.visitors.open(stage.site.vote)
@@ -75,27 +83,18 @@ def _(stage: Stage) -> Iterator[Page]:
 @state("vote-chosen")
 def _(stage: Stage) -> Iterator[Page]:
     with stage.site.up.frozen("worker"):
-        page = stage.visitors.open(stage.site.vote)
-        choose(page, "a")
-        expect_receipt(page, "Queued")
-        yield page
+        yield _voted(stage, stage.site, "a", "Queued")
 
 
 @state("vote-counted")
 def _(stage: Stage) -> Iterator[Page]:
-    page = stage.visitors.open(stage.site.vote)
-    choose(page, "b")
-    expect_receipt(page, "Counted")
-    yield page
+    yield _voted(stage, stage.site, "b", "Counted")
 
 
 @state("vote-closing")
 def _(stage: Stage) -> Iterator[Page]:
     stage.site.close(at=datetime.now(UTC) + timedelta(minutes=12))
-    page = stage.visitors.open(stage.site.vote)
-    choose(page, "a")
-    expect_receipt(page, "Counted")
-    yield page
+    yield _voted(stage, stage.site, "a", "Counted")
     stage.site.open()
 
 
@@ -109,9 +108,7 @@ def _(stage: Stage) -> Iterator[Page]:
 
 @state("vote-final")
 def _(stage: Stage) -> Iterator[Page]:
-    page = stage.visitors.open(stage.site.vote)
-    choose(page, "a")
-    expect_receipt(page, "Counted")
+    page = _voted(stage, stage.site, "a", "Counted")
     stage.site.close()
     page.reload()
     expect_receipt(page, "Voting is closed.", "is counted.")
@@ -121,9 +118,7 @@ def _(stage: Stage) -> Iterator[Page]:
 @state("vote-error")
 def _(stage: Stage) -> Iterator[Page]:
     stage.visitors.expect_no_answer()
-    page = stage.visitors.open(stage.site.vote)
-    choose(page, "a")
-    expect_receipt(page, "Counted")
+    page = _voted(stage, stage.site, "a", "Counted")
     page.route("**/vote", lambda route: route.abort())
     choose(page, "b")
     expect(page.get_by_role("alert")).to_be_visible()
@@ -142,10 +137,7 @@ def _(stage: Stage) -> Iterator[Page]:
 
 @state("vote-long")
 def _(stage: Stage) -> Iterator[Page]:
-    page = stage.visitors.open(stage.tedious.vote)
-    choose(page, "b")
-    expect_receipt(page, "is counted")
-    yield page
+    yield _voted(stage, stage.tedious, "b", "is counted")
 
 
 def _counted(on: str, path: str, *happened: str) -> Callable[[Stage], Iterator[Page]]:
