@@ -151,9 +151,12 @@ class Cluster(Target):
 
     def pods(self, component: str) -> list[Any]:
         """List the pods of a part that are not on their way out."""
-        selector = f"--selector=app.kubernetes.io/component={component}"
-        pods = self.kind.get("pods", f"--namespace={NAMESPACE}", selector)["items"]
+        pods = self._all_pods(component)
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def _all_pods(self, component: str) -> list[Any]:
+        selector = f"--selector=app.kubernetes.io/component={component}"
+        return list(self.kind.get("pods", f"--namespace={NAMESPACE}", selector)["items"])
 
     def migrated(self, tag: str) -> bool:
         """Whether the Job of that version is done."""
@@ -177,14 +180,7 @@ class Cluster(Target):
 
     def _scale(self, part: Role | Server, replicas: int) -> None:
         self.kubectl("scale", WORKLOADS[part], f"--replicas={replicas}")
-
-        def as_many() -> bool:
-            selector = f"--selector=app.kubernetes.io/component={part}"
-            return len(self.kind.get("pods", f"--namespace={NAMESPACE}", selector)["items"]) == (
-                replicas
-            )
-
-        self._wait(f"{replicas} of {part}", as_many)
+        self._wait(f"{replicas} of {part}", lambda: len(self._all_pods(part)) == replicas)
 
     def _rolled_out(
         self, workload: str, namespace: str = NAMESPACE, seconds: float = patience
