@@ -24,7 +24,13 @@ LAYERS = (
     ),
     ("`voting up`", ("supervisor", "embedded", "folder", "local")),
     ("roles", ("roles.vote", "roles.result", "roles.worker")),
-    ("HTTP", ("voters", "forms", "latest", "web", "export.downloads", "ops", "server")),
+    (
+        "HTTP",
+        (
+            *("voters", "forms", "latest", "web", "export.downloads"),
+            *("ops", "connections", "server"),
+        ),
+    ),
     ("logs and traces of what happens", ("spans", "tracing", "trails")),
     ("beside the work of a role", ("watching",)),
     (

@@ -12,6 +12,7 @@ import uvicorn
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from voting import logs
+from voting.connections import Connection, allow_many
 from voting.ops import create_ops_app
 from voting.settings import RoleSettings
 
@@ -52,8 +53,9 @@ class Site:
         self._server = _Server(
             uvicorn.Config(
                 self._closing,
+                http=Connection,
                 log_config=None,
-                log_level="warning",
+                log_level="error",  # below it, uvicorn tells what clients do wrong
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -105,6 +107,7 @@ async def serve(
 
     The first signal turns readiness off and lets the job finish; the second ends the process.
     """
+    allow_many()
     stopping = asyncio.Event()
     _on_signals(stopping)
 

@@ -1,0 +1,451 @@
+"""Clients of all kinds on real sockets, and a server as the roles have it."""
+
+import asyncio
+import logging
+import socket
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import uvloop
+from waiting import until
+
+from voting import connections
+from voting.connections import MAX_HEAD, MAX_PIPELINE, Connection
+from voting.server import Site
+
+HOST = b"Host: here\r\n"
+PLAIN = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
+
+SIZES = {"/large": 30_000_000, "/medium": 30_000}
+
+
+@pytest.fixture(autouse=True)
+def as_quiet_as_before():
+    logger = logging.getLogger("uvicorn.error")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+class Server:
+    """A site on a port of its own, and what it has been asked: each path with its body."""
+
+    def __init__(self):
+        self.asked = []
+        self.answered = asyncio.Event()
+        self.answered.set()
+        self.site = Site(self.answer, "127.0.0.1", 0)
+        self.port = self.site._socket.getsockname()[1]
+
+    async def answer(self, scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body, more = body + message["body"], message["more_body"]
+        self.asked.append((scope["path"], body))
+        await self.answered.wait()
+        said = b"x" * SIZES[scope["path"]] if scope["path"] in SIZES else scope["path"].encode()
+        headers = [(b"content-length", b"%d" % len(said))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": said})
+
+    async def connect(self):
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def heard(self, sent):
+        """Send all that, and return all that comes until the server ends the connection."""
+        reader, writer = await self.connect()
+        writer.write(sent)
+        try:
+            async with asyncio.timeout(30):
+                return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+    @property
+    def connections(self):
+        return self.site._server.server_state.connections
+
+
+@asynccontextmanager
+async def serving():
+    server = Server()
+    running = asyncio.create_task(server.site.run())
+    await until(lambda: server.site._server.started)
+    try:
+        yield server
+    finally:
+        server.answered.set()
+        server.site._server.should_exit = server.site._server.force_exit = True
+        await running
+
+
+def serve(check):
+    """Run a test on the loop that the roles have."""
+
+    async def run():
+        async with serving() as server, asyncio.timeout(60):
+            await check(server)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+def status(answer):
+    return int(answer.split(b" ", 2)[1]) if answer else None
+
+
+def post(*headers, body=b"", path=b"/"):
+    return b"\r\n".join([b"POST " + path + b" HTTP/1.1", b"Host: here", *headers, b"", body])
+
+
+# Time
+
+
+async def trickle(server, first, more):
+    """Send a little again and again until the server has had enough."""
+    reader, writer = await server.connect()
+    writer.write(first)
+    try:
+        while not reader.at_eof():
+            writer.write(more)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            if reader._buffer:
+                reader._buffer.clear()
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (b"", b""),
+        (b"", b"\r\n"),
+        (b"G", b""),
+        (b"GET / HTTP/1.1\r\nX-Slow: ", b"a"),
+        (PLAIN[:-2], b"X-Slow: a\r\n"),
+        (post(b"Content-Length: 4000"), b"a"),
+        (post(b"Transfer-Encoding: chunked"), b"1\r\na\r\n"),
+        (post(b"Transfer-Encoding: chunked") + b"0\r\n", b"X-Slow: a\r\n"),
+        (PLAIN, b"\r\n"),
+        (PLAIN + b"GET / HTTP/1.1\r\nX-Slow: ", b"a"),
+    ],
+    ids=[
+        *("says nothing", "empty lines", "one byte", "a header", "headers"),
+        *(
+            "a body",
+            "chunks",
+            "trailers",
+            "empty lines after a request",
+            "a header after a request",
+        ),
+    ],
+)
+def test_a_client_that_is_slow_to_ask_is_let_go(monkeypatch, first, more):
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.3)
+    serve(lambda server: trickle(server, first, more))
+
+
+def test_who_asks_bit_by_bit_but_in_time_is_answered():
+    async def check(server):
+        reader, writer = await server.connect()
+        for byte in post(b"Content-Length: 3", b"Connection: close", body=b"abc"):
+            writer.write(bytes([byte]))
+            await writer.drain()
+        assert status(await reader.read()) == 200
+        assert server.asked == [("/", b"abc")]
+        writer.close()
+
+    serve(check)
+
+
+def test_time_is_for_a_request_and_not_for_all_of_a_connection(monkeypatch):
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.5)
+
+    async def check(server):
+        reader, writer = await server.connect()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 1.2
+        while loop.time() < end:
+            writer.write(PLAIN)
+            assert (await reader.readuntil(b"\r\n\r\n/")).startswith(b"HTTP/1.1 200")
+            await asyncio.sleep(0.1)
+        writer.close()
+
+    serve(check)
+
+
+def test_an_answer_may_take_longer_than_a_request(monkeypatch):
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
+
+    async def check(server):
+        server.answered.clear()
+        asking = asyncio.create_task(server.heard(post(b"Connection: close")))
+        await until(lambda: server.asked)
+        await asyncio.sleep(0.5)
+        server.answered.set()
+        assert status(await asking) == 200
+
+    serve(check)
+
+
+@asynccontextmanager
+async def deaf(server):
+    """Connect as a client that reads nothing."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)  # noqa: FBT003 - the only form
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.port))
+        yield client
+
+
+def test_a_client_that_does_not_read_is_let_go(monkeypatch):
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.3)
+
+    async def check(server):
+        async with deaf(server) as client:
+            # The kernels of both sides take some megabytes before the server has to wait.
+            client.send(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
+            await until(lambda: server.asked and not server.connections)
+
+    serve(check)
+
+
+def test_a_client_that_does_not_read_the_end_is_let_go_too(monkeypatch):
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.3)
+
+    async def check(server):
+        async with deaf(server) as client:
+            await until(lambda: server.connections)
+            [connection] = server.connections
+            # Until there is something to send, and so little that nobody waits for it.
+            while not connection.transport.get_write_buffer_size():
+                asked = len(server.asked)
+                client.send(b"GET /medium HTTP/1.1\r\n" + HOST + b"\r\n")
+                await until(lambda asked=asked: len(server.asked) > asked)
+                await asyncio.sleep(0)
+            client.send(b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+            await until(lambda: not server.connections)
+
+    serve(check)
+
+
+# Size
+
+
+TOO_LARGE = {
+    "a header": b"GET / HTTP/1.1\r\n" + HOST + b"X-Large: " + b"a" * MAX_HEAD + b"\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\n" + HOST + b"X: y\r\n" * (MAX_HEAD // 5) + b"\r\n",
+    "a path": b"GET /" + b"a" * MAX_HEAD + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+    "no end": b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (MAX_HEAD // 5),
+}
+
+
+@pytest.mark.parametrize("sent", TOO_LARGE.values(), ids=TOO_LARGE.keys())
+def test_a_head_that_is_too_large_is_refused(sent):
+    async def check(server):
+        assert status(await server.heard(sent)) == 431
+        # Bit by bit, and after a body.
+        reader, writer = await server.connect()
+        writer.write(post(b"Content-Length: 100000") + b"a" * 100_000)
+        await reader.readuntil(b"\r\n\r\n/")
+        with suppress(ConnectionError):
+            for start in range(0, len(sent), 1000):
+                writer.write(sent[start : start + 1000])
+                await asyncio.sleep(0)
+                await writer.drain()
+        with suppress(ConnectionError):
+            assert status(await reader.read()) in {431, None}
+        assert [path for path, _ in server.asked] == ["/"]
+        writer.close()
+
+    serve(check)
+
+
+def test_a_head_that_is_nearly_too_large_is_read():
+    async def check(server):
+        head = b"Connection: close\r\nX-Large: " + b"a" * (MAX_HEAD - 200) + b"\r\n"
+        sent = b"GET / HTTP/1.1\r\n" + HOST + head + b"\r\n"
+        assert status(await server.heard(sent)) == 200
+        # After a body, whatever its size, too; and in two pieces.
+        reader, writer = await server.connect()
+        writer.write(post(b"Content-Length: 100000") + b"a" * 100_000)
+        await until(lambda: len(server.asked) > 1)
+        [connection] = server.connections
+        writer.write(sent[:500])
+        await until(lambda: connection._in_head)
+        writer.write(sent[500:])
+        assert (await reader.read()).count(b"HTTP/1.1 200") == 2
+        writer.close()
+
+    serve(check)
+
+
+def test_what_comes_after_a_body_is_no_header():
+    async def check(server):
+        reader, writer = await server.connect()
+        writer.write(post(b"Transfer-Encoding: chunked") + b"0\r\n")
+        await until(lambda: server.connections)
+        [connection] = server.connections
+        await until(lambda: connection.headers is not None)
+        writer.write(b"X-Trailer: a\r\n" * 10_000 + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n/")
+        names = {name for name, _ in connection.cycle.scope["headers"]}
+        assert names == {b"host", b"transfer-encoding"}
+        assert connection.headers == []
+        writer.close()
+
+    serve(check)
+
+
+# Number
+
+
+def test_requests_at_once_are_answered_in_order_up_to_a_number():
+    async def check(server):
+        server.answered.clear()
+        several = b"".join(PLAIN.replace(b"/", b"/%d" % n, 1) for n in range(1000))
+        asking = asyncio.create_task(server.heard(several))
+        await until(lambda: server.asked)
+        server.answered.set()
+        answers = await asking
+        assert answers.count(b"HTTP/1.1 200") == MAX_PIPELINE + 1
+        assert [path for path, _ in server.asked] == [f"/{n}" for n in range(MAX_PIPELINE + 1)]
+
+    serve(check)
+
+
+def test_of_too_many_who_wait_the_longest_is_let_go(monkeypatch):
+    monkeypatch.setattr(connections, "MAX_WAITING", 3)
+
+    async def check(server):
+        first, *others = [await server.connect() for _ in range(3)]
+        await until(lambda: len(Connection._waiting) == 3)
+        # It starts to wait anew.
+        first[1].write(PLAIN)
+        await first[0].readuntil(b"\r\n\r\n/")
+        _, last = await server.connect()
+        assert await others[0][0].read() == b""
+        assert len(server.connections) == 3
+        first[1].write(PLAIN)
+        assert await first[0].readuntil(b"\r\n\r\n/")
+        for _, writer in (first, *others):
+            writer.close()
+        last.close()
+        await until(lambda: not Connection._waiting)
+
+    serve(check)
+
+
+# What is no HTTP, or could be taken for two things
+
+
+def chunked(*headers):
+    return post(*headers, body=b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: here\r\n\r\n")
+
+
+AMBIGUOUS = {
+    "two lengths": post(b"Content-Length: 0", b"Content-Length: 5", body=b"hello"),
+    "two lengths in one": post(b"Content-Length: 5, 5", body=b"hello"),
+    "a length with a sign": post(b"Content-Length: +5", body=b"hello"),
+    "a negative length": post(b"Content-Length: -1", body=b"hello"),
+    "a length that is no number": post(b"Content-Length: 0x5", body=b"hello"),
+    "a length beyond 64 bits": post(b"Content-Length: 18446744073709551617", body=b"hello"),
+    "a length and chunks": chunked(b"Content-Length: 4", b"Transfer-Encoding: chunked"),
+    "chunks and a length": chunked(b"Transfer-Encoding: chunked", b"Content-Length: 4"),
+    "chunked twice": chunked(b"Transfer-Encoding: chunked, chunked"),
+    "chunked is not last": chunked(b"Transfer-Encoding: chunked, identity"),
+    "an unknown encoding": chunked(b"Transfer-Encoding: xchunked"),
+    "an encoding behind a tab": chunked(b"Transfer-Encoding:\tchunked", b"Content-Length: 4"),
+    "a space before the colon": chunked(b"Transfer-Encoding : chunked", b"Content-Length: 4"),
+    "a folded header": chunked(b"Transfer-Encoding:\r\n chunked", b"Content-Length: 4"),
+    "a control character": post(b"X: a\x00b"),
+    "a bare carriage return": post(b"X: a\rY: b"),
+    "a bare line feed": b"POST / HTTP/1.1\nHost: here\n\n",
+    "a header without a name": post(b": empty"),
+    "a size that is no number": post(b"Transfer-Encoding: chunked", body=b"zz\r\n"),
+    "a size beyond 64 bits": post(b"Transfer-Encoding: chunked", body=b"f" * 17 + b"\r\n"),
+    "a chunk longer than it says": post(b"Transfer-Encoding: chunked", body=b"1\r\nabc\r\n"),
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\n" + HOST + b"Host: there\r\n\r\n",
+    "no version": b"GET /\r\n\r\n",
+    "version 0.9": b"GET / HTTP/0.9\r\n" + HOST + b"\r\n",
+    "version 2 in plain": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "an unknown method": b"VOTE / HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a space in the path": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
+    "bytes in the path": b"GET /\xff\xfe HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a tunnel": b"CONNECT here:80 HTTP/1.1\r\n" + HOST + b"\r\n",
+    "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(200),
+    "zeros": bytes(1000),
+}
+
+
+@pytest.mark.parametrize("sent", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+def test_what_could_be_taken_for_two_things_is_refused_and_the_connection_ends(sent):
+    async def check(server):
+        answer = await server.heard(sent + PLAIN.replace(b"/", b"/second", 1))
+        assert status(answer) == 400
+        assert answer.count(b"HTTP/1.1") == 1
+        assert b"nosniff" in answer
+        assert server.asked == []
+
+    serve(check)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "apart"])
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"anything"])
+def test_nothing_is_read_after_a_request_for_another_protocol(upgrade, apart):
+    """A proxy reads on as for any request: what follows is the body to it."""
+
+    async def check(server):
+        smuggled = PLAIN.replace(b"/", b"/smuggled", 1)
+        length = b"Content-Length: %d" % len(smuggled)
+        first = post(b"Connection: Upgrade", b"Upgrade: " + upgrade, length)
+        server.answered.clear()
+        reader, writer = await server.connect()
+        writer.write(first)
+        if apart:
+            await until(lambda: server.asked)
+        writer.write(smuggled)
+        await writer.drain()
+        await until(lambda: server.asked)
+        server.answered.set()
+        answer = await reader.read()
+        assert answer.count(b"HTTP/1.1") == 1
+        assert b"connection: close" in answer
+        assert [path for path, _ in server.asked] == ["/"]
+        writer.close()
+
+    serve(check)
+
+
+def test_a_request_is_answered_before_what_comes_behind_it_ends_the_connection():
+    """Or a vote would be recorded and its voter told that it made no sense."""
+
+    async def check(server):
+        server.answered.clear()
+        request = post(b"Content-Length: 5", body=b"hello", path=b"/first")
+        asking = asyncio.create_task(server.heard(request + b"no HTTP\r\n\r\n" * 10))
+        await until(lambda: server.asked)
+        server.answered.set()
+        answer = await asking
+        assert status(answer) == 200
+        assert answer.count(b"HTTP/1.1") == 1
+        assert answer.endswith(b"/first")
+
+    serve(check)
+
+
+def test_nobody_is_told_what_clients_do_wrong(caplog):
+    async def check(server):
+        for sent in (b"no HTTP\r\n\r\n", post(b"Connection: Upgrade, close", b"Upgrade: h2c")):
+            await server.heard(sent)
+
+    serve(check)
+    assert caplog.records == []
