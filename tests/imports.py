@@ -27,7 +27,7 @@ LAYERS = (
     (
         "HTTP",
         (
-            *("voters", "forms", "latest", "web", "export.downloads"),
+            *("voters", "forms", "rate_limit", "latest", "web", "export.downloads"),
             *("ops", "connections", "server"),
         ),
     ),

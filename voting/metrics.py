@@ -44,6 +44,7 @@ REASONS = (
     "no_cookie",
     "form",  # it is not what the page sends
     "too_large",
+    "too_often",  # more than VOTES_PER_MINUTE
     "closed",
     "unavailable",  # Redis is away, or no worker has prepared it
     "full",  # Redis' memory

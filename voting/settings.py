@@ -152,6 +152,8 @@ class LoadSettings(Settings):
 
 class VoteSettings(PageSettings, RedisSettings):
     secret_keys: Annotated[tuple[_Key, ...], BeforeValidator(_keys), Field(min_length=1)]
+    # Of one voter; 0 is no limit.
+    votes_per_minute: Annotated[int, Field(ge=0)] = 20
 
     @property
     def secure(self) -> bool:

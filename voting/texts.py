@@ -1,6 +1,6 @@
 """Every text of the pages: plain English, short. Pure, and nothing else of the app in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -89,7 +89,8 @@ class Problem:
     status: HTTPStatus
     headline: str
     advice: str
-    retry_after: int | None = None  # seconds
+    # In seconds. The same problem may take longer another time.
+    retry_after: int | None = field(default=None, compare=False)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -131,6 +132,12 @@ NO_COOKIE = Problem(
     HTTPStatus.BAD_REQUEST,
     "Your browser has to accept cookies to vote.",
     "Your vote was not recorded. Allow cookies for this site, reload the page and choose again.",
+)
+TOO_OFTEN = Problem(
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "That was too often.",
+    "This vote was not recorded. The one before it counts. Please wait, then choose again.",
+    retry_after=60,
 )
 CLOSED = Problem(
     HTTPStatus.CONFLICT,

@@ -10,7 +10,7 @@ from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
 from voting.roles.vote import Mine, VoteRole
 from voting.settings import VoteSettings, load
-from voting.texts import Problem
+from voting.texts import FORM, Problem
 from voting.voters import VoterCookies
 
 KEY = "k" * 32
@@ -333,6 +333,92 @@ async def test_where_memory_is_short_votes_are_refused_before_it_is_full(
     assert ballot.choice == Choice.B
 
 
+async def test_who_votes_too_often_is_told_when_to_come_again(prepared):
+    async with browser(prepared, VOTES_PER_MINUTE="3") as client:
+        await client.get("/")
+        for choice in "aba":
+            assert (await client.post("/vote", data={"choice": choice})).status_code == 303
+        answers = [
+            await client.post("/vote", data={"choice": "b"}, headers=headers)
+            for headers in ({}, HTMX)
+        ]
+        assert pressed(answers[-1].text) == ["a"]
+    for answer in answers:
+        assert answer.status_code == 429
+        assert 0 < int(answer.headers["retry-after"]) <= 20
+        assert answer.headers["voting-recorded"] == "no"
+        assert "was not recorded" in answer.text
+    async with browser(prepared, VOTES_PER_MINUTE="3") as another:
+        await another.get("/")
+        assert (await another.post("/vote", data={"choice": "a"})).status_code == 303
+    assert len(await queued(prepared)) == 4
+
+
+async def test_who_leaves_in_the_middle_of_a_vote_is_no_error_of_ours(prepared, caplog):
+    app = VoteRole(prepared, load(VoteSettings, ENVIRON)).create_app()
+    headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"content-length", b"8")]
+    scope = {"type": "http", "method": "POST", "path": "/vote", "query_string": b""}
+    said = iter(
+        [{"type": "http.request", "body": b"cho", "more_body": True}, {"type": "http.disconnect"}]
+    )
+    answer, before = [], refused()
+
+    async def receive():
+        return next(said)
+
+    async def send(message):
+        answer.append(message)
+
+    await app({**scope, "headers": headers}, receive, send)
+    assert answer[0]["status"] == 400
+    assert refused() == before | {"form": before["form"] + 1}
+    assert caplog.records == []
+    assert await queued(prepared) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(NotRecorded(), 303), (PollClosed(), 303), (MaybeRecorded(), 429)]
+)
+async def test_a_vote_that_was_certainly_not_recorded_was_not_too_often(
+    prepared, monkeypatch, error, status
+):
+    async def fail(_):
+        raise error
+
+    async with browser(prepared, VOTES_PER_MINUTE="1") as client:
+        await client.get("/")
+        with monkeypatch.context() as patch:
+            patch.setattr(prepared, "cast", fail)
+            await client.post("/vote", data={"choice": "a"})
+        assert (await client.post("/vote", data={"choice": "a"})).status_code == status
+
+
+async def test_a_cookie_that_several_use_is_one_voter(voter, prepared):
+    async with browser(prepared) as thief:
+        thief.cookies = voter.cookies
+        await thief.post("/vote", data={"choice": "b"})
+    await voter.post("/vote", data={"choice": "a"})
+    first, second = await queued(prepared)
+    assert first.voter == second.voter
+
+
+async def test_voters_stay_who_they_are_while_the_key_is_replaced(prepared):
+    old, new = "o" * 32, "n" * 32
+    async with browser(prepared, SECRET_KEYS=old) as client:
+        await client.get("/")
+        cookies = client.cookies
+        await client.post("/vote", data={"choice": "a"})
+    for keys in (f"{new},{old}", f"{old},{new}"):  # in a rollout both are there
+        async with browser(prepared, SECRET_KEYS=keys) as client:
+            client.cookies = cookies
+            assert (await client.get("/")).headers.get_list("set-cookie") == []
+            await client.post("/vote", data={"choice": "b"})
+    assert len({each.voter for each in await queued(prepared)}) == 1
+    async with browser(prepared, SECRET_KEYS=new) as client:
+        client.cookies = cookies
+        assert (await client.post("/vote", data={"choice": "a"})).status_code == 400
+
+
 @pytest.mark.parametrize("cookie", ["", "a", "a.", "c.1-1", "a.1", "a.1-x", "a.1-1.1", "<b>.1-1"])
 async def test_a_ballot_cookie_that_makes_no_sense_is_none(voter, cookie):
     assert Mine.read(cookie) is None
@@ -422,11 +508,10 @@ async def test_a_vote_that_finds_memory_short_is_measured_as_that(prepared, monk
     assert refused() == before | {"full": before["full"] + 1}
 
 
-def test_every_problem_of_a_vote_has_a_reason_of_its_own():
+def test_every_problem_of_a_vote_has_a_reason():
     problems = {each for each in vars(vote).values() if isinstance(each, Problem)}
-    assert problems == set(vote._REASONS)
-    assert len(set(vote._REASONS.values())) == len(problems)
-    assert set(vote._REASONS.values()) | {"form", "other"} == set(metrics.REASONS)
+    assert problems | set(FORM.values()) == set(vote._REASONS)
+    assert {*vote._REASONS.values(), "other"} == set(metrics.REASONS)
 
 
 async def test_a_vote_is_in_flight_until_it_is_answered(voter, prepared, monkeypatch):

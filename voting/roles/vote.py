@@ -1,13 +1,15 @@
 """ROLE=vote: the page where people pick, and the one request that casts their ballot."""
 
+from dataclasses import replace
 from http import HTTPStatus
+from math import ceil
 from time import perf_counter, time
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from litestar import MediaType, Request, Response, get, post
 from litestar.datastructures import Cookie
-from litestar.exceptions import ClientException
+from litestar.exceptions import ClientException, InternalServerException
 from litestar.types import ASGIApp
 
 from voting import logs, metrics, tracing
@@ -16,6 +18,7 @@ from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.forms import MAX_BODY, FormError, read_choice
 from voting.latest import Latest
 from voting.polls import Terms
+from voting.rate_limit import RateLimit
 from voting.server import Site, serve
 from voting.settings import VoteSettings
 from voting.stream import BallotStream, Position
@@ -27,8 +30,10 @@ from voting.texts import (
     NO_COOKIE,
     NOT_NOW,
     TOO_LARGE,
+    TOO_OFTEN,
     UNKNOWN,
     Problem,
+    odd,
 )
 from voting.trails import VoteTrail
 from voting.voters import VoterCookies
@@ -48,6 +53,9 @@ YEAR = 365 * 24 * 3600
 # Seconds after which a ballot that is not counted yet is said to take long.
 LONG = 15.0
 
+# Nobody reads it.
+BROKEN_OFF = odd(HTTPStatus.BAD_REQUEST)
+
 _CAST: dict[type[CastError], Problem] = {
     PollClosed: CLOSED,
     NotRecorded: NOT_NOW,
@@ -57,10 +65,13 @@ _REASONS = {
     FOREIGN: "foreign",
     NO_COOKIE: "no_cookie",
     TOO_LARGE: "too_large",
+    TOO_OFTEN: "too_often",
     CLOSED: "closed",
     NOT_NOW: "unavailable",
     FULL: "full",
     UNKNOWN: "unknown",
+    BROKEN_OFF: "form",
+    **dict.fromkeys(FORM.values(), "form"),
 }
 
 
@@ -100,6 +111,7 @@ class VoteRole:
         self._trail = trail
         self._pages = Pages(settings)
         self._voters = VoterCookies([key.get_secret_value() for key in settings.secret_keys])
+        self._limit = RateLimit(settings.votes_per_minute)
         self._secure = settings.secure
         prefix = "__Host-" if settings.secure else ""
         self._voter_cookie, self._ballot_cookie = f"{prefix}voter", f"{prefix}ballot"
@@ -153,6 +165,26 @@ class VoteRole:
         )
 
     async def _cast(self, request: Request[Any, Any, Any]) -> Mine:
+        ballot = await self._read(request)
+        if self._full.last and await self._full.get():
+            raise ProblemError(FULL)
+        if wait := self._limit.take(ballot.voter.int):
+            raise ProblemError(replace(TOO_OFTEN, retry_after=ceil(wait)))
+        try:
+            version = await self._send(ballot, request)
+        except CastError as error:
+            if not isinstance(error, MaybeRecorded):
+                self._limit.give_back(ballot.voter.int)
+            raise ProblemError(_CAST[type(error)]) from error
+        except Exception as error:
+            log.exception("a cast failed in a way that nobody expected")
+            raise ProblemError(UNKNOWN) from error
+        # For the next ballot. Asked before the cast, it would hold it up where Redis hangs.
+        await self._full.get()
+        return Mine(ballot.choice, version)
+
+    async def _read(self, request: Request[Any, Any, Any]) -> Ballot:
+        """Read who votes for what. Raises ProblemError."""
         if not is_same_origin(request.headers):
             raise ProblemError(FOREIGN)
         try:
@@ -161,21 +193,12 @@ class VoteRole:
             raise ProblemError(FORM[error.status]) from error
         except ClientException as error:
             raise ProblemError(TOO_LARGE) from error
+        except InternalServerException as error:  # the client left before it had sent all
+            raise ProblemError(BROKEN_OFF) from error
         voter = self._voter(request)
         if voter is None:
             raise ProblemError(NO_COOKIE)
-        if self._full.last and await self._full.get():
-            raise ProblemError(FULL)
-        try:
-            version = await self._send(Ballot(voter, choice), request)
-        except CastError as error:
-            raise ProblemError(_CAST[type(error)]) from error
-        except Exception as error:
-            log.exception("a cast failed in a way that nobody expected")
-            raise ProblemError(UNKNOWN) from error
-        # For the next ballot. Asked before the cast, it would hold it up where Redis hangs.
-        await self._full.get()
-        return Mine(choice, version)
+        return Ballot(voter, choice)
 
     async def _send(self, ballot: Ballot, request: Request[Any, Any, Any]) -> Version:
         if self._trail is None:
@@ -253,7 +276,7 @@ def _recorded(problem: Problem | None) -> dict[str, str]:
 
 
 def _reason(problem: Problem) -> str:
-    return _REASONS.get(problem) or ("form" if problem.status in FORM else "other")
+    return _REASONS.get(problem, "other")
 
 
 async def run(settings: VoteSettings) -> None:
