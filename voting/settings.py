@@ -142,6 +142,15 @@ class PageSettings(RoleSettings, PollSettings):
     vote_url: _WebAddress | None = None
     result_url: _WebAddress | None = None
 
+    @property
+    def secure(self) -> bool:
+        """Whether people come over TLS, which the Ingress ends: the page's own address tells."""
+        return (self._own_url or "").startswith("https://")
+
+    @property
+    def _own_url(self) -> str | None:
+        return None
+
 
 class LoadSettings(Settings):
     """Where `voting load` finds the pages: where `voting up` has them, unless told."""
@@ -156,13 +165,14 @@ class VoteSettings(PageSettings, RedisSettings):
     votes_per_minute: Annotated[int, Field(ge=0)] = 20
 
     @property
-    def secure(self) -> bool:
-        """Whether voters come over TLS, which the Ingress ends: their address tells."""
-        return (self.vote_url or "").startswith("https://")
+    def _own_url(self) -> str | None:
+        return self.vote_url
 
 
 class ResultSettings(PageSettings, ExportSettings):
-    pass
+    @property
+    def _own_url(self) -> str | None:
+        return self.result_url
 
 
 class WorkerSettings(RoleSettings, RedisSettings, DatabaseSettings):

@@ -28,6 +28,13 @@ log = logs.get(__name__)
 # On every part of a page: the script swaps in nothing else.
 FRAGMENT = {"Voting-Fragment": "1"}
 
+_UNUSED = (
+    *("accelerometer", "autoplay", "camera", "display-capture", "encrypted-media", "fullscreen"),
+    *("geolocation", "gyroscope", "hid", "magnetometer", "microphone", "midi", "payment"),
+    *("picture-in-picture", "publickey-credentials-get", "screen-wake-lock", "serial", "usb"),
+    "xr-spatial-tracking",
+)
+
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -39,13 +46,18 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    # All that a page could use and none of these does.
+    "Permissions-Policy": ", ".join(f"{feature}=()" for feature in _UNUSED),
 }
 
+# For a year. Not for names below this one, which may be somebody else's.
+_HSTS = {"Strict-Transport-Security": "max-age=31536000"}
 
-def with_security_headers(app: ASGIApp) -> ASGIApp:
-    """Wrap `app` so that every answer, errors too, carries the headers."""
-    headers = [(k.lower().encode(), v.encode()) for k, v in _SECURITY_HEADERS.items()]
+
+def with_security_headers(app: ASGIApp, *, secure: bool) -> ASGIApp:
+    """Wrap `app` so that every answer, errors too, carries the headers; `secure`: over TLS."""
+    given = {**_SECURITY_HEADERS, **(_HSTS if secure else {})}
+    headers = [(k.lower().encode(), v.encode()) for k, v in given.items()]
 
     async def secured(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_secured(message: Message) -> None:
@@ -105,6 +117,7 @@ class Pages:
     """The templates, with what every page shows."""
 
     def __init__(self, settings: PageSettings) -> None:
+        self._secure = settings.secure
         self._environment = Environment(
             loader=PackageLoader("voting"),
             autoescape=True,
@@ -144,7 +157,7 @@ class Pages:
             openapi_config=None,
             logging_config=None,
         )
-        return with_security_headers(app)
+        return with_security_headers(app, secure=self._secure)
 
 
 def _receipts(settings: PageSettings) -> dict[str, dict[str, Markup]]:

@@ -6,8 +6,11 @@ from litestar import get
 from litestar.datastructures import Headers
 from litestar.exceptions import ClientException
 
-from voting.settings import PageSettings
+from voting.settings import PageSettings, ResultSettings, VoteSettings
 from voting.web import Pages, is_same_origin, static_url
+
+VOTE = {"redis_url": "redis://unused", "secret_keys": "k" * 16}
+RESULT = {"database_url": "postgresql://unused"}
 
 
 @get("/broken")
@@ -70,6 +73,25 @@ async def test_an_error_is_a_page_in_plain_words_with_every_header(client, metho
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "unsafe" not in answer.headers["content-security-policy"]
     assert "server" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("page", "secure"),
+    [
+        (VoteSettings(**VOTE, vote_url="https://vote.example.com"), True),
+        (VoteSettings(**VOTE, vote_url="http://vote.localhost"), False),
+        # Another host, which may be without TLS.
+        (VoteSettings(**VOTE, result_url="https://result.example.com"), False),
+        (ResultSettings(**RESULT, result_url="https://result.example.com"), True),
+        (ResultSettings(**RESULT, vote_url="https://vote.example.com"), False),
+        (ResultSettings(**RESULT), False),
+    ],
+)
+async def test_who_came_over_tls_has_to_come_over_tls_again(page, secure):
+    transport = httpx.ASGITransport(Pages(page).create_app([]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        headers = (await client.get("/nope")).headers
+    assert headers.get("strict-transport-security") == ("max-age=31536000" if secure else None)
 
 
 async def test_the_title_is_text_not_markup(client):
