@@ -19,6 +19,12 @@ def test_two_minted_cookies_are_two_voters():
     assert cookies.read(cookies.mint()) != cookies.read(cookies.mint())
 
 
+def test_each_of_the_128_bits_of_a_voter_is_random():
+    cookies = VoterCookies([NEW])
+    voters = [cookies.read(cookies.mint()).int for _ in range(200)]
+    assert all(0 < sum(voter >> bit & 1 for voter in voters) < 200 for bit in range(128))
+
+
 def test_a_cookie_of_the_old_key_lives_on_after_a_rotation():
     cookie = VoterCookies([OLD]).mint()
     assert VoterCookies([NEW, OLD]).read(cookie) == VoterCookies([OLD]).read(cookie) is not None
