@@ -45,6 +45,7 @@ class Server:
                 return
             body, more = body + message["body"], message["more_body"]
         self.asked.append((scope["path"], body))
+        self.scope = scope
         await self.answered.wait()
         said = b"x" * SIZES[scope["path"]] if scope["path"] in SIZES else scope["path"].encode()
         headers = [(b"content-length", b"%d" % len(said))]
@@ -101,6 +102,29 @@ def status(answer):
 
 def post(*headers, body=b"", path=b"/"):
     return b"\r\n".join([b"POST " + path + b" HTTP/1.1", b"Host: here", *headers, b"", body])
+
+
+def test_what_is_said_of_a_client_by_others_is_not_believed():
+    headers = (
+        *(b"X-Forwarded-For: 192.0.2.1", b"X-Real-IP: 192.0.2.1", b"X-Forwarded-Proto: https"),
+        *(b"X-Forwarded-Host: evil", b"Forwarded: for=192.0.2.1;proto=https;host=evil"),
+    )
+
+    async def check(server):
+        assert status(await server.heard(post(*headers, b"Connection: close"))) == 200
+        assert server.scope["client"][0] == "127.0.0.1"
+        assert server.scope["scheme"] == "http"
+
+    serve(check)
+
+
+def test_an_answer_does_not_tell_what_the_server_is():
+    async def check(server):
+        for sent in (post(b"Connection: close"), b"no HTTP\r\n\r\n"):
+            answer = (await server.heard(sent)).lower()
+            assert not [word for word in (b"server:", b"uvicorn", b"python") if word in answer]
+
+    serve(check)
 
 
 # Time

@@ -94,6 +94,22 @@ async def test_who_came_over_tls_has_to_come_over_tls_again(page, secure):
     assert headers.get("strict-transport-security") == ("max-age=31536000" if secure else None)
 
 
+async def test_every_answer_has_these_headers(client):
+    for path in ("/nope", "/broken", static_url("style.css")):
+        headers = (await client.get(path)).headers
+        assert headers["content-security-policy"] == (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+            "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        features = headers["permissions-policy"].split(", ")
+        assert {"camera=()", "geolocation=()", "microphone=()", "payment=()"} < set(features)
+        assert all(each.endswith("=()") for each in features)
+
+
 async def test_the_title_is_text_not_markup(client):
     assert "&lt;b&gt;Tabs&lt;/b&gt; or spaces?" in (await client.get("/nope")).text
 
