@@ -1,0 +1,58 @@
+"""The pages that say why the app can be trusted name code and tests, and those exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from faults.faults import FAULTS
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def rows(page: str) -> list[list[str]]:
+    """Find the rows of the page's tables, without their heads. Those of figures come later."""
+    text = (ROOT / page).read_text().partition("## How")[0]
+    return [line.split(" | ") for line in re.findall(r"^\| (.*) \|$(?!\n\|--)", text, re.MULTILINE)]
+
+
+def references(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def functions(path: str) -> set[str]:
+    """Find the functions that a file defines."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {
+        each.name for each in ast.parse((ROOT / path).read_text()).body if isinstance(each, kinds)
+    }
+
+
+PROMISES = [
+    pytest.param(row, id=row[-3].strip()[:60])
+    for page in ("docs/reliability.md", "SECURITY.md", "docs/threat-model.md")
+    for row in rows(page)
+]
+
+
+@pytest.mark.parametrize("row", PROMISES)
+def test_each_promise_is_shown_by_tests_and_faults_that_exist(row):
+    shown = references(row[-1])
+    assert shown
+    for each in shown:
+        path, _, name = each.rpartition("::")
+        assert name in (functions(path) if path else {fault.__name__ for fault in FAULTS})
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row[0]) for row in rows("SECURITY.md")])
+def test_each_promise_is_made_by_code_that_exists(row):
+    made = references(row[1])
+    assert made
+    for each in made:
+        path, _, name = each.partition("::")
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text())
+
+
+def test_all_faults_that_there_are_happen():
+    defined = {name for name in functions("tests/faults/faults.py") if not name.startswith("_")}
+    assert defined == {fault.__name__ for fault in FAULTS}
