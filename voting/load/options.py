@@ -44,7 +44,12 @@ def _add_votes(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="votes a second; without it 100, or with --votes as fast as they are answered",
     )
-    add("--voters", type=_above_0(int), metavar="M", help="at most so many different voters")
+    add(
+        "--voters",
+        type=_above_0(int),
+        metavar="M",
+        help="at most so many different voters, each of them no more often than VOTES_PER_MINUTE",
+    )
     add(
         "--changes",
         type=_share,
