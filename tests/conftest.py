@@ -1,26 +1,17 @@
 """Real servers for the tests: one Postgres and one Valkey a run, apart from everything else."""
 
-import asyncio
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import pytest
+from servers import Servers, Stream
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import embedded
 from voting.database import create_engine
 from voting.embedded import Folders
-from voting.schema import migrate
-from voting.stream import BallotStream, connect
-from voting.supervisor import Child, Guardian, Program
-
-TEMPLATE = "voting_template"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,55 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeat", type=int, default=1, help="how often each fault happens")
     parser.addoption("--seeds", type=int, default=2_000, help="how many seeds to simulate")
     parser.addoption("--seed", type=int, help="simulate this seed only, and tell its story")
-
-
-class Servers:
-    """Postgres and Valkey as `voting up` runs them; the guardian ends them with this process."""
-
-    def __init__(self, folders: Folders) -> None:
-        self.folders = folders
-        self._loop = asyncio.new_event_loop()
-        self._lock = os.open(folders.data / "lock", os.O_CREAT | os.O_RDWR)
-        self._guardian = Guardian(self._lock)
-        self.programs = embedded.prepare_postgres(folders)
-        servers = (embedded.postgres(folders, self.programs), embedded.valkey(folders))
-        self._children = [Child(program, self._guardian, print) for program in servers]
-        for child in self._children:
-            self._loop.run_until_complete(child.start())
-        self.sql(f"CREATE DATABASE {TEMPLATE}")
-        migrate(self.database_url(TEMPLATE))
-
-    def close(self) -> None:
-        for child in self._children:
-            self._loop.run_until_complete(child.stop(30))
-        self._guardian.close()
-        os.close(self._lock)
-        self._loop.close()
-
-    @contextmanager
-    def running(self, program: Program) -> Iterator[None]:
-        """Run one more server."""
-        child = Child(program, self._guardian, print)
-        self._loop.run_until_complete(child.start())
-        try:
-            yield
-        finally:
-            self._loop.run_until_complete(child.stop(30))
-
-    def database_url(self, name: str) -> str:
-        return self.folders.database_url(name)
-
-    @property
-    def redis_url(self) -> str:
-        return self.folders.redis_url
-
-    def sql(self, statement: str) -> None:
-        async def run() -> None:
-            connection = await asyncpg.connect(self.folders.database_url())
-            await connection.execute(statement)
-            await connection.close()
-
-        self._loop.run_until_complete(run())
 
 
 @pytest.fixture(scope="session")
@@ -93,26 +35,47 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture
-def database_url(servers: Servers) -> Iterator[str]:
-    """A database of the test's own, with the schema that the migrations make."""
+def database(servers: Servers) -> Iterator[str]:
+    """The name of a database of the test's own, with the schema that the migrations make."""
     name = f"test_{uuid4().hex}"
-    servers.sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY WAL_LOG")
-    yield servers.database_url(name)
+    servers.make_database(name)
+    yield name
     servers.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
+def database_url(servers: Servers, database: str) -> str:
+    """The database as a worker, or an operator's command in its pod, has it."""
+    return servers.database_url(database, "voting_worker")
+
+
+@pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """The database as a worker has it."""
     engine = create_engine(database_url, name="tests")
     yield engine
     await engine.dispose()
 
 
 @pytest.fixture
-async def stream(servers: Servers) -> AsyncIterator[BallotStream]:
+async def reader(servers: Servers, database: str) -> AsyncIterator[AsyncEngine]:
+    """The database as the result role has it."""
+    engine = create_engine(servers.database_url(database, "voting_result"), name="tests")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def admin(servers: Servers, database: str) -> AsyncIterator[AsyncEngine]:
+    """The database for what a test arranges, and no role may do."""
+    engine = create_engine(servers.database_url(database), name="tests")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def stream(servers: Servers) -> AsyncIterator[Stream]:
     """A stream of the test's own; nothing has prepared it."""
-    redis = connect(servers.redis_url)
-    name = f"test-{uuid4().hex}"
-    yield BallotStream(redis, name=name)
-    await redis.delete(*(f"{{{name}}}:{part}" for part in ("ballots", "poll", "dead", "tries")))
-    await redis.aclose()
+    stream = Stream(servers, f"test-{uuid4().hex}")
+    yield stream
+    await stream.close()

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 import redis
 from collector import Collector, collecting
+from servers import Servers
 
 from voting import __version__
 from voting.voters import VoterCookies
@@ -24,14 +25,19 @@ SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
 class App:
     """A vote role and a worker, with a queue and a database of their own."""
 
-    def __init__(self, redis_url: str, database_url: str) -> None:
-        self.queue = redis.Redis.from_url(redis_url)
+    def __init__(self, servers: Servers, database: str) -> None:
+        self.queue = redis.Redis.from_url(servers.redis_url())
         self.queue.flushdb()
-        self._servers = {"REDIS_URL": redis_url, "DATABASE_URL": database_url}
+        redis_urls = {role: servers.redis_url(role) for role in ("vote", "worker")}
+        database_urls = {
+            role: servers.database_url(database, f"voting_{role}") for role in ("worker", "result")
+        }
+        self._urls = {"REDIS_URL": redis_urls, "DATABASE_URL": database_urls}
         self.roles: list[Role] = []
 
     def run(self, name: str, **environ: str) -> Role:
-        self.roles.append(Role(name, **{**self._servers, "SECRET_KEYS": KEY, **environ}))
+        urls = {key: each[name] for key, each in self._urls.items() if name in each}
+        self.roles.append(Role(name, **{**urls, "SECRET_KEYS": KEY, **environ}))
         return self.roles[-1]
 
     def start(self, **environ: str) -> tuple[Role, Role]:
@@ -52,8 +58,8 @@ class App:
 
 
 @pytest.fixture
-def app(servers, database_url) -> Iterator[App]:
-    app = App(f"{servers.redis_url}?db=3", database_url)
+def app(servers, database) -> Iterator[App]:
+    app = App(servers, database)
     yield app
     app.close()
 
@@ -109,9 +115,9 @@ def test_a_role_says_how_it_starts_and_stops_and_none_of_its_secrets(app, name):
     assert KEY not in role.output
 
 
-def test_a_role_that_fails_says_why_in_one_line(app, database_url):
+def test_a_role_that_fails_says_why_in_one_line(app, servers, database):
     async def forget_the_poll() -> None:
-        connection = await asyncpg.connect(database_url)
+        connection = await asyncpg.connect(servers.database_url(database))
         await connection.execute("DELETE FROM poll")
         await connection.close()
 

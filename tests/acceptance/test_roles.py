@@ -120,9 +120,9 @@ def alone() -> Iterator[Callable[[str], Role]]:
 @pytest.fixture
 def vote(servers, database_url, run) -> Role:
     """The vote role, ready, with a worker that counts."""
-    redis_url = f"{servers.redis_url}?db=2"
-    run("worker", REDIS_URL=redis_url, DATABASE_URL=database_url)
-    return run("vote", REDIS_URL=redis_url, SECRET_KEYS=KEY).ready()
+    urls = {role: servers.redis_url(role) for role in ("worker", "vote")}
+    run("worker", REDIS_URL=urls["worker"], DATABASE_URL=database_url)
+    return run("vote", REDIS_URL=urls["vote"], SECRET_KEYS=KEY).ready()
 
 
 class VoteInFlight:

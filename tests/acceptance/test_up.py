@@ -304,8 +304,11 @@ def test_no_role_is_given_more_than_it_needs(running):
     assert given("result") == {"DATABASE_URL"}
 
 
-def test_servers_that_are_given_are_used_and_none_is_started(start, data, servers, database_url):
-    given = {"DATABASE_URL": database_url, "REDIS_URL": f"{servers.redis_url}?db=1"}
+def test_servers_that_are_given_are_used_and_none_is_started(start, data, servers, database):
+    given = {
+        "DATABASE_URL": servers.database_url(database),
+        "REDIS_URL": f"{servers.redis_url()}?db=1",
+    }
     up = start(data / "new", **given).ready()
     assert up.vote("a")
     wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
@@ -314,8 +317,8 @@ def test_servers_that_are_given_are_used_and_none_is_started(start, data, server
     assert not list(data.glob("new/postgres*"))
 
 
-def test_only_the_server_that_is_not_given_is_started(start, data, database_url):
-    up = start(data, DATABASE_URL=database_url).ready()
+def test_only_the_server_that_is_not_given_is_started(start, data, servers, database):
+    up = start(data, DATABASE_URL=servers.database_url(database)).ready()
     assert up.vote("a")
     wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
     assert not up.children("postgres -D")

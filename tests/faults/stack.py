@@ -17,6 +17,7 @@ import psutil
 from books import Ledger
 from environ import ENVIRON
 from proxy import Proxy
+from servers import TEMPLATE, as_user, make_roles, passwords, with_users
 from waiting import until
 
 from voting import embedded, local
@@ -63,15 +64,19 @@ class Stack:
         self._exit.push_async_callback(self.stop)
         programs = await asyncio.to_thread(embedded.prepare_postgres, self.folders)
         await self.start(embedded.postgres(self.folders, programs))
-        await self.start(embedded.valkey(self.folders))
-        await asyncio.to_thread(migrate, self.folders.database_url())
+        await self.start(with_users(embedded.valkey(self.folders), self.folders.data))
+        connection = await asyncpg.connect(self.folders.database_url())
+        await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        await connection.close()
+        await asyncio.to_thread(make_roles, self.folders, programs)
+        await asyncio.to_thread(migrate, as_user(self.database_url, "voting"))
         run = self.folders.run
         self.redis = await self._exit.enter_async_context(Proxy(run / "valkey.sock"))
         self.postgres = await self._exit.enter_async_context(Proxy(run / ".s.PGSQL.5432"))
         self.stream = BallotStream.at(self.folders.redis_url)
         self._exit.push_async_callback(self.stream.close)
         result = self.address(Role.RESULT)
-        self.ledger = Ledger(self.folders.database_url(), self.stream, result)
+        self.ledger = Ledger(self.database_url, self.stream, result)
         await self.start_roles()
 
     async def __aexit__(self, *_: object) -> None:
@@ -95,9 +100,10 @@ class Stack:
 
     def role(self, role: Role, name: str, *patches: str) -> Program:
         ops = self._port(f"ops of {name}")
+        redis, postgres = f"127.0.0.1:{self.redis.port}", f"127.0.0.1:{self.postgres.port}"
         urls = {
-            "REDIS_URL": f"redis://127.0.0.1:{self.redis.port}",
-            "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.postgres.port}/postgres",
+            "REDIS_URL": f"redis://{role}:{passwords().get(role)}@{redis}",
+            "DATABASE_URL": f"postgresql://voting_{role}@{postgres}/{TEMPLATE}",
             "SECRET_KEYS": KEY,
         }
         return Program(
@@ -117,6 +123,11 @@ class Stack:
             ready=partial(local.answers, "127.0.0.1", ops),
             log=self.folders.data / f"{role}.log",
         )
+
+    @property
+    def database_url(self) -> str:
+        """The database for who may do all."""
+        return self.folders.database_url(TEMPLATE)
 
     def address(self, role: Role) -> str:
         return f"http://127.0.0.1:{self._port(role)}"
@@ -223,7 +234,7 @@ class Stack:
     @asynccontextmanager
     async def workers_inside_a_statement(self) -> AsyncIterator[None]:
         """Hold all workers up in the statement that counts a batch, at its last rows."""
-        connection = await asyncpg.connect(self.folders.database_url())
+        connection = await asyncpg.connect(self.database_url)
         await connection.execute("BEGIN")
         try:
             await connection.execute(

@@ -15,6 +15,7 @@ from checker import Told, check
 from client import Connection
 from crowd import Crowd
 from environ import ENVIRON
+from servers import as_user, redis_url
 from waiting import until
 
 from faults.stack import KEY, Stack
@@ -28,7 +29,11 @@ VOTES = 3000  # before the close
 
 async def voting(stack: Stack, *command: str) -> Any:
     """Give an operator's command, and return how the poll stands afterwards."""
-    urls = {"DATABASE_URL": stack.folders.database_url(), "REDIS_URL": stack.folders.redis_url}
+    # As in a worker's pod.
+    urls = {
+        "DATABASE_URL": as_user(stack.database_url, "voting_worker"),
+        "REDIS_URL": redis_url(stack.folders, "worker"),
+    }
     for words in (command, ("status", "--json")):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "voting", *words),

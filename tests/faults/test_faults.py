@@ -26,7 +26,7 @@ async def test_no_acknowledged_vote_is_lost_doubled_or_stale_when(
 
 
 async def test_after_all_that_the_audit_finds_nothing_but_the_poison(stack: Stack) -> None:
-    engine = create_engine(stack.folders.database_url(), name="tests", patience=None)
+    engine = create_engine(stack.database_url, name="tests", patience=None)
     problems = (await audit(stack.stream, engine)).problems
     await engine.dispose()
     assert [each for each in problems if not each.startswith("dead letters")] == []

@@ -77,7 +77,7 @@ async def healthy(stream, engine):
     for choice, chosen in ((Choice.A, voters[:25]), (Choice.B, voters[20:])):
         for voter in chosen:
             fields = dict(zip((b"voter", b"choice"), Ballot(voter, choice).encode(), strict=True))
-            await stream._redis.xadd(stream._stream, fields)
+            await stream.admin.xadd(stream._stream, fields)
             await asyncio.sleep(0.002)
     await count(stream, engine)
     return stream
@@ -90,17 +90,19 @@ NEWEST = "voter = (SELECT voter FROM votes ORDER BY ms DESC, seq DESC LIMIT 1)"
 # Nothing is wrong
 
 
-async def test_ballots_that_somebody_follows_are_audited_and_replayed_like_others(stream, engine):
+async def test_ballots_that_somebody_follows_are_audited_and_replayed_like_others(
+    stream, engine, admin
+):
     await stream.prepare(ZERO, "open")
     traces = [None, f"00-{'a' * 32}-{'b' * 16}-01", None]
     await asyncio.gather(*(stream.cast(Ballot(uuid4(), Choice.B, trace)) for trace in traces))
     fields = {"voter": uuid4().bytes, "choice": b"b", "trace": b"nonsense"}
-    await stream._redis.xadd(stream._stream, fields)
+    await stream.admin.xadd(stream._stream, fields)
     await count(stream, engine)
     found = await audit(stream, engine)
     assert (found.problems, found.entries, found.votes) == ([], 4, Sums(0, 4))
     for table in ("votes", "tally"):
-        await sql(engine, f"DELETE FROM {table}")
+        await sql(admin, f"DELETE FROM {table}")
     assert (await replay(stream, engine)).votes == 4
     assert (await audit(stream, engine)).votes == Sums(0, 4)
 
@@ -129,7 +131,7 @@ async def test_a_queue_that_was_trimmed_or_made_anew_is_no_problem(healthy, engi
     found = await audit(healthy, engine)
     assert (found.problems, found.entries) == ([], 1)
 
-    await healthy._redis.delete(healthy._stream)
+    await healthy.admin.delete(healthy._stream)
     async with engine.connect() as connection:
         await healthy.prepare(await tally.version_after_all(connection), "open")
     found = await audit(healthy, engine)
@@ -154,8 +156,8 @@ async def test_a_backlog_is_no_problem_and_is_told(healthy, engine):
 async def test_a_backlog_that_redis_can_not_tell_is_no_problem(healthy, engine):
     first, *_ = await cast(healthy, 3)
     await healthy.read("me", count=1, block=1)
-    await healthy._redis.xdel(healthy._stream, str(first))
-    await healthy._redis.execute_command("XGROUP", "SETID", healthy._stream, "workers", "1-1")
+    await healthy.admin.xdel(healthy._stream, str(first))
+    await healthy.admin.execute_command("XGROUP", "SETID", healthy._stream, "workers", "1-1")
     found = await audit(healthy, engine)
     assert (found.problems, found.backlog) == ([], None)
 
@@ -229,8 +231,8 @@ async def test_audits_of_a_poll_under_load_never_raise_an_alarm(
         "DELETE FROM votes",
     ],
 )
-async def test_a_vote_altered_by_hand_is_a_problem(healthy, engine, change, row):
-    await sql(engine, f"{change} WHERE {row}")
+async def test_a_vote_altered_by_hand_is_a_problem(healthy, engine, change, row, admin):
+    await sql(admin, f"{change} WHERE {row}")
     found = await audit(healthy, engine)
     assert found.problems
     # The queue alone shows it, whatever the tally says.
@@ -248,24 +250,24 @@ async def test_a_vote_altered_by_hand_is_a_problem(healthy, engine, change, row)
         "INSERT INTO tally VALUES (to_timestamp(0), 1, 0, 1)",
     ],
 )
-async def test_a_tally_altered_by_hand_is_a_problem(healthy, engine, change):
-    await sql(engine, change)
+async def test_a_tally_altered_by_hand_is_a_problem(healthy, engine, change, admin):
+    await sql(admin, change)
     [*problems] = (await audit(healthy, engine)).problems
     assert problems
     assert all("tally" in each for each in problems)
 
 
 @pytest.mark.parametrize("when", ["ms", "ms + 100000"])
-async def test_a_vote_and_tally_made_up_by_hand_are_a_problem(healthy, engine, when):
+async def test_a_vote_and_tally_made_up_by_hand_are_a_problem(healthy, engine, when, admin):
     made_up = f"SELECT gen_random_uuid(), 'a', {when}, seq + 1 FROM votes WHERE {NEWEST}"
-    await sql(engine, f"INSERT INTO votes {made_up}")
-    await sql(engine, "UPDATE tally SET a = a + 1, ms = ms + 100000")
+    await sql(admin, f"INSERT INTO votes {made_up}")
+    await sql(admin, "UPDATE tally SET a = a + 1, ms = ms + 100000")
     found = await audit(healthy, engine)
     assert found.problems == ["votes that no ballot in the queue explains: 1"]
 
 
-async def test_a_vote_made_up_by_hand_is_no_longer_the_sum_of_the_tally(healthy, engine):
-    await sql(engine, "INSERT INTO votes VALUES (gen_random_uuid(), 'b', 1, 1)")
+async def test_a_vote_made_up_by_hand_is_no_longer_the_sum_of_the_tally(healthy, engine, admin):
+    await sql(admin, "INSERT INTO votes VALUES (gen_random_uuid(), 'b', 1, 1)")
     found = await audit(healthy, engine)
     assert found.problems == ["the tally is not the sum of the votes"]
     assert (found.votes, found.tally) == (Sums(20, 11), Sums(20, 10))
@@ -290,7 +292,7 @@ async def test_a_dead_letter_is_a_problem_and_only_one(healthy, engine):
 
 async def test_a_dead_letter_written_by_somebody_else_does_not_stop_the_audit(healthy, engine):
     for fields in ({"id": "nonsense"}, {"reason": "none"}):
-        await healthy._redis.xadd(healthy._dead, fields)
+        await healthy.admin.xadd(healthy._dead, fields)
     assert (await audit(healthy, engine)).dead_letters == 2
 
 
@@ -303,7 +305,7 @@ async def test_an_entry_that_is_no_ballot_is_a_problem_until_it_is_a_letter(
 ):
     await stream.prepare(ZERO, "open")
     newest = int(await stream.clock() * 1000)
-    await stream._redis.xadd(stream._stream, fields, id=f"{newest}-{seq}")
+    await stream.admin.xadd(stream._stream, fields, id=f"{newest}-{seq}")
     entries = await stream.read("me", count=10, block=1)
     assert (await audit(stream, engine)).problems == []  # it is still to be worked on
 
@@ -317,9 +319,9 @@ async def test_an_entry_that_is_no_ballot_is_a_problem_until_it_is_a_letter(
     ]
 
 
-async def test_a_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine):
-    await healthy._redis.delete(healthy._stream)
-    await sql(engine, "UPDATE tally SET a = a + 1")
+async def test_a_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine, admin):
+    await healthy.admin.delete(healthy._stream)
+    await sql(admin, "UPDATE tally SET a = a + 1")
     found = await audit(healthy, engine)
     assert found.problems == [
         "the queue is not there: no worker has made it, or Redis has lost it",
@@ -340,14 +342,14 @@ async def test_a_replay_where_nothing_was_lost_writes_nothing(healthy, engine):
     assert await tables(engine) == before
 
 
-async def test_a_replay_counts_what_a_restored_database_does_not_have(healthy, engine):
+async def test_a_replay_counts_what_a_restored_database_does_not_have(healthy, engine, admin):
     before = await votes(engine)
     # As after a restore: six votes are gone, two are from before the voters changed their mind.
-    await sql(engine, "DELETE FROM votes WHERE voter IN (SELECT voter FROM votes LIMIT 6)")
+    await sql(admin, "DELETE FROM votes WHERE voter IN (SELECT voter FROM votes LIMIT 6)")
     changed = "SELECT voter FROM votes WHERE choice = 'b' ORDER BY ms LIMIT 2"
-    await sql(engine, f"UPDATE votes SET choice = 'a', ms = 1 WHERE voter IN ({changed})")
+    await sql(admin, f"UPDATE votes SET choice = 'a', ms = 1 WHERE voter IN ({changed})")
     await sql(
-        engine,
+        admin,
         "UPDATE tally SET (a, b) ="
         " (SELECT count(*) FILTER (WHERE choice = 'a'), count(*) FILTER (WHERE choice = 'b')"
         " FROM votes)",
@@ -363,7 +365,7 @@ async def test_a_replay_counts_what_a_restored_database_does_not_have(healthy, e
 
 async def test_a_replay_counts_no_dead_letter_and_nothing_that_is_no_ballot(stream, engine):
     await stream.prepare(ZERO, "open")
-    await stream._redis.xadd(stream._stream, {"nonsense": "1"})
+    await stream.admin.xadd(stream._stream, {"nonsense": "1"})
     await cast(stream, 2)
     nonsense, buried, lost = await stream.read("me", count=10, block=1)
     await stream.bury(buried, "refused")
@@ -372,7 +374,9 @@ async def test_a_replay_counts_no_dead_letter_and_nothing_that_is_no_ballot(stre
     assert [Version(ms, seq) for _, ms, seq in (await votes(engine)).values()] == [lost.version]
 
 
-async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(stream, engine):
+async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(
+    stream, engine, admin
+):
     voters = [uuid4() for _ in range(200)]
     newest = {}
 
@@ -386,7 +390,7 @@ async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(
     await vote(200)
     await count(stream, engine)
     # All is lost, as with an empty database: only what is acknowledged is to be replayed.
-    await sql(engine, "TRUNCATE votes, tally")
+    await sql(admin, "TRUNCATE votes, tally")
     async with working(stream, engine, workers=2):
         voting = asyncio.create_task(vote(150))
         replays = await asyncio.gather(replay(stream, engine), replay(stream, engine))

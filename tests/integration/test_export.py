@@ -95,15 +95,16 @@ def always_fresh(monkeypatch):
 
 
 @pytest.fixture
-async def exports(database_url):
-    engine = create_engine(database_url, name="voting-export", pool_size=DOWNLOADS)
+async def exports(servers, database):
+    url = servers.database_url(database, "voting_result")
+    engine = create_engine(url, name="voting-export", pool_size=DOWNLOADS)
     yield engine
     await engine.dispose()
 
 
 @pytest.fixture
-async def port(engine, exports):
-    async with serving(engine, exports) as port:
+async def port(reader, exports):
+    async with serving(reader, exports) as port:
         yield port
 
 
@@ -166,7 +167,7 @@ async def test_totals_and_timeline_are_of_one_moment(engine, exports):
             await snapshot._connection.execute(text("DELETE FROM tally"))
 
 
-async def test_no_round_is_started_while_votes_are_exported(engine, exports):
+async def test_no_round_is_started_while_votes_are_exported(engine, admin):
     await sql(
         engine,
         "INSERT INTO votes (voter, choice, ms, seq) SELECT gen_random_uuid(), 'a', 1, 0"
@@ -175,12 +176,12 @@ async def test_no_round_is_started_while_votes_are_exported(engine, exports):
     await finish(engine)
     waiting = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted"
     waiting += " AND datname = current_database()"
-    async with reading.snapshot(exports, "always", votes=True) as snapshot:
+    async with reading.snapshot(engine, "always", votes=True) as snapshot:
         starting = asyncio.create_task(start_round(engine, 1))
 
         async def is_waiting():
             assert not starting.done()
-            return (await sql(engine, waiting)).all()
+            return (await sql(admin, waiting)).all()
 
         await wait_until(is_waiting)
         form = formats.VOTES["csv"](snapshot.shown, load(ResultSettings, ENVIRON))
@@ -189,14 +190,14 @@ async def test_no_round_is_started_while_votes_are_exported(engine, exports):
     await starting
 
 
-async def test_votes_are_told_neither_too_early_nor_of_an_earlier_round(engine, exports):
+async def test_votes_are_told_neither_too_early_nor_of_an_earlier_round(engine):
     settings = load(ResultSettings, ENVIRON)
-    async with reading.snapshot(exports, "after_close", votes=True) as snapshot:
+    async with reading.snapshot(engine, "after_close", votes=True) as snapshot:
         with pytest.raises(reading.VotesHidden):
             await anext(snapshot.votes(formats.VOTES["csv"](snapshot.shown, settings)))
     await finish(engine)
     await start_round(engine, 1)
-    async with reading.snapshot(exports, "always", 1, votes=True) as snapshot:
+    async with reading.snapshot(engine, "always", 1, votes=True) as snapshot:
         with pytest.raises(reading.VotesNotKept):
             await anext(snapshot.votes(formats.VOTES["csv"](snapshot.shown, settings)))
 
@@ -329,20 +330,20 @@ async def expect_incomplete(reader):
     assert not body.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_a_failure_in_the_middle_breaks_the_answer(client, engine):
+async def test_a_failure_in_the_middle_breaks_the_answer(client, engine, admin):
     await count_many(engine)
     async with client.stream("GET", "/export.json") as answer:
         assert answer.status_code == 200
-        await wait_until(partial(sessions, engine))
-        [session] = await sessions(engine)
-        await sql(engine, f"SELECT pg_terminate_backend({session})")
+        await wait_until(partial(sessions, admin))
+        [session] = await sessions(admin)
+        await sql(admin, f"SELECT pg_terminate_backend({session})")
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
             await answer.aread()
     assert len(rows(await client.get("/export.csv"))) == MANY + 1
 
 
 async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
-    engine, database_url, monkeypatch
+    engine, admin, database_url, monkeypatch
 ):
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT", 1.0)  # so after two seconds
     monkeypatch.setattr(downloads, "STALLED", DEADLINE)
@@ -353,8 +354,8 @@ async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client,
     ):
         async with idler(port) as reader:
-            await wait_until(partial(sessions, engine))
-            await wait_until(partial(none_open, engine))
+            await wait_until(partial(sessions, admin))
+            await wait_until(partial(none_open, admin))
             await expect_incomplete(reader)
         for _ in range(DOWNLOADS + 1):
             assert (await client.get("/export.csv?round=2")).status_code == 404
@@ -364,27 +365,27 @@ async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
 
 @pytest.mark.parametrize("limit", ["STALLED", "LONGEST"])
 async def test_a_client_that_does_not_read_makes_room_for_others(
-    client, port, engine, monkeypatch, limit
+    client, port, engine, admin, monkeypatch, limit
 ):
     for each in ("STALLED", "LONGEST"):
         monkeypatch.setattr(downloads, each, 0.5 if each == limit else 10 * DEADLINE)
     await count_many(engine)
     async with idler(port) as one, idler(port) as other:
-        await wait_until(partial(none_open, engine))
+        await wait_until(partial(none_open, admin))
         assert (await client.get("/export.csv?round=2")).status_code == 404
         await expect_incomplete(one)
         await expect_incomplete(other)
 
 
-async def test_for_a_client_that_leaves_no_more_is_read(client, port, engine, monkeypatch):
+async def test_for_a_client_that_leaves_no_more_is_read(client, port, engine, admin, monkeypatch):
     read, body = [], formats.TimelineCsv.body
     monkeypatch.setattr(
         formats.TimelineCsv, "body", lambda self, rows: read.append(rows) or body(self, rows)
     )
     await count_many(engine)
     async with idler(port), idler(port):
-        await wait_until(partial(sessions, engine))
+        await wait_until(partial(sessions, admin))
         assert (await client.get("/export.csv")).status_code == 503
-    await wait_until(partial(none_open, engine))
+    await wait_until(partial(none_open, admin))
     assert (await client.get("/export.csv?round=2")).status_code == 404
     assert len(read) < 2 * MANY / reading.BATCH

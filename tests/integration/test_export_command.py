@@ -82,8 +82,8 @@ def said(finished):
     return line
 
 
-async def test_totals_over_time_go_to_the_terminal(export, engine):
-    await fill(engine, 3)
+async def test_totals_over_time_go_to_the_terminal(export, admin):
+    await fill(admin, 3)
     done = export(OPTION_A="قطط")
     assert (done.returncode, done.stderr) == (0, b"")
     assert rows(done.stdout) == [
@@ -96,30 +96,31 @@ async def test_totals_over_time_go_to_the_terminal(export, engine):
     assert (found["title"], found["votes"], len(found["timeline"])) == ("Pets", 3, 3)
 
 
-async def test_a_file_has_its_name_once_it_is_complete(export, engine, tmp_path):
-    await fill(engine, 3)
+async def test_a_file_has_its_name_once_it_is_complete(export, tmp_path, admin):
+    await fill(admin, 3)
     path = tmp_path / "result.csv"
     path.write_text("older")
     done = export("--output", str(path))
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert len(rows(path.read_bytes())) == 4
     path.write_text("older")
-    await sql(engine, "ALTER TABLE tally RENAME TO hidden")
+    await sql(admin, "ALTER TABLE tally RENAME TO hidden")
     failed = export("--output", str(path))
     assert failed.returncode == 1
     assert said(failed).startswith("voting: the votes can't be exported: ")
     assert (path.read_text(), list(tmp_path.iterdir())) == ("older", [path])
 
 
-async def test_a_failure_in_the_middle_leaves_no_file(export, engine, tmp_path):
+async def test_a_failure_in_the_middle_leaves_no_file(export, tmp_path, admin):
     # Adding up is possible, and the head written, before a bucket is found that can't be read.
-    await fill(engine, 3)
-    await sql(engine, "ALTER TABLE tally RENAME TO buckets")
+    await fill(admin, 3)
+    await sql(admin, "ALTER TABLE tally RENAME TO buckets")
     await sql(
-        engine,
+        admin,
         "CREATE VIEW tally AS SELECT a, b, bucket + interval '1 second'"
         " / (bucket < '2020-01-01 00:00:25+00')::int AS bucket FROM buckets",
     )
+    await sql(admin, "GRANT SELECT ON tally TO voting_worker")
     failed = export("--output", str(tmp_path / "result.csv"))
     assert failed.returncode == 1
     assert "division by zero" in said(failed)
@@ -134,8 +135,8 @@ async def test_what_is_no_file_stays_as_it_is(export, tmp_path, path):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_votes_have_neither_a_voter_nor_an_order(export, engine):
-    await fill(engine, 300)
+async def test_votes_have_neither_a_voter_nor_an_order(export, admin):
+    await fill(admin, 300)
     one, other = export("--votes"), export("--votes")
     assert (one.returncode, one.stderr) == (0, b"")
     head, *votes = rows(one.stdout)
@@ -149,8 +150,8 @@ async def test_votes_have_neither_a_voter_nor_an_order(export, engine):
     }
 
 
-async def test_until_the_close_votes_are_refused_and_totals_are_left_out(export, engine):
-    await fill(engine, 3)
+async def test_until_the_close_votes_are_refused_and_totals_are_left_out(export, engine, admin):
+    await fill(admin, 3)
     refused = export("--votes", RESULTS="after_close")
     assert (refused.returncode, refused.stdout) == (1, b"")
     assert said(refused) == "voting: the votes are kept back until the poll is closed"
@@ -160,10 +161,10 @@ async def test_until_the_close_votes_are_refused_and_totals_are_left_out(export,
     assert rows(export(RESULTS="after_close").stdout)[-1][1:] == ["3", "2", "1"]
 
 
-async def test_of_an_earlier_round_there_are_totals_and_no_votes(export, engine):
-    await fill(engine, 3)
+async def test_of_an_earlier_round_there_are_totals_and_no_votes(export, engine, admin):
+    await fill(admin, 3)
     await close(engine)
-    await sql(engine, "SELECT start_round(1)")
+    await sql(admin, "SELECT start_round(1)")
     assert rows(export("--round=1").stdout)[-1][1:] == ["3", "2", "1"]
     assert len(rows(export("--votes", "--round=2").stdout)) == 1
     refused = export("--votes", "--round=1")
@@ -185,15 +186,15 @@ def read_one_line(database_url):
         return line, process.wait(60), process.stderr.read()
 
 
-async def test_a_reader_that_has_seen_enough_ends_it_quietly(engine, database_url):
-    await fill(engine, 20_000)
+async def test_a_reader_that_has_seen_enough_ends_it_quietly(database_url, admin):
+    await fill(admin, 20_000)
     line, code, complaint = read_one_line(database_url)
     assert line.startswith(b"time")
     assert (code, complaint) == (141, b"")
 
 
-async def test_a_reader_that_is_gone_from_the_beginning_ends_it_quietly(export, engine):
-    await fill(engine, 3)
+async def test_a_reader_that_is_gone_from_the_beginning_ends_it_quietly(export, admin):
+    await fill(admin, 3)
     read, write = os.pipe()
     os.close(read)
     done = export(stdout=write)
@@ -201,8 +202,8 @@ async def test_a_reader_that_is_gone_from_the_beginning_ends_it_quietly(export, 
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-async def test_a_full_disk_is_toldone_line_for(export, engine):
-    await fill(engine, 3)
+async def test_a_full_disk_is_toldone_line_for(export, admin):
+    await fill(admin, 3)
     with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230 - a device
         failed = export(stdout=full)
     assert failed.returncode == 1
@@ -235,11 +236,11 @@ def peak(database_url, *options):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody keeps account of the peak")
-async def test_ten_times_the_rows_need_no_more_memory(engine, database_url):
+async def test_ten_times_the_rows_need_no_more_memory(database_url, admin):
     exports = (["--votes"], ["--format=csv"], ["--format=json"])
-    await fill(engine, 20_000)
+    await fill(admin, 20_000)
     few = [peak(database_url, *options) for options in exports]
-    await fill(engine, 200_000)
+    await fill(admin, 200_000)
     many = [peak(database_url, *options) for options in exports]
     for options, less, more in zip(exports, few, many, strict=True):
         assert more - less < NOISE, (options, less, more)

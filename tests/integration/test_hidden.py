@@ -60,9 +60,9 @@ class Site:
         found = []
         secure = web.with_security_headers
 
-        def noting(app):
+        def noting(app, **options):
             found.append(app)
-            return secure(app)
+            return secure(app, **options)
 
         monkeypatch.setattr(web, "with_security_headers", noting)
         role = ResultRole(engine, load(ResultSettings, ENVIRON), exports=engine)
@@ -125,8 +125,8 @@ def always_fresh(monkeypatch):
 
 
 @pytest.fixture
-def site(engine, monkeypatch):
-    return Site(engine, monkeypatch)
+def site(reader, monkeypatch):
+    return Site(reader, monkeypatch)
 
 
 def telling(answers):
@@ -147,18 +147,18 @@ async def test_every_answer_is_looked_at(site):
     assert {"/metrics", "/version", "/nowhere", "/static/0123456789ab/style.css"} < paths
 
 
-async def test_nothing_tells_a_total_before_the_close_and_all_does_afterwards(site, engine):
-    await count(engine, A, B)
+async def test_nothing_tells_a_total_before_the_close_and_all_does_afterwards(site, admin):
+    await count(admin, A, B)
     one = await site.answers()
     assert telling(one) == set()
     assert {each.status for each in one} >= {200, 400, 404, 405}
     assert "10,299" in "".join(each.body for each in one)  # the turnout is no secret
 
     # No answer changes as long as the turnout is the same.
-    await count(engine, B, A)
+    await count(admin, B, A)
     other = await site.answers()
     for these, those in zip(one, other, strict=True):
         assert MOMENT.sub("now", these.all) == MOMENT.sub("now", those.all)
 
-    await close(engine)
+    await close(admin)
     assert telling(await site.answers()) == ALL

@@ -104,4 +104,4 @@ async def test_a_poll_is_not_reopened_by_what_was_on_its_way(through, stream, pr
         await opening
     await stream.prepare(ZERO, "closed")
     await deliver(proxy)
-    assert await stream._redis.hget(stream._poll, "state") == b"closed"
+    assert await stream.admin.hget(stream._poll, "state") == b"closed"

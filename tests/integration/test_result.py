@@ -33,8 +33,8 @@ def viewer(engine, **environ):
 
 
 @pytest.fixture
-async def client(engine):
-    async with viewer(engine) as client:
+async def client(reader):
+    async with viewer(reader) as client:
         yield client
 
 
@@ -92,9 +92,9 @@ async def test_the_poll_answers_with_the_part_that_the_page_has(client, engine):
     assert part in (await client.get("/")).text
 
 
-async def test_what_a_page_polls_is_short_whatever_the_names(engine):
+async def test_what_a_page_polls_is_short_whatever_the_names(engine, reader):
     await count(engine, 2, 1)
-    async with viewer(engine, OPTION_A="🐈" * 60, OPTION_B="🐕" * 60) as client:
+    async with viewer(reader, OPTION_A="🐈" * 60, OPTION_B="🐕" * 60) as client:
         assert len((await client.get("/tally")).content) < 2000
 
 
@@ -174,11 +174,11 @@ async def test_totals_that_were_never_read_are_not_zero(tmp_path):
     assert not await ResultRole(engine, load(ResultSettings, ENVIRON), exports=engine).ready()
 
 
-async def test_the_role_is_ready_when_it_can_read_the_totals(engine):
-    assert await ResultRole(engine, load(ResultSettings, ENVIRON), exports=engine).ready()
+async def test_the_role_is_ready_when_it_can_read_the_totals(reader):
+    assert await ResultRole(reader, load(ResultSettings, ENVIRON), exports=reader).ready()
 
 
-async def test_many_viewers_cause_one_question(engine, monkeypatch):
+async def test_many_viewers_cause_one_question(reader, monkeypatch):
     monkeypatch.setattr(result_module, "INTERVAL", 3600)
     asked, standing = [], tally.standing
 
@@ -187,12 +187,12 @@ async def test_many_viewers_cause_one_question(engine, monkeypatch):
         return await standing(engine, **how)
 
     monkeypatch.setattr(tally, "standing", counting)
-    async with viewer(engine) as client:
+    async with viewer(reader) as client:
         await asyncio.gather(*(client.get("/tally") for _ in range(50)))
     assert len(asked) == 1
 
 
-async def test_the_timeline_is_read_in_place_of_the_totals_and_seldom(engine, monkeypatch):
+async def test_the_timeline_is_read_in_place_of_the_totals_and_seldom(engine, monkeypatch, reader):
     asked, standing = [], tally.standing
 
     async def noting(engine, *, steps=False):
@@ -201,7 +201,7 @@ async def test_the_timeline_is_read_in_place_of_the_totals_and_seldom(engine, mo
 
     monkeypatch.setattr(tally, "standing", noting)
     await count(engine, 2, 1)
-    async with viewer(engine) as client:
+    async with viewer(reader) as client:
         page = (await client.get("/")).text
         for _ in range(3):
             assert (await client.get("/timeline")).text.strip() in page
@@ -239,12 +239,12 @@ async def test_a_timeline_of_any_length_is_short_and_ends_with_the_totals(client
     assert again.status_code == 304
 
 
-async def test_the_screen_shows_where_to_vote_and_the_same_totals(client, engine):
+async def test_the_screen_shows_where_to_vote_and_the_same_totals(client, engine, reader):
     await count(engine, 2, 1)
     alone = (await client.get("/screen")).text
     assert (await client.get("/tally")).text.strip() in alone
     assert 'class="code"' not in alone
-    async with viewer(engine, VOTE_URL="https://vote.example.com/cats") as other:
+    async with viewer(reader, VOTE_URL="https://vote.example.com/cats") as other:
         page = (await other.get("/screen")).text
     assert 'aria-label="QR code of vote.example.com/cats"' in page
     assert ">vote.example.com/cats<" in page
@@ -259,11 +259,11 @@ async def test_other_sites_are_told_totals_once_they_are_final(client, engine):
     assert final in (await client.get("/")).text
 
 
-async def test_a_round_has_no_timeline_of_the_one_before(client, engine):
+async def test_a_round_has_no_timeline_of_the_one_before(client, engine, admin):
     await count(engine, 1, 1)
     assert "<path" in (await client.get("/timeline")).text
-    await sql(engine, "DELETE FROM tally")
-    await sql(engine, "UPDATE poll SET round = 2")
+    await sql(admin, "DELETE FROM tally")
+    await sql(admin, "UPDATE poll SET round = 2")
     assert "It starts with the first vote." in (await client.get("/timeline")).text
 
 
@@ -304,9 +304,9 @@ async def test_a_final_result_says_since_when_and_is_asked_for_no_more(client, e
         ((700, 600), "<strong>1,300</strong> people have voted."),
     ],
 )
-async def test_a_result_that_is_kept_back_tells_how_many_have_voted(engine, votes, said):
+async def test_a_result_that_is_kept_back_tells_how_many_have_voted(engine, votes, said, reader):
     await count(engine, *votes)
-    async with viewer(engine, RESULTS="after_close") as client:
+    async with viewer(reader, RESULTS="after_close") as client:
         page = (await client.get("/")).text
         answer = (await client.get("/api/tally")).json()
     assert "The result is shown when voting closes." in page
@@ -317,9 +317,9 @@ async def test_a_result_that_is_kept_back_tells_how_many_have_voted(engine, vote
     assert [each["votes"] for each in answer["options"].values()] == [None, None]
 
 
-async def test_a_lost_queue_is_told_once_the_poll_is_closed(client, engine):
+async def test_a_lost_queue_is_told_once_the_poll_is_closed(client, engine, admin):
     await count(engine, 2, 1)
-    await sql(engine, "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'")
+    await sql(admin, "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'")
     lost = "The queue of votes was lost at"
     assert lost not in (await client.get("/tally")).text
     for final in (False, True):
@@ -354,10 +354,10 @@ async def test_the_turnout_is_that_of_all_options_together(client, engine):
     assert measured("turnout_votes") == 5
 
 
-async def test_the_age_of_the_totals_grows_until_they_are_told_again(engine, monkeypatch):
+async def test_the_age_of_the_totals_grows_until_they_are_told_again(engine, monkeypatch, reader):
     now = 1000.0
     monkeypatch.setattr(result_module, "monotonic", lambda: now)
-    async with viewer(engine) as client:
+    async with viewer(reader) as client:
         assert isnan(measured("totals_age_seconds"))
         await client.get("/tally")
         assert measured("totals_age_seconds") == 0

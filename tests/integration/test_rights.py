@@ -1,18 +1,16 @@
 """The users of Postgres and Redis as `deploy/` makes them: what they need, and nothing more."""
 
 import asyncio
-import os
-import shlex
-import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from math import isnan
-from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
+from servers import DEPLOY, USERS, passwords
 from sqlalchemy.exc import DBAPIError
 
 from voting import audit, embedded, metrics, schema, tally
@@ -28,39 +26,16 @@ from voting.settings import PollSettings
 from voting.stream import GROUP, BallotStream, connect
 from voting.watching import Watch
 
-DEPLOY = Path(__file__).parent.parent.parent / "deploy"
-USERS = DEPLOY / "overlays/kind/voting/users.acl"
-
 TABLES = ("votes", "tally", "poll", "finals", "past_tally", "alembic_version")
 
 
 @pytest.fixture(scope="module")
 def database(servers):
-    """The database `voting` as Postgres' image makes it, then migrated by its owner."""
-    servers.sql("CREATE DATABASE voting")
-    passwords = {f"{name}_PASSWORD": f"pass'{name}" for name in ("MIGRATE", "WORKER", "RESULT")}
-    made = subprocess.run(
-        [
-            str(servers.programs / "psql"),
-            *("-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--username=postgres", "--dbname=voting"),
-            f"--host={servers.folders.run}",
-            f"--file={DEPLOY / 'base/roles.sql'}",
-        ],
-        env={**os.environ, **passwords},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
-
-    def url(user: str) -> str:
-        return servers.database_url("voting").replace("postgres@", f"{user}@")
-
-    schema.migrate(url("voting"))
-    yield url
-    servers.sql("DROP DATABASE voting WITH (FORCE)")
-    for user in ("voting_worker", "voting_result", "voting"):
-        servers.sql(f"DROP ROLE {user}")
+    """Tell the address of a database for a user."""
+    name = f"test_{uuid4().hex}"
+    servers.make_database(name)
+    yield partial(servers.database_url, name)
+    servers.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def ask(url, statement):
@@ -69,11 +44,6 @@ async def ask(url, statement):
         return await connection.fetch(statement)
     finally:
         await connection.close()
-
-
-def passwords() -> dict[str, str]:
-    lines = (shlex.split(line) for line in USERS.read_text().splitlines())
-    return {line[1]: line[3].removeprefix(">") for line in lines}
 
 
 @pytest.fixture(scope="module")
@@ -207,13 +177,27 @@ async def test_every_user_may_see_whether_the_schema_is_there(database, user):
         ("voting_worker", "UPDATE poll SET round = 2"),
         ("voting_worker", "UPDATE poll SET after_ms = 1"),
         ("voting_worker", "UPDATE alembic_version SET version_num = '0'"),
+        *(("voting_worker", f"ALTER TABLE {table} ADD mine int") for table in TABLES),
+        ("voting_worker", "DROP FUNCTION start_round(integer)"),
         ("voting_worker", "CREATE TABLE mine ()"),
         ("voting_worker", "CREATE TEMPORARY TABLE mine ()"),
         ("voting_worker", "SELECT rolpassword FROM pg_authid"),
-        *(("voting_result", f"DELETE FROM {table}") for table in TABLES),
-        ("voting_result", "INSERT INTO tally VALUES (now(), 1, 1, 1)"),
+        *(
+            ("voting_result", write.format(table))
+            for table in TABLES
+            for write in (
+                *("DELETE FROM {}", "TRUNCATE {}", "DROP TABLE {}", "ALTER TABLE {} ADD mine int"),
+                *("INSERT INTO {} DEFAULT VALUES", "COPY {} FROM STDIN"),
+                "SELECT 1 FROM {} FOR UPDATE",
+            )
+        ),
         ("voting_result", "UPDATE tally SET a = 1"),
         ("voting_result", "UPDATE poll SET state = 'closed'"),
+        ("voting_result", "UPDATE votes SET choice = 'a'"),
+        ("voting_result", "CREATE TEMPORARY TABLE mine ()"),
+        ("voting_result", "SET ROLE voting_worker"),
+        ("voting_result", "SET SESSION AUTHORIZATION voting"),
+        ("voting_result", "COPY tally TO PROGRAM 'true'"),
         ("voting_result", "SELECT voter FROM votes"),
         ("voting_result", "SELECT start_round(1)"),
         ("voting_result", "CREATE TABLE mine ()"),
@@ -224,6 +208,12 @@ async def test_every_user_may_see_whether_the_schema_is_there(database, user):
 async def test_no_user_of_postgres_may_do_more(database, user, statement):
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await ask(database(user), statement)
+
+
+@pytest.mark.parametrize("user", ["vote", "keda"])
+async def test_the_users_of_redis_are_none_of_postgres(database, user):
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="does not exist"):
+        await ask(database(user), "SELECT 1")
 
 
 async def test_nobody_else_comes_into_the_database(database, servers):
@@ -267,6 +257,17 @@ async def test_a_migration_takes_back_what_is_not_listed(database):
                 "DEL {voting}:ballots",
                 "XADD other * a b",
                 "MONITOR",
+                "DBSIZE",
+                "SELECT 1",
+                "EVALSHA 0 0",
+                "FUNCTION LIST",
+                "CLIENT LIST",
+                "REPLICAOF NO ONE",
+                "EXISTS other",
+                "GET other",
+                "HGET other state",
+                "XRANGE other - +",
+                "XINFO GROUPS other",
             )
         ),
         ("vote", "XTRIM {voting}:ballots MAXLEN 0"),
@@ -321,13 +322,13 @@ async def test_a_worker_may_see_all_that_it_shows(streams):
 
 
 async def test_without_the_right_to_ask_whether_it_is_durable_the_rest_is_seen(servers):
-    admin = connect(servers.redis_url)
+    admin = connect(servers.redis_url())
     rights = next(
         line.split()[2:] for line in USERS.read_text().splitlines() if "user worker" in line
     )
     rights.remove("+waitaof")
     await admin.execute_command("ACL", "SETUSER", "earlier", *rights)
-    url = servers.redis_url.replace("unix://", "unix://earlier@") + "?password=insecure"
+    url = servers.redis_url().replace("unix://", "unix://earlier@") + "?password=insecure"
     async with connect(url) as redis:
         await Watch(BallotStream(redis)).look()
         found = watched()
@@ -339,10 +340,21 @@ async def test_without_the_right_to_ask_whether_it_is_durable_the_rest_is_seen(s
 
 
 @pytest.mark.parametrize("user", ["vote", "worker"])
-async def test_a_script_may_not_do_more_either(redis, user):
+@pytest.mark.parametrize(
+    ("call", "key"),
+    [
+        ("'DEL', KEYS[1]", "{voting}:ballots"),
+        ("'EXISTS', KEYS[1]", "other"),
+        ("'XADD', KEYS[1], '*', 'a', 'b'", "other"),
+        ("'FLUSHALL'", "{voting}:ballots"),
+        ("'CONFIG', 'GET', 'dir'", "{voting}:ballots"),
+        ("'KEYS', '*'", "{voting}:ballots"),
+    ],
+)
+async def test_a_script_may_not_do_more_either(redis, user, call, key):
     async with connect(redis(user)) as client:
-        with pytest.raises(ResponseError, match="ACL"):
-            await client.eval("return redis.call('DEL', KEYS[1])", 1, "{voting}:ballots")
+        with pytest.raises(ResponseError, match=r"ACL|not allowed|No permissions"):
+            await client.eval(f"return redis.call({call})", 1, key)
 
 
 async def test_who_does_not_say_who_it_is_may_only_ping(redis):
@@ -364,13 +376,13 @@ BEFORE = {
 async def test_what_matters_works_with_the_rights_of_the_version_before(servers):
     """A deployment's users of Redis were made once: an upgrade finds them as they are."""
     name = f"test-{uuid4().hex}"
-    async with connect(servers.redis_url) as client:
+    async with connect(servers.redis_url()) as client:
         streams = {}
         for role, rights in BEFORE.items():
             user = f"{role}-{uuid4().hex}"
             each = (f"~{{{name}}}:*", "-@all", "+client|setinfo", *rights.split())
             await client.execute_command("ACL", "SETUSER", user, "on", ">secret", *each)
-            url = servers.redis_url.replace("unix://", f"unix://{user}@")
+            url = servers.redis_url().replace("unix://", f"unix://{user}@")
             streams[role] = BallotStream(connect(f"{url}?password=secret"), name=name)
         voting, working = streams["vote"], streams["worker"]
         at = datetime(2030, 1, 1, tzinfo=UTC)

@@ -127,7 +127,7 @@ async def test_a_closed_poll_stays_closed_and_ids_rise_where_redis_lost_everythi
     before = await open_poll.cast(ballot())
     await rounds.close(engine)
     closed, _ = await rounds.bring_in_line(engine, open_poll)
-    await open_poll._redis.delete(open_poll._stream, open_poll._poll)
+    await open_poll.admin.delete(open_poll._stream, open_poll._poll)
     with pytest.raises(NotRecorded):
         await open_poll.cast(ballot())
 
@@ -143,12 +143,12 @@ async def test_a_closed_poll_stays_closed_and_ids_rise_where_redis_lost_everythi
 
 
 async def test_a_loss_is_known_where_nothing_was_counted_yet(open_poll, engine):
-    await open_poll._redis.delete(open_poll._stream, open_poll._poll)
+    await open_poll.admin.delete(open_poll._stream, open_poll._poll)
     assert await rounds.bring_in_line(engine, open_poll, known=True) == (Poll(), True)
 
 
 async def test_an_id_that_postgres_can_not_keep_closes_the_poll_all_the_same(open_poll, engine):
-    await open_poll._redis.xadd(open_poll._stream, {"no": "ballot"}, id=f"{2**63}-{2**63}")
+    await open_poll.admin.xadd(open_poll._stream, {"no": "ballot"}, id=f"{2**63}-{2**63}")
     await rounds.close(engine)
     told, _ = await rounds.bring_in_line(engine, open_poll)
     assert told.until == Version(LARGEST, LARGEST)
@@ -283,7 +283,7 @@ async def test_who_only_waits_for_redis_keeps_the_lock_and_writes_down_what_it_h
     open_poll, engine, monkeypatch
 ):
     await count(engine, (1, "a", 1))
-    await open_poll._redis.delete(open_poll._stream)
+    await open_poll.admin.delete(open_poll._stream)
     prepare = open_poll.prepare
 
     async def prepare_slowly(*terms, **more):
@@ -298,7 +298,7 @@ async def test_who_only_waits_for_redis_keeps_the_lock_and_writes_down_what_it_h
 
 
 async def test_it_is_redis_that_is_away_where_redis_is_silent(open_poll, engine):
-    await open_poll._redis.client_pause(6_000)  # longer than anybody waits
+    await open_poll.admin.client_pause(6_000)  # longer than anybody waits
     with pytest.raises(RedisError):
         await rounds.bring_in_line(engine, open_poll)
 
@@ -323,8 +323,8 @@ async def test_who_comes_late_with_the_state_before_a_change_is_refused(open_pol
         await open_poll.cast(ballot())
 
     # A database that was restored from a backup has an earlier state for good.
-    changed = int(await open_poll._redis.hget(open_poll._poll, "revised"))
-    await open_poll._redis.hset(open_poll._poll, "revised", changed - 61_000)
+    changed = int(await open_poll.admin.hget(open_poll._poll, "revised"))
+    await open_poll.admin.hset(open_poll._poll, "revised", changed - 61_000)
     await open_poll.prepare(ZERO, "open", **late)
     assert await open_poll.cast(ballot())
 
@@ -340,7 +340,7 @@ async def test_a_poll_whose_time_has_come_ends_after_all_who_still_open_it(open_
             while not (await opening.execute(waiting)).scalar_one():
                 await asyncio.sleep(0.01)
         # A worker of the version before knows of no time.
-        await open_poll._redis.hset(
+        await open_poll.admin.hset(
             open_poll._poll, mapping={"state": "open", "closes_at": "", "revision": 0}
         )
         taken = await open_poll.cast(ballot())

@@ -27,7 +27,7 @@ async def calls(prepared):
     """Count the calls of the script that Redis has seen."""
 
     async def count():
-        return (await prepared._redis.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)
+        return (await prepared.admin.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)
 
     return count
 
@@ -91,14 +91,14 @@ async def test_a_cast_is_refused_before_a_worker_has_prepared_the_stream(stream)
 
 async def test_a_cast_is_refused_where_only_the_poll_is_known(stream):
     await stream.prepare(ZERO, "open")
-    await stream._redis.delete(stream._stream)
+    await stream.admin.delete(stream._stream)
     with pytest.raises(NotRecorded):
         await stream.cast(ballot())
     assert not await stream.ready()
 
 
 async def test_a_cast_is_refused_where_only_the_stream_is_there(prepared):
-    await prepared._redis.delete(prepared._poll)
+    await prepared.admin.delete(prepared._poll)
     with pytest.raises(NotRecorded):
         await prepared.cast(ballot())
 
@@ -112,7 +112,7 @@ async def test_a_cast_is_refused_when_the_poll_is_closed(prepared):
 
 async def test_a_cast_is_refused_past_its_deadline_by_redis_clock(prepared):
     # As if Redis' clock had just jumped far ahead.
-    prepared._caster._clock_read = asyncio.get_running_loop().time()
+    prepared.vote._caster._clock_read = asyncio.get_running_loop().time()
     with pytest.raises(NotRecorded, match="deadline"):
         await prepared.cast(ballot())
     assert await prepared.length() == 0
@@ -121,14 +121,14 @@ async def test_a_cast_is_refused_past_its_deadline_by_redis_clock(prepared):
 
 async def test_a_cast_is_refused_where_memory_is_short(prepared):
     await prepared.cast(ballot())
-    await prepared._redis.config_set("maxmemory", 1)
+    await prepared.admin.config_set("maxmemory", 1)
     try:
         with pytest.raises(NotRecorded, match="refuses"):
             await prepared.cast(ballot())
         [entry] = await prepared.read("me", count=10, block=1)  # what is in is still worked off
         await prepared.done([entry])
     finally:
-        await prepared._redis.config_set("maxmemory", "1gb")
+        await prepared.admin.config_set("maxmemory", "1gb")
     assert await prepared.cast(ballot())
 
 
@@ -141,18 +141,18 @@ async def test_a_cast_is_not_recorded_where_redis_can_not_be_reached(tmp_path):
 
 
 async def test_a_clock_that_can_not_be_asked_means_not_recorded(servers, prepared):
-    impatient = BallotStream(connect(servers.redis_url), name=prepared.name, cast_timeout=0.05)
+    impatient = BallotStream(connect(servers.redis_url()), name=prepared.name, cast_timeout=0.05)
     await impatient.ready()
-    await prepared._redis.client_pause(500)
+    await prepared.admin.client_pause(500)
     with pytest.raises(NotRecorded, match="answer"):
         await impatient.cast(ballot())
-    await prepared._redis.client_unpause()
+    await prepared.admin.client_unpause()
     await impatient.close()
 
 
 async def test_a_reply_that_makes_no_sense_reaches_the_voter_as_an_error(prepared):
-    await prepared._redis.delete(prepared._stream)
-    await prepared._redis.set(prepared._stream, "not a stream")
+    await prepared.admin.delete(prepared._stream)
+    await prepared.admin.set(prepared._stream, "not a stream")
     with pytest.raises(MaybeRecorded):
         await prepared.cast(ballot())
 
@@ -170,7 +170,7 @@ async def test_a_call_that_is_cancelled_may_have_been_recorded(prepared):
     casting = asyncio.create_task(prepared.cast(ballot()))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    [call] = prepared._caster._calls
+    [call] = prepared.vote._caster._calls
     call.cancel()
     with pytest.raises(MaybeRecorded):
         await casting
@@ -185,7 +185,7 @@ async def test_preparing_twice_changes_nothing(prepared):
 
 async def test_preparing_finds_what_came_before_the_group(prepared):
     version = await prepared.cast(ballot())
-    await prepared._redis.xgroup_destroy(prepared._stream, GROUP)
+    await prepared.admin.xgroup_destroy(prepared._stream, GROUP)
     assert not (await prepared.prepare(ZERO, "open")).made  # the stream itself was there
     [entry] = await prepared.read("me", count=10, block=1)
     assert entry.version == version
@@ -208,7 +208,7 @@ async def test_a_prepare_that_comes_late_is_not_applied(stream, monkeypatch):
 async def test_entries_that_are_gone_before_they_were_counted_are_an_alarm(prepared, caplog):
     version = await prepared.cast(ballot())
     await prepared.read("dead", count=1, block=1)
-    await prepared._redis.xdel(prepared._stream, str(version))
+    await prepared.admin.xdel(prepared._stream, str(version))
     assert await prepared.reclaim("alive", idle=0, count=10) == []
     [record] = [each for each in caplog.records if "are gone" in each.getMessage()]
     assert record.entries == 1
@@ -229,7 +229,7 @@ async def test_preparing_never_lowers_the_last_id(prepared):
 
 
 async def test_what_is_not_a_stream_can_not_be_prepared(stream):
-    await stream._redis.set(stream._stream, "not a stream")
+    await stream.admin.set(stream._stream, "not a stream")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await stream.prepare(ZERO, "open")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
@@ -300,16 +300,16 @@ async def test_a_ballot_is_counted_when_it_and_all_before_it_are_done(prepared):
 async def test_the_backlog_is_unknown_where_redis_can_not_tell(prepared):
     first, *_ = await asyncio.gather(*(prepared.cast(ballot()) for _ in range(3)))
     await prepared.read("me", count=1, block=1)
-    await prepared._redis.xdel(prepared._stream, str(first))
-    await prepared._redis.execute_command("XGROUP", "SETID", prepared._stream, GROUP, "1-1")
+    await prepared.admin.xdel(prepared._stream, str(first))
+    await prepared.admin.execute_command("XGROUP", "SETID", prepared._stream, GROUP, "1-1")
     assert (await prepared.position()).backlog is None
 
 
 async def test_a_dead_letter_keeps_what_was_in_it_and_leaves_the_stream(prepared):
-    await prepared._redis.xadd(prepared._stream, {"nonsense": "1"})
+    await prepared.admin.xadd(prepared._stream, {"nonsense": "1"})
     [entry] = await prepared.read("me", count=10, block=1)
     await prepared.bury(entry, "no ballot")
-    [(_, letter)] = await prepared._redis.xrange(prepared._dead)
+    [(_, letter)] = await prepared.admin.xrange(prepared._dead)
     assert letter == {
         b"nonsense": b"1",
         b"id": str(entry.version).encode(),
@@ -320,10 +320,10 @@ async def test_a_dead_letter_keeps_what_was_in_it_and_leaves_the_stream(prepared
 
 async def test_a_dead_letter_with_fields_like_ours_or_too_many_is_buried_too(prepared):
     fields = {"id": "mine", **{str(number): number for number in range(10_000)}}
-    await prepared._redis.xadd(prepared._stream, fields)
+    await prepared.admin.xadd(prepared._stream, fields)
     [entry] = await prepared.read("me", count=10, block=1)
     await prepared.bury(entry, "no ballot")
-    [(_, letter)] = await prepared._redis.xrange(prepared._dead)
+    [(_, letter)] = await prepared.admin.xrange(prepared._dead)
     assert letter[b"id"] == str(entry.version).encode()
     assert letter[b"98"] == b"98"
     assert (await prepared.position()).oldest_pending is None
@@ -338,7 +338,7 @@ async def test_trimming_drops_what_is_counted_and_nothing_else(prepared):
     entries = await prepared.read("me", count=3, block=1)
     await prepared.done([entries[0], entries[2]])
     await prepared.trim(everything)
-    left = [Version.parse(each) for each, _ in await prepared._redis.xrange(prepared._stream)]
+    left = [Version.parse(each) for each, _ in await prepared.admin.xrange(prepared._stream)]
     assert left == versions[1:]  # the second is pending, the fourth not read
 
     await prepared.done([entries[1]])
@@ -355,7 +355,7 @@ async def test_a_consumer_is_forgotten_only_when_silent_and_without_entries(prep
     await asyncio.sleep(0.002)
     assert await prepared.forget(60) == 0
     assert await prepared.forget(0) == 1
-    [left] = await prepared._redis.xinfo_consumers(prepared._stream, GROUP)
+    [left] = await prepared.admin.xinfo_consumers(prepared._stream, GROUP)
     assert (left["name"], left["pending"]) == (b"with an entry", 1)
     # Who was forgotten too early is known again with the next read.
     await prepared.cast(ballot())
@@ -365,23 +365,23 @@ async def test_a_consumer_is_forgotten_only_when_silent_and_without_entries(prep
 async def test_the_middle_is_half_way_in_time(prepared):
     assert await prepared.middle() == ZERO
     for version in ("1000-0", "1001-0", "3000-0"):
-        await prepared._redis.xadd(prepared._stream, {"any": "thing"}, id=version)
+        await prepared.admin.xadd(prepared._stream, {"any": "thing"}, id=version)
     assert await prepared.middle() == Version(2000, 0)
 
 
 async def test_the_middle_is_found_where_the_clock_stands_still(prepared):
     for version in ("1000-1", "1000-2", "1000-9"):
-        await prepared._redis.xadd(prepared._stream, {"any": "thing"}, id=version)
+        await prepared.admin.xadd(prepared._stream, {"any": "thing"}, id=version)
     assert await prepared.middle() == Version(1000, 5)
 
 
 @pytest.mark.parametrize(("limit", "full"), [("0", False), ("1gb", False), ("1", True)])
 async def test_memory_is_nearly_full_before_it_is_full(prepared, limit, full):
-    await prepared._redis.config_set("maxmemory", limit)
+    await prepared.admin.config_set("maxmemory", limit)
     try:
         assert await prepared.nearly_full() == full
     finally:
-        await prepared._redis.config_set("maxmemory", "1gb")
+        await prepared.admin.config_set("maxmemory", "1gb")
 
 
 async def test_the_clock_is_redis_own(prepared):

@@ -19,7 +19,7 @@ HTMX = {"HX-Request": "true"}
 
 
 def browser(stream, base_url="http://vote.localhost", **environ):
-    app = VoteRole(stream, load(VoteSettings, {**ENVIRON, **environ})).create_app()
+    app = VoteRole(stream.vote, load(VoteSettings, {**ENVIRON, **environ})).create_app()
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
 
 
@@ -157,13 +157,13 @@ async def test_a_receipt_that_waits_long_says_so(voter, monkeypatch):
 
 async def test_many_receipts_cause_one_question(voter, prepared, monkeypatch):
     await voter.post("/vote", data={"choice": "a"})
-    asked, position = [], prepared.position
+    asked, position = [], prepared.vote.position
 
     async def counting():
         asked.append(None)
         return await position()
 
-    monkeypatch.setattr(prepared, "position", counting)
+    monkeypatch.setattr(prepared.vote, "position", counting)
     async with browser(prepared) as client:
         client.cookies = voter.cookies
         await asyncio.gather(*(client.get("/receipt") for _ in range(50)))
@@ -176,7 +176,7 @@ async def test_the_page_is_shown_while_redis_is_away(prepared, voter, monkeypatc
     async def fail():
         raise ConnectionError("away")
 
-    monkeypatch.setattr(prepared, "position", fail)
+    monkeypatch.setattr(prepared.vote, "position", fail)
     async with browser(prepared) as client:
         client.cookies = voter.cookies
         page = await client.get("/")
@@ -288,7 +288,7 @@ async def test_a_vote_that_fails_says_what_became_of_it_and_keeps_the_choice(
     async def fail(_):
         raise error
 
-    monkeypatch.setattr(prepared, "cast", fail)
+    monkeypatch.setattr(prepared.vote, "cast", fail)
     answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
     assert answer.status_code == status
     assert words in answer.text
@@ -321,7 +321,7 @@ async def test_where_memory_is_short_votes_are_refused_before_it_is_full(
     async def nearly_full():
         return True
 
-    monkeypatch.setattr(prepared, "nearly_full", nearly_full)
+    monkeypatch.setattr(prepared.vote, "nearly_full", nearly_full)
     async with browser(prepared) as client:
         client.cookies = voter.cookies
         await client.post("/vote", data={"choice": "b"})  # with its answer comes the news
@@ -355,7 +355,7 @@ async def test_who_votes_too_often_is_told_when_to_come_again(prepared):
 
 
 async def test_who_leaves_in_the_middle_of_a_vote_is_no_error_of_ours(prepared, caplog):
-    app = VoteRole(prepared, load(VoteSettings, ENVIRON)).create_app()
+    app = VoteRole(prepared.vote, load(VoteSettings, ENVIRON)).create_app()
     headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"content-length", b"8")]
     scope = {"type": "http", "method": "POST", "path": "/vote", "query_string": b""}
     said = iter(
@@ -388,7 +388,7 @@ async def test_a_vote_that_was_certainly_not_recorded_was_not_too_often(
     async with browser(prepared, VOTES_PER_MINUTE="1") as client:
         await client.get("/")
         with monkeypatch.context() as patch:
-            patch.setattr(prepared, "cast", fail)
+            patch.setattr(prepared.vote, "cast", fail)
             await client.post("/vote", data={"choice": "a"})
         assert (await client.post("/vote", data={"choice": "a"})).status_code == status
 
@@ -489,7 +489,7 @@ async def test_a_cast_that_fails_is_measured_by_its_reason(
     async def fail(_):
         raise error
 
-    monkeypatch.setattr(prepared, "cast", fail)
+    monkeypatch.setattr(prepared.vote, "cast", fail)
     before = refused()
     await voter.post("/vote", data={"choice": "a"})
     assert refused() == before | {reason: before[reason] + 1}
@@ -499,7 +499,7 @@ async def test_a_vote_that_finds_memory_short_is_measured_as_that(prepared, monk
     async def nearly_full():
         return True
 
-    monkeypatch.setattr(prepared, "nearly_full", nearly_full)
+    monkeypatch.setattr(prepared.vote, "nearly_full", nearly_full)
     async with browser(prepared) as client:
         await client.get("/")
         await client.post("/vote", data={"choice": "a"})
@@ -522,7 +522,7 @@ async def test_a_vote_is_in_flight_until_it_is_answered(voter, prepared, monkeyp
         await go.wait()
         raise NotRecorded
 
-    monkeypatch.setattr(prepared, "cast", wait)
+    monkeypatch.setattr(prepared.vote, "cast", wait)
     before = measured("ballots_in_flight")
     voting = asyncio.create_task(voter.post("/vote", data={"choice": "a"}))
     async with asyncio.timeout(30):

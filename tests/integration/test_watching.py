@@ -52,7 +52,7 @@ async def test_the_age_is_that_of_the_oldest_ballot_that_waits(stream):
     now = int(await stream.clock() * 1000)
     fields = dict(zip(("voter", "choice"), Ballot(uuid4(), Choice.A).encode(), strict=True))
     for ago in (3600, 60):
-        await stream._redis.xadd(stream._stream, fields, id=f"{now - ago * 1000}-0")
+        await stream.admin.xadd(stream._stream, fields, id=f"{now - ago * 1000}-0")
     await watch.look()
     assert 3600 <= seen("backlog_age_seconds") < 3660
     # In a worker's hands it waits as before.
@@ -78,12 +78,12 @@ async def test_the_share_of_memory_is_seen_where_there_is_a_limit(stream):
     watch = Watch(stream)
     await watch.look()
     assert 0 < seen("redis_memory_used_ratio") < 1
-    await stream._redis.config_set("maxmemory", 0)
+    await stream.admin.config_set("maxmemory", 0)
     try:
         await watch.look()
         assert isnan(seen("redis_memory_used_ratio"))
     finally:
-        await stream._redis.config_set("maxmemory", "1gb")
+        await stream.admin.config_set("maxmemory", "1gb")
 
 
 async def test_without_a_stream_nothing_is_said_of_it_and_the_server_is_seen(stream):
@@ -130,9 +130,9 @@ async def test_looking_leaves_what_a_cast_and_a_worker_see_as_it_was(stream):
     # Only a worker that has asked Postgres may make the stream and the poll.
     assert not await stream.ready()
     assert (await stream.prepare(ZERO, "open")).made
-    before = await stream._redis.hgetall(stream._poll)
+    before = await stream.admin.hgetall(stream._poll)
     await Watch(stream).look()
-    assert await stream._redis.hgetall(stream._poll) == before
+    assert await stream.admin.hgetall(stream._poll) == before
 
 
 @pytest.fixture

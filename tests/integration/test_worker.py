@@ -72,7 +72,7 @@ def counted(stream, engine, number):
 @pytest.fixture
 async def pending(stream):
     async def count():
-        return (await stream._redis.xpending(stream._stream, "workers"))["pending"]
+        return (await stream.admin.xpending(stream._stream, "workers"))["pending"]
 
     return count
 
@@ -155,11 +155,11 @@ async def test_a_dead_workers_entries_are_taken_over(stream, engine, caplog):
 async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, engine):
     await stream.prepare(ZERO, "open")
     await cast(stream, 2)
-    bad = await stream._redis.xadd(stream._stream, {"voter": b"short", "choice": b"a"})
+    bad = await stream.admin.xadd(stream._stream, {"voter": b"short", "choice": b"a"})
     await cast(stream, 2)
     async with working(stream, engine):
         await until(counted(stream, engine, 4))
-    [(_, letter)] = await stream._redis.xrange(stream._dead)
+    [(_, letter)] = await stream.admin.xrange(stream._dead)
     assert letter[b"id"] == bad
     assert letter[b"voter"] == b"short"
     assert letter[b"reason"].startswith(b"no ballot")
@@ -171,11 +171,11 @@ async def test_an_entry_that_postgres_refuses_is_found_and_the_rest_is_counted(s
     last = (await cast(stream, 1))[0]
     fields = {"voter": uuid4().bytes, "choice": b"b"}
     # A number that is fine for Redis and too large for a bigint.
-    bad = await stream._redis.xadd(stream._stream, fields, id=f"{last.ms + 1}-{2**63}")
-    await stream._redis.xadd(stream._stream, fields, id=f"{last.ms + 2}-0")
+    bad = await stream.admin.xadd(stream._stream, fields, id=f"{last.ms + 1}-{2**63}")
+    await stream.admin.xadd(stream._stream, fields, id=f"{last.ms + 2}-0")
     async with working(stream, engine):
         await until(counted(stream, engine, 7))
-    [(_, letter)] = await stream._redis.xrange(stream._dead)
+    [(_, letter)] = await stream.admin.xrange(stream._dead)
     assert letter[b"id"] == bad
     assert letter[b"reason"].startswith(b"refused by Postgres")
 
@@ -185,7 +185,7 @@ async def test_a_lost_stream_is_made_anew_above_what_is_counted(stream, engine, 
         await until(worker.ready)
         [version] = await cast(stream, 1)
         await until(counted(stream, engine, 1))
-        await stream._redis.delete(stream._stream, stream._poll)
+        await stream.admin.delete(stream._stream, stream._poll)
         await until(stream.ready)
         [after] = await cast(stream, 1)
         assert after > version
@@ -239,8 +239,8 @@ async def test_when_memory_is_full_what_is_in_is_counted_and_makes_room(
     monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0)
     await stream.prepare(ZERO, "open")
     await cast(stream, 5)
-    await stream._redis.xadd(stream._stream, {"no": "ballot"})
-    await stream._redis.config_set("maxmemory", 1)
+    await stream.admin.xadd(stream._stream, {"no": "ballot"})
+    await stream.admin.config_set("maxmemory", 1)
     try:
         async with working(stream, engine):
             await until(counted(stream, engine, 5))
@@ -249,9 +249,9 @@ async def test_when_memory_is_full_what_is_in_is_counted_and_makes_room(
                 return await stream.length() <= 1
 
             await until(made_room)
-        assert await stream._redis.xlen(stream._dead) == 1
+        assert await stream.admin.xlen(stream._dead) == 1
     finally:
-        await stream._redis.config_set("maxmemory", "1gb")
+        await stream.admin.config_set("maxmemory", "1gb")
 
 
 async def test_consumers_that_are_gone_are_forgotten(stream, engine, monkeypatch):
@@ -261,7 +261,7 @@ async def test_consumers_that_are_gone_are_forgotten(stream, engine, monkeypatch
     async with working(stream, engine):
 
         async def gone():
-            consumers = await stream._redis.xinfo_consumers(stream._stream, "workers")
+            consumers = await stream.admin.xinfo_consumers(stream._stream, "workers")
             return b"an earlier pod" not in [each["name"] for each in consumers]
 
         await until(gone)
@@ -366,7 +366,7 @@ async def test_a_ballot_that_is_followed_is_told_when_it_is_counted(stream, engi
     trace = f"00-{'a' * 32}-{'b' * 16}-00"
     followed = await stream.cast(Ballot(uuid4(), Choice.B, trace))
     fields = {"voter": b"short", "choice": b"a", "trace": trace}
-    await stream._redis.xadd(stream._stream, fields)
+    await stream.admin.xadd(stream._stream, fields)
     async with working(stream, engine, trail=WorkerTrail(None, debug=True)):
         await until(counted(stream, engine, 3))
     [line] = [each for each in caplog.records if each.name == "voting.trails"]
@@ -472,7 +472,7 @@ async def test_what_a_worker_does_is_measured(stream, engine):
     before = measured()
     await stream.prepare(ZERO, "open")
     await cast(stream, 3)
-    await stream._redis.xadd(stream._stream, {"no": "ballot"})
+    await stream.admin.xadd(stream._stream, {"no": "ballot"})
     async with working(stream, engine):
         await until(counted(stream, engine, 3))
     assert grown(before) == {
@@ -521,7 +521,7 @@ async def test_the_time_from_accept_to_count_is_that_of_the_oldest_of_a_batch(st
     now = int(await stream.clock() * 1000)
     for ago in (3600, 60, 1):
         fields = dict(zip(("voter", "choice"), Ballot(uuid4(), Choice.A).encode(), strict=True))
-        await stream._redis.xadd(stream._stream, fields, id=f"{now - ago * 1000}-0")
+        await stream.admin.xadd(stream._stream, fields, id=f"{now - ago * 1000}-0")
     async with working(stream, engine):
         await until(counted(stream, engine, 3))
     assert 3600 <= metrics.OF_ROLE["worker"].get_sample_value(name) - before < 3660

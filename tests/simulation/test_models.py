@@ -67,7 +67,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _begin(self):
         self.name = f"test-{uuid4().hex}"
-        redis = connect(self.servers.redis_url)
+        redis = connect(self.servers.redis_url())
         self.real = BallotStream(redis, name=self.name)
         self.engine = create_engine(self.database_url, name="tests")
         async with self.engine.connect() as connection:
@@ -381,10 +381,10 @@ async def _letters(stream):
     return [entry.fields for entry in await stream.dead_letters()]
 
 
-def test_the_models_answer_as_the_servers_do(servers, database_url):
+def test_the_models_answer_as_the_servers_do(servers, database):
     with asyncio.Runner() as runner:
         run_state_machine_as_test(
-            lambda: Machine(servers, database_url, runner),
+            lambda: Machine(servers, servers.database_url(database), runner),
             settings=settings(
                 max_examples=15,
                 stateful_step_count=30,

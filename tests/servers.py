@@ -1,0 +1,160 @@
+"""Real servers for tests: Postgres and Valkey, with the users of the deployment."""
+
+import asyncio
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import asyncpg
+
+from voting import embedded
+from voting.ballots import Ballot, Version
+from voting.embedded import Folders
+from voting.polls import Terms
+from voting.schema import migrate
+from voting.stream import BallotStream, connect
+from voting.supervisor import Child, Guardian, Program
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+# Who may do what in the deployment.
+USERS = DEPLOY / "overlays/kind/voting/users.acl"
+ROLES = DEPLOY / "base/roles.sql"
+
+# The database that `deploy/` makes, with the schema: a test's own is a copy.
+TEMPLATE = "voting"
+
+
+def passwords() -> dict[str, str]:
+    """Find the passwords of Redis' users."""
+    lines = (shlex.split(line) for line in USERS.read_text().splitlines())
+    return {line[1]: line[3].removeprefix(">") for line in lines}
+
+
+def with_users(valkey: Program, folder: Path) -> Program:
+    """Give Valkey the users of the deployment. Who does not say who it is may do all."""
+    deployed = USERS.read_text().splitlines()
+    users = ["user default on nopass ~* &* +@all"]
+    users += [line for line in deployed if not line.startswith("user default ")]
+    # To the keys of tests, what is to the keys of the app.
+    users = [re.sub(r" (\S*)\{voting\}(\S*)", r"\g<0> \1{test-*}\2", line) for line in users]
+    file = folder / "users.acl"
+    file.write_text("".join(f"{line}\n" for line in users))
+    return replace(valkey, command=[*valkey.command, "--aclfile", str(file)])
+
+
+def make_roles(folders: Folders, programs: Path) -> None:
+    """Make the users of Postgres, and what is theirs of the database, as the deployment does."""
+    passwords = {f"{name}_PASSWORD": f"pass'{name}" for name in ("MIGRATE", "WORKER", "RESULT")}
+    subprocess.run(
+        [
+            str(programs / "psql"),
+            *("-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--quiet", "--username=postgres"),
+            *(f"--dbname={TEMPLATE}", f"--host={folders.run}", f"--file={ROLES}"),
+        ],
+        env={"PATH": os.defpath, **passwords},
+        check=True,
+    )
+
+
+def as_user(url: str, user: str) -> str:
+    """Say in the URL of a server who asks."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{user}@{rest.removeprefix('postgres@')}"
+
+
+def redis_url(folders: Folders, user: str) -> str:
+    return f"{as_user(folders.redis_url, user)}?password={passwords()[user]}"
+
+
+class Servers:
+    """Postgres and Valkey as `voting up` runs them; the guardian ends them with this process.
+
+    Their users are those of the deployment, so that a right that is missing there is missing here.
+    """
+
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
+        self._loop = asyncio.new_event_loop()
+        self._lock = os.open(folders.data / "lock", os.O_CREAT | os.O_RDWR)
+        self._guardian = Guardian(self._lock)
+        self.programs = embedded.prepare_postgres(folders)
+        valkey = with_users(embedded.valkey(folders), folders.data)
+        servers = (embedded.postgres(folders, self.programs), valkey)
+        self._children = [Child(program, self._guardian, print) for program in servers]
+        for child in self._children:
+            self._loop.run_until_complete(child.start())
+        self.sql(f"CREATE DATABASE {TEMPLATE}")
+        make_roles(folders, self.programs)
+        migrate(self.database_url(TEMPLATE, "voting"))
+
+    def make_database(self, name: str) -> None:
+        """Make an empty one with the schema, for the users that may come into the template."""
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY WAL_LOG")
+        # That is no part of a template.
+        rights = [line for line in ROLES.read_text().splitlines() if f"DATABASE {TEMPLATE}" in line]
+        self.sql("\n".join(rights).replace(f"DATABASE {TEMPLATE}", f"DATABASE {name}"))
+
+    def close(self) -> None:
+        for child in self._children:
+            self._loop.run_until_complete(child.stop(30))
+        self._guardian.close()
+        os.close(self._lock)
+        self._loop.close()
+
+    @contextmanager
+    def running(self, program: Program) -> Iterator[None]:
+        """Run one more server."""
+        child = Child(program, self._guardian, print)
+        self._loop.run_until_complete(child.start())
+        try:
+            yield
+        finally:
+            self._loop.run_until_complete(child.stop(30))
+
+    def database_url(self, name: str, user: str = "postgres") -> str:
+        return as_user(self.folders.database_url(name), user)
+
+    def redis_url(self, user: str | None = None) -> str:
+        """Tell the address for a user of the deployment; without one, for who may do all."""
+        return redis_url(self.folders, user) if user else self.folders.redis_url
+
+    def sql(self, statement: str) -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(self.folders.database_url())
+            await connection.execute(statement)
+            await connection.close()
+
+        self._loop.run_until_complete(run())
+
+
+class Stream(BallotStream):
+    """A stream as a worker has it; `cast` and what else the vote role asks, as that has it.
+
+    `admin` is a client that may do all, for what a test arranges.
+    """
+
+    def __init__(self, servers: Servers, name: str) -> None:
+        super().__init__(connect(servers.redis_url("worker")), name=name)
+        self.vote = BallotStream(connect(servers.redis_url("vote")), name=name)
+        self.admin = connect(servers.redis_url())
+
+    async def cast(self, ballot: Ballot) -> Version:
+        return await self.vote.cast(ballot)
+
+    async def terms(self) -> Terms | None:
+        return await self.vote.terms()
+
+    async def ready(self) -> bool:
+        return await self.vote.ready()
+
+    async def close(self) -> None:
+        parts = ("ballots", "poll", "dead", "tries")
+        await self.admin.delete(*(f"{{{self.name}}}:{part}" for part in parts))
+        await self.admin.aclose()
+        await self.vote.close()
+        await super().close()
