@@ -1,0 +1,167 @@
+"""TLS to Redis and Postgres, asked for in their URLs, with certificates that a test has made."""
+
+import asyncio
+import ssl
+from contextlib import AsyncExitStack
+from functools import partial
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import pytest
+import trustme
+from redis.exceptions import RedisError
+from servers import passwords
+from sqlalchemy import text
+from tls import Front
+
+from voting.ballots import ZERO, Ballot, Choice
+from voting.casting import NotRecorded
+from voting.database import DATABASE_ERRORS, create_engine
+from voting.roles.worker import Worker
+from voting.stream import BallotStream, connect
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def trusted(authority, tmp_path_factory):
+    """The authority's certificate as a file, which a pod would have from a Secret."""
+    path = tmp_path_factory.mktemp("tls") / "ca.crt"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The certificate of an authority that has nothing to do with the servers."""
+    path = tmp_path_factory.mktemp("tls") / "other.crt"
+    trustme.CA().cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def context(authority):
+    """What a server has that is called localhost, and not 127.0.0.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+async def front(servers, database):
+    """Start a front of a server, with this certificate or none; its URLs ask for TLS."""
+    async with AsyncExitStack() as fronts:
+
+        async def redis(context):
+            front = Front(servers.folders.run / "valkey.sock", context)
+            return await fronts.enter_async_context(front), redis_url
+
+        async def postgres(context):
+            front = Front(servers.folders.run / ".s.PGSQL.5432", context, postgres=True)
+            return await fronts.enter_async_context(front), partial(postgres_url, database)
+
+        yield {"redis": redis, "postgres": postgres}
+
+
+def redis_url(front, user, host="localhost", **options):
+    password = passwords()[user]
+    return f"rediss://{user}:{password}@{host}:{front.port}/0?{urlencode(options)}"
+
+
+def postgres_url(database, front, user, host="localhost", **options):
+    query = urlencode({"sslmode": "verify-full", **options})
+    return f"postgresql://voting_{user}:secret@{host}:{front.port}/{database}?{query}"
+
+
+async def test_a_vote_goes_all_the_way_in_tls(front, stream, context, trusted):
+    redis, redis_url = await front["redis"](context)
+    postgres, postgres_url = await front["postgres"](context)
+    url = partial(redis_url, redis, ssl_ca_certs=trusted)
+    voting, working = (
+        BallotStream(connect(url(user)), name=stream.name) for user in ("vote", "worker")
+    )
+    engine = create_engine(postgres_url(postgres, "worker", sslrootcert=trusted), name="tests")
+    worker = Worker(working, engine, consumer="me")
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(30):
+        while not await worker.ready():
+            await asyncio.sleep(0.01)
+        await voting.cast(Ballot(uuid4(), Choice.A))
+        while (await voting.position()).backlog:
+            await asyncio.sleep(0.01)
+    worker.stop()
+    await running
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM votes"))).scalar_one() == 1
+    for each in (voting, working):
+        await each.close()
+    await engine.dispose()
+    assert redis.plain == postgres.plain == b""
+
+
+# What is wrong with the server, or with what its certificate is trusted by.
+WRONG = ["another authority", "no authority", "another name", "no TLS"]
+
+
+def wrong(case, context, trusted, other):
+    """Return the server's certificate, the client's authority if any, and the server's name."""
+    return (
+        None if case == "no TLS" else context,
+        {"another authority": other, "no authority": None}.get(case, trusted),
+        "127.0.0.1" if case == "another name" else "localhost",
+    )
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_a_redis_that_can_not_prove_who_it_is_gets_nothing(
+    front, stream, case, context, trusted, other
+):
+    await stream.prepare(ZERO, "open")
+    context, authority, host = wrong(case, context, trusted, other)
+    redis, url = await front["redis"](context)
+    options = {"ssl_ca_certs": authority} if authority else {}
+    voting = BallotStream(connect(url(redis, "vote", host, **options)), name=stream.name)
+    assert not await voting.ready()
+    with pytest.raises(NotRecorded):
+        await voting.cast(Ballot(uuid4(), Choice.A))
+    with pytest.raises(RedisError):
+        await voting.position()
+    await voting.close()
+    assert await stream.length() == 0
+    assert passwords()["vote"].encode() not in redis.plain
+    assert b"AUTH" not in redis.plain
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_a_postgres_that_can_not_prove_who_it_is_gets_nothing(
+    front, case, context, trusted, other
+):
+    context, authority, host = wrong(case, context, trusted, other)
+    postgres, url = await front["postgres"](context)
+    # Without this, the user's own authority would be looked for in the home folder.
+    options = {"sslrootcert": authority or "/nowhere/root.crt"}
+    engine = create_engine(url(postgres, "worker", host, **options), name="tests")
+    with pytest.raises((*DATABASE_ERRORS, ssl.SSLError, ValueError)):
+        async with engine.connect():
+            pass
+    await engine.dispose()
+    assert postgres.plain == b""
+
+
+async def test_where_tls_is_required_but_not_proven_it_is_tls_all_the_same(front, context):
+    postgres, url = await front["postgres"](context)
+    engine = create_engine(url(postgres, "worker", sslmode="require"), name="tests")
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+    await engine.dispose()
+    assert postgres.plain == b""
+    postgres, url = await front["postgres"](None)
+    engine = create_engine(url(postgres, "worker", sslmode="require"), name="tests")
+    with pytest.raises(DATABASE_ERRORS):
+        async with engine.connect():
+            pass
+    await engine.dispose()
+    assert postgres.plain == b""
