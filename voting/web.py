@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar.datastructures import Headers
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.params import FromPath
 from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, Scope, Send
 from markupsafe import Markup
@@ -65,6 +65,8 @@ def with_security_headers(app: ASGIApp, *, secure: bool) -> ASGIApp:
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
+        if scope.get("method") == "HEAD":
+            scope = cast("Scope", {**scope, "method": "GET"})  # the server leaves out the body
         await app(scope, receive, send_secured)
 
     return secured
@@ -146,12 +148,19 @@ class Pages:
             page, media_type=MediaType.HTML, status_code=problem.status, headers=problem.headers
         )
 
+    def _not_allowed(self, error: MethodNotAllowedException) -> Response[str]:
+        answer = self.problem(NOT_ALLOWED)
+        allowed = (error.headers or {})["allow"]
+        answer.headers["Allow"] = allowed.replace("GET", "GET, HEAD")
+        return answer
+
     def create_app(self, handlers: Sequence[ControllerRouterHandler]) -> ASGIApp:
         """Make an application of `handlers` and the static files, with pages for its errors."""
         app = Litestar(
             [*handlers, static_file],
             exception_handlers={
                 ProblemError: lambda _, error: self.problem(error.problem),
+                MethodNotAllowedException: lambda _, error: self._not_allowed(error),
                 Exception: lambda _, error: self.problem(_problem_of(error)),
             },
             openapi_config=None,
@@ -172,7 +181,7 @@ def _receipts(settings: PageSettings) -> dict[str, dict[str, Markup]]:
 
 def _problem_of(error: Exception) -> Problem:
     status = error.status_code if isinstance(error, HTTPException) else None
-    known = {each.status: each for each in (NOT_FOUND, NOT_ALLOWED, TOO_LARGE)}
+    known = {each.status: each for each in (NOT_FOUND, TOO_LARGE)}
     if status in known:
         return known[HTTPStatus(status)]
     if status is not None and status < HTTPStatus.INTERNAL_SERVER_ERROR:

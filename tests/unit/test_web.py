@@ -110,6 +110,17 @@ async def test_every_answer_has_these_headers(client):
         assert all(each.endswith("=()") for each in features)
 
 
+async def test_a_method_that_there_is_not_is_told_which_there_are(client):
+    answer = await client.post("/broken")
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
+async def test_head_is_get(client):
+    path = static_url("style.css")
+    head, page = await client.head(path), await client.get(path)
+    assert (head.status_code, head.headers) == (page.status_code, page.headers)
+
+
 async def test_the_title_is_text_not_markup(client):
     assert "&lt;b&gt;Tabs&lt;/b&gt; or spaces?" in (await client.get("/nope")).text
 
