@@ -17,6 +17,7 @@ from voting.embedded import Folders
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--votes", type=int, default=5_000, help="votes for each fault")
     parser.addoption("--repeat", type=int, default=1, help="how often each fault happens")
+    parser.addoption("--examples", type=int, default=500, help="how many for each operation")
     parser.addoption("--seeds", type=int, default=2_000, help="how many seeds to simulate")
     parser.addoption("--seed", type=int, help="simulate this seed only, and tell its story")
 

@@ -42,7 +42,17 @@ LAYERS = (
     ),
     (
         "ground",
-        ("traceparent", "ballots", "polls", "models", "settings", "logs", "metrics", "texts"),
+        (
+            "traceparent",
+            "ballots",
+            "polls",
+            "models",
+            "settings",
+            "logs",
+            "metrics",
+            "texts",
+            "openapi",
+        ),
     ),
 )
 

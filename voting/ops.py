@@ -1,13 +1,16 @@
-"""The operations port that every role has: liveness, readiness, metrics, version."""
+"""The operations port that every role has: liveness, readiness, metrics, version, OpenAPI."""
 
 import asyncio
 import platform
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import prometheus_client
 from litestar import Litestar, Response, get
+from litestar.exceptions import NotFoundException
 
 from voting import __version__, logs, metrics
+from voting.openapi import describe
 
 # Shorter than a probe waits: a role whose server does not answer is not ready.
 READY_SECONDS = 0.9
@@ -44,5 +47,13 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
     def version() -> dict[str, str]:
         return {**running, "python": platform.python_version()}
 
+    @get("/openapi.json", sync_to_thread=False)
+    def openapi() -> dict[str, Any]:
+        described = describe(role)
+        if described is None:
+            raise NotFoundException
+        return described
+
     metrics.BUILD.labels(**running).set(1)
-    return Litestar([healthz, readyz, measured, version], openapi_config=None, logging_config=None)
+    handlers = [healthz, readyz, measured, version, openapi]
+    return Litestar(handlers, openapi_config=None, logging_config=None)
