@@ -3,6 +3,8 @@ import re
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from voting import metrics
 from voting.ballots import ZERO, Choice
@@ -426,6 +428,34 @@ async def test_a_ballot_cookie_that_makes_no_sense_is_none(voter, cookie):
     page = await voter.get("/")
     assert page.status_code == 200
     assert pressed(page.text) == []
+
+
+@given(st.text(max_size=60))
+def test_a_ballot_cookie_is_what_it_says_or_none(cookie):
+    mine = Mine.read(cookie)
+    assert mine is None or Mine.read(str(mine)) == mine
+
+
+# Pieces of cookies as a header has them.
+COOKIES = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [b"voter=", b"ballot=", b"a.1-1", b"; ", b";", b"=", b'"', b"\\", b",", b" "]
+        ),
+        st.builds(lambda: VoterCookies([KEY]).mint().encode()),
+        st.binary(max_size=5),
+    ),
+    max_size=10,
+).map(b"".join)
+
+
+@given(header=COOKIES)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_whatever_a_cookie_header_holds_it_is_a_page(client, header):
+    client.cookies.clear()
+    for method, path, form in (("GET", "/", None), ("POST", "/vote", {"choice": "c"})):
+        answer = await client.request(method, path, data=form, headers={b"cookie": header})
+        assert answer.status_code == (200 if method == "GET" else 422)
 
 
 async def test_a_new_voter_has_not_voted_whatever_a_cookie_says(client):

@@ -60,3 +60,24 @@ def test_a_well_signed_value_that_is_no_voter_is_none(value):
 @given(st.one_of(st.none(), st.text()))
 def test_any_other_text_is_none(cookie):
     assert VoterCookies([NEW]).read(cookie) is None
+
+
+@st.composite
+def mutations(draw):
+    """Make a cookie, and another text of its parts: cut, turned around, said twice, with others."""
+    cookie, other = (VoterCookies([NEW]).mint() for _ in range(2))
+    pieces = [cookie, cookie.upper(), other, *cookie.split("."), *other.split(".")]
+    changed = draw(st.sampled_from(pieces))
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(changed)))
+        end = draw(st.integers(start, len(changed)))
+        put = draw(st.one_of(st.sampled_from(["", ".", "=", "\0", *pieces]), st.text(max_size=3)))
+        changed = changed[:start] + put + changed[end:]
+    return cookie, other, changed
+
+
+@given(mutations())
+def test_no_change_to_a_cookie_makes_another_voter(made):
+    cookies = VoterCookies([NEW])
+    *minted, changed = made
+    assert cookies.read(changed) in {None, *map(cookies.read, minted)}
