@@ -212,6 +212,28 @@ def image(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Secrets in the tree, licences, an SBOM, known vulnerabilities: the last are asked for."""
+    session.install("--require-hashes", "-r", "requirements/audit.txt")
+    tree = session.run("git", "ls-files", external=True, silent=True).splitlines()
+    looked_at = [each for each in tree if not each.startswith("requirements/")]  # hashes
+    session.run("detect-secrets-hook", *NO_SECRETS, *looked_at)
+    image = Path(session.create_tmp()) / "image"
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(image))
+    python = str(image / "bin/python")
+    installer = ("python", "-m", "pip", "--python", python, "install", "--quiet")
+    session.run(*installer, "--require-hashes", "-r", "requirements/app.txt")
+    about = ("--pyproject", "pyproject.toml", "--output-file", "sbom.json")
+    session.run("cyclonedx-py", "environment", *about, python)
+    # Some have these as well.
+    session.run(*installer, "--require-hashes", "-r", "requirements/tracing.txt")
+    session.run("pip-licenses", *LICENCES, "--python", python, "--from=mixed", silent=True)
+    asked = ("--strict", "--require-hashes", "--disable-pip", "--progress-spinner=off")
+    for lock in sorted(Path("requirements").glob("*.txt")):
+        session.run("pip-audit", *asked, f"--requirement={lock}", *session.posargs)
+
+
+@nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Find new versions of all dependencies, and write them down with their hashes."""
     session.install("uv")
@@ -223,11 +245,34 @@ def lock(session: nox.Session) -> None:
         ("tracing", ("pyproject.toml", "--extra", "tracing")),
         ("dev", ("pyproject.toml", "--all-extras", "--group", "dev")),
         ("manifests", ("pyproject.toml", "--group", "manifests")),
+        ("audit", ("--group", "audit")),
         ("build", ("--group", "build")),
     ):
         output = ("--output-file", f"requirements/{name}.txt")
         session.run("uv", "pip", "compile", *options, *plain, *sources, *output)
 
+
+# What looks like a secret and is none: names of Secrets, digests of tools, words of tests. The
+# passwords of the overlay `kind` do not look like any.
+NO_SECRETS = (
+    "--exclude-lines=secretName: |_SHA256: |# Secrets: ",
+    "--exclude-secrets=^(hidden|secret|short|redis-password|4bf92f3577b34da6a3ce929d0e0e4736)$",
+)
+
+# Whoever has one of these has to be named, and no more.
+LICENCES = (
+    "--allow-only",
+    ";".join(
+        (
+            *("3-Clause BSD License", "Apache Software License", "Apache-2.0"),
+            *("Apache-2.0 AND BSD-2-Clause", "BSD License", "BSD-2-Clause", "BSD-3-Clause", "MIT"),
+            *("MIT AND PSF-2.0", "MIT License", "MIT OR Apache-2.0", "PSF-2.0"),
+            "Mozilla Public License 2.0 (MPL 2.0)",
+        )
+    ),
+    # Has the text of the MIT licence where its name should be.
+    *("--ignore-packages", "rich-click"),
+)
 
 NO_CHROMIUM = "no Chromium is here and none can be installed"
 
