@@ -24,7 +24,6 @@ MAX_HEAD = 16_384
 # Requests that wait for the answer to the one before. Browsers and proxies have none.
 MAX_PIPELINE = 16
 
-
 # Connections that wait for their clients. With so many a process takes 200 MB.
 MAX_WAITING = 10_000
 
