@@ -135,6 +135,17 @@ def _(stage: Stage) -> Iterator[Page]:
     yield page
 
 
+@state("vote-too-often")
+def _(stage: Stage) -> Iterator[Page]:
+    page = _voted(stage, stage.site, "a", "Counted")
+    for _ in range(20):
+        page.request.post(f"{stage.site.vote}/vote", form={"choice": "a"})
+    stage.visitors.expect_status(429)
+    choose(page, "b")
+    expect(page.get_by_role("alert")).to_contain_text("too often")
+    yield page
+
+
 @state("vote-long")
 def _(stage: Stage) -> Iterator[Page]:
     yield _voted(stage, stage.tedious, "b", "is counted")
