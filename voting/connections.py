@@ -35,17 +35,23 @@ _HOSTS: Mapping[str, Sequence[int]] = {"1.0": (0, 1), "1.1": (1,)}
 
 
 def allow_many() -> None:
-    """Let this process have as many connections as the system gives it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Let this process have as many connections as the system gives it, with some files to spare.
+
+    Where it has no file for another connection, nobody could come any more.
+    """
+    files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # macOS has no hard limit and yet refuses larger numbers than it likes.
-    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    more = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+        files = more
+    Connection.most = min(MAX_WAITING, files * 3 // 4)
 
 
 class Connection(HttpToolsProtocol):
     """One client's connection. What ends it early is told to nobody: it would fill the logs."""
 
+    most: ClassVar[int] = MAX_WAITING
     # All that wait for their clients, in this process, the longest first.
     _waiting: ClassVar[dict["Connection", None]] = {}
 
@@ -156,7 +162,7 @@ class Connection(HttpToolsProtocol):
 
     def _wait(self) -> None:
         self._waiting[self] = None
-        if len(self._waiting) > MAX_WAITING:
+        if len(self._waiting) > self.most:
             longest = next(iter(self._waiting))
             del self._waiting[longest]
             longest._end()  # noqa: SLF001 - another of this class

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import socket
 from contextlib import asynccontextmanager, suppress
 
@@ -10,7 +11,7 @@ import uvloop
 from waiting import until
 
 from voting import connections
-from voting.connections import MAX_HEAD, MAX_PIPELINE, Connection
+from voting.connections import MAX_HEAD, MAX_PIPELINE, MAX_WAITING, Connection
 from voting.server import Site
 
 HOST = b"Host: here\r\n"
@@ -346,7 +347,7 @@ def test_requests_at_once_are_answered_in_order_up_to_a_number():
 
 
 def test_of_too_many_who_wait_the_longest_is_let_go(monkeypatch):
-    monkeypatch.setattr(connections, "MAX_WAITING", 3)
+    monkeypatch.setattr(Connection, "most", 3)
 
     async def check(server):
         first, *others = [await server.connect() for _ in range(3)]
@@ -365,6 +366,24 @@ def test_of_too_many_who_wait_the_longest_is_let_go(monkeypatch):
         await until(lambda: not Connection._waiting)
 
     serve(check)
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "most"),
+    [
+        ((1_024, 524_288), 65_536, MAX_WAITING),
+        ((256, resource.RLIM_INFINITY), 65_536, MAX_WAITING),
+        ((1_024, 4_096), 4_096, 3_072),
+    ],
+)
+def test_as_many_can_come_as_the_system_has_files_for(monkeypatch, limits, asked, most):
+    given = []
+    monkeypatch.setattr(Connection, "most", 0)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: given.append(limits))
+    connections.allow_many()
+    assert given == [(asked, limits[1])]
+    assert Connection.most == most
 
 
 # What is no HTTP, or could be taken for two things
