@@ -205,7 +205,7 @@ def test_a_voter_of_the_round_before_has_not_voted_in_the_next(running):
         wait_for("the page to say so", lambda: "Voting is closed" in page())
         assert "✓ Your choice" in page()
         lines(running, "reset", "--yes")
-        wait_for("the page to be open", lambda: "Pick one" in page())
+        wait_for("the page to be open", lambda: "Pick one. You can" in page())
         assert "✓" not in page()
         assert voter.post("/vote", data={"choice": "b"}).status_code == 303
         wait_for("the vote", lambda: running.tally() == {"a": 0, "b": 1})

@@ -113,7 +113,7 @@ async def test_a_mind_can_be_changed(voter, prepared):
 
 
 async def test_the_receipt_turns_from_recorded_to_counted(voter, prepared):
-    assert "Pick one" in (await voter.get("/receipt")).text
+    assert "Pick one. You can" in (await voter.get("/receipt")).text
     await voter.post("/vote", data={"choice": "a"})
     recorded = (await voter.get("/receipt")).text
     assert "recorded" in recorded
@@ -461,7 +461,7 @@ async def test_whatever_a_cookie_header_holds_it_is_a_page(client, header):
 async def test_a_new_voter_has_not_voted_whatever_a_cookie_says(client):
     page = await client.get("/", headers={"cookie": "ballot=a.1-1; voter=of.another.key"})
     assert pressed(page.text) == []
-    assert "Pick one" in page.text
+    assert "Pick one. You can" in page.text
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/vote"), ("GET", "/vote"), ("POST", "/")])
