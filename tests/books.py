@@ -59,9 +59,6 @@ class Ledger:
         info = await self._redis.xinfo_stream(self._stream._stream)
         return Version.parse(info["last-generated-id"])
 
-    async def newer_than(self, version: Version) -> bool:
-        return await self.newest_entry() > version
-
     async def books(
         self, before: Counter[Choice], since: Version | None, voters: Iterable[UUID]
     ) -> Books:

@@ -14,6 +14,7 @@ from crowd import CONNECTIONS, Crowd
 from waiting import until
 
 from faults.stack import Stack, suspended
+from voting.ballots import Version
 
 Fault = Callable[[Stack, Crowd], Awaitable[None]]
 
@@ -101,9 +102,16 @@ async def replies_of_redis_are_held_up(stack: Stack, crowd: Crowd) -> None:
 
 
 async def replies_of_redis_are_lost(stack: Stack, crowd: Crowd) -> None:
+    newest: Version | None = None
+
+    async def all_wait() -> bool:
+        nonlocal newest
+        before, newest = newest, await stack.ledger.newest_entry()
+        return before == newest
+
     with stack.redis.back.dropping():
-        newest = await stack.ledger.newest_entry()
-        await until(lambda: stack.ledger.newer_than(newest))
+        await stack.redis.back.caught.wait()
+        await until(all_wait)
         stack.redis.hang_up()
     await crowd.hears(Told.ACKNOWLEDGED, 100)
 
