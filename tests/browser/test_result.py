@@ -55,8 +55,8 @@ def test_each_phase_fits_and_stands_out(hidden_site, visitors, scheme):
         for statement, said in (
             ("SELECT 1", "The result is shown"),
             (CLOSE, "Counting the last votes"),
-            (FINISH, "Final result"),
-            (LOSE, "Final result"),
+            (LOSE, "Counting the last votes"),
+            (FINISH, "Final result"),  # the last of it: from here on the page asks no more
         ):
             hidden_site._sql(statement)
             result = visitors.open(hidden_site.result, color_scheme=scheme)
