@@ -1,6 +1,7 @@
 """Runs the role that ROLE names."""
 
 import asyncio
+import gc
 import os
 from importlib import import_module
 
@@ -17,6 +18,11 @@ def run() -> int:
     logs.configure(settings, role)
     # Only the role's own module: vote must run without a database driver's worth of memory.
     work = import_module(f"voting.roles.{role}").run
+    # What is loaded by now is no garbage: looking through all of it held up votes for 40 ms. Nor is
+    # what a worker has in hand: with the usual threshold it took 7 % of its time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(work(settings))
