@@ -48,6 +48,7 @@ LAYERS = (
             "polls",
             "models",
             "settings",
+            "absent",
             "logs",
             "metrics",
             "texts",

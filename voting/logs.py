@@ -10,14 +10,18 @@ import sys
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-import structlog
 from pydantic import SecretStr
-from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
-from structlog.stdlib import BoundLogger, ProcessorFormatter
-from structlog.types import EventDict, Processor
 
 from voting import __version__
+from voting.absent import absent
 from voting.settings import RoleSettings, Settings
+
+# For tracebacks in colours, which nobody here asks for: 6 MB of each role.
+with absent("rich"):
+    import structlog
+    from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
+    from structlog.stdlib import BoundLogger, ProcessorFormatter
+    from structlog.types import EventDict, Processor
 
 # Whose lines follow LOG_LEVEL. Of other libraries only what is wrong is told: below that, some tell
 # what a request or a statement holds.

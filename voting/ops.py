@@ -10,6 +10,7 @@ from litestar import Litestar, Response, get
 from litestar.exceptions import NotFoundException
 
 from voting import __version__, logs, metrics
+from voting.absent import absent
 from voting.openapi import describe
 
 # Shorter than a probe waits: a role whose server does not answer is not ready.
@@ -56,4 +57,5 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
 
     metrics.BUILD.labels(**running).set(1)
     handlers = [healthz, readyz, measured, version, openapi]
-    return Litestar(handlers, openapi_config=None, logging_config=None)
+    with absent("pydantic"):  # or it would be made ready for models in handlers: 3 MB
+        return Litestar(handlers, openapi_config=None, logging_config=None)
