@@ -32,6 +32,7 @@ LAYERS = (
         ),
     ),
     ("logs and traces of what happens", ("spans", "tracing", "trails")),
+    ("a request and its answer", ("exchange",)),
     ("beside the work of a role", ("watching",)),
     (
         "servers",

@@ -7,13 +7,12 @@ hold a voter or a choice.
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
-
-from litestar import Request, Response
+from typing import TYPE_CHECKING, Self
 
 from voting import logs, traceparent
 from voting.ballots import Ballot, CastBallot, Version
 from voting.casting import CastError
+from voting.exchange import Answer, Asked
 from voting.settings import Settings
 from voting.stream import Entry
 
@@ -42,9 +41,9 @@ class VoteTrail(_Trail):
 
     async def answer(
         self,
-        handle: Callable[[Request[Any, Any, Any]], Awaitable[Response[str]]],
-        request: Request[Any, Any, Any],
-    ) -> Response[str]:
+        handle: Callable[[Asked], Awaitable[Answer]],
+        request: Asked,
+    ) -> Answer:
         """Have the request handled, in a span that tells the outcome."""
         if self._spans is None:
             return await handle(request)
@@ -53,11 +52,10 @@ class VoteTrail(_Trail):
             request.method, request.scope["path"], scheme, request.headers
         ) as span:
             answer = await handle(request)
-            status = answer.status_code or 0
-            span.set_attribute("http.response.status_code", status)
+            span.set_attribute("http.response.status_code", answer.status)
             span.set_attribute("voting.recorded", answer.headers.get("Voting-Recorded", ""))
-            if status >= 500:  # noqa: PLR2004 - as the conventions say; below it is the client's
-                self._spans.fail(span, str(status))
+            if answer.status >= 500:  # noqa: PLR2004 - as the conventions say; below it is the client's
+                self._spans.fail(span, str(answer.status))
         return answer
 
     async def cast(

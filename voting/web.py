@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import mimetypes
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import resources
@@ -13,13 +13,14 @@ from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Litestar, MediaType, Request, Response, get
-from litestar.datastructures import Headers
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.params import FromPath
 from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, Scope, Send
 from markupsafe import Markup
 
 from voting import logs
+from voting.absent import absent
+from voting.exchange import Answer, Asked
 from voting.settings import PageSettings
 from voting.texts import BROKEN, NOT_ALLOWED, NOT_FOUND, TOO_LARGE, Problem, odd, say
 
@@ -72,7 +73,7 @@ def with_security_headers(app: ASGIApp, *, secure: bool) -> ASGIApp:
     return secured
 
 
-def is_same_origin(headers: Headers) -> bool:
+def is_same_origin(headers: Mapping[str, str]) -> bool:
     """Whether a request that changes something comes from this site's own page.
 
     Browsers tell; a client that says nothing is not one, so no voter's cookie is being abused.
@@ -87,7 +88,7 @@ def is_same_origin(headers: Headers) -> bool:
     return scheme in {"http", "https"} and host == headers.get("host")
 
 
-def wants_fragment(request: Request[Any, Any, Any]) -> bool:
+def wants_fragment(request: Asked) -> bool:
     """Whether htmx asks, which swaps a part of the page."""
     return request.headers.get("hx-request") == "true"
 
@@ -97,14 +98,18 @@ def etag_of(body: str) -> str:
     return f'"{hashlib.sha256(body.encode()).hexdigest()[:20]}"'
 
 
-def or_unchanged(request: Request[Any, Any, Any], answer: Response[str]) -> Response[str]:
+def or_unchanged(request: Asked, answer: Answer) -> Answer:
     """Answer with a status alone where the client, and nobody else, has the body already."""
     headers = {**answer.headers, "Cache-Control": "private, no-cache", "Vary": "Cookie"}
     headers["ETag"] = etag_of(answer.content)
     if headers["ETag"] in request.headers.get("if-none-match", ""):
-        return Response("", status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    answer.headers.update(headers)
+        return Answer(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    answer.headers = headers
     return answer
+
+
+Handle = Callable[[Asked], Awaitable[Answer]]
+_NONE: Mapping[str, Handle] = {}
 
 
 class ProblemError(Exception):
@@ -154,19 +159,38 @@ class Pages:
         answer.headers["Allow"] = allowed.replace("GET", "GET, HEAD")
         return answer
 
-    def create_app(self, handlers: Sequence[ControllerRouterHandler]) -> ASGIApp:
-        """Make an application of `handlers` and the static files, with pages for its errors."""
-        app = Litestar(
-            [*handlers, static_file],
-            exception_handlers={
-                ProblemError: lambda _, error: self.problem(error.problem),
-                MethodNotAllowedException: lambda _, error: self._not_allowed(error),
-                Exception: lambda _, error: self.problem(_problem_of(error)),
-            },
-            openapi_config=None,
-            logging_config=None,
-        )
-        return with_security_headers(app, secure=self._secure)
+    def create_app(
+        self, handlers: Sequence[ControllerRouterHandler], straight: Mapping[str, Handle] = _NONE
+    ) -> ASGIApp:
+        """Make an application of `handlers` and the static files, with pages for its errors.
+
+        `straight`: what answers a POST to that very path, though `handlers` have it too.
+        """
+        with absent("pydantic"):  # or it would be made ready for models in handlers: 3 MB
+            app = Litestar(
+                [*handlers, static_file],
+                exception_handlers={
+                    MethodNotAllowedException: lambda _, error: self._not_allowed(error),
+                    Exception: lambda _, error: self.problem(_problem_of(error)),
+                },
+                openapi_config=None,
+                logging_config=None,
+            )
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            handle = straight.get(scope["path"])
+            if handle is None or scope.get("method") != "POST":
+                await app(scope, receive, send)
+                return
+            try:
+                answer = await handle(Asked(scope, receive))
+            except Exception as error:  # noqa: BLE001 - as from any handler
+                problem = _problem_of(error)
+                page = self.render("problem.html", problem=problem)
+                answer = Answer(page, status=problem.status, headers=problem.headers)
+            await answer(scope, receive, send)
+
+        return with_security_headers(dispatch if straight else app, secure=self._secure)
 
 
 def _receipts(settings: PageSettings) -> dict[str, dict[str, Markup]]:
@@ -180,6 +204,8 @@ def _receipts(settings: PageSettings) -> dict[str, dict[str, Markup]]:
 
 
 def _problem_of(error: Exception) -> Problem:
+    if isinstance(error, ProblemError):
+        return error.problem
     status = error.status_code if isinstance(error, HTTPException) else None
     known = {each.status: each for each in (NOT_FOUND, TOO_LARGE)}
     if status in known:

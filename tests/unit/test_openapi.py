@@ -33,12 +33,12 @@ ROLES = {"vote": vote, "result": result}
 def applications(monkeypatch):
     """Collect the applications that are made, as Litestar knows them."""
     found: list[Litestar] = []
-    secure = web.with_security_headers
-    monkeypatch.setattr(
-        web,
-        "with_security_headers",
-        lambda app, **options: found.append(app) or secure(app, **options),
-    )
+
+    def make(*arguments, **options):
+        found.append(Litestar(*arguments, **options))
+        return found[-1]
+
+    monkeypatch.setattr(web, "Litestar", make)
     return found
 
 

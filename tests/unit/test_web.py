@@ -2,12 +2,14 @@ import gzip
 
 import httpx
 import pytest
-from litestar import get
+from litestar import get, post
 from litestar.datastructures import Headers
 from litestar.exceptions import ClientException
 
+from voting.exchange import Answer
 from voting.settings import PageSettings, ResultSettings, VoteSettings
-from voting.web import Pages, is_same_origin, static_url
+from voting.texts import FULL
+from voting.web import Pages, ProblemError, is_same_origin, static_url
 
 VOTE = {"redis_url": "redis://unused", "secret_keys": "k" * 16}
 RESULT = {"database_url": "postgresql://unused"}
@@ -23,12 +25,45 @@ async def odd() -> None:
     raise ClientException("secret detail")
 
 
+async def short(request):
+    """Go past Litestar."""
+    match await request.body(10):
+        case b"broken":
+            raise RuntimeError("secret detail")
+        case b"full":
+            raise ProblemError(FULL)
+    return Answer("short", headers={})
+
+
+@post("/short")
+async def long() -> str:
+    return "long"
+
+
 @pytest.fixture
 async def client():
     pages = Pages(PageSettings(poll_title="<b>Tabs</b> or spaces?"))
-    transport = httpx.ASGITransport(pages.create_app([broken, odd]))
+    app = pages.create_app([broken, odd, long], straight={"/short": short})
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
+
+
+async def test_a_short_way_is_for_its_method_and_path_alone(client):
+    assert (await client.post("/short")).text == "short"
+    assert (await client.post("/short/")).text == "long"
+    assert (await client.get("/short")).status_code == 405
+
+
+@pytest.mark.parametrize(("body", "status"), [("broken", 500), ("full", 503)])
+async def test_an_error_on_the_short_way_is_a_page_as_any_other(client, caplog, body, status):
+    answer = await client.post("/short", content=body)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "content-security-policy" in answer.headers
+    assert "secret detail" not in answer.text
+    assert ("secret detail" in caplog.text) is (status == 500)
 
 
 @pytest.mark.parametrize(

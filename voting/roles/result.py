@@ -8,12 +8,13 @@ from math import inf, nan
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from litestar import MediaType, Request, Response, get
+from litestar import Request, Response, get
 from litestar.types import ASGIApp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting import metrics, tally, tracing
 from voting.database import create_engine
+from voting.exchange import Answer, Asked
 from voting.export.downloads import DOWNLOADS, Downloads
 from voting.latest import Latest
 from voting.polls import Phase
@@ -69,20 +70,20 @@ class ResultRole:
 
     def create_app(self) -> ASGIApp:
         @get("/")
-        async def page(request: Request[Any, Any, Any]) -> Response[str]:
-            return await self._page(request, "result.html")
+        async def page(request: Request[Any, Any, Any]) -> Answer:
+            return await self._page(Asked(request.scope, request.receive), "result.html")
 
         @get("/tally")
-        async def fragment(request: Request[Any, Any, Any]) -> Response[str]:
-            return await self._page(request, "_tally.html")
+        async def fragment(request: Request[Any, Any, Any]) -> Answer:
+            return await self._page(Asked(request.scope, request.receive), "_tally.html")
 
         @get("/screen")
-        async def screen(request: Request[Any, Any, Any]) -> Response[str]:
-            return await self._page(request, "screen.html")
+        async def screen(request: Request[Any, Any, Any]) -> Answer:
+            return await self._page(Asked(request.scope, request.receive), "screen.html")
 
         @get("/timeline")
-        async def timeline(request: Request[Any, Any, Any]) -> Response[str]:
-            return await self._page(request, "_timeline.html")
+        async def timeline(request: Request[Any, Any, Any]) -> Answer:
+            return await self._page(Asked(request.scope, request.receive), "_timeline.html")
 
         @get("/api/tally")
         async def api() -> Response[dict[str, Any]]:
@@ -143,7 +144,7 @@ class ResultRole:
             drawing=draw(shown) if template != "_tally.html" else None,
         )
 
-    async def _page(self, request: Request[Any, Any, Any], template: str) -> Response[str]:
+    async def _page(self, request: Asked, template: str) -> Answer:
         """Answer with a page, made once for all who look at the same totals."""
         shown = await self._shown.get()
         state = (shown, self._shown.failing)
@@ -157,9 +158,9 @@ class ResultRole:
         headers = FRAGMENT | {"Cache-Control": _CACHE, "ETag": etag}
         if etag in request.headers.get("if-none-match", ""):
             metrics.VIEWS.labels("304").inc()
-            return Response("", status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+            return Answer(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         metrics.VIEWS.labels("200").inc()
-        return Response(body, media_type=MediaType.HTML, headers=headers)
+        return Answer(body, headers=headers)
 
 
 async def run(settings: ResultSettings) -> None:

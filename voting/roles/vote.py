@@ -1,5 +1,6 @@
 """ROLE=vote: the page where people pick, and the one request that casts their ballot."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from math import ceil
@@ -7,14 +8,13 @@ from time import perf_counter, time
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from litestar import MediaType, Request, Response, get, post
-from litestar.datastructures import Cookie
-from litestar.exceptions import ClientException, InternalServerException
+from litestar import Request, get, post
 from litestar.types import ASGIApp
 
 from voting import logs, metrics, tracing
 from voting.ballots import Ballot, Choice, Version
 from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
+from voting.exchange import Answer, Asked, BrokenOff, TooLarge
 from voting.forms import MAX_BODY, FormError, read_choice
 from voting.latest import Latest
 from voting.polls import Terms
@@ -54,7 +54,7 @@ YEAR = 365 * 24 * 3600
 LONG = 15.0
 
 # Nobody reads it.
-BROKEN_OFF = odd(HTTPStatus.BAD_REQUEST)
+NOT_ALL = odd(HTTPStatus.BAD_REQUEST)
 
 _CAST: dict[type[CastError], Problem] = {
     PollClosed: CLOSED,
@@ -70,7 +70,7 @@ _REASONS = {
     NOT_NOW: "unavailable",
     FULL: "full",
     UNKNOWN: "unknown",
-    BROKEN_OFF: "form",
+    NOT_ALL: "form",
     **dict.fromkeys(FORM.values(), "form"),
 }
 
@@ -112,38 +112,44 @@ class VoteRole:
         self._pages = Pages(settings)
         self._voters = VoterCookies([key.get_secret_value() for key in settings.secret_keys])
         self._limit = RateLimit(settings.votes_per_minute)
-        self._secure = settings.secure
         prefix = "__Host-" if settings.secure else ""
         self._voter_cookie, self._ballot_cookie = f"{prefix}voter", f"{prefix}ballot"
+        self._cookie_ends = f"; HttpOnly; Max-Age={YEAR}; Path=/; SameSite=lax"
+        if settings.secure:
+            self._cookie_ends += "; Secure"
         self._position: Latest[Position] = Latest(stream.position, interval=1.0)
         self._terms: Latest[Terms | None] = Latest(stream.terms, interval=1.0)
         self._full: Latest[bool] = Latest(stream.nearly_full, interval=1.0)
 
     def create_app(self) -> ASGIApp:
         @get("/")
-        async def page(request: Request[Any, Any, Any]) -> Response[str]:
-            return await self.page(request)
+        async def page(request: Request[Any, Any, Any]) -> Answer:
+            return await self.page(Asked(request.scope, request.receive))
 
-        @post("/vote", status_code=HTTPStatus.OK, request_max_body_size=MAX_BODY)
-        async def vote(request: Request[Any, Any, Any]) -> Response[str]:
-            with metrics.IN_FLIGHT.track_inprogress():
-                if self._trail is None:
-                    return await self.vote(request)
-                return await self._trail.answer(self.vote, request)
+        @post("/vote")
+        async def vote(request: Request[Any, Any, Any]) -> Answer:
+            return await self.vote(Asked(request.scope, request.receive))
 
         @get("/receipt")
-        async def receipt(request: Request[Any, Any, Any]) -> Response[str]:
-            return await self.receipt(request)
+        async def receipt(request: Request[Any, Any, Any]) -> Answer:
+            return await self.receipt(Asked(request.scope, request.receive))
 
-        return self._pages.create_app([page, vote, receipt])
+        # Litestar's way to a handler takes a fifth of the time that a vote takes in all.
+        return self._pages.create_app([page, vote, receipt], straight={"/vote": self.vote})
 
-    async def page(self, request: Request[Any, Any, Any]) -> Response[str]:
+    async def page(self, request: Asked) -> Answer:
         if self._voter(request) is not None:
             return await self._ballot(request, "vote.html", self._last(request))
         cookies = [self._cookie(self._voter_cookie, self._voters.mint())]
         return await self._ballot(request, "vote.html", None, cookies=cookies)
 
-    async def vote(self, request: Request[Any, Any, Any]) -> Response[str]:
+    async def vote(self, request: Asked) -> Answer:
+        with metrics.IN_FLIGHT.track_inprogress():
+            if self._trail is None:
+                return await self._vote(request)
+            return await self._trail.answer(self._vote, request)
+
+    async def _vote(self, request: Asked) -> Answer:
         started = perf_counter()
         try:
             mine = await self._cast(request)
@@ -157,14 +163,14 @@ class VoteRole:
         if wants_fragment(request):
             return await self._ballot(request, "_ballot.html", mine, cookies=cookies)
         headers = {"Location": "/", "Cache-Control": "no-store"} | _recorded(None)
-        return Response("", status_code=HTTPStatus.SEE_OTHER, headers=headers, cookies=cookies)
+        return Answer(status=HTTPStatus.SEE_OTHER, headers=headers, cookies=cookies)
 
-    async def receipt(self, request: Request[Any, Any, Any]) -> Response[str]:
+    async def receipt(self, request: Asked) -> Answer:
         return or_unchanged(
             request, await self._ballot(request, "_receipt.html", self._mine(request))
         )
 
-    async def _cast(self, request: Request[Any, Any, Any]) -> Mine:
+    async def _cast(self, request: Asked) -> Mine:
         ballot = await self._read(request)
         if self._full.last and await self._full.get():
             raise ProblemError(FULL)
@@ -183,37 +189,39 @@ class VoteRole:
         await self._full.get()
         return Mine(ballot.choice, version)
 
-    async def _read(self, request: Request[Any, Any, Any]) -> Ballot:
+    async def _read(self, request: Asked) -> Ballot:
         """Read who votes for what. Raises ProblemError."""
         if not is_same_origin(request.headers):
             raise ProblemError(FOREIGN)
         try:
-            choice = read_choice(request.headers.get("content-type", ""), await request.body())
+            choice = read_choice(
+                request.headers.get("content-type", ""), await request.body(MAX_BODY)
+            )
         except FormError as error:
             raise ProblemError(FORM[error.status]) from error
-        except ClientException as error:
+        except TooLarge as error:
             raise ProblemError(TOO_LARGE) from error
-        except InternalServerException as error:  # the client left before it had sent all
-            raise ProblemError(BROKEN_OFF) from error
+        except BrokenOff as error:
+            raise ProblemError(NOT_ALL) from error
         voter = self._voter(request)
         if voter is None:
             raise ProblemError(NO_COOKIE)
         return Ballot(voter, choice)
 
-    async def _send(self, ballot: Ballot, request: Request[Any, Any, Any]) -> Version:
+    async def _send(self, ballot: Ballot, request: Asked) -> Version:
         if self._trail is None:
             return await self._stream.cast(ballot)
         return await self._trail.cast(self._stream.cast, ballot, request.headers)
 
     async def _ballot(
         self,
-        request: Request[Any, Any, Any],
+        request: Asked,
         template: str,
         mine: Mine | None,
         problem: Problem | None = None,
         *,
-        cookies: list[Cookie] | None = None,
-    ) -> Response[str]:
+        cookies: Sequence[str] = (),
+    ) -> Answer:
         counted = late = False
         terms = self._terms.last
         # Right after the cast it can't be counted yet: no need to ask.
@@ -229,7 +237,7 @@ class VoteRole:
         headers = FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"})
         if request.method == "POST":
             headers |= _recorded(problem)
-        return Response(
+        return Answer(
             self._pages.render(
                 template,
                 mine=mine,
@@ -240,27 +248,24 @@ class VoteRole:
                 closed=closed,
                 closes_at=terms and terms.closes_at,
             ),
-            media_type=MediaType.HTML,
-            status_code=problem.status if problem else HTTPStatus.OK,
+            status=problem.status if problem else HTTPStatus.OK,
             headers=headers,
-            cookies=cookies or [],
+            cookies=cookies,
         )
 
-    def _voter(self, request: Request[Any, Any, Any]) -> UUID | None:
-        return self._voters.read(request.cookies.get(self._voter_cookie))
+    def _voter(self, request: Asked) -> UUID | None:
+        return self._voters.read(request.cookie(self._voter_cookie))
 
-    def _mine(self, request: Request[Any, Any, Any]) -> Mine | None:
+    def _mine(self, request: Asked) -> Mine | None:
         # A new voter has not voted, whatever a cookie has kept of the voter before.
         return None if self._voter(request) is None else self._last(request)
 
-    def _last(self, request: Request[Any, Any, Any]) -> Mine | None:
-        mine = Mine.read(request.cookies.get(self._ballot_cookie))
+    def _last(self, request: Asked) -> Mine | None:
+        mine = Mine.read(request.cookie(self._ballot_cookie))
         return _of_this_round(mine, self._terms.last)
 
-    def _cookie(self, name: str, value: str) -> Cookie:
-        return Cookie(
-            name, value=value, max_age=YEAR, secure=self._secure, httponly=True, samesite="lax"
-        )
+    def _cookie(self, name: str, value: str) -> str:
+        return f"{name}={value}{self._cookie_ends}"
 
 
 def _of_this_round(mine: Mine | None, terms: Terms | None) -> Mine | None:
