@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from http import HTTPStatus
 from math import ceil
 from time import perf_counter, time
@@ -110,6 +111,7 @@ class VoteRole:
         self._stream = stream
         self._trail = trail
         self._pages = Pages(settings)
+        self._rendered = lru_cache(maxsize=256)(self._pages.render)
         self._voters = VoterCookies([key.get_secret_value() for key in settings.secret_keys])
         self._limit = RateLimit(settings.votes_per_minute)
         prefix = "__Host-" if settings.secure else ""
@@ -237,10 +239,12 @@ class VoteRole:
         headers = FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"})
         if request.method == "POST":
             headers |= _recorded(problem)
+        # A page has a clock, a fragment is the same for all who chose the same.
+        render = self._pages.render if template == "vote.html" else self._rendered
         return Answer(
-            self._pages.render(
+            render(
                 template,
-                mine=mine,
+                choice=mine and mine.choice,
                 counted=counted,
                 late="is_late" if late else "will_count",
                 problem=problem,
