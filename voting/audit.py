@@ -154,10 +154,10 @@ async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
     entries, votes, oldest = 0, 0, None
     async for page in _pages(stream):
         ballots = [each for each in _ballots(page) if counted(each.version)]
-        newest = {each.ballot.voter: each for each in reversed(ballots)}
+        newest = {each.voter: each for each in reversed(ballots)}
         async with engine.connect() as connection:
             lost = await connection.scalars(_LOST, tally.columns(list(newest.values())))
-            again = [newest[voter] for voter in lost]
+            again = [newest[voter.bytes] for voter in lost]
         await tally.count(engine, again)
         entries += len(ballots)
         votes += len(again)

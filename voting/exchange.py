@@ -1,7 +1,6 @@
 """A request and its answer over HTTP, with no more than the app needs of them.
 
-Litestar's own cost more than all else that a vote takes here: with these, a process accepts 2 times
-as many.
+With these, and past Litestar's routing, a vote takes 77 µs of a processor instead of 156.
 """
 
 from collections.abc import Iterable, Mapping

@@ -116,8 +116,8 @@ class WorkerTrail(_Trail):
     def counted(self, ballots: Iterable[CastBallot]) -> None:
         """Tell of ballots that are committed."""
         for each in ballots:
-            if each.ballot.trace is not None:
-                request = traceparent.trace_id(each.ballot.trace)
+            if each.trace is not None:
+                request = traceparent.trace_id(each.trace)
                 log.debug("ballot counted", request=request, ballot=str(each.version))
                 if span := self._open.pop(each.version, None):
                     span.end()

@@ -83,9 +83,9 @@ def unsorted_voters() -> None:
 def acknowledge_before_the_commit() -> None:
     count = Worker._count
 
-    async def acknowledge_first(self, batch):
-        await self._stream.done([entry for entry, _ in batch])
-        await count(self, batch)
+    async def acknowledge_first(self, batch, ballots):
+        await self._stream.done(batch.entries)
+        await count(self, batch, ballots)
 
     Worker._count = acknowledge_first
 

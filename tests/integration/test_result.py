@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from voting import metrics, tally
-from voting.ballots import Ballot, CastBallot, Choice, Version
+from voting.ballots import CastBallot, Choice, Version
 from voting.database import create_engine
 from voting.roles import result as result_module
 from voting.roles.result import ResultRole
@@ -42,7 +42,7 @@ async def count(engine, a, b):
     choices = [Choice.A] * a + [Choice.B] * b
     await tally.count(
         engine,
-        [CastBallot(Version(1, seq), Ballot(uuid4(), each)) for seq, each in enumerate(choices)],
+        [CastBallot(Version(1, seq), uuid4().bytes, each) for seq, each in enumerate(choices)],
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 
 from voting import stream as stream_module
-from voting.ballots import ZERO, Ballot, Choice, Version
+from voting.ballots import ZERO, Ballot, CastBallot, Choice, Version
 from voting.casting import MaybeRecorded, NotRecorded, PollClosed
 from voting.stream import GROUP, BallotStream, StreamMissing, connect
 
@@ -36,7 +36,7 @@ async def test_a_cast_ballot_is_in_the_stream_as_it_was_cast(prepared):
     mine = ballot(Choice.B)
     version = await prepared.cast(mine)
     [entry] = await prepared.read("me", count=10, block=1)
-    assert (entry.version, entry.ballot().ballot) == (version, mine)
+    assert entry.ballot() == CastBallot.of(version, mine)
 
 
 async def test_ballots_of_the_same_moment_travel_together_in_order(prepared, calls):
@@ -46,7 +46,7 @@ async def test_ballots_of_the_same_moment_travel_together_in_order(prepared, cal
     assert await calls() - before == 1
     entries = await prepared.read("me", count=1000, block=1)
     assert [each.version for each in entries] == versions == sorted(versions)
-    assert [each.ballot().ballot for each in entries] == mine
+    assert [each.ballot() for each in entries] == list(map(CastBallot.of, versions, mine))
 
 
 async def test_a_trace_goes_with_its_own_ballot_only(prepared, calls):
@@ -57,8 +57,7 @@ async def test_a_trace_goes_with_its_own_ballot_only(prepared, calls):
     assert await calls() - before == 1
     entries = await prepared.read("me", count=10, block=1)
     assert [each.version for each in entries] == versions == sorted(versions)
-    assert [each.ballot().ballot for each in entries] == mine
-    assert [each.ballot().ballot.trace for each in entries] == traces
+    assert [each.ballot() for each in entries] == list(map(CastBallot.of, versions, mine))
     plain, traced = {b"voter", b"choice"}, {b"voter", b"choice", b"trace"}
     assert [each.fields.keys() for each in entries] == [
         traced if each else plain for each in traces

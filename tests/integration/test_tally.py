@@ -7,13 +7,13 @@ import pytest
 from sqlalchemy import text
 
 from voting import tally
-from voting.ballots import ZERO, Ballot, CastBallot, Choice, Version
+from voting.ballots import ZERO, CastBallot, Choice, Version
 from voting.database import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
 from voting.polls import Poll
 
 
 def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> CastBallot:
-    return CastBallot(Version(ms, seq), Ballot(voter, Choice(choice)))
+    return CastBallot(Version(ms, seq), voter.bytes, Choice(choice))
 
 
 async def totals(engine):
@@ -64,14 +64,14 @@ async def test_counting_a_batch_twice_changes_nothing(engine):
 async def test_an_older_ballot_never_replaces_a_newer_one(engine, late):
     voter = uuid4()
     await tally.count(engine, [cast(voter, "a", 2, 1)])
-    await tally.count(engine, [CastBallot(late, Ballot(voter, Choice.B))])
+    await tally.count(engine, [CastBallot(late, voter.bytes, Choice.B)])
     assert await totals(engine) == (1, 0)
 
 
 async def test_the_order_of_batches_does_not_matter(engine):
     voters = [uuid4() for _ in range(20)]
     ballots = [cast(random.choice(voters), random.choice("ab"), ms) for ms in range(1, 201)]
-    newest = {each.ballot.voter: each.ballot.choice for each in ballots}
+    newest = {each.voter: each.choice for each in ballots}
     random.shuffle(ballots)
     for start in range(0, 200, 7):
         await tally.count(engine, ballots[start : start + 7])
@@ -83,7 +83,7 @@ async def test_workers_that_count_the_same_voters_at_once_agree(database_url):
     engine = create_engine(database_url, name="tests", pool_size=8)
     voters = [uuid4() for _ in range(200)]
     ballots = [cast(random.choice(voters), random.choice("ab"), ms) for ms in range(1, 4001)]
-    newest = {each.ballot.voter: each.ballot.choice for each in ballots}
+    newest = {each.voter: each.choice for each in ballots}
     random.shuffle(ballots)
     batches = [ballots[start : start + 100] for start in range(0, 4000, 100)]
     await asyncio.gather(*(tally.count(engine, batch) for batch in batches))

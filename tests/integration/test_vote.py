@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voting import metrics
-from voting.ballots import ZERO, Choice
+from voting.ballots import ZERO, Ballot, Choice
 from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
 from voting.roles.vote import Mine, VoteRole
@@ -46,7 +46,7 @@ async def voter(client):
 
 async def queued(stream):
     entries = await stream.read("test", count=1000, block=0.01)
-    return [each.ballot().ballot for each in entries]
+    return [Ballot.decode(each.fields) for each in entries]
 
 
 def pressed(page):

@@ -308,7 +308,7 @@ async def test_a_terminated_connection_is_made_again(stream, engine, database_ur
             async with other.connect() as connection:
                 assert (await connection.execute(terminate)).scalar_one() > 0
             await cast(stream, 10)
-            await until(counted(stream, engine, 10 * number))
+            await until(counted(stream, other, 10 * number))
     await other.dispose()
 
 

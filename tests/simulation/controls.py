@@ -20,9 +20,9 @@ def _replaced(module, name, old, new):
 def acknowledge_before_commit():
     count = Worker._count
 
-    async def acknowledge_first(self, batch):
-        await self._persist(lambda: self._stream.done([entry for entry, _ in batch]))
-        await count(self, batch)
+    async def acknowledge_first(self, batch, ballots):
+        await self._persist(lambda: self._stream.done(batch.entries))
+        await count(self, batch, ballots)
 
     with mock.patch.object(Worker, "_count", acknowledge_first):
         yield

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
+from uuid import UUID
 
 from simulation.network import POSTGRES_FAULTS, Link, connect_to
 from sqlalchemy.exc import DBAPIError
@@ -128,7 +129,8 @@ class Postgres:
         """Do what the statement of `tally.count` promises, all of it or nothing."""
         _fit(*ms, *seq)
         newest = {}
-        for version, voter, choice in sorted(zip(map(Version, ms, seq), voters, choices)):  # noqa: B905
+        ballots = zip(map(Version, ms, seq), map(UUID, voters), choices, strict=True)
+        for version, voter, choice in sorted(ballots):
             if self.counts(version):
                 newest[voter] = version, choice
         if any(choice not in {"a", "b"} for _, choice in newest.values()):
