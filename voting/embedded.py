@@ -107,6 +107,8 @@ def postgres(folders: Folders, programs: Path) -> Program:
         "listen_addresses": "",
         "unix_socket_directories": str(folders.run),
         "unix_socket_permissions": "0700",
+        # Touched only as votes fill it: what the index takes of millions of random voters.
+        "shared_buffers": "512MB",
         "fsync": "on",
         "full_page_writes": "on",
         "synchronous_commit": "on",
