@@ -29,8 +29,8 @@ from voting.web import FRAGMENT, Pages, etag_of
 if TYPE_CHECKING:
     from voting.spans import Spans
 
-# Together with the page's poll each second, a vote is seen within two seconds of its commit.
-INTERVAL = 0.5
+# Seconds. Together with the page's poll each second, a vote is seen within two of its commit.
+INTERVAL = 1.0
 
 # Seconds for which the timeline is not read again: it has a step for every ten.
 STEPS_SECONDS = 5.0
