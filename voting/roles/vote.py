@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from http import HTTPStatus
 from math import ceil
 from time import perf_counter, time
@@ -111,7 +110,6 @@ class VoteRole:
         self._stream = stream
         self._trail = trail
         self._pages = Pages(settings)
-        self._rendered = lru_cache(maxsize=256)(self._pages.render)
         self._voters = VoterCookies([key.get_secret_value() for key in settings.secret_keys])
         self._limit = RateLimit(settings.votes_per_minute)
         prefix = "__Host-" if settings.secure else ""
@@ -239,10 +237,8 @@ class VoteRole:
         headers = FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"})
         if request.method == "POST":
             headers |= _recorded(problem)
-        # A page has a clock, a fragment is the same for all who chose the same.
-        render = self._pages.render if template == "vote.html" else self._rendered
         return Answer(
-            render(
+            self._pages.render_same(
                 template,
                 choice=mine and mine.choice,
                 counted=counted,
