@@ -30,6 +30,21 @@ def install(session: nox.Session) -> None:
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
 
 
+def install_into(session: nox.Session, python: str, lock: str) -> None:
+    """Install what `requirements/{lock}.txt` names into the environment of another Python."""
+    pip = ("python", "-m", "pip", "--python", python, "install", "--quiet")
+    session.run(*pip, "--require-hashes", "-r", f"requirements/{lock}.txt")
+
+
+def as_in_the_image(session: nox.Session) -> str:
+    """Make an environment with the packages that the image has; tell its Python."""
+    image = Path(session.create_tmp()) / "image"
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(image))
+    python = str(image / "bin/python")
+    install_into(session, python, "app")
+    return python
+
+
 def install_only(session: nox.Session, name: str) -> None:
     """Install one package that needs no other, as the lock file has it."""
     lock = Path("requirements/dev.txt").read_text()
@@ -212,21 +227,26 @@ def image(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """How fast it is, beside what limits it, into `bench.json`: `-- --only count` for a part."""
+    install(session)
+    # Packages that only tests need would take memory too.
+    env = {"BENCH_PYTHON": as_in_the_image(session), "PYTHONPATH": os.pathsep.join((".", "tests"))}
+    session.run("python", "-m", "bench", *session.posargs, env=env)
+
+
+@nox.session(default=False)
 def audit(session: nox.Session) -> None:
     """Secrets in the tree, licences, an SBOM, known vulnerabilities: the last are asked for."""
     session.install("--require-hashes", "-r", "requirements/audit.txt")
     tree = session.run("git", "ls-files", external=True, silent=True).splitlines()
     looked_at = [each for each in tree if not each.startswith("requirements/")]  # hashes
     session.run("detect-secrets-hook", *NO_SECRETS, *looked_at)
-    image = Path(session.create_tmp()) / "image"
-    session.run("python", "-m", "venv", "--clear", "--without-pip", str(image))
-    python = str(image / "bin/python")
-    installer = ("python", "-m", "pip", "--python", python, "install", "--quiet")
-    session.run(*installer, "--require-hashes", "-r", "requirements/app.txt")
+    python = as_in_the_image(session)
     about = ("--pyproject", "pyproject.toml", "--output-file", "sbom.json")
     session.run("cyclonedx-py", "environment", *about, python)
     # Some have these as well.
-    session.run(*installer, "--require-hashes", "-r", "requirements/tracing.txt")
+    install_into(session, python, "tracing")
     session.run("pip-licenses", *LICENCES, "--python", python, "--from=mixed", silent=True)
     asked = ("--strict", "--require-hashes", "--disable-pip", "--progress-spinner=off")
     for lock in sorted(Path("requirements").glob("*.txt")):

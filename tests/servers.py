@@ -107,12 +107,12 @@ class Servers:
         self._loop.close()
 
     @contextmanager
-    def running(self, program: Program) -> Iterator[None]:
-        """Run one more server."""
+    def running(self, program: Program) -> Iterator[Child]:
+        """Run one more program."""
         child = Child(program, self._guardian, print)
         self._loop.run_until_complete(child.start())
         try:
-            yield
+            yield child
         finally:
             self._loop.run_until_complete(child.stop(30))
 

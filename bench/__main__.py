@@ -1,0 +1,48 @@
+"""`nox -s bench`: how fast the app is, beside what limits it, measured in one run."""
+
+import argparse
+from pathlib import Path
+
+from bench.accept import accept
+from bench.count import count
+from bench.growth import growth
+from bench.results import Results, machine
+from bench.show import see, show
+from bench.size import size
+from bench.stack import stack
+
+REPEATS = 3
+SEE_SECONDS = 12.0
+PARTS = ("size", "accept", "count", "show", "see", "growth")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="nox -s bench --")
+    parser.add_argument("--only", choices=PARTS, action="append", help="not all, but this part")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument(
+        "--beside", metavar="URL", help="a running vote page of dockersamples/example-voting-app"
+    )
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), metavar="FILE")
+    arguments = parser.parse_args()
+    parts = arguments.only or PARTS
+    results = Results()
+    with stack() as running:
+        if "size" in parts:
+            size(running, results, arguments.repeats)
+        if "accept" in parts:
+            accept(running, results, arguments.repeats, arguments.beside)
+        if "count" in parts:
+            count(running, results, arguments.repeats)
+        if "show" in parts:
+            show(running, results, arguments.repeats)
+        if "see" in parts:
+            see(running, results, SEE_SECONDS)
+        if "growth" in parts:
+            growth(running, results)
+    results.write(arguments.json)
+    print(*(f"{key}: {value}" for key, value in machine().items()), "", sep="\n")
+    print(results.table())
+
+
+main()

@@ -1,0 +1,56 @@
+"""What a web role can't be faster than: the least of a Litestar handler, alone with uvicorn.
+
+`python -m bench.bare BODY`: POST /vote reads form and cookie as the vote role does, and queues
+nothing; GET /tally answers with what the file BODY holds.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from litestar import Litestar, MediaType, Request, Response, get, post
+
+from voting.forms import read_choice
+from voting.voters import VoterCookies
+
+
+def create_app(key: str, body: str) -> Litestar:
+    voters = VoterCookies([key])
+
+    @post("/vote")
+    async def vote(request: Request[Any, Any, Any]) -> Response[str]:
+        choice = read_choice(request.headers.get("content-type", ""), await request.body())
+        voter = voters.read(request.cookies.get("voter"))
+        status = 303 if choice and voter else 400
+        return Response("", status_code=status, headers={"Location": "/"})
+
+    @get("/tally", media_type=MediaType.HTML)
+    async def tally() -> str:
+        return body
+
+    @get("/readyz")
+    async def ready() -> str:
+        return ""
+
+    return Litestar([vote, tally, ready], openapi_config=None, logging_config=None)
+
+
+def main() -> None:
+    app = create_app(os.environ["SECRET_KEYS"], Path(sys.argv[1]).read_text())
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", server_header=False
+    )
+    listeners = [
+        socket.create_server(("127.0.0.1", int(os.environ[name])), reuse_port=True)
+        for name in ("PORT", "OPS_PORT")
+    ]
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=listeners))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""How fast workers count what waits, beside the same rows written with nothing else to do."""
+
+import asyncio
+import os
+from contextlib import ExitStack
+from time import perf_counter
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from redis.asyncio import Redis
+from servers import TEMPLATE
+
+from bench import queue
+from bench.results import Results
+from bench.stack import Processes, Stack, run
+from voting.roles.worker import BATCH
+from voting.settings import Role
+
+BACKLOG = 1_000_000
+
+# What a worker's statement does to `votes`, and no more.
+_UPSERT = """
+INSERT INTO votes AS stored (voter, choice, ms, seq)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
+ON CONFLICT (voter) DO UPDATE
+  SET choice = excluded.choice, ms = excluded.ms, seq = excluded.seq
+  WHERE (excluded.ms, excluded.seq) > (stored.ms, stored.seq)
+"""
+
+
+def count(stack: Stack, results: Results, repeats: int) -> None:
+    """Measure from a backlog of so many votes, each of another voter, to an empty table."""
+    with stack.role(Role.WORKER) as worker:
+        results.add("worker, idle", worker.resident(), "MB")
+    for repeat in range(repeats):
+        for number, name in ((1, "1 worker"), (2, "2 workers")):
+            limit = f"bare upsert, {number} connection{'s'[: number - 1]}"
+            stack.forget()
+            results.add(limit, run(_upsert(stack, number)), "votes/s")
+            stack.forget()
+            run(queue.fill(stack.redis_socket, BACKLOG))
+            with ExitStack() as exits:
+                workers = exits.enter_context(stack.role(Role.WORKER, number))
+                results.add(f"count, {name}", run(drained(stack)), "votes/s", limit)
+                took = workers.processor()
+                results.add(f"count, {name}: processor", 1e6 * took / BACKLOG, "µs/vote")
+                if number > 1:
+                    continue
+                _note_memory(results, workers, "a million")
+                if repeat == 0:
+                    run(queue.fill(stack.redis_socket, BACKLOG))
+                    run(drained(stack))
+                    _note_memory(results, workers, "two million")
+    stack.forget()
+
+
+def _note_memory(results: Results, worker: Processes, votes: str) -> None:
+    results.add(f"worker, after {votes} votes", worker.resident(), "MB", "worker, idle")
+
+
+async def _upsert(stack: Stack, connections: int) -> float:
+    """Write the rows of BACKLOG votes and tell the rate."""
+    url = stack.servers.database_url(TEMPLATE, "voting_worker")
+    opened = [await asyncpg.connect(url) for _ in range(connections)]
+    batches = [_rows(index) for index in range(BACKLOG // BATCH)]
+
+    async def write(connection: Any) -> None:
+        statement = await connection.prepare(_UPSERT)
+        while batches:
+            await statement.fetch(*batches.pop())
+
+    start = perf_counter()
+    await asyncio.gather(*map(write, opened))
+    took = perf_counter() - start
+    for each in opened:
+        await each.close()
+    return BACKLOG / took
+
+
+def _rows(index: int) -> tuple[list[Any], ...]:
+    voters = [UUID(bytes=os.urandom(16)) for _ in range(BATCH)]
+    return voters, ["a", "b"] * (BATCH // 2), [index] * BATCH, list(range(BATCH))
+
+
+async def drained(stack: Stack) -> float:
+    """Wait until the queue is empty, and tell the rate since the first look."""
+    redis = Redis.from_url(stack.servers.redis_url())
+
+    async def left() -> int:
+        [group] = await redis.xinfo_groups(queue.KEY)
+        return int(group["lag"] + group["pending"])
+
+    start, first = perf_counter(), await left()
+    while await left():
+        await asyncio.sleep(0.02)
+    took = perf_counter() - start
+    await redis.aclose()
+    return first / took

@@ -1,0 +1,70 @@
+"""What the number of votes changes: nothing should cost more where there are more."""
+
+from statistics import median
+from time import perf_counter
+
+from servers import TEMPLATE
+
+from bench import queue
+from bench.count import drained
+from bench.results import Results
+from bench.stack import Stack, run
+from voting import tally
+from voting.audit import audit
+from voting.database import create_engine
+from voting.settings import Role
+from voting.stream import BallotStream
+
+SIZES = {"10 k": 10_000, "1 M": 1_000_000, "10 M": 10_000_000}
+QUERIES = 201
+MORE = 300_000  # votes that are counted where there are so many
+
+# Spread as evenly as random voters are, but in the order of the index, which is quicker to make.
+_VOTES = """
+INSERT INTO votes (voter, choice, ms, seq)
+SELECT
+  (lpad(to_hex(n * (4294967296 / {size})), 8, '0') || repeat('0', 24))::uuid,
+  CASE n % 2 WHEN 0 THEN 'a' ELSE 'b' END, 1, n
+FROM generate_series(0, {size} - 1) AS n
+"""
+
+# Of an hour, however many have voted.
+_TALLY = """
+INSERT INTO tally (bucket, a, b, ms)
+SELECT now() - n * interval '10 seconds', {size} / 720, {size} / 720, 1
+FROM generate_series(1, 360) AS n
+"""
+
+
+def growth(stack: Stack, results: Results) -> None:
+    """Measure each of it with three numbers of votes, in the table or in the stream."""
+    for name, size in SIZES.items():
+        stack.forget()
+        fill = (each.format(size=size) for each in (_VOTES, _TALLY))
+        stack.sql(*fill, "VACUUM ANALYZE votes, tally", "CHECKPOINT")
+        totals, audited = run(_ask(stack))
+        results.add(f"totals, {name} votes", 1e3 * totals, "ms", "totals, 10 k votes")
+        results.add(f"audit, {name} votes", audited, "s")
+        run(queue.fill(stack.redis_socket, MORE))
+        with stack.role(Role.WORKER):
+            rate = run(drained(stack))
+        results.add(f"count, {name} votes there", rate, "votes/s", "count, 10 k votes there")
+
+
+async def _ask(stack: Stack) -> tuple[float, float]:
+    """Tell the seconds that the totals take, and an audit."""
+    engine = create_engine(
+        stack.servers.database_url(TEMPLATE, "voting_worker"), name="bench", patience=None
+    )
+    stream = BallotStream.at(stack.servers.redis_url("worker"))
+    took = []
+    for _ in range(QUERIES):
+        start = perf_counter()
+        await tally.standing(engine)
+        took.append(perf_counter() - start)
+    start = perf_counter()
+    await audit(stream, engine)
+    audited = perf_counter() - start
+    await stream.close()
+    await engine.dispose()
+    return median(took), audited

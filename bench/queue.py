@@ -1,0 +1,73 @@
+"""Appending to the stream with nothing in between, and filling it."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from itertools import islice
+from time import perf_counter
+
+from voting.ballots import Choice
+
+KEY = b"{voting}:ballots"
+
+
+def _entry(choice: Choice) -> bytes:
+    parts = (b"XADD", KEY, b"*", b"voter", os.urandom(16), b"choice", choice.encode())
+    return b"*%d\r\n" % len(parts) + b"".join(
+        b"$%d\r\n%s\r\n" % (len(each), each) for each in parts
+    )
+
+
+def entries(number: int) -> Iterator[bytes]:
+    """Make commands, each for another voter."""
+    choices = list(Choice)
+    return (_entry(choices[index % 2]) for index in range(number))
+
+
+class _Appender(asyncio.Protocol):
+    """Sends so many commands at once, and the next ones when all of them are answered."""
+
+    def __init__(self, commands: Iterator[bytes], depth: int) -> None:
+        self._commands = commands
+        self._depth = depth
+        self._waiting = 0
+        self.done = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        block = list(islice(self._commands, self._depth))
+        if not block:
+            self._transport.close()
+            self.done.set_result(None)
+            return
+        self._waiting = 2 * len(block)  # a reply has two lines: its length, and the id
+        self._transport.write(b"".join(block))
+
+    def data_received(self, data: bytes) -> None:
+        assert data[:1] != b"-", data
+        self._waiting -= data.count(b"\n")
+        if self._waiting == 0:
+            self._send()
+
+
+async def append(socket: str, number: int, *, connections: int, depth: int) -> float:
+    """Append so many ballots to the stream, `depth` at once by each connection; tell the rate."""
+    loop = asyncio.get_running_loop()
+    commands = iter(list(entries(number)))
+    start = perf_counter()
+    appenders = []
+    for _ in range(connections):
+        _, appender = await loop.create_unix_connection(lambda: _Appender(commands, depth), socket)
+        appenders.append(appender.done)
+    await asyncio.gather(*appenders)
+    return number / (perf_counter() - start)
+
+
+async def fill(socket: str, number: int) -> None:
+    """Put so many ballots into the queue."""
+    for _ in range(number // 100_000):
+        await append(socket, 100_000, connections=8, depth=200)

@@ -1,0 +1,138 @@
+"""How many viewers the result page bears, and how soon they see a vote."""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain, repeat
+from pathlib import Path
+from statistics import quantiles
+from time import perf_counter
+
+import httpx
+
+from bench import load
+from bench.results import Results
+from bench.stack import Processes, Stack, run
+from bench.votes import votes
+from voting.settings import Role
+
+SECONDS = 2.0
+CONNECTIONS = 64
+RATE = 5_000  # votes a second
+PAGES = 20
+POLL = 1.0  # seconds between two polls of a page
+PROBE = 0.02  # likewise, of who wants to know exactly
+QUERIES = "voting_totals_queries_total"
+
+
+def show(stack: Stack, results: Results, repeats: int) -> None:
+    """Measure the fragment that pages poll, beside a handler that has the same bytes ready."""
+    with stack.role(Role.RESULT) as result, tempfile.NamedTemporaryFile() as file:
+        results.add("result, idle", result.resident(), "MB")
+        answer = httpx.get(f"{result.url}/tally")
+        Path(file.name).write_bytes(answer.content)
+        whole, unchanged = _poll(), _poll(f"If-None-Match: {answer.headers['etag']}")
+        with stack.bare(Path(file.name)) as bare:
+            before, started = result.counter(QUERIES), perf_counter()
+            for _ in range(repeats):
+                limit = "bare handler, same bytes"
+                _measure(results, limit, bare, whole, 200)
+                _measure(results, "poll, 200", result, whole, 200, limit)
+                _measure(results, "poll, 304", result, unchanged, 304)
+            asked = (result.counter(QUERIES) - before) / (perf_counter() - started)
+        results.add("totals queries, under that load", asked, "a second")
+        results.add("result, under load", result.resident(), "MB")
+
+
+def _poll(*headers: str) -> Iterator[bytes]:
+    lines = ("GET /tally HTTP/1.1", "Host: localhost", "HX-Request: true", *headers, "", "")
+    return repeat("\r\n".join(lines).encode())
+
+
+def _measure(
+    results: Results,
+    name: str,
+    app: Processes,
+    requests: Iterator[bytes],
+    status: int,
+    limit: str | None = None,
+) -> None:
+    outcome = run(load.closed(app.url, requests, connections=CONNECTIONS, seconds=SECONDS))
+    results.add(name, outcome.rate(status), "answers/s", limit)
+
+
+def see(stack: Stack, results: Results, seconds: float) -> None:
+    """Measure from the moment a vote is due to be sent to when it is among the totals.
+
+    First as the result role tells them, whenever it is asked; then as pages have them, which ask
+    each second.
+    """
+    with ExitStack() as exits:
+        vote = exits.enter_context(stack.role(Role.VOTE, 2))
+        exits.enter_context(stack.role(Role.WORKER))
+        result = exits.enter_context(stack.role(Role.RESULT))
+        # Each vote is another voter's, so the n-th is seen where the totals are n more.
+        requests = votes(number=int(RATE * (seconds + 1)))
+        before = result.counter(QUERIES)
+        started = perf_counter()
+        role, pages = run(_watch(vote.url, result.url, requests, seconds))
+        asked = (result.counter(QUERIES) - before) / (perf_counter() - started)
+    for name, seen in (("visible", role), ("visible on a page", pages)):
+        parts = quantiles(seen, n=100)
+        for percent in (50, 99):
+            row = f"vote to {name}, {RATE:,} votes/s, p{percent}"
+            results.add(row, parts[percent - 1], "s")
+    results.add("totals queries, with those who watch that", asked, "a second")
+
+
+async def _watch(
+    vote: str, result: str, requests: Iterator[bytes], seconds: float
+) -> tuple[list[float], list[float]]:
+    """Tell how late each vote was, for who asks all the time and for pages."""
+    due: list[float] = []
+    asked = [_Asked(PROBE), *(_Asked(POLL, POLL * number / PAGES) for number in range(PAGES))]
+    async with httpx.AsyncClient(base_url=result) as client:
+        before = await _votes(client)
+        asking = [asyncio.create_task(each.go_on(client)) for each in asked]
+        await load.paced(
+            vote, requests, connections=256, rate=RATE, seconds=seconds, told=due.append
+        )
+        while min(each.votes for each in asked) < before + len(due):
+            await asyncio.sleep(PROBE)
+        for each in asking:
+            each.cancel()
+        await asyncio.wait(asking)
+    due.sort()
+    first, *pages = (list(each.lateness(due, before)) for each in asked)
+    return first, list(chain.from_iterable(pages))
+
+
+class _Asked:
+    """The totals as somebody sees them who asks again and again."""
+
+    def __init__(self, pause: float, delay: float = 0.0) -> None:
+        self.votes = 0
+        self._pause = pause
+        self._delay = delay
+        self._seen: list[tuple[float, int]] = []
+
+    async def go_on(self, client: httpx.AsyncClient) -> None:
+        await asyncio.sleep(self._delay)
+        while True:
+            self.votes = await _votes(client)
+            self._seen.append((perf_counter(), self.votes))
+            await asyncio.sleep(self._pause)
+
+    def lateness(self, due: list[float], before: int) -> Iterator[float]:
+        """Tell for each vote how long after it was due it was among them."""
+        number = 0
+        for at, shown in self._seen:
+            for moment in due[number : shown - before]:
+                yield at - moment
+            number = max(number, shown - before)
+
+
+async def _votes(client: httpx.AsyncClient) -> int:
+    return int(json.loads((await client.get("/api/tally")).content)["votes"])

@@ -1,0 +1,32 @@
+"""How soon a role is ready, and how large the image is."""
+
+import json
+import shutil
+import subprocess
+
+from bench.results import Results
+from bench.stack import Stack
+from voting.settings import Role
+
+IMAGE = "docker.io/library/voting:dev"  # as `nox -s image` calls it
+
+
+def size(stack: Stack, results: Results, repeats: int) -> None:
+    """Start each role, the worker first: vote is ready once that has made the stream."""
+    for _ in range(repeats):
+        for role in (Role.WORKER, Role.VOTE, Role.RESULT):
+            with stack.role(role) as started:
+                results.add(f"{role}, start to ready", started.seconds_to_ready, "s")
+    if (bytes_ := _image()) is not None:
+        results.add("image", bytes_ / 1e6, "MB")
+
+
+def _image() -> int | None:
+    """Ask whichever builder has the image."""
+    for engine in filter(shutil.which, ("docker", "podman")):
+        asked = subprocess.run(
+            [engine, "image", "inspect", IMAGE], capture_output=True, text=True, check=False
+        )
+        if asked.returncode == 0:
+            return int(json.loads(asked.stdout)[0]["Size"])
+    return None

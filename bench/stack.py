@@ -1,0 +1,167 @@
+"""The app as it is measured: real servers, and roles started as a container starts them."""
+
+import asyncio
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+import asyncpg
+import httpx
+import psutil
+import uvloop
+from environ import ENVIRON
+from redis.asyncio import Redis
+from servers import TEMPLATE, Servers
+
+from voting.embedded import Folders
+from voting.local import WITHHELD, answers
+from voting.settings import Role
+from voting.supervisor import Child, Program
+
+_Result = TypeVar("_Result")
+
+# What runs the roles: with the packages that the image has, and none that only tests need.
+PYTHON = os.environ.get("BENCH_PYTHON", sys.executable)
+
+FIXED = {"HOST": "127.0.0.1", "LOG_LEVEL": "warning", "LOG_FORMAT": "console"}
+KEY = "a key that only the benchmark has"
+
+
+class Processes:
+    """Processes that share a port."""
+
+    def __init__(
+        self, children: Sequence[Child], port: int, ops: Sequence[int], seconds: float
+    ) -> None:
+        self._children = children
+        self._ops = ops
+        self.url = f"http://127.0.0.1:{port}"
+        self.seconds_to_ready = seconds
+
+    def counter(self, name: str) -> float:
+        """Read a counter, all its labels and all processes together."""
+        total = 0.0
+        for port in self._ops:
+            for line in httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines():
+                sample, _, value = line.rpartition(" ")
+                if sample.partition("{")[0] == name:
+                    total += float(value)
+        return total
+
+    def resident(self) -> float:
+        """Memory of the largest, in MB."""
+        return max(psutil.Process(each.pid).memory_info().rss for each in self._children) / 1e6
+
+    def processor(self) -> float:
+        """Processor seconds that they have taken so far, all together."""
+        times = [psutil.Process(each.pid).cpu_times() for each in self._children]
+        return sum(each.user + each.system for each in times)
+
+
+class Stack:
+    """Postgres and Valkey on their own, for as long as the context lasts."""
+
+    def __init__(self, servers: Servers) -> None:
+        self.servers = servers
+        self.redis_socket = f"{servers.folders.run}/valkey.sock"
+
+    def sql(self, *statements: str) -> None:
+        """Do something to the database that only its owner may."""
+
+        async def do() -> None:
+            connection = await asyncpg.connect(self.servers.database_url(TEMPLATE))
+            for each in statements:
+                await connection.execute(each)
+            await connection.close()
+
+        asyncio.run(do())
+
+    def forget(self) -> None:
+        """Make queue and tables empty."""
+
+        async def trim() -> None:
+            redis = Redis.from_url(self.servers.redis_url())
+            await redis.xtrim("{voting}:ballots", maxlen=0)
+            await redis.aclose()
+
+        asyncio.run(trim())
+        self.sql("TRUNCATE votes, tally", "CHECKPOINT")
+
+    @contextmanager
+    def role(self, role: Role, number: int = 1, **environ: str) -> Iterator[Processes]:
+        """Run processes of a role, with the rights that it has in the deployment."""
+        urls = {
+            "REDIS_URL": self.servers.redis_url(None if role is Role.RESULT else role),
+            "DATABASE_URL": self.servers.database_url(TEMPLATE, f"voting_{role}"),
+            "SECRET_KEYS": KEY,
+        }
+        own = {key: value for key, value in urls.items() if key not in WITHHELD[role]}
+        command = [PYTHON, "-m", "voting"]
+        with self._running(command, number, {**own, "ROLE": role, **environ}) as processes:
+            yield processes
+
+    @contextmanager
+    def bare(self, body: Path, number: int = 1) -> Iterator[Processes]:
+        """Run the least of a handler."""
+        command = [PYTHON, "-m", "bench.bare", str(body)]
+        with self._running(command, number, {"SECRET_KEYS": KEY}) as processes:
+            yield processes
+
+    @contextmanager
+    def _running(
+        self, command: Sequence[str], number: int, environ: Mapping[str, str]
+    ) -> Iterator[Processes]:
+        with ExitStack() as exits:
+            port = exits.enter_context(_reserved())
+            children, ops = [], []
+            start = perf_counter()
+            for _ in range(number):
+                ops.append(exits.enter_context(_reserved()))
+                ports = {"PORT": str(port), "OPS_PORT": str(ops[-1])}
+                program = Program(
+                    name=" ".join(command[1:]),
+                    command=command,
+                    environment={**ENVIRON, **FIXED, **ports, **environ},
+                    ready=partial(answers, "127.0.0.1", ops[-1]),
+                )
+                children.append(exits.enter_context(self.servers.running(program)))
+            yield Processes(children, port, ops, (perf_counter() - start) / number)
+
+
+def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run it as fast as a role runs."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+@contextmanager
+def stack() -> Iterator[Stack]:
+    """Run the servers in a folder of their own, which goes with them."""
+    with tempfile.TemporaryDirectory(prefix="voting-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # Postgres may be another user
+        (folder / "run").mkdir()
+        servers = Servers(Folders(folder, folder / "run"))
+        try:
+            made = Stack(servers)
+            with made.role(Role.WORKER):
+                pass  # has made the stream
+            yield made
+        finally:
+            servers.close()
+
+
+@contextmanager
+def _reserved() -> Iterator[int]:
+    """Keep a free port for processes that share it."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield int(reserved.getsockname()[1])

@@ -1,0 +1,44 @@
+"""Requests as browsers send them, made beforehand."""
+
+from collections.abc import Iterator
+from itertools import cycle
+
+from bench.stack import KEY
+from voting.voters import VoterCookies
+
+VOTERS = 200_000
+
+_HEAD = (
+    "Host: localhost",
+    "User-Agent: Mozilla/5.0 (Linux; Android 16) AppleWebKit/537.36 Chrome/146.0 Safari/537.36",
+    "Accept: text/html",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-GB,en;q=0.9",
+    "Sec-Fetch-Site: same-origin",
+    "Sec-Fetch-Mode: navigate",
+)
+
+_FORM = ("Content-Type: application/x-www-form-urlencoded", "Origin: http://localhost")
+
+HTMX = ("HX-Request: true",)
+
+
+def votes(
+    *headers: str, path: str = "/vote", field: str = "choice", number: int = VOTERS
+) -> Iterator[bytes]:
+    """Make requests without end: after all other voters it is each one's turn again."""
+    cookies = VoterCookies([KEY])
+    head = "\r\n".join((f"POST {path} HTTP/1.1", *_HEAD, *_FORM, *headers))
+    bodies = [f"{field}={choice}" for choice in "ab"]
+    ends = [f"Content-Length: {len(body)}\r\n\r\n{body}" for body in bodies]
+    return cycle(
+        f"{head}\r\nCookie: voter={cookies.mint()}\r\n{ends[index % 2]}".encode()
+        for index in range(number)
+    )
+
+
+def looks(path: str, *headers: str) -> Iterator[bytes]:
+    """Make requests for the vote role's page, or its receipt, of one who has voted long ago."""
+    cookie = f"Cookie: voter={VoterCookies([KEY]).mint()}; ballot=a.1-0"
+    lines = (f"GET {path} HTTP/1.1", *_HEAD, *headers, cookie, "", "")
+    return cycle(["\r\n".join(lines).encode()])
