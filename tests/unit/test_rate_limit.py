@@ -1,9 +1,10 @@
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voting import rate_limit
-from voting.rate_limit import PERIOD, RateLimit
+from voting.rate_limit import PERIOD, SLOTS, RateLimit
 
 
 class Clock:
@@ -77,10 +78,19 @@ def test_never_more_than_twice_as_many_in_any_minute(pauses, times):
         assert sum(start <= each < start + PERIOD for each in let_through) < 2 * times
 
 
-def test_a_crowd_is_not_remembered_for_ever(clock, monkeypatch):
-    monkeypatch.setattr(rate_limit, "MOST", 100)
-    limit = RateLimit(1, clock)
-    assert sum(taken(limit, voter, 2) for voter in range(10_000)) == 10_000
-    assert len(limit._recent) + len(limit._before) <= 200
-    # Of the last ones it is still known.
-    assert limit.take(9_999) > 0
+def test_who_falls_on_the_slot_of_another_takes_nothing_from_anybody(clock):
+    limit = RateLimit(2, clock)
+    one, other = (upper << 64 | 5 for upper in (1, 2))
+    assert taken(limit, one, 5) == 2
+    limit.give_back(other)
+    assert taken(limit, one, 5) == 0
+    # The newer one has the slot.
+    assert taken(limit, other, 5) == 2
+    limit.give_back(one)
+    assert taken(limit, other, 5) == 0
+
+
+def test_most_of_a_crowd_are_remembered(clock):
+    limit, crowd = RateLimit(1, clock), [Random(n).getrandbits(128) for n in range(SLOTS // 4)]
+    assert all(limit.take(voter) == 0 for voter in crowd)
+    assert sum(limit.take(voter) > 0 for voter in crowd) > len(crowd) * 0.75
