@@ -71,9 +71,13 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._request.lift()
-        self._answer.lift()
+        self._request.end()
+        self._answer.end()
         self._waiting.pop(self, None)
+        # Its memory is free at once, though garbage is looked for seldom. A request that is still
+        # being answered has been told.
+        self.pipeline.clear()
+        self.cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         self._chunk = len(data)
@@ -183,6 +187,10 @@ class _Trailers(list[tuple[bytes, bytes]]):
 _TRAILERS: Final = _Trailers()
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Limit:
     """Calls `act` after so many seconds, unless it is lifted before. Setting it twice is once."""
 
@@ -204,3 +212,8 @@ class _Limit:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def end(self) -> None:
+        """Lift it for ever."""
+        self.lift()
+        self._act = _nothing

@@ -1,9 +1,11 @@
 """Clients of all kinds on real sockets, and a server as the roles have it."""
 
 import asyncio
+import gc
 import logging
 import resource
 import socket
+import weakref
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -103,6 +105,25 @@ def status(answer):
 
 def post(*headers, body=b"", path=b"/"):
     return b"\r\n".join([b"POST " + path + b" HTTP/1.1", b"Host: here", *headers, b"", body])
+
+
+def test_a_connection_that_ends_leaves_no_garbage_to_collect():
+    async def check(server):
+        for sent in (b"", b"GET /one HTTP/1.1\r\n", PLAIN, PLAIN + PLAIN):
+            _, writer = await server.connect()
+            writer.write(sent)
+            await until(lambda: server.connections)
+            [connection] = map(weakref.ref, server.connections)
+            writer.close()
+            await until(lambda: not server.connections)
+            await until(lambda dead=connection: dead() is None)
+
+    gc.collect()
+    gc.disable()
+    try:
+        serve(check)
+    finally:
+        gc.enable()
 
 
 def test_what_is_said_of_a_client_by_others_is_not_believed():
