@@ -157,7 +157,7 @@ async def trickle(server, first, more):
     reader, writer = await server.connect()
     writer.write(first)
     try:
-        while not reader.at_eof():
+        while not reader.at_eof() and not writer.is_closing():
             writer.write(more)
             await writer.drain()
             await asyncio.sleep(0.02)
