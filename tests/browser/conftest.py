@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,10 @@ class Site:
         """Open the poll as an operator does."""
 
         async def change(engine: AsyncEngine) -> None:
-            await rounds.reopen(engine, (await tally.standing(engine)).poll)
+            while True:  # a worker may declare the totals final in between
+                with suppress(rounds.PollChanged):
+                    await rounds.reopen(engine, (await tally.standing(engine)).poll)
+                    return
 
         self._lead(change, closed=False, planned=False)
 
