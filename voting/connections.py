@@ -71,6 +71,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # which is not done where the client resets it
         self._request.end()
         self._answer.end()
         self._waiting.pop(self, None)

@@ -5,8 +5,10 @@ import gc
 import logging
 import resource
 import socket
+import struct
 import weakref
 from contextlib import asynccontextmanager, suppress
+from itertools import product
 
 import pytest
 import uvloop
@@ -107,14 +109,29 @@ def post(*headers, body=b"", path=b"/"):
     return b"\r\n".join([b"POST " + path + b" HTTP/1.1", b"Host: here", *headers, b"", body])
 
 
+def end(writer):
+    writer.close()
+
+
+def reset(writer):
+    """End a connection as a client does that is gone all of a sudden."""
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
+
+
 def test_a_connection_that_ends_leaves_no_garbage_to_collect():
     async def check(server):
-        for sent in (b"", b"GET /one HTTP/1.1\r\n", PLAIN, PLAIN + PLAIN):
-            _, writer = await server.connect()
+        for sent, ends in product(
+            (b"", b"GET /one HTTP/1.1\r\n", PLAIN, PLAIN + PLAIN), (end, reset)
+        ):
+            reader, writer = await server.connect()
             writer.write(sent)
             await until(lambda: server.connections)
             [connection] = map(weakref.ref, server.connections)
-            writer.close()
+            if PLAIN in sent:
+                await reader.readuntil(b"\r\n\r\n")
+            ends(writer)
             await until(lambda: not server.connections)
             await until(lambda dead=connection: dead() is None)
 
