@@ -49,16 +49,20 @@ class Asked:
 
     async def body(self, most: int) -> bytes:
         """Read a body of so many bytes at most. Raises TooLarge and BrokenOff."""
+        # Before it comes, where the client tells: who waits for leave to send it gets none.
+        if int(self.headers.get("content-length", 0)) > most:
+            raise TooLarge
         body = b""
         while True:
             message: Any = await self._receive()
             if message["type"] == "http.disconnect":
                 raise BrokenOff
-            body += message["body"]
+            part: bytes = message["body"]
+            body += part
             if len(body) > most:
                 raise TooLarge
             if not message["more_body"]:
-                return bytes(body)
+                return body
 
 
 class Answer:

@@ -66,6 +66,12 @@ async def test_a_body_that_is_too_large_is_not_read_to_its_end():
         await asked(messages=[part(b"123", more=True), part(b"456", more=True)]).body(5)
 
 
+async def test_a_body_that_says_it_is_too_large_is_not_read_at_all():
+    with pytest.raises(TooLarge):
+        await asked(("content-length", "6")).body(5)
+    assert await asked(("content-length", "5"), messages=[part(b"12345")]).body(5) == b"12345"
+
+
 async def test_a_client_that_leaves_in_the_middle_has_no_body():
     with pytest.raises(BrokenOff):
         await asked(messages=[part(b"1", more=True), {"type": "http.disconnect"}]).body(5)
