@@ -8,6 +8,8 @@ PERIOD = 60.0  # seconds
 
 # Who is remembered, with 16 bytes each: 2 MB. One is forgotten sooner where somebody else falls on
 # the same slot, half of all after 90,000 others: this is about who comes often, not about a crowd.
+# Who has two cookies for one slot can have each forgotten with the other. That is no way around:
+# whoever can get them can vote with a new one each time.
 SLOTS = 2**17
 
 
