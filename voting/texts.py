@@ -89,7 +89,7 @@ class Problem:
     status: HTTPStatus
     headline: str
     advice: str
-    # In seconds. The same problem may take longer another time.
+    # In seconds. The same problem may take longer another time; no page tells how long.
     retry_after: int | None = field(default=None, compare=False)
 
     @property

@@ -5,8 +5,9 @@ import asyncio
 from voting.load.client import Client, NoAnswer
 from voting.load.record import Expected, Shown, Verdict, compare
 
-# The page asks the database twice a second: what has not moved for so long, in seconds, rests.
-STEADY = 2.0
+# The totals are asked for once a second, and a proxy may keep them for one more: what has not moved
+# for so long, in seconds, rests.
+STEADY = 4.0
 
 # Seconds in which the result has to come to rest before the first vote.
 _REST = 15.0

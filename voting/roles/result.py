@@ -29,7 +29,8 @@ from voting.web import FRAGMENT, Pages, etag_of
 if TYPE_CHECKING:
     from voting.spans import Spans
 
-# Seconds. Together with the page's poll each second, a vote is seen within two of its commit.
+# Seconds. Together with the page's poll each second, a vote is seen within two of its commit, and
+# within three where a proxy keeps an answer for as long as it may.
 INTERVAL = 1.0
 
 # Seconds for which the timeline is not read again: it has a step for every ten.
