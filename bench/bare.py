@@ -15,6 +15,7 @@ import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get, post
 
 from voting.forms import read_choice
+from voting.roles.run import collect_seldom
 from voting.voters import VoterCookies
 
 
@@ -48,6 +49,7 @@ def main() -> None:
         socket.create_server(("127.0.0.1", int(os.environ[name])), reuse_port=True)
         for name in ("PORT", "OPS_PORT")
     ]
+    collect_seldom()  # as roles do
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(uvicorn.Server(config).serve(sockets=listeners))
 

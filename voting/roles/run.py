@@ -18,12 +18,7 @@ def run() -> int:
     logs.configure(settings, role)
     # Only the role's own module: vote must run without a database driver's worth of memory.
     work = import_module(f"voting.roles.{role}").run
-    # What is loaded by now is no garbage: looking through all of it held up votes for 40 ms. Nor is
-    # what a worker has in hand: with the usual threshold it took 7 % of its time. Where there is
-    # garbage after all, older objects are looked at sooner, for the first number is so high.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 2, 2)
+    collect_seldom()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(work(settings))
@@ -33,3 +28,13 @@ def run() -> int:
             logs.get(__name__).exception("the role has failed")  # in one line, as all that it says
             return 1
     return 0
+
+
+def collect_seldom() -> None:
+    """Have garbage looked for less often, and not among what is loaded by now."""
+    # Looking through all of that held up votes for 40 ms. What a worker has in hand is no garbage
+    # either: with the usual threshold it took 7 % of its time. Where there is some after all, older
+    # objects are looked at sooner, for the first number is so high.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 2, 2)
