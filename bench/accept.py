@@ -22,6 +22,7 @@ def accept(stack: Stack, results: Results, repeats: int, beside: str | None) -> 
     `beside`: where the vote page of another app is, which is measured too.
     """
     plain, fragment = votes(), votes(*HTMX)
+    others = votes(path="/", field="vote") if beside else plain
     with ExitStack() as exits:
         apps = {each: exits.enter_context(stack.role(Role.VOTE, each)) for each in (1, 2)}
         bare = {each: exits.enter_context(stack.bare(Path(__file__), each)) for each in (1, 2)}
@@ -33,7 +34,7 @@ def accept(stack: Stack, results: Results, repeats: int, beside: str | None) -> 
                 _measure(results, limit, bare[number], plain, connections)
                 _measure(results, f"accept, {way}", apps[number], plain, connections, limit)
             if beside:
-                _measure_other(results, beside)
+                _measure_other(results, beside, others)
             _measure(results, f"{HALF}, htmx", apps[2], fragment, 64, status=200)
             for path in ("/", "/receipt"):
                 _measure(results, f"GET {path}, 1 process", apps[1], looks(path), 64, status=200)
@@ -66,14 +67,14 @@ def _measure(
 def _measure_half(results: Results, app: Processes, requests: Iterator[bytes]) -> None:
     rate = results.median(HALF) / 2
     outcome = run(load.paced(app.url, requests, connections=512, rate=rate, seconds=SECONDS * 3))
+    outcome.rate(303)
     for percent in (50, 99):
         name = f"accept at half that rate, p{percent}"
         results.add(name, 1e3 * outcome.percentile(percent), "ms")
 
 
-def _measure_other(results: Results, url: str) -> None:
+def _measure_other(results: Results, url: str, requests: Iterator[bytes]) -> None:
     """Measure what the other app accepts, which closes each connection after an answer."""
-    requests = votes(path="/", field="vote", number=50_000)
     for connections in (8, 64):
         outcome = run(
             load.closed(url, requests, connections=connections, seconds=SECONDS, keep=False)

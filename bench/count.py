@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 from uuid import UUID
@@ -18,6 +17,7 @@ from voting.roles.worker import BATCH
 from voting.settings import Role
 
 BACKLOG = 1_000_000
+LIMIT = "bare upsert, 1 connection"
 
 # What a worker's statement does to `votes`, and no more.
 _UPSERT = """
@@ -35,15 +35,15 @@ def count(stack: Stack, results: Results, repeats: int) -> None:
         results.add("worker, idle", worker.resident(), "MB")
     for repeat in range(repeats):
         for number, name in ((1, "1 worker"), (2, "2 workers")):
-            limit = f"bare upsert, {number} connection{'s'[: number - 1]}"
+            bare = f"bare upsert, {number} connection{'s'[: number - 1]}"
             stack.forget()
-            results.add(limit, run(_upsert(stack, number)), "votes/s")
+            results.add(bare, run(_upsert(stack, number)), "votes/s")
             stack.forget()
             run(queue.fill(stack.redis_socket, BACKLOG))
-            with ExitStack() as exits:
-                workers = exits.enter_context(stack.role(Role.WORKER, number))
-                results.add(f"count, {name}", run(drained(stack)), "votes/s", limit)
+            with stack.role(Role.WORKER, number) as workers:
                 took = workers.processor()
+                results.add(f"count, {name}", run(drained(stack)), "votes/s", LIMIT)
+                took = workers.processor() - took
                 results.add(f"count, {name}: processor", 1e6 * took / BACKLOG, "µs/vote")
                 if number > 1:
                     continue
@@ -64,6 +64,7 @@ async def _upsert(stack: Stack, connections: int) -> float:
     url = stack.servers.database_url(TEMPLATE, "voting_worker")
     opened = [await asyncpg.connect(url) for _ in range(connections)]
     batches = [_rows(index) for index in range(BACKLOG // BATCH)]
+    rows = BATCH * len(batches)
 
     async def write(connection: Any) -> None:
         statement = await connection.prepare(_UPSERT)
@@ -75,12 +76,12 @@ async def _upsert(stack: Stack, connections: int) -> float:
     took = perf_counter() - start
     for each in opened:
         await each.close()
-    return BACKLOG / took
+    return rows / took
 
 
 def _rows(index: int) -> tuple[list[Any], ...]:
     voters = [UUID(bytes=os.urandom(16)) for _ in range(BATCH)]
-    return voters, ["a", "b"] * (BATCH // 2), [index] * BATCH, list(range(BATCH))
+    return voters, ["ab"[each % 2] for each in range(BATCH)], [index] * BATCH, list(range(BATCH))
 
 
 async def drained(stack: Stack) -> float:

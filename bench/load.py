@@ -24,7 +24,7 @@ class Outcome:
     """Answers in all, those included that came while it was not measured."""
 
     def rate(self, status: int) -> float:
-        """Answers a second. Raises AssertionError where others came too: it was no such load."""
+        """Answers a second. Raises AssertionError where other ones came: it was no such load."""
         assert self.statuses.keys() == {status}, self.statuses
         return self.statuses[status] / self.seconds
 

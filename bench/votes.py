@@ -32,8 +32,10 @@ def votes(
     bodies = [f"{field}={choice}" for choice in "ab"]
     ends = [f"Content-Length: {len(body)}\r\n\r\n{body}" for body in bodies]
     return cycle(
-        f"{head}\r\nCookie: voter={cookies.mint()}\r\n{ends[index % 2]}".encode()
-        for index in range(number)
+        [
+            f"{head}\r\nCookie: voter={cookies.mint()}\r\n{ends[index % 2]}".encode()
+            for index in range(number)
+        ]
     )
 
 
