@@ -157,7 +157,7 @@ async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
         newest = {each.voter: each for each in reversed(ballots)}
         async with engine.connect() as connection:
             lost = await connection.scalars(_LOST, tally.columns(list(newest.values())))
-            again = [newest[voter.bytes] for voter in lost]
+            again = [newest[voter.hex] for voter in lost]
         await tally.count(engine, again)
         entries += len(ballots)
         votes += len(again)

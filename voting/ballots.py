@@ -84,15 +84,21 @@ class Ballot:
 class CastBallot(NamedTuple):
     """A ballot with the version that the stream gave it.
 
-    Flat, with the voter's 16 bytes as they came: together with the short way in `Entry.ballot`, a
-    worker's Python takes 5.0 µs for a vote instead of 7.3.
+    Flat, with the voter as asyncpg takes one: together with the short way in `Entry.ballot`, a
+    worker's Python takes half as long for a vote.
     """
 
-    version: Version
-    voter: bytes
+    ms: int
+    seq: int
+    voter: str
+    """32 hexadecimal digits, which take a tenth of the time that a UUID of Python's does."""
     choice: Choice
     trace: str | None = None
 
     @classmethod
     def of(cls, version: Version, ballot: Ballot) -> Self:
-        return cls(version, ballot.voter.bytes, ballot.choice, ballot.trace)
+        return cls(*version, ballot.voter.hex, ballot.choice, ballot.trace)
+
+    @property
+    def version(self) -> Version:
+        return Version(self.ms, self.seq)

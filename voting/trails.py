@@ -127,3 +127,11 @@ class WorkerTrail(_Trail):
         if self._spans is not None and (span := self._open.pop(entry.version, None)):
             self._spans.fail(span, "dead letter")
             span.end()
+
+    def left(self, ids: Iterable[bytes]) -> None:
+        """End with what stays pending, as the worker stops."""
+        if self._spans is not None:
+            for each in ids:
+                if span := self._open.pop(Version.parse(each), None):
+                    self._spans.fail(span, "stopped")
+                    span.end()

@@ -37,7 +37,7 @@ async def worker_is_killed_inside_the_statement(stack: Stack, _: Crowd) -> None:
 async def worker_is_killed_and_the_statement_too(stack: Stack, crowd: Crowd) -> None:
     """Kill it with a large batch in hand: where statements take long, batches grow."""
     with stack.postgres.forth.late(LATE):
-        await crowd.hears(Told.ACKNOWLEDGED, 2_000)  # four batches, as it reads ahead
+        await crowd.hears(Told.ACKNOWLEDGED, 2_000)  # which are read meanwhile
         async with stack.workers_inside_a_statement():
             await stack.kill("worker 0")
             await stack.end_connections()

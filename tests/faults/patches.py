@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from voting import casting, stream, tally
 from voting.roles.worker import Worker
-from voting.stream import GROUP, BallotStream
+from voting.stream import GROUP, BallotStream, Entry
 
 PATCHES: dict[str, Callable[[], None]] = {}
 
@@ -48,6 +48,14 @@ def die_after_the_commit() -> None:
 
 @patch
 def die_after_the_acknowledge() -> None:
+    read = BallotStream.read
+
+    async def only_acknowledge(self, *args, done=(), **kwargs):
+        if done:
+            await self.done(done)
+        return await read(self, *args, **kwargs)
+
+    BallotStream.read = only_acknowledge
     after(BallotStream, "done", signal.SIGKILL)
 
 
@@ -83,9 +91,9 @@ def unsorted_voters() -> None:
 def acknowledge_before_the_commit() -> None:
     count = Worker._count
 
-    async def acknowledge_first(self, batch, ballots):
-        await self._stream.done(batch.entries)
-        await count(self, batch, ballots)
+    async def acknowledge_first(self, ballots):
+        await self._stream.done([Entry.of(each).id for each in ballots])
+        await count(self, ballots)
 
     Worker._count = acknowledge_first
 

@@ -18,7 +18,7 @@ from faults.patches import PATCHES
 from faults.rounds import strike
 from faults.stack import Stack
 from voting import tally
-from voting.ballots import CastBallot, Choice, Version
+from voting.ballots import CastBallot, Choice
 from voting.database import DATABASE_ERRORS, create_engine, is_conflict
 
 VOTES = 1_000
@@ -57,8 +57,7 @@ async def count_the_same_voters_at_once(database_url: str) -> int:
 
     def batch(ms: int, order: list[UUID]) -> list[CastBallot]:
         return [
-            CastBallot(Version(ms + number, 0), voter.bytes, Choice.A)
-            for number, voter in enumerate(order)
+            CastBallot(ms + number, 0, voter.hex, Choice.A) for number, voter in enumerate(order)
         ]
 
     await tally.count(engine, batch(1, voters))

@@ -42,7 +42,7 @@ async def count(engine, a, b):
     choices = [Choice.A] * a + [Choice.B] * b
     await tally.count(
         engine,
-        [CastBallot(Version(1, seq), uuid4().bytes, each) for seq, each in enumerate(choices)],
+        [CastBallot(1, seq, uuid4().hex, each) for seq, each in enumerate(choices)],
     )
 
 

@@ -33,10 +33,7 @@ async def poll(engine):
 
 async def count(engine, *ballots):
     """Count ballots given as (voter, choice, ms)."""
-    cast = [
-        CastBallot(Version(ms, 0), UUID(int=voter).bytes, Choice(choice))
-        for voter, choice, ms in ballots
-    ]
+    cast = [CastBallot(ms, 0, UUID(int=voter).hex, Choice(choice)) for voter, choice, ms in ballots]
     await tally.count(engine, cast)
 
 

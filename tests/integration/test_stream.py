@@ -125,7 +125,7 @@ async def test_a_cast_is_refused_where_memory_is_short(prepared):
         with pytest.raises(NotRecorded, match="refuses"):
             await prepared.cast(ballot())
         [entry] = await prepared.read("me", count=10, block=1)  # what is in is still worked off
-        await prepared.done([entry])
+        await prepared.done([entry.id])
     finally:
         await prepared.admin.config_set("maxmemory", "1gb")
     assert await prepared.cast(ballot())
@@ -273,9 +273,30 @@ async def test_entries_of_a_dead_worker_are_taken_over(prepared):
 
 async def test_entries_that_are_done_are_not_taken_over(prepared):
     await prepared.cast(ballot())
-    await prepared.done(await prepared.read("me", count=10, block=1))
+    [entry] = await prepared.read("me", count=10, block=1)
+    await prepared.done([entry.id])
     await prepared.done([])
     assert await prepared.reclaim("other", idle=0, count=10) == []
+
+
+async def test_a_read_acknowledges_what_is_done_on_the_way(prepared):
+    for _ in range(3):
+        await prepared.cast(ballot())
+    first = await prepared.read("me", count=2, block=1)
+    [last] = await prepared.read("me", count=2, block=1, done=[each.id for each in first])
+    assert await prepared.reclaim("other", idle=0, count=10) == [last]
+    # Also where there is nothing to read.
+    assert await prepared.read("me", count=2, block=0.01, done=[last.id]) == []
+    assert (await prepared.position()).backlog == 0
+
+
+async def test_a_connection_is_good_for_the_next_one_after_a_read_that_failed(prepared):
+    await prepared.cast(ballot())
+    [entry] = await prepared.read("me", count=2, block=1)
+    await prepared.admin.xgroup_destroy(prepared._stream, GROUP)
+    with pytest.raises(StreamMissing):
+        await prepared.read("me", count=2, block=0.01, done=[entry.id])
+    assert await prepared.length() == 1
 
 
 async def test_a_ballot_is_counted_when_it_and_all_before_it_are_done(prepared):
@@ -287,11 +308,11 @@ async def test_a_ballot_is_counted_when_it_and_all_before_it_are_done(prepared):
     position = await prepared.position()
     assert (position.counted(first), position.backlog) == (False, 2)
 
-    await prepared.done(entries[:1])
+    await prepared.done([entries[0].id])
     position = await prepared.position()
     assert (position.counted(first), position.counted(second)) == (True, False)
 
-    await prepared.done(entries[1:])
+    await prepared.done([entries[1].id])
     position = await prepared.position()
     assert (position.counted(second), position.backlog) == (True, 0)
 
@@ -335,12 +356,12 @@ async def test_trimming_drops_what_is_counted_and_nothing_else(prepared):
     assert await prepared.length() == 4  # nobody has read them
 
     entries = await prepared.read("me", count=3, block=1)
-    await prepared.done([entries[0], entries[2]])
+    await prepared.done([entries[0].id, entries[2].id])
     await prepared.trim(everything)
     left = [Version.parse(each) for each, _ in await prepared.admin.xrange(prepared._stream)]
     assert left == versions[1:]  # the second is pending, the fourth not read
 
-    await prepared.done([entries[1]])
+    await prepared.done([entries[1].id])
     await prepared.trim(ZERO)
     assert await prepared.length() == 3  # younger than asked
     await prepared.trim()

@@ -13,7 +13,7 @@ from voting.polls import Poll
 
 
 def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> CastBallot:
-    return CastBallot(Version(ms, seq), voter.bytes, Choice(choice))
+    return CastBallot(ms, seq, voter.hex, Choice(choice))
 
 
 async def totals(engine):
@@ -64,7 +64,7 @@ async def test_counting_a_batch_twice_changes_nothing(engine):
 async def test_an_older_ballot_never_replaces_a_newer_one(engine, late):
     voter = uuid4()
     await tally.count(engine, [cast(voter, "a", 2, 1)])
-    await tally.count(engine, [CastBallot(late, voter.bytes, Choice.B)])
+    await tally.count(engine, [CastBallot(*late, voter.hex, Choice.B)])
     assert await totals(engine) == (1, 0)
 
 

@@ -118,7 +118,8 @@ async def test_the_receipt_turns_from_recorded_to_counted(voter, prepared):
     recorded = (await voter.get("/receipt")).text
     assert "recorded" in recorded
     assert "hx-trigger" in recorded
-    await prepared.done(await prepared.read("test", count=10, block=1))
+    [entry] = await prepared.read("test", count=10, block=1)
+    await prepared.done([entry.id])
 
     async def receipt():
         return (await voter.get("/receipt")).text

@@ -37,7 +37,7 @@ async def test_what_waits_is_seen_whether_a_worker_has_it_or_not(stream):
     await watch.look()
     assert (seen("backlog_ballots"), seen("pending_ballots")) == (5, 2)
     assert seen("stream_entries") == 5
-    await stream.done(taken)
+    await stream.done([each.id for each in taken])
     await watch.look()
     assert (seen("backlog_ballots"), seen("pending_ballots")) == (3, 0)
     assert seen("stream_entries") == 5
@@ -59,7 +59,7 @@ async def test_the_age_is_that_of_the_oldest_ballot_that_waits(stream):
     taken = await stream.read("a worker", count=1, block=1)
     await watch.look()
     assert 3600 <= seen("backlog_age_seconds") < 3660
-    await stream.done(taken)
+    await stream.done([each.id for each in taken])
     await watch.look()
     assert 60 <= seen("backlog_age_seconds") < 120
 

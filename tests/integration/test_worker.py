@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 from datetime import UTC, datetime
+from unittest import mock
 from uuid import uuid4
 
 import pytest
@@ -200,7 +201,7 @@ async def test_a_new_stream_of_a_new_poll_is_no_alarm(stream, engine, caplog):
 
 
 async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0)
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast(stream, 1)
@@ -218,7 +219,7 @@ async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine, monk
 
 
 async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0)
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast(stream, 5)
@@ -236,7 +237,7 @@ async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch)
 async def test_when_memory_is_full_what_is_in_is_counted_and_makes_room(
     stream, engine, monkeypatch
 ):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0)
+    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
     await stream.prepare(ZERO, "open")
     await cast(stream, 5)
     await stream.admin.xadd(stream._stream, {"no": "ballot"})
@@ -347,16 +348,38 @@ async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
         raise OSError("gone")
 
     monkeypatch.setattr(tally, "count", count)
-    async with working(stream, engine) as worker:
+    spans = Spans()
+    async with working(stream, engine, trail=WorkerTrail(spans, debug=False)) as worker:
         await until(worker.ready)
-        await cast(stream, 3)
+        await cast(stream, 2)
+        followed = await stream.cast(Ballot(uuid4(), Choice.B, f"00-{'a' * 32}-{'b' * 16}-01"))
 
-        async def not_ready():
-            return not await worker.ready()
+        async def none_left():
+            return await pending() == 3 and not await worker.ready()
 
-        await until(not_ready)
+        await until(none_left)
     assert await pending() == 3
     assert "stays pending" in caplog.text
+    assert spans.failed == {str(followed): "stopped"}
+    assert spans.ended == {str(followed)}
+
+
+class Spans:
+    """Of each ballot that is followed, how it failed and whether it has ended."""
+
+    def __init__(self):
+        self.failed, self.ended = {}, set()
+
+    def received(self, _, ballot):
+        span = mock.Mock(ballot=ballot)
+        span.end.side_effect = lambda: self.ended.add(ballot)
+        return span
+
+    def batch(self, *_):
+        return contextlib.nullcontext()
+
+    def fail(self, span, error):
+        self.failed[span.ballot] = error
 
 
 async def test_a_ballot_that_is_followed_is_told_when_it_is_counted(stream, engine, caplog):
@@ -425,7 +448,7 @@ async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, en
         assert await phase(engine) is Phase.COUNTING
 
         await tally.count(engine, [held.ballot()])
-        await stream.done([held])
+        await stream.done([held.id])
 
         async def final():
             return await phase(engine) is Phase.FINAL

@@ -7,7 +7,7 @@ from simulation.postgres_model import Postgres
 
 from voting import casting, stream
 from voting.roles.worker import Worker
-from voting.stream import GROUP, BallotStream, Position
+from voting.stream import GROUP, BallotStream, Entry, Position
 
 
 def _replaced(module, name, old, new):
@@ -20,9 +20,9 @@ def _replaced(module, name, old, new):
 def acknowledge_before_commit():
     count = Worker._count
 
-    async def acknowledge_first(self, batch, ballots):
-        await self._persist(lambda: self._stream.done(batch.entries))
-        await count(self, batch, ballots)
+    async def acknowledge_first(self, ballots):
+        await self._persist(lambda: self._stream.done([Entry.of(each).id for each in ballots]))
+        await count(self, ballots)
 
     with mock.patch.object(Worker, "_count", acknowledge_first):
         yield

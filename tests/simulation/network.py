@@ -235,9 +235,12 @@ class RedisLink(Link):
         commands = []
         while (command := self._parser.gets()) is not False:
             commands.append(command)
-        step = _step(commands[0])
-        kinds = FAULTS[:-1] if step == "cast" else self.kinds
-        self.send(step, partial(self._execute, commands), kinds)
+        # Each command is a step of its own, also where several come at once.
+        steps = [commands] if commands[0] == [b"MULTI"] else [[each] for each in commands]
+        for each in steps:
+            step = _step(each[0])
+            kinds = FAULTS[:-1] if step == "cast" else self.kinds
+            self.send(step, partial(self._execute, each), kinds)
 
     async def drain(self):
         if self.process and self.process.state is not State.RUNS:
@@ -251,7 +254,6 @@ class RedisLink(Link):
             replies = self._redis.transaction(commands[1:-1])
             done([Status(b"OK"), *[Status(b"QUEUED")] * len(replies), replies])
             return
-        # Else there is one: redis-py waits for each reply.
         [command] = commands
         answer = partial(self._one, done)
         reply = self._redis.execute(command, answer)

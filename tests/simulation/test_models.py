@@ -149,8 +149,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(picks=PICKS)
     def done(self, picks):
-        entries = self._pick(picks)
-        self.both(lambda stream: stream.done(entries))
+        ids = [each.id for each in self._pick(picks)]
+        self.both(lambda stream: stream.done(ids))
 
     @rule(pick=st.integers(0, 30))
     def bury(self, pick):
@@ -257,9 +257,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _count(self, ballots):
         # A choice that is none gets past nobody but Postgres.
-        batch = [
-            CastBallot(Version(ms, seq), voter.bytes, choice) for voter, choice, ms, seq in ballots
-        ]
+        batch = [CastBallot(ms, seq, voter.hex, choice) for voter, choice, ms, seq in ballots]
         real = await _outcome(tally.count(self.engine, batch))
         assert await _outcome(tally.count(self.model_engine, batch)) == real
 

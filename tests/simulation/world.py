@@ -92,6 +92,7 @@ class World:
         draw = self._random.choice
         return {
             "BATCH": draw((1, 2, 3, 5)),
+            "IN_HAND": draw((1, 2, 4)),
             "BLOCK": 4.0,
             "HOUSEKEEPING": draw((5.0, 10.0)),
             "KEEP_SECONDS": draw((3600, 2)),

@@ -5,12 +5,12 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain, repeat
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,10 +31,10 @@ from voting.stream import BallotStream, Entry, StreamMissing
 from voting.trails import WorkerTrail
 from voting.watching import Watch
 
-BATCH = 1_250  # entries: larger ones are hardly faster, and take more memory
-COUNTERS = 2  # batches in hand: while one waits for a server, the other goes on, 1.3 times as fast
+BATCH = 2_000  # entries: larger ones are hardly faster, and take more memory
+IN_HAND = 2  # batches: while one waits for a server, the other goes on, 1.4 times as fast
 BLOCK = 1.0  # seconds a read waits for the first entry
-HOUSEKEEPING = 5.0  # seconds between two rounds
+HOUSEKEEPING = 5.0  # seconds between two rounds, at most
 COUNTING = 0.5  # likewise, where people wait for the final totals
 IDLE = STATEMENT_TIMEOUT * 3  # seconds after which a worker's entries are taken over
 # Counted entries stay for a while, to be counted again should the database be restored. The older
@@ -54,19 +54,19 @@ class _Stopping(Exception):
 
 
 class _Batch(NamedTuple):
-    """Entries that were read together, and what they hold."""
+    """What entries hold that were read together: nothing else of them is kept, they are large."""
 
-    entries: list[Entry]
+    ids: list[bytes]
     ballots: list[CastBallot]
     undecodable: list[tuple[Entry, str]]
     """With the reason."""
 
-    def entry(self, ballot: CastBallot) -> Entry:
-        return next(each for each in self.entries if each.version == ballot.version)
+
+_NOTHING = _Batch([], [], [])
 
 
 class Worker:
-    """Reads the next batch while others commit; acknowledges after the commit only.
+    """Reads batches while others commit; acknowledges after the commit only.
 
     `idle` is in seconds. Any number of workers may run, as long as their `consumer` differ.
     """
@@ -86,71 +86,109 @@ class Worker:
         self._idle = idle
         self._trail = trail
         self._stop = asyncio.Event()
-        self._batches: asyncio.Queue[list[Entry] | None] = asyncio.Queue(maxsize=1)
         # For each server, how many of the tasks wait for it.
         self._away: Counter[str] = Counter()
         self._prepared = False
+        self._preparing = asyncio.Lock()
         self._changes = logs.Changes(log, f"the poll is {Phase.OPEN}")
-        self._next_housekeeping = 0.0
 
     async def ready(self) -> bool:
         return self._prepared and not self._away.total()
 
     def stop(self) -> None:
-        """Ask `run` to finish the batch in hand and return."""
+        """Ask `run` to finish the batches in hand and return."""
         self._stop.set()
 
     async def run(self) -> None:
         """Count ballots until `stop`."""
+        with suppress(_Stopping):
+            await self._persist(self._prepare)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read_batches())
-            for _ in range(COUNTERS):
-                tasks.create_task(self._count_batches())
+            tasks.create_task(self._keep_house())
+            for _ in range(IN_HAND):
+                tasks.create_task(self._move_batches())
 
-    async def _read_batches(self) -> None:
-        with suppress(_Stopping):  # nothing is in hand then
-            while not self._stop.is_set():
-                if entries := await self._persist(self._next_batch):
-                    if self._trail is not None:
-                        self._trail.read(entries)
-                    await self._batches.put(entries)
-        await self._batches.put(None)
-
-    async def _count_batches(self) -> None:
-        async with _rest_stays_pending(self._batches):
-            while (entries := await self._batches.get()) is not None:
-                batch = _decode(entries)
-                for entry, reason in batch.undecodable:
-                    await self._bury(entry, reason)
-                await self._count(batch, batch.ballots)
-                await self._persist(partial(self._stream.done, entries))
-        await self._batches.put(None)
-
-    async def _next_batch(self) -> list[Entry]:
-        now = asyncio.get_running_loop().time()
+    async def _move_batches(self) -> None:
+        batch = _NOTHING
         try:
-            if now >= self._next_housekeeping:
-                poll = await self._prepare()
-                if taken := await self._stream.reclaim(
-                    self._consumer, idle=self._idle, count=BATCH
-                ):
-                    metrics.REDELIVERED.inc(len(taken))
-                    log.warning("took over entries that nobody has finished", entries=len(taken))
-                    return taken  # and look for more at once
-                await self._trim()
-                await self._stream.forget(FORGET_SECONDS)
-                if await rounds.finish(self._engine, self._stream, poll):
-                    log.info("the totals are declared final", round=poll.round)
-                self._next_housekeeping = now + await self._pause_after(poll)
-            return await self._stream.read(self._consumer, count=BATCH, block=BLOCK)
+            while not self._stop.is_set():
+                batch = await self._persist(partial(self._read_after, batch))
+                await self._count_batch(batch)
+            await self._persist(partial(self._stream.done, batch.ids))
+        except _Stopping:
+            self._leave(batch)
+
+    async def _read_after(self, counted: _Batch) -> _Batch:
+        """Acknowledge a batch and read the next."""
+        try:
+            entries = await self._stream.read(
+                self._consumer, count=BATCH, block=BLOCK, done=counted.ids
+            )
         except StreamMissing:
-            self._next_housekeeping = 0.0
             await self._prepare()
-            return []
+            return _NOTHING
+        return self._decode(entries)
+
+    def _decode(self, entries: list[Entry]) -> _Batch:
+        if self._trail is not None:
+            self._trail.read(entries)
+        batch = _Batch([each.id for each in entries], [], [])
+        for entry in entries:
+            try:
+                batch.ballots.append(entry.ballot())
+            except ValueError as error:
+                batch.undecodable.append((entry, f"no ballot: {error}"))
+        return batch
+
+    async def _count_batch(self, batch: _Batch) -> None:
+        for entry, reason in batch.undecodable:
+            await self._bury(entry, reason)
+        if batch.ballots:
+            await self._count(batch.ballots)
+            batch.ballots.clear()  # or twice as many would be in memory once the next are read
+
+    def _leave(self, batch: _Batch) -> None:
+        if batch.ids:
+            log.warning("stopped with a batch in hand: it stays pending for the next worker")
+        if self._trail is not None:
+            self._trail.left(batch.ids)
+
+    async def _keep_house(self) -> None:
+        taken = _NOTHING
+        try:
+            while not self._stop.is_set():
+                taken, pause = await self._persist(self._tidy)
+                await self._count_batch(taken)
+                await self._persist(partial(self._stream.done, taken.ids))
+                taken = _NOTHING
+                await self._pause(pause)
+        except _Stopping:
+            self._leave(taken)
+
+    async def _tidy(self) -> tuple[_Batch, float]:
+        """Do what is to be done now and then.
+
+        Returns entries that nobody has finished, to be counted, and how many seconds the next time
+        may wait.
+        """
+        poll = await self._prepare()
+        with suppress(StreamMissing):  # it is made anew by who reads
+            if taken := await self._stream.reclaim(self._consumer, idle=self._idle, count=BATCH):
+                metrics.REDELIVERED.inc(len(taken))
+                log.warning("took over entries that nobody has finished", entries=len(taken))
+                return self._decode(taken), 0.0  # and look for more at once
+            await self._trim()
+            await self._stream.forget(FORGET_SECONDS)
+            if await rounds.finish(self._engine, self._stream, poll):
+                log.info("the totals are declared final", round=poll.round)
+        return _NOTHING, await self._pause_after(poll)
 
     async def _prepare(self) -> Poll:
         """Bring Redis in line with Postgres, which is the truth."""
-        poll, lost = await rounds.bring_in_line(self._engine, self._stream, known=self._prepared)
+        async with self._preparing:
+            poll, lost = await rounds.bring_in_line(
+                self._engine, self._stream, known=self._prepared
+            )
         if lost:
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
@@ -176,18 +214,18 @@ class Worker:
             before = max(before, await self._stream.middle())
         await self._stream.trim(before)
 
-    async def _count(self, batch: _Batch, ballots: list[CastBallot]) -> None:
+    async def _count(self, ballots: list[CastBallot]) -> None:
         """Count what Postgres takes; halve what it refuses until the culprit is found."""
         try:
             with nullcontext() if self._trail is None else self._trail.batch(ballots):
                 await self._persist(lambda: self._commit(ballots), may_refuse=True)
         except _BadData as error:
             if len(ballots) == 1:
-                await self._bury(batch.entry(ballots[0]), f"refused by Postgres: {error}")
+                await self._bury(Entry.of(ballots[0]), f"refused by Postgres: {error}")
                 return
             middle = len(ballots) // 2
-            await self._count(batch, ballots[:middle])
-            await self._count(batch, ballots[middle:])
+            await self._count(ballots[:middle])
+            await self._count(ballots[middle:])
         else:
             if self._trail is not None:
                 self._trail.counted(ballots)
@@ -195,12 +233,11 @@ class Worker:
     async def _commit(self, ballots: list[CastBallot]) -> None:
         started = perf_counter()
         await tally.count(self._engine, ballots)
-        if ballots:
-            metrics.COUNT_SECONDS.observe(perf_counter() - started)
-            metrics.BATCH_BALLOTS.observe(len(ballots))
-            metrics.COUNTED.inc(len(ballots))
-            if (age := self._stream.age(ballots[0].version)) is not None:
-                metrics.ACCEPT_TO_COUNT_SECONDS.observe(age)
+        metrics.COUNT_SECONDS.observe(perf_counter() - started)
+        metrics.BATCH_BALLOTS.observe(len(ballots))
+        metrics.COUNTED.inc(len(ballots))
+        if (age := self._stream.age(ballots[0].version)) is not None:
+            metrics.ACCEPT_TO_COUNT_SECONDS.observe(age)
 
     async def _bury(self, entry: Entry, reason: str) -> None:
         log.error("an entry goes to the dead letters", ballot=str(entry.version), reason=reason)
@@ -257,27 +294,6 @@ class Worker:
                 log.warning("%s is back", server)
 
 
-def _decode(entries: list[Entry]) -> _Batch:
-    batch = _Batch(entries, [], [])
-    for entry in entries:
-        try:
-            batch.ballots.append(entry.ballot())
-        except ValueError as error:
-            batch.undecodable.append((entry, f"no ballot: {error}"))
-    return batch
-
-
-@asynccontextmanager
-async def _rest_stays_pending(queue: "asyncio.Queue[Any]") -> AsyncIterator[None]:
-    """Leave what comes to the next worker once this one can't go on and is asked to stop."""
-    try:
-        yield
-    except _Stopping:
-        log.warning("stopped with a batch in hand: it stays pending for the next worker")
-        while await queue.get() is not None:
-            pass
-
-
 def _raise_if_cancelled() -> None:
     """Make up for redis-py, which loses a cancellation that comes while it writes.
 
@@ -296,7 +312,7 @@ async def run(settings: WorkerSettings) -> None:
     """Run the role until a signal stops it."""
     stream = BallotStream.at(settings.redis_url.get_secret_value())
     url = settings.database_url.get_secret_value()
-    engine = create_engine(url, name="voting-worker", pool_size=COUNTERS + 1)
+    engine = create_engine(url, name="voting-worker", pool_size=IN_HAND + 1)
     spans = tracing.start("worker", settings)
     worker = Worker(
         stream,
