@@ -34,10 +34,8 @@ def count(stack: Stack, results: Results, repeats: int) -> None:
     with stack.role(Role.WORKER) as worker:
         results.add("worker, idle", worker.resident(), "MB")
     for repeat in range(repeats):
+        _measure_upsert(stack, results, LIMIT, 1)
         for number, name in ((1, "1 worker"), (2, "2 workers")):
-            bare = f"bare upsert, {number} connection{'s'[: number - 1]}"
-            stack.forget()
-            results.add(bare, run(_upsert(stack, number)), "votes/s")
             stack.forget()
             run(queue.fill(stack.redis_socket, BACKLOG))
             with stack.role(Role.WORKER, number) as workers:
@@ -52,7 +50,13 @@ def count(stack: Stack, results: Results, repeats: int) -> None:
                     run(queue.fill(stack.redis_socket, BACKLOG))
                     run(drained(stack))
                     _note_memory(results, workers, "two million")
+        _measure_upsert(stack, results, "bare upsert, 2 connections", 2)
     stack.forget()
+
+
+def _measure_upsert(stack: Stack, results: Results, name: str, connections: int) -> None:
+    stack.forget()
+    results.add(name, run(_upsert(stack, connections)), "votes/s")
 
 
 def _note_memory(results: Results, worker: Processes, votes: str) -> None:
@@ -94,7 +98,7 @@ async def drained(stack: Stack) -> float:
 
     start, first = perf_counter(), await left()
     while await left():
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
     took = perf_counter() - start
     await redis.aclose()
     return first / took

@@ -19,6 +19,7 @@ from bench.votes import votes
 from voting.settings import Role
 
 SECONDS = 2.0
+LONG = 10.0
 CONNECTIONS = 64
 RATE = 5_000  # votes a second
 PAGES = 20
@@ -38,11 +39,13 @@ def show(stack: Stack, results: Results, repeats: int) -> None:
             for _ in range(repeats):
                 limit = "bare handler, same bytes"
                 _measure(results, limit, bare, whole, 200)
-                before, started = result.counter(QUERIES), perf_counter()
                 _measure(results, "poll, 200", result, whole, 200, limit)
                 _measure(results, "poll, 304", result, unchanged, 304)
-                asked = (result.counter(QUERIES) - before) / (perf_counter() - started)
-                results.add("totals queries, under that load", asked, "a second")
+        # Once more, for long: right after a load has ended the first query is not due at once.
+        before, started = result.counter(QUERIES), perf_counter()
+        run(load.closed(result.url, whole, connections=CONNECTIONS, seconds=LONG))
+        asked = (result.counter(QUERIES) - before) / (perf_counter() - started)
+        results.add("totals queries, under that load", asked, "a second")
         results.add("result, under load", result.resident(), "MB")
 
 

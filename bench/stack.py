@@ -88,7 +88,7 @@ class Stack:
 
         async def trim() -> None:
             redis = Redis.from_url(self.servers.redis_url())
-            await redis.xtrim("{voting}:ballots", maxlen=0)
+            await redis.xtrim("{voting}:ballots", maxlen=0, approximate=False)
             await redis.aclose()
 
         asyncio.run(trim())
