@@ -249,8 +249,9 @@ class Stack:
                     "SELECT count(*) FROM pg_stat_activity"
                     " WHERE wait_event_type = 'Lock' AND application_name = 'voting-worker'"
                 )
-                # More than all but one of them can have: one at least is each worker's.
-                return waiting > (PROCESSES[Role.WORKER] - 1) * IN_HAND
+                # More than all but one of them can have, with what they took over: one at least is
+                # each worker's.
+                return waiting > (PROCESSES[Role.WORKER] - 1) * (IN_HAND + 1)
 
             await until(all_wait)
             yield
