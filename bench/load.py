@@ -23,9 +23,13 @@ class Outcome:
     all: int = 0
     """Answers in all, those included that came while it was not measured."""
 
-    def rate(self, status: int) -> float:
-        """Answers a second. Raises AssertionError where other ones came: it was no such load."""
+    def expect(self, status: int) -> None:
+        """Raise AssertionError where other answers came: it was no such load."""
         assert self.statuses.keys() == {status}, self.statuses
+
+    def rate(self, status: int) -> float:
+        """Answers a second. Raises AssertionError as `expect` does."""
+        self.expect(status)
         return self.statuses[status] / self.seconds
 
     def percentile(self, percent: int) -> float:

@@ -103,7 +103,7 @@ async def _watch(
             outcome = await load.paced(
                 vote, requests, connections=256, rate=RATE, seconds=seconds, told=due.append
             )
-            outcome.rate(303)
+            outcome.expect(303)
             async with asyncio.timeout(load.PATIENCE):
                 while min(each.votes for each in asked) < before + len(due):
                     await asyncio.sleep(PROBE)
