@@ -124,14 +124,14 @@ class WorkerTrail(_Trail):
 
     def buried(self, entry: Entry) -> None:
         """Tell of an entry that went to the dead letters."""
-        if self._spans is not None and (span := self._open.pop(entry.version, None)):
-            self._spans.fail(span, "dead letter")
-            span.end()
+        self._fail(entry.version, "dead letter")
 
     def left(self, ids: Iterable[bytes]) -> None:
         """End with what stays pending, as the worker stops."""
-        if self._spans is not None:
-            for each in ids:
-                if span := self._open.pop(Version.parse(each), None):
-                    self._spans.fail(span, "stopped")
-                    span.end()
+        for each in ids:
+            self._fail(Version.parse(each), "stopped")
+
+    def _fail(self, version: Version, error: str) -> None:
+        if self._spans is not None and (span := self._open.pop(version, None)):
+            self._spans.fail(span, error)
+            span.end()
