@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
+from itertools import chain
 from typing import Any, NamedTuple, Self
+from uuid import UUID
 
 import hiredis
 from redis.asyncio import Redis
@@ -52,10 +54,10 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, ballot: CastBallot) -> Self:
-        """Make the entry that `ballot` was decoded from."""
-        trace = () if ballot.trace is None else (b"trace", ballot.trace.encode())
-        fields = (b"voter", bytes.fromhex(ballot.voter), b"choice", ballot.choice.encode(), *trace)
-        return cls(str(ballot.version).encode(), fields)
+        """Make the entry that `ballot` was decoded from, but for a trace that made no sense."""
+        values = Ballot(UUID(ballot.voter), ballot.choice, ballot.trace).encode()
+        fields = zip((b"voter", b"choice", b"trace"), values, strict=False)
+        return cls(str(ballot.version).encode(), [*chain.from_iterable(fields)])
 
     @property
     def version(self) -> Version:
@@ -212,8 +214,9 @@ class BallotStream:
         milliseconds = max(1, int(block * 1000))  # 0 would wait for ever
         limits = ("COUNT", count, "BLOCK", milliseconds)
         read = ("XREADGROUP", "GROUP", GROUP, consumer, *limits, "STREAMS", self._stream, ">")
+        commands = [self._acknowledge(done), read] if done else [read]
         try:
-            *_, reply = await self._ask(*self._acknowledge(done), read)
+            *_, reply = await self._ask(*commands)
         except ResponseError as error:
             raise _missing(error) from error
         return _entries(reply[0][1]) if reply else []
@@ -238,10 +241,10 @@ class BallotStream:
     async def done(self, ids: Sequence[bytes]) -> None:
         """Acknowledge entries whose ballots are counted."""
         if ids:
-            await self._ask(*self._acknowledge(ids))
+            await self._ask(self._acknowledge(ids))
 
-    def _acknowledge(self, ids: Sequence[bytes]) -> list[_Command]:
-        return [("XACK", self._stream, GROUP, *ids)] if ids else []
+    def _acknowledge(self, ids: Sequence[bytes]) -> _Command:
+        return ("XACK", self._stream, GROUP, *ids)
 
     async def _ask(self, *commands: _Command) -> list[Any]:
         """Send commands together, and wait for their replies, which are left as they come."""

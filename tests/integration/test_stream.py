@@ -7,7 +7,7 @@ from redis.exceptions import RedisError, ResponseError
 from voting import stream as stream_module
 from voting.ballots import ZERO, Ballot, CastBallot, Choice, Version
 from voting.casting import MaybeRecorded, NotRecorded, PollClosed
-from voting.stream import GROUP, BallotStream, StreamMissing, connect
+from voting.stream import GROUP, BallotStream, Entry, StreamMissing, connect
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -290,13 +290,26 @@ async def test_a_read_acknowledges_what_is_done_on_the_way(prepared):
     assert (await prepared.position()).backlog == 0
 
 
-async def test_a_connection_is_good_for_the_next_one_after_a_read_that_failed(prepared):
+async def test_a_group_that_is_gone_is_seen_by_a_read_that_acknowledges(prepared):
     await prepared.cast(ballot())
     [entry] = await prepared.read("me", count=2, block=1)
     await prepared.admin.xgroup_destroy(prepared._stream, GROUP)
     with pytest.raises(StreamMissing):
         await prepared.read("me", count=2, block=0.01, done=[entry.id])
     assert await prepared.length() == 1
+
+
+async def test_the_next_command_gets_no_reply_of_a_read_that_failed_before_it_came(prepared):
+    with pytest.raises(ResponseError, match="Invalid stream ID"):
+        await prepared.read("me", count=2, block=1, done=[b"nonsense"])
+    assert await prepared.length() == 0  # while the other command still waits
+
+
+async def test_an_entry_can_be_made_again_from_its_ballot(prepared):
+    await prepared.cast(ballot())
+    await prepared.cast(Ballot(uuid4(), Choice.B, TRACE))
+    entries = await prepared.read("me", count=2, block=1)
+    assert [Entry.of(each.ballot()) for each in entries] == entries
 
 
 async def test_a_ballot_is_counted_when_it_and_all_before_it_are_done(prepared):
