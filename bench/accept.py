@@ -45,7 +45,7 @@ def accept(stack: Stack, results: Results, repeats: int, beside: str | None) -> 
             results.add("vote, under load", apps[2].resident(), "MB", "vote, idle")
         _accept_a_million(apps[2], plain)
         results.add("vote, after a million votes", apps[2].resident(), "MB", "vote, idle")
-    stack.forget()
+    stack.delete_idle_consumers()
 
 
 def _measure(

@@ -14,9 +14,9 @@ from typing import Any
 import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get, post
 
-from voting.forms import read_choice
 from voting.roles.run import collect_seldom
-from voting.voters import VoterCookies
+from voting.web.cookies import VoterCookies
+from voting.web.forms import read_choice
 
 
 def create_app(key: str, body: str) -> Litestar:

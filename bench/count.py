@@ -36,7 +36,7 @@ def count(stack: Stack, results: Results, repeats: int) -> None:
     for repeat in range(repeats):
         _measure_upsert(stack, results, LIMIT, 1)
         for number, name in ((1, "1 worker"), (2, "2 workers")):
-            stack.forget()
+            stack.delete_idle_consumers()
             run(queue.fill(stack.redis_socket, BACKLOG))
             with stack.role(Role.WORKER, number) as workers:
                 took = workers.processor()
@@ -51,11 +51,11 @@ def count(stack: Stack, results: Results, repeats: int) -> None:
                     run(drained(stack))
                     _note_memory(results, workers, "two million")
         _measure_upsert(stack, results, "bare upsert, 2 connections", 2)
-    stack.forget()
+    stack.delete_idle_consumers()
 
 
 def _measure_upsert(stack: Stack, results: Results, name: str, connections: int) -> None:
-    stack.forget()
+    stack.delete_idle_consumers()
     results.add(name, run(_upsert(stack, connections)), "votes/s")
 
 

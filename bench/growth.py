@@ -10,11 +10,11 @@ from bench import queue
 from bench.count import drained
 from bench.results import Results
 from bench.stack import Stack, run
-from voting import tally
-from voting.audit import audit
-from voting.database import create_engine
+from voting.database import tally
+from voting.database.engine import create_engine
+from voting.queue.stream import BallotStream
+from voting.reconcile.audit import audit
 from voting.settings import Role
-from voting.stream import BallotStream
 
 SIZES = {"10 k": 10_000, "1 M": 1_000_000, "10 M": 10_000_000}
 QUERIES = 10_001  # for seconds: the machine has moments when everything takes longer
@@ -40,7 +40,7 @@ FROM generate_series(1, 360) AS n
 def growth(stack: Stack, results: Results) -> None:
     """Measure each of it with three numbers of votes, in the table or in the stream."""
     for name, size in SIZES.items():
-        stack.forget()
+        stack.delete_idle_consumers()
         fill = (each.format(size=size) for each in (_VOTES, _TALLY))
         stack.sql(*fill, "VACUUM ANALYZE votes, tally", "CHECKPOINT")
         totals = run(_ask(stack))
@@ -59,7 +59,7 @@ async def _ask(stack: Stack) -> float:
     took = []
     for _ in range(QUERIES):
         start = perf_counter()
-        await tally.standing(engine)
+        await tally.fetch_result(engine)
         took.append(perf_counter() - start)
     await engine.dispose()
     return median(took)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from time import perf_counter
 
-from voting.ballots import Choice
+from voting.poll.ballot import Choice
 
 KEY = b"{voting}:ballots"
 

@@ -13,7 +13,7 @@ import psutil
 
 
 class Results:
-    """Figures by name, in the order in which they first came."""
+    """VoteCounts by name, in the order in which they first came."""
 
     def __init__(self) -> None:
         self._samples: dict[str, list[float]] = defaultdict(list)

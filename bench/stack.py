@@ -20,10 +20,10 @@ from environ import ENVIRON
 from redis.asyncio import Redis
 from servers import TEMPLATE, Servers
 
-from voting.embedded import Folders
-from voting.local import WITHHELD, answers
+from voting.local.servers import DataDir
+from voting.local.supervisor import Child, Program
+from voting.local.up import WITHHELD, answers
 from voting.settings import Role
-from voting.supervisor import Child, Program
 
 _Result = TypeVar("_Result")
 
@@ -83,7 +83,7 @@ class Stack:
 
         asyncio.run(do())
 
-    def forget(self) -> None:
+    def delete_idle_consumers(self) -> None:
         """Make queue and tables empty."""
 
         async def trim() -> None:
@@ -148,7 +148,7 @@ def stack() -> Iterator[Stack]:
         folder = Path(name)
         folder.chmod(0o711)  # Postgres may be another user
         (folder / "run").mkdir()
-        servers = Servers(Folders(folder, folder / "run"))
+        servers = Servers(DataDir(folder, folder / "run"))
         try:
             made = Stack(servers)
             with made.role(Role.WORKER):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import cycle
 
 from bench.stack import KEY
-from voting.voters import VoterCookies
+from voting.web.cookies import VoterCookies
 
 VOTERS = 200_000
 

@@ -13,7 +13,7 @@ from environ import ENVIRON
 
 from e2e.running import run
 from e2e.target import Page, Role, Server, Servers, Target
-from voting.embedded import Folders
+from voting.local.servers import DataDir
 
 # What `Up.children` finds it by.
 PROGRAMS = {"redis": "valkey-server", "postgres": "postgres -D"}
@@ -26,7 +26,7 @@ class Local(Target):
     key = "a key that only these tests have"
 
     def __init__(self, folder: Path) -> None:
-        self._folders = Folders(folder, folder / "run")
+        self._folders = DataDir(folder, folder / "run")
         self._up = Up(folder, SECRET_KEYS=self.key).ready()
 
     def close(self) -> None:

@@ -15,8 +15,8 @@ from checker import check
 from crowd import Crowd
 from waiting import run_apart
 
-from voting.ballots import Choice
-from voting.stream import BallotStream
+from voting.poll.ballot import Choice
+from voting.queue.stream import BallotStream
 
 Page = Literal["vote", "result"]
 Role = Literal["vote", "result", "worker"]

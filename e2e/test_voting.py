@@ -10,7 +10,7 @@ import pytest
 from acceptance.conftest import wait_for
 from environ import ENVIRON
 
-from voting.ballots import Choice
+from voting.poll.ballot import Choice
 
 A, B = Choice.A, Choice.B
 

@@ -6,9 +6,9 @@ import os
 from alembic import context
 from sqlalchemy import Connection, text
 
-from voting.database import create_engine
-from voting.models import Base
-from voting.schema import grant
+from voting.database.engine import create_engine
+from voting.database.models import Base
+from voting.database.schema import grant
 
 # Any number will do, as long as nobody else who uses this database takes the same.
 LOCK = 0x766F7465

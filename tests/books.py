@@ -12,8 +12,8 @@ from checker import Books, Vote
 from client import Connection
 from waiting import until
 
-from voting.ballots import Choice, Version
-from voting.stream import BallotStream, StreamMissing
+from voting.poll.ballot import Choice, Version
+from voting.queue.stream import BallotStream, StreamMissing
 
 SETTLED = 60.0  # seconds after which what is not counted is lost
 
@@ -41,7 +41,7 @@ class Ledger:
         async def empty() -> bool:
             nonlocal backlog
             try:
-                backlog = (await self._stream.position()).backlog
+                backlog = (await self._stream.progress()).backlog
             except StreamMissing:
                 return False
             return backlog == 0

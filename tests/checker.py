@@ -21,7 +21,7 @@ from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
-from voting.ballots import Choice, Version
+from voting.poll.ballot import Choice, Version
 
 
 class Told(Enum):

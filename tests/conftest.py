@@ -10,8 +10,8 @@ import pytest
 from servers import Servers, Stream
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting.database import create_engine
-from voting.embedded import Folders
+from voting.database.engine import create_engine
+from voting.local.servers import DataDir
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,7 +29,7 @@ def servers() -> Iterator[Servers]:
     folder.chmod(0o711)
     run = folder / "run"
     run.mkdir(mode=0o700)
-    servers = Servers(Folders(folder, run))
+    servers = Servers(DataDir(folder, run))
     yield servers
     servers.close()
     shutil.rmtree(folder)

@@ -11,8 +11,8 @@ from uuid import UUID
 from checker import Request, Told
 from client import Answer, Connection
 
-from voting.ballots import Choice, Version
-from voting.voters import VoterCookies
+from voting.poll.ballot import Choice, Version
+from voting.web.cookies import VoterCookies
 
 CONNECTIONS = 32
 PATIENCE = 60.0  # seconds

@@ -1,75 +1,41 @@
-"""Draws which module of the package imports which: `python tests/imports.py`."""
+"""Draws the packages of `voting` and which imports which: `python tests/imports.py`."""
 
 import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "voting"
 
-# From the top: a module may import what stands in a lower layer, or earlier in its own.
-LAYERS = (
-    ("the command, which finds the roles by name", ("roles.run", "__main__")),
-    (
-        "the operator's commands",
-        ("schema_commands", "operating", "commands", "poll_commands", "export.command"),
-    ),
-    (
-        "`voting load`",
-        tuple(
-            f"load.{name}"
-            for name in (
-                *("options", "latency", "record", "client", "crowd", "check"),
-                *("report", "command"),
-            )
-        ),
-    ),
-    ("`voting up`", ("supervisor", "embedded", "folder", "local")),
-    ("roles", ("roles.vote", "roles.result", "roles.worker")),
-    (
-        "HTTP",
-        (
-            *("voters", "forms", "rate_limit", "latest", "web", "export.downloads"),
-            *("ops", "connections", "server"),
-        ),
-    ),
-    ("logs and traces of what happens", ("spans", "tracing", "trails")),
-    ("a request and its answer", ("exchange",)),
-    ("beside the work of a role", ("watching",)),
-    (
-        "servers",
-        (
-            *("casting", "durability", "stream", "database", "tally", "rounds", "schema"),
-            *("audit", "shown", "timeline", "qr", "export.formats", "export.snapshot"),
-        ),
-    ),
-    (
-        "ground",
-        (
-            "traceparent",
-            "ballots",
-            "polls",
-            "models",
-            "settings",
-            "absent",
-            "logs",
-            "metrics",
-            "texts",
-            "openapi",
-        ),
-    ),
+# From the top. A package may import those on the floors below it, and no other but itself.
+FLOORS = (
+    ("__main__",),
+    ("commands", "local", "load"),
+    ("roles",),
+    ("reconcile", "web"),
+    ("queue", "database"),
+    ("poll", "telemetry"),
+    ("settings",),
 )
+
+# What a package must not import, though it stands below.
+FORBIDDEN = {
+    "web": {"queue", "database"},
+    "local": {"roles", "reconcile", "web", "queue", "database", "poll", "telemetry"},
+    "load": {"roles", "reconcile", "web", "queue", "database", "telemetry"},
+    "poll": {"settings"},
+}
 
 
 def modules() -> dict[str, Path]:
-    """Find the modules by name, packages with no code of their own left out."""
+    """Find the modules by name: "queue.producer"; "queue" is the package's docstring."""
     return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name != "__init__.py"
+        if path.parent != PACKAGE or path.name != "__init__.py"
     }
 
 
 def imports(path: Path, names: set[str]) -> set[str]:
-    """Tell which of `names` that file imports, anywhere in it."""
+    """Return which of `names` that file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
@@ -82,8 +48,21 @@ def imports(path: Path, names: set[str]) -> set[str]:
 
 
 def graph() -> dict[str, set[str]]:
+    """Return for each module the modules that it imports."""
     found = modules()
     return {name: imports(path, set(found)) for name, path in found.items()}
+
+
+def package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def package_graph() -> dict[str, set[str]]:
+    """Return for each package the other packages that it imports."""
+    edges: dict[str, set[str]] = {package(name): set() for name in modules()}
+    for name, others in graph().items():
+        edges[package(name)] |= {package(each) for each in others} - {package(name)}
+    return edges
 
 
 def lines(path: Path) -> int:
@@ -91,15 +70,18 @@ def lines(path: Path) -> int:
 
 
 def draw() -> str:
-    """Draw the layers from the top, with each module's lines and what it imports."""
-    found, edges = modules(), graph()
+    """Draw the floors from the top: each package, its lines, its modules, what it imports."""
+    found, edges = modules(), package_graph()
     drawing = []
-    for title, names in LAYERS:
-        drawing.append(f"── {title}")
-        for name in names:
+    for floor in FLOORS:
+        for name in floor:
+            own = {each: path for each, path in found.items() if package(each) == name}
+            inside = ", ".join(each.partition(".")[2] for each in own if "." in each)
             arrow = f" → {', '.join(sorted(edges[name]))}" if edges[name] else ""
-            drawing.append(f"   {lines(found[name]):4} {name}{arrow}")
-    drawing.append(f"── {sum(map(lines, found.values()))} lines in {len(found)} modules")
+            drawing.append(f"{sum(map(lines, own.values())):5} {name}{arrow}")
+            drawing += [f"        {inside}"] if inside else []
+        drawing.append("      " + "─" * 60)
+    drawing.append(f"{sum(map(lines, found.values())):5} lines in {len(found)} modules")
     return "\n".join(drawing)
 
 

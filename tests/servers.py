@@ -12,13 +12,13 @@ from pathlib import Path
 
 import asyncpg
 
-from voting import embedded
-from voting.ballots import Ballot, Version
-from voting.embedded import Folders
-from voting.polls import Terms
-from voting.schema import migrate
-from voting.stream import BallotStream, connect
-from voting.supervisor import Child, Guardian, Program
+from voting.database.schema import migrate
+from voting.local import servers as embedded
+from voting.local.servers import DataDir
+from voting.local.supervisor import Child, Guardian, Program
+from voting.poll.ballot import Ballot, Version
+from voting.poll.lifecycle import CastRules
+from voting.queue.stream import BallotStream, connect
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 # Who may do what in the deployment.
@@ -47,7 +47,7 @@ def with_users(valkey: Program, folder: Path) -> Program:
     return replace(valkey, command=[*valkey.command, "--aclfile", str(file)])
 
 
-def make_roles(folders: Folders, programs: Path) -> None:
+def make_roles(folders: DataDir, programs: Path) -> None:
     """Make the users of Postgres, and what is theirs of the database, as the deployment does."""
     passwords = {f"{name}_PASSWORD": f"pass'{name}" for name in ("MIGRATE", "WORKER", "RESULT")}
     subprocess.run(
@@ -67,7 +67,7 @@ def as_user(url: str, user: str) -> str:
     return f"{scheme}://{user}@{rest.removeprefix('postgres@')}"
 
 
-def redis_url(folders: Folders, user: str) -> str:
+def redis_url(folders: DataDir, user: str) -> str:
     return f"{as_user(folders.redis_url, user)}?password={passwords()[user]}"
 
 
@@ -77,7 +77,7 @@ class Servers:
     Their users are those of the deployment, so that a right that is missing there is missing here.
     """
 
-    def __init__(self, folders: Folders) -> None:
+    def __init__(self, folders: DataDir) -> None:
         self.folders = folders
         self._loop = asyncio.new_event_loop()
         self._lock = os.open(folders.data / "lock", os.O_CREAT | os.O_RDWR)
@@ -146,8 +146,8 @@ class Stream(BallotStream):
     async def cast(self, ballot: Ballot) -> Version:
         return await self.vote.cast(ballot)
 
-    async def terms(self) -> Terms | None:
-        return await self.vote.terms()
+    async def cast_rules(self) -> CastRules | None:
+        return await self.vote.cast_rules()
 
     async def ready(self) -> bool:
         return await self.vote.ready()

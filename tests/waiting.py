@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from voting.database import DATABASE_ERRORS
+from voting.database.engine import DATABASE_ERRORS
 
 _Result = TypeVar("_Result")
 

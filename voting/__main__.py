@@ -54,7 +54,7 @@ def _operate(arguments: argparse.Namespace) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from voting.local import up  # noqa: PLC0415 - nothing in production may need it
+    from voting.local.up import up  # noqa: PLC0415 - nothing in production may need it
 
     return up(arguments)
 
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run N processes of a role",
     )
     migrate = commands.add_parser("migrate", help="bring the database to this version's schema")
-    migrate.set_defaults(command=_operate, run=("voting.schema_commands", "migrate"))
+    migrate.set_defaults(command=_operate, run=("voting.commands.database", "migrate"))
     migrate.add_argument(
         "--wait",
         type=float,
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for a server that is not there yet",
     )
     wait = commands.add_parser("wait", help="wait until the database has this version's schema")
-    wait.set_defaults(command=_operate, run=("voting.schema_commands", "wait"))
+    wait.set_defaults(command=_operate, run=("voting.commands.database", "wait"))
     _add_operators(commands)
     load_command = commands.add_parser("load", help=options.HELP)
     load_command.set_defaults(command=_load)
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    polls = "voting.poll_commands"
+    polls = "voting.commands.poll"
     status = _operator(commands, "status", polls, "status", "tell how the poll stands")
     status.add_argument("--json", action="store_true", help="print for machines")
     close = _operator(commands, "close", polls, "close", "close the poll, now or at a time")
@@ -132,10 +132,10 @@ def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         ("audit", "check that queue, votes and tally agree"),
         ("replay", "count again what a restored database has lost"),
     ):
-        operate = _operator(commands, name, "voting.commands", name, does)
+        operate = _operator(commands, name, "voting.commands.audit", name, does)
         operate.add_argument("--json", action="store_true", help="print for machines")
     export = _operator(
-        commands, "export", "voting.export.command", "export", "write totals and their timeline"
+        commands, "export", "voting.commands.export", "export", "write totals and their timeline"
     )
     export.add_argument("--format", choices=("csv", "json"), default="csv")
     export.add_argument("--round", type=int, metavar="N", help="an earlier round")

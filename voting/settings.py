@@ -53,7 +53,7 @@ def _keys(value: object) -> object:
     return [key.strip() for key in value.split(",")] if isinstance(value, str) else value
 
 
-Results = Literal["always", "after_close"]
+ShowResults = Literal["always", "after_close"]
 """When totals are told: until a poll is closed, `after_close` tells how many have voted alone."""
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
@@ -100,13 +100,13 @@ class PollSettings(Settings):
         return value
 
 
-class ResultsSettings(Settings):
+class ShowResultsSettings(Settings):
     """What whoever tells totals reads."""
 
-    results: Results = "always"
+    show_results: ShowResults = "always"
 
 
-class ExportSettings(PollSettings, ResultsSettings, DatabaseSettings):
+class ExportSettings(PollSettings, ShowResultsSettings, DatabaseSettings):
     pass
 
 

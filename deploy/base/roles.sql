@@ -1,5 +1,5 @@
 -- Runs once, when Postgres makes its files. Who migrates owns the database; what the others may do is
--- said by voting/schema.py, and given by each migration.
+-- said by voting/database/schema.py, and given by each migration.
 \getenv migrate_password MIGRATE_PASSWORD
 \getenv worker_password WORKER_PASSWORD
 \getenv result_password RESULT_PASSWORD

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from environ import ENVIRON
 
-from voting.supervisor import Guardian
+from voting.local.supervisor import Guardian
 
 DEADLINE = 60.0  # seconds until something that has to happen is given up
 

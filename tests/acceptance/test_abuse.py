@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from client import Connection
 
-from voting import connections
+from voting.web import protocol as connections
 
 from .conftest import Up
 

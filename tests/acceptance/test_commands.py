@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from environ import ENVIRON
 
-from voting.embedded import Folders
+from voting.local.servers import DataDir
 
 from .conftest import DEADLINE, GUARDIAN, Up, copy, wait_for
 
@@ -33,7 +33,7 @@ def voting(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def sql(up: Up, statement: str) -> None:
     async def run() -> None:
-        url = Folders(up.data, up.data / "run").database_url()
+        url = DataDir(up.data, up.data / "run").database_url()
         connection = await asyncpg.connect(url)
         await connection.execute(statement)
         await connection.close()
@@ -138,7 +138,7 @@ def test_one_server_that_is_set_is_never_paired_with_one_that_is_not(running, na
 @pytest.mark.parametrize("away", ["DATABASE_URL", "REDIS_URL"])
 def test_a_server_that_can_not_be_reached_is_told_in_one_line(poll, command, away):
     # There is something to compare.
-    folders = Folders(poll.data, poll.data / "run")
+    folders = DataDir(poll.data, poll.data / "run")
     servers = {"DATABASE_URL": folders.database_url(), "REDIS_URL": folders.redis_url}
     failed = voting(command, **{**servers, away: AWAY[away]})
     assert (failed.returncode, failed.stdout) == (1, "")
@@ -169,14 +169,14 @@ def test_who_waits_for_the_schema_says_why_and_ends_when_asked():
 
 
 def test_who_waits_for_a_schema_that_is_there_goes_on_at_once(running):
-    url = Folders(running.data, running.data / "run").database_url()
+    url = DataDir(running.data, running.data / "run").database_url()
     done = voting("wait", DATABASE_URL=url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_database_that_is_not_migrated_is_told_in_one_line(running):
     sql(running, "CREATE DATABASE empty")
-    folders = Folders(running.data, running.data / "run")
+    folders = DataDir(running.data, running.data / "run")
     servers = {"DATABASE_URL": folders.database_url("empty"), "REDIS_URL": folders.redis_url}
     failed = voting("audit", **servers)
     assert failed.returncode == 1

@@ -12,7 +12,7 @@ from collector import Collector, collecting
 from servers import Servers
 
 from voting import __version__
-from voting.voters import VoterCookies
+from voting.web.cookies import VoterCookies
 
 from .conftest import DEADLINE, wait_for
 from .test_roles import AWAY, KEY, Role
@@ -317,7 +317,7 @@ def test_nothing_of_opentelemetry_is_loaded_unless_a_collector_is_named(app, col
     for role in (plain, traced):
         role.alive()
     # Where it is installed, redis-py and Litestar load other parts of it, whoever asks.
-    parts = ("voting.spans", "opentelemetry.exporter", "opentelemetry.sdk.trace.export")
+    parts = ("voting.telemetry.spans", "opentelemetry.exporter", "opentelemetry.sdk.trace.export")
     assert [part in plain.output for part in parts] == [False, False, False]
     assert [part in traced.output for part in parts] == [True, True, True]
 

@@ -102,7 +102,7 @@ def test_no_sample_is_by_option(told, role):
 @ROLES
 def test_a_role_tells_of_itself_and_of_no_other_role(told, role):
     own = {"vote": "voting_ballots_accepted", "worker": "voting_ballots_counted"}
-    own["result"] = "voting_turnout_votes"
+    own["result"] = "voting_votes_counted"
     assert {each for each, name in own.items() if name in told[role]} == {role}
     roles = {sample.labels["role"] for sample in samples(told[role]) if "role" in sample.labels}
     assert roles <= {role}
@@ -125,10 +125,10 @@ def test_the_numbers_add_up(told):
     assert value(worker, "voting_accept_to_count_seconds_count") == batches
     assert value(worker, "voting_stream_entries") == VOTERS
     assert value(worker, "voting_backlog_age_seconds") == 0
-    assert value(worker, "voting_dead_letters_kept") == 0
-    assert value(worker, "voting_redis_durable") == 1
-    assert value(result, "voting_turnout_votes") == VOTERS
-    assert value(result, "voting_totals_queries_total", outcome="answered") > 0
+    assert value(worker, "voting_dead_letter_entries") == 0
+    assert value(worker, "voting_redis_fsync_always") == 1
+    assert value(result, "voting_votes_counted") == VOTERS
+    assert value(result, "voting_totals_queries_total", outcome="success") > 0
     assert value(result, "voting_totals_queries_total", outcome="failed") == 0
 
 

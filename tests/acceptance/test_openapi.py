@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, Response
 from schemathesis.specs.openapi import checks
 
-from voting.voters import VoterCookies
+from voting.web.cookies import VoterCookies
 
 from .test_roles import KEY, Role
 

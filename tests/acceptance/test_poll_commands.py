@@ -11,7 +11,7 @@ import httpx
 import pytest
 from environ import ENVIRON
 
-from voting.embedded import Folders
+from voting.local.servers import DataDir
 
 from .conftest import DEADLINE, GUARDIAN, Up, wait_for
 from .test_commands import AWAY, voted, voting
@@ -101,11 +101,11 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
 
 
 def test_the_status_keeps_back_what_the_pages_do(running):
-    hidden = voting("status", "--data", str(running.data), RESULTS="after_close")
+    hidden = voting("status", "--data", str(running.data), SHOW_RESULTS="after_close")
     assert re.fullmatch(r"votes         \d+ in all", hidden.stdout.splitlines()[1])
-    told = voting("status", "--json", "--data", str(running.data), RESULTS="after_close")
-    figures = json.loads(told.stdout)["figures"]
-    assert (figures["a"], figures["b"]) == (None, None)
+    told = voting("status", "--json", "--data", str(running.data), SHOW_RESULTS="after_close")
+    counts = json.loads(told.stdout)["counts"]
+    assert (counts["a"], counts["b"]) == (None, None)
 
 
 def test_a_poll_closes_by_itself_and_says_when_on_the_page(start, data):
@@ -160,7 +160,7 @@ def test_what_would_be_lost_is_said_before_and_nothing_is_done_without_a_yes(run
 
 def test_a_close_while_redis_is_away_is_carried_out_by_a_worker(running):
     lines(running, "open", "--yes")
-    url = Folders(running.data, running.data / "run").database_url()
+    url = DataDir(running.data, running.data / "run").database_url()
     closed = voting("close", "--yes", DATABASE_URL=url, REDIS_URL=AWAY["REDIS_URL"])
     assert (closed.returncode, closed.stdout) == (1, "")
     [line] = closed.stderr.splitlines()

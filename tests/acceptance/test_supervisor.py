@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from voting import supervisor
-from voting.supervisor import Child, Guardian, Program
+from voting.local import supervisor
+from voting.local.supervisor import Child, Guardian, Program
 
 from .conftest import DEADLINE
 

@@ -21,10 +21,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from waiting import run_apart
 
-from voting import rounds, tally
-from voting.database import create_engine
-from voting.embedded import Folders
-from voting.stream import BallotStream
+from voting.database import tally
+from voting.database.engine import create_engine
+from voting.local.servers import DataDir
+from voting.queue.stream import BallotStream
+from voting.reconcile import poll as rounds
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -59,7 +60,7 @@ class Site:
         self.up = Up(folder, **environ).ready()
         self.vote = self.up.address("vote")
         self.result = self.up.address("result")
-        self._folders = Folders(folder, folder / "run")
+        self._folders = DataDir(folder, folder / "run")
 
     def reset(self) -> None:
         """Go back to an open poll without votes."""
@@ -73,7 +74,7 @@ class Site:
         async def change(engine: AsyncEngine) -> None:
             while True:  # a worker may declare the totals final in between
                 with suppress(rounds.PollChanged):
-                    await rounds.reopen(engine, (await tally.standing(engine)).poll)
+                    await rounds.reopen(engine, (await tally.fetch_result(engine)).poll)
                     return
 
         self._lead(change, closed=False, planned=False)
@@ -91,7 +92,7 @@ class Site:
             engine = create_engine(self._folders.database_url(), name="tests")
             stream = BallotStream.at(self._folders.redis_url)
             await change(engine)
-            await rounds.bring_in_line(engine, stream)
+            await rounds.reconcile(engine, stream)
             await stream.close()
             await engine.dispose()
 
@@ -207,7 +208,7 @@ def site(one_site) -> Site:
 
 @pytest.fixture(scope="package")
 def one_hidden_site(start_site) -> Site:
-    return start_site(RESULTS="after_close")
+    return start_site(SHOW_RESULTS="after_close")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ CONTRAST = """element => {
 }"""
 
 # Texts that stick out of the window, or of the button that they are in.
-OUTSIDE = """() => [...document.querySelectorAll("h1, .name, .mark, [role=status], .figures span")]
+OUTSIDE = """() => [...document.querySelectorAll("h1, .name, .mark, [role=status], .counts span")]
     .filter(element => {
         const own = element.getBoundingClientRect()
         const around = (element.closest("button") ?? document.body).getBoundingClientRect()

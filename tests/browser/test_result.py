@@ -21,7 +21,7 @@ def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visito
     choose(page, "a")
     expect_receipt(page, "is counted")
     expect(turnout).to_have_text("1 person has voted.")
-    expect(result.locator(".figures, .bar")).to_have_count(0)
+    expect(result.locator(".counts, .bar")).to_have_count(0)
 
     with hidden_site.up.frozen("worker"):  # each step is the test's own
         hidden_site._sql(CLOSE)
@@ -42,7 +42,7 @@ def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visito
         expect(phase).to_contain_text("Final result")
         result.evaluate(HIDE, False)  # noqa: FBT003 - the one argument
         expect(phase).to_have_text("The result is shown when voting closes.")
-        expect(result.locator(".figures, .bar")).to_have_count(0)
+        expect(result.locator(".counts, .bar")).to_have_count(0)
     assert phase.evaluate("element => window.known === element")
 
 

@@ -12,7 +12,7 @@ from .test_looks import WINDOWS
 
 # Where the parts of a page are, by their class.
 PLACES = """() => [...document.querySelectorAll(
-    "h1, .choices, .choice, .notes, .phase, .rows, .figures, .lead, .bar, .turnout, .drawing, "
+    "h1, .choices, .choice, .notes, .phase, .rows, .counts, .lead, .bar, .turnout, .drawing, "
     + ".span, footer"
 )].map(part => {
     const {x, y, width, height} = part.getBoundingClientRect()

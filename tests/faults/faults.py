@@ -14,7 +14,7 @@ from crowd import CONNECTIONS, Crowd
 from waiting import until
 
 from faults.stack import Stack, suspended
-from voting.ballots import Version
+from voting.poll.ballot import Version
 
 Fault = Callable[[Stack, Crowd], Awaitable[None]]
 
@@ -164,10 +164,10 @@ async def poison_is_queued(stack: Stack, crowd: Crowd) -> None:
         await stack.valkey.xadd(stack.stream._stream, fields)
     await crowd.hears(Told.ACKNOWLEDGED, 500)
 
-    async def buried() -> bool:
+    async def dead_lettered() -> bool:
         return await stack.valkey.xlen(stack.stream._dead) == before + 2
 
-    await until(buried)
+    await until(dead_lettered)
 
 
 # --- Postgres

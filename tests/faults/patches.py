@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from voting import casting, stream, tally
+from voting.database import tally
+from voting.queue import producer as casting
+from voting.queue import stream
+from voting.queue.stream import GROUP, BallotStream, Entry
 from voting.roles.worker import Worker
-from voting.stream import GROUP, BallotStream, Entry
 
 PATCHES: dict[str, Callable[[], None]] = {}
 
@@ -116,22 +118,22 @@ def client_retries() -> None:
 
 @patch
 def group_created_at_the_end() -> None:
-    stream.PREPARE = replace_once(stream.PREPARE, "or '0'", "or '$'")
+    stream.SYNC_POLL = replace_once(stream.SYNC_POLL, "or '0'", "or '$'")
 
 
 @patch
 def dead_letters_by_delivery_count() -> None:
-    reclaim = BallotStream.reclaim
+    claim_idle = BallotStream.claim_idle
 
     async def bury_what_comes_again(self, consumer, *, idle, count):
-        taken = await reclaim(self, consumer, idle=idle, count=count)
+        taken = await claim_idle(self, consumer, idle=idle, count=count)
         ids = {str(each.version).encode(): each for each in taken}
         pending = await self._redis.xpending_range(
             self._stream, GROUP, min="-", max="+", count=count, consumername=consumer
         )
         for each in pending:
             if each["times_delivered"] > 1 and (entry := ids.pop(each["message_id"], None)):
-                await self.bury(entry, "delivered too often")
+                await self.dead_letter(entry, "delivered too often")
         return list(ids.values())
 
-    BallotStream.reclaim = bury_what_comes_again
+    BallotStream.claim_idle = bury_what_comes_again

@@ -20,13 +20,14 @@ from proxy import Proxy
 from servers import TEMPLATE, as_user, make_roles, passwords, with_users
 from waiting import until
 
-from voting import embedded, local
-from voting.embedded import Folders
+from voting.database.schema import migrate
+from voting.local import servers as embedded
+from voting.local import up as local
+from voting.local.servers import DataDir
+from voting.local.supervisor import Child, Guardian, Program
+from voting.queue.stream import GROUP, BallotStream
 from voting.roles.worker import IN_HAND
-from voting.schema import migrate
 from voting.settings import Role
-from voting.stream import GROUP, BallotStream
-from voting.supervisor import Child, Guardian, Program
 
 TESTS = Path(__file__).parent.parent
 KEY = "a key that only the fault suite has"
@@ -41,7 +42,7 @@ class Stack:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folders = Folders(folder, folder / "run")
+        self.folders = DataDir(folder, folder / "run")
         self.said: list[str] = []
         self.mistakes: tuple[str, ...] = ()
         """Patches for all roles that are started from now on."""

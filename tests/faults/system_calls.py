@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from voting.ballots import Version
+from voting.poll.ballot import Version
 
 TRACE = ("strace", "-D", "-f", "-y", "-s", "1000000", "-e", "trace=write,writev,fdatasync,fsync")
 

@@ -19,7 +19,7 @@ from servers import as_user, redis_url
 from waiting import until
 
 from faults.stack import KEY, Stack
-from voting.ballots import Choice
+from voting.poll.ballot import Choice
 from voting.settings import Role
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

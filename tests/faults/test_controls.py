@@ -17,9 +17,9 @@ from faults.faults import Fault
 from faults.patches import PATCHES
 from faults.rounds import strike
 from faults.stack import Stack
-from voting import tally
-from voting.ballots import CastBallot, Choice
-from voting.database import DATABASE_ERRORS, create_engine, is_conflict
+from voting.database import tally
+from voting.database.engine import DATABASE_ERRORS, create_engine, is_conflict
+from voting.poll.ballot import Choice, QueuedBallot
 
 VOTES = 1_000
 
@@ -55,9 +55,9 @@ async def count_the_same_voters_at_once(database_url: str) -> int:
     engine = create_engine(database_url, name="tests", pool_size=4)
     voters = sorted(uuid4() for _ in range(3))
 
-    def batch(ms: int, order: list[UUID]) -> list[CastBallot]:
+    def batch(ms: int, order: list[UUID]) -> list[QueuedBallot]:
         return [
-            CastBallot(ms + number, 0, voter.hex, Choice.A) for number, voter in enumerate(order)
+            QueuedBallot(ms + number, 0, voter.hex, Choice.A) for number, voter in enumerate(order)
         ]
 
     await tally.count(engine, batch(1, voters))

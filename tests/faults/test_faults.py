@@ -6,8 +6,8 @@ from faults.conftest import ROWS
 from faults.faults import FAULTS, Fault
 from faults.rounds import Row, strike
 from faults.stack import Stack
-from voting.audit import audit
-from voting.database import create_engine
+from voting.database.engine import create_engine
+from voting.reconcile.audit import audit
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

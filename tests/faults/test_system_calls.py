@@ -9,7 +9,7 @@ from crowd import Crowd
 
 from faults.stack import KEY, Stack
 from faults.system_calls import TRACE, calls, early_replies
-from voting.ballots import Version
+from voting.poll.ballot import Version
 from voting.settings import Role
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -7,15 +7,16 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from voting import audit as audit_module
-from voting import database, tally
-from voting.audit import Sums, audit, replay
-from voting.ballots import ZERO, Ballot, Choice, Version
-from voting.casting import CastError
-from voting.database import DATABASE_ERRORS, create_engine
+from voting.database import engine as database
+from voting.database import tally
+from voting.database.engine import DATABASE_ERRORS, create_engine
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
+from voting.queue.producer import CastError
+from voting.queue.stream import StreamMissing
+from voting.reconcile import audit as audit_module
+from voting.reconcile.audit import Sums, audit, replay
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
-from voting.stream import StreamMissing
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ async def working(stream, engine, workers=1):
 @pytest.fixture
 async def healthy(stream, engine):
     """Twenty votes for a, ten for b; five of the b voters had voted for a. One version each ms."""
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     voters = [uuid4() for _ in range(30)]
     for choice, chosen in ((Choice.A, voters[:25]), (Choice.B, voters[20:])):
         for voter in chosen:
@@ -93,7 +94,7 @@ NEWEST = "voter = (SELECT voter FROM votes ORDER BY ms DESC, seq DESC LIMIT 1)"
 async def test_ballots_that_somebody_follows_are_audited_and_replayed_like_others(
     stream, engine, admin
 ):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     traces = [None, f"00-{'a' * 32}-{'b' * 16}-01", None]
     await asyncio.gather(*(stream.cast(Ballot(uuid4(), Choice.B, trace)) for trace in traces))
     fields = {"voter": uuid4().bytes, "choice": b"b", "trace": b"nonsense"}
@@ -119,7 +120,7 @@ async def test_a_healthy_poll_has_no_problems(healthy, engine):
 
 
 async def test_a_poll_with_no_votes_has_no_problems(stream, engine):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     found = await audit(stream, engine)
     assert found.problems == []
     assert (found.votes, found.entries, found.since) == (Sums(0, 0), 0, None)
@@ -133,7 +134,7 @@ async def test_a_queue_that_was_trimmed_or_made_anew_is_no_problem(healthy, engi
 
     await healthy.admin.delete(healthy._stream)
     async with engine.connect() as connection:
-        await healthy.prepare(await tally.version_after_all(connection), "open")
+        await healthy.sync_poll(await tally.version_after_all(connection), "open")
     found = await audit(healthy, engine)
     assert (found.problems, found.entries) == ([], 0)
 
@@ -285,7 +286,7 @@ async def test_a_dead_letter_is_a_problem_and_only_one(healthy, engine):
     # Fit for a ballot, so that it would be missed were it not for the letter.
     await cast(healthy, 2)
     for entry in await healthy.read("me", count=10, block=1):
-        await healthy.bury(entry, "refused")
+        await healthy.dead_letter(entry, "refused")
     found = await audit(healthy, engine)
     assert found.problems == ["dead letters, which can't be counted and want a look: 2"]
     assert (found.dead_letters, found.entries) == (2, 35)
@@ -304,7 +305,7 @@ async def test_a_dead_letter_written_by_somebody_else_does_not_stop_the_audit(he
 async def test_an_entry_that_is_no_ballot_is_a_problem_until_it_is_a_letter(
     stream, engine, fields, seq
 ):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     newest = int(await stream.clock() * 1000)
     await stream.admin.xadd(stream._stream, fields, id=f"{newest}-{seq}")
     entries = await stream.read("me", count=10, block=1)
@@ -314,7 +315,7 @@ async def test_an_entry_that_is_no_ballot_is_a_problem_until_it_is_a_letter(
     assert (await audit(stream, engine)).problems == [
         "entries that are no ballots, and not among the dead letters: 1"
     ]
-    await stream.bury(entries[0], "no ballot")
+    await stream.dead_letter(entries[0], "no ballot")
     assert (await audit(stream, engine)).problems == [
         "dead letters, which can't be counted and want a look: 1"
     ]
@@ -365,11 +366,11 @@ async def test_a_replay_counts_what_a_restored_database_does_not_have(healthy, e
 
 
 async def test_a_replay_counts_no_dead_letter_and_nothing_that_is_no_ballot(stream, engine):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await stream.admin.xadd(stream._stream, {"nonsense": "1"})
     await cast(stream, 2)
-    nonsense, buried, lost = await stream.read("me", count=10, block=1)
-    await stream.bury(buried, "refused")
+    nonsense, dead_lettered, lost = await stream.read("me", count=10, block=1)
+    await stream.dead_letter(dead_lettered, "refused")
     await stream.done([nonsense.id, lost.id])
     assert (await replay(stream, engine)).votes == 1
     assert [Version(ms, seq) for _, ms, seq in (await votes(engine)).values()] == [lost.version]
@@ -387,7 +388,7 @@ async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(
             version = await stream.cast(Ballot(voter, choice))
             newest[voter] = (choice.value, *version)
 
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await vote(200)
     await count(stream, engine)
     # All is lost, as with an empty database: only what is acknowledged is to be replayed.
@@ -396,7 +397,7 @@ async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(
         voting = asyncio.create_task(vote(150))
         replays = await asyncio.gather(replay(stream, engine), replay(stream, engine))
         await voting
-        while (await stream.position()).backlog:
+        while (await stream.progress()).backlog:
             await asyncio.sleep(0.01)
     assert all(each.votes > 0 for each in replays)
     assert await votes(engine) == newest

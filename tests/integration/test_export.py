@@ -12,16 +12,18 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from voting import database, tally
-from voting.ballots import Version
-from voting.database import create_engine
-from voting.export import downloads, formats
-from voting.export import snapshot as reading
-from voting.export.downloads import DOWNLOADS
+from voting.database import engine as database
+from voting.database import export as reading
+from voting.database import tally
+from voting.database.engine import create_engine
+from voting.poll import formats
+from voting.poll.ballot import Version
+from voting.roles import downloads
 from voting.roles import result as result_module
+from voting.roles.downloads import DOWNLOADS
 from voting.roles.result import ResultRole
-from voting.server import Site
 from voting.settings import ResultSettings, load
+from voting.web.server import Site
 
 DEADLINE = 60
 UNTIL = Version(9, 0)
@@ -59,7 +61,7 @@ async def finish(engine):
         await connection.execute(text("UPDATE poll SET state = 'closed'"))
         poll = await tally.poll(connection)
         until = Version(poll.round * 10, 0)
-        await tally.set_closed(connection, (await tally.standing(engine)).totals.at, until)
+        await tally.set_closed(connection, (await tally.fetch_result(engine)).totals.at, until)
     assert await tally.finish(engine, until)
 
 
@@ -226,7 +228,7 @@ async def test_an_earlier_round_is_what_was_last_declared_final(engine, exports)
     await start_round(engine, 1)
     await count(engine, (50, 60))
     async with (
-        serving(engine, exports, RESULTS="after_close") as port,
+        serving(engine, exports, SHOW_RESULTS="after_close") as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
     ):
         # Earlier rounds hide nothing, whatever the one that runs now does.

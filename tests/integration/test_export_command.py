@@ -14,8 +14,8 @@ import pytest
 from environ import ENVIRON
 from sqlalchemy import text
 
-from voting import tally
-from voting.ballots import Version
+from voting.database import tally
+from voting.poll.ballot import Version
 
 COMMAND = [sys.executable, "-m", "voting", "export"]
 UNTIL = Version(9, 0)
@@ -54,7 +54,7 @@ async def fill(engine, number):
 async def close(engine):
     async with engine.connect() as connection:
         await connection.execute(text("UPDATE poll SET state = 'closed'"))
-        await tally.set_closed(connection, (await tally.standing(engine)).totals.at, UNTIL)
+        await tally.set_closed(connection, (await tally.fetch_result(engine)).totals.at, UNTIL)
     assert await tally.finish(engine, UNTIL)
 
 
@@ -152,13 +152,13 @@ async def test_votes_have_neither_a_voter_nor_an_order(export, admin):
 
 async def test_until_the_close_votes_are_refused_and_totals_are_left_out(export, engine, admin):
     await fill(admin, 3)
-    refused = export("--votes", RESULTS="after_close")
+    refused = export("--votes", SHOW_RESULTS="after_close")
     assert (refused.returncode, refused.stdout) == (1, b"")
     assert said(refused) == "voting: the votes are kept back until the poll is closed"
-    assert rows(export(RESULTS="after_close").stdout)[-1] == ["2020-01-01T00:00:40+00:00", "3"]
+    assert rows(export(SHOW_RESULTS="after_close").stdout)[-1] == ["2020-01-01T00:00:40+00:00", "3"]
     await close(engine)
-    assert len(rows(export("--votes", RESULTS="after_close").stdout)) == 4
-    assert rows(export(RESULTS="after_close").stdout)[-1][1:] == ["3", "2", "1"]
+    assert len(rows(export("--votes", SHOW_RESULTS="after_close").stdout)) == 4
+    assert rows(export(SHOW_RESULTS="after_close").stdout)[-1][1:] == ["3", "2", "1"]
 
 
 async def test_of_an_earlier_round_there_are_totals_and_no_votes(export, engine, admin):

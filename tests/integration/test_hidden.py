@@ -1,4 +1,4 @@
-"""With RESULTS=after_close nothing that the result role says, anywhere, tells a total too early."""
+"""With SHOW_RESULTS=after_close the result role shows no total before the poll is closed."""
 
 import re
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from voting import ops, web
 from voting.roles import result as result_module
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load
+from voting.web import ops
+from voting.web import pages as web
 
 A, B = 7351, 2948
 ENVIRON = {
     "DATABASE_URL": "postgresql://unused",
-    "RESULTS": "after_close",
+    "SHOW_RESULTS": "after_close",
     "VOTE_URL": "http://vote.localhost",
 }
 
@@ -27,7 +28,7 @@ TELLING = re.compile(
 # When Postgres was asked.
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00")
 
-BUSY = re.compile(r"voting_totals_(queries|query|views|age)")
+BUSY = re.compile(r"voting_(totals_(queries|query|age)|result_responses)")
 
 PARAMETERS = {"digest:str": "0123456789ab", "name:str": "style.css"}
 QUERIES = ("", "?round=1", "?round=2", "?round=x", "?votes=1&hidden=false&results=always")

@@ -7,10 +7,10 @@ import pytest
 from proxy import Proxy
 from redis.exceptions import RedisError
 
-from voting import casting
-from voting.ballots import ZERO, Ballot, Choice
-from voting.casting import MaybeRecorded, NotRecorded
-from voting.stream import BallotStream, connect
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.queue import producer as casting
+from voting.queue.producer import MaybeRecorded, NotRecorded
+from voting.queue.stream import BallotStream, connect
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ async def deliver(proxy):
 @pytest.fixture
 async def through(proxy, stream, tmp_path):  # noqa: ARG001 - it is there by its path
     """The stream by way of the proxy, with the clock known."""
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     client = BallotStream(
         connect(f"unix://{tmp_path}/redis.sock"), name=stream.name, cast_timeout=0.4
     )
@@ -88,7 +88,7 @@ async def test_after_an_answer_that_did_not_come_the_clock_is_asked_again(throug
 
 
 async def test_a_poll_is_not_reopened_by_what_was_on_its_way(through, stream, proxy, monkeypatch):
-    monkeypatch.setattr("voting.stream.PREPARE_SECONDS", 0.4)
+    monkeypatch.setattr("voting.queue.stream.SYNC_TIMEOUT", 0.4)
     clock = through.clock
 
     async def then_hold():
@@ -97,11 +97,11 @@ async def test_a_poll_is_not_reopened_by_what_was_on_its_way(through, stream, pr
         return now
 
     monkeypatch.setattr(through, "clock", then_hold)
-    opening = asyncio.create_task(through.prepare(ZERO, "open"))
+    opening = asyncio.create_task(through.sync_poll(MIN_VERSION, "open"))
     await proxy.forth.caught.wait()
     proxy.hang_up()
     with pytest.raises(RedisError):
         await opening
-    await stream.prepare(ZERO, "closed")
+    await stream.sync_poll(MIN_VERSION, "closed")
     await deliver(proxy)
     assert await stream.admin.hget(stream._poll, "state") == b"closed"

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import ClientTimeout, web
 
-from voting.ballots import Choice
 from voting.load.client import Answer, Client, NoAnswer, Voter
 from voting.load.crowd import Casting
 from voting.load.record import Shown, Told
+from voting.poll.ballot import Choice
 
 VOTER = Voter("0" * 32, f"voter={'0' * 32}.signature")
 NO = Answer(Told.NO, by_app=False)

@@ -5,10 +5,10 @@ import json
 import pytest
 from aiohttp import web
 
-from voting.ballots import Choice
 from voting.load.check import check, rest
 from voting.load.client import NoAnswer
 from voting.load.record import Expected, Outcome, Shown, Told
+from voting.poll.ballot import Choice
 
 from .test_load import served
 

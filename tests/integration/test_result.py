@@ -8,12 +8,13 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from voting import metrics, tally
-from voting.ballots import CastBallot, Choice, Version
-from voting.database import create_engine
+from voting.database import tally
+from voting.database.engine import create_engine
+from voting.poll.ballot import Choice, QueuedBallot, Version
 from voting.roles import result as result_module
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load
+from voting.telemetry import metrics
 
 CLOSED_AT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 UNTIL = Version(9, 0)
@@ -42,7 +43,7 @@ async def count(engine, a, b):
     choices = [Choice.A] * a + [Choice.B] * b
     await tally.count(
         engine,
-        [CastBallot(1, seq, uuid4().hex, each) for seq, each in enumerate(choices)],
+        [QueuedBallot(1, seq, uuid4().hex, each) for seq, each in enumerate(choices)],
     )
 
 
@@ -138,7 +139,7 @@ async def test_while_postgres_is_away_the_last_totals_stay_and_the_page_says_sin
     fresh = (await client.get("/tally")).headers["etag"]
 
     with monkeypatch.context() as patch:
-        # The role has bound tally.standing: make its question fail underneath.
+        # The role has bound tally.fetch_result: make its question fail underneath.
         patch.setattr(type(engine), "connect", lambda _: _Failing())
         page = (await client.get("/tally", headers={"If-None-Match": fresh})).text
         answer = (await client.get("/api/tally")).json()
@@ -180,26 +181,26 @@ async def test_the_role_is_ready_when_it_can_read_the_totals(reader):
 
 async def test_many_viewers_cause_one_question(reader, monkeypatch):
     monkeypatch.setattr(result_module, "INTERVAL", 3600)
-    asked, standing = [], tally.standing
+    asked, standing = [], tally.fetch_result
 
     async def counting(engine, **how):
         asked.append(engine)
         return await standing(engine, **how)
 
-    monkeypatch.setattr(tally, "standing", counting)
+    monkeypatch.setattr(tally, "fetch_result", counting)
     async with viewer(reader) as client:
         await asyncio.gather(*(client.get("/tally") for _ in range(50)))
     assert len(asked) == 1
 
 
 async def test_the_timeline_is_read_in_place_of_the_totals_and_seldom(engine, monkeypatch, reader):
-    asked, standing = [], tally.standing
+    asked, standing = [], tally.fetch_result
 
     async def noting(engine, *, steps=False):
         asked.append(steps)
         return await standing(engine, steps=steps)
 
-    monkeypatch.setattr(tally, "standing", noting)
+    monkeypatch.setattr(tally, "fetch_result", noting)
     await count(engine, 2, 1)
     async with viewer(reader) as client:
         page = (await client.get("/")).text
@@ -229,8 +230,8 @@ async def test_a_timeline_of_any_length_is_short_and_ends_with_the_totals(client
     await fill(engine, buckets)
     part = await client.get("/timeline")
     assert len(part.content) < 2000
-    found = await tally.standing(engine, steps=True)
-    assert len(found.steps) <= tally.STEPS
+    found = await tally.fetch_result(engine, steps=True)
+    assert len(found.steps) <= tally.TIMELINE_POINTS
     assert sum(each.a for each in found.steps) == found.totals.a
     assert sum(each.b for each in found.steps) == found.totals.b
     share = 100 * found.totals.a / found.totals.votes
@@ -306,7 +307,7 @@ async def test_a_final_result_says_since_when_and_is_asked_for_no_more(client, e
 )
 async def test_a_result_that_is_kept_back_tells_how_many_have_voted(engine, votes, said, reader):
     await count(engine, *votes)
-    async with viewer(reader, RESULTS="after_close") as client:
+    async with viewer(reader, SHOW_RESULTS="after_close") as client:
         page = (await client.get("/")).text
         answer = (await client.get("/api/tally")).json()
     assert "The result is shown when voting closes." in page
@@ -351,7 +352,7 @@ async def test_questions_are_measured_by_their_outcome(client, engine, monkeypat
 async def test_the_turnout_is_that_of_all_options_together(client, engine):
     await count(engine, 2, 3)
     await client.get("/tally")
-    assert measured("turnout_votes") == 5
+    assert measured("votes_counted") == 5
 
 
 async def test_the_age_of_the_totals_grows_until_they_are_told_again(engine, monkeypatch, reader):
@@ -375,7 +376,7 @@ async def test_the_age_of_the_totals_grows_until_they_are_told_again(engine, mon
 
 async def test_answers_to_viewers_are_measured_by_whether_something_is_new(client):
     def views():
-        return [measured("totals_views_total", status=each) for each in metrics.STATUSES]
+        return [measured("result_responses_total", status=each) for each in metrics.STATUSES]
 
     before = views()
     first = await client.get("/tally")

@@ -13,18 +13,21 @@ from redis.exceptions import NoPermissionError, ResponseError
 from servers import DEPLOY, USERS, passwords
 from sqlalchemy.exc import DBAPIError
 
-from voting import audit, embedded, metrics, schema, tally
-from voting.ballots import ZERO, Ballot, Choice
-from voting.casting import PollClosed
-from voting.database import create_engine
-from voting.embedded import Folders
-from voting.export import formats
-from voting.export import snapshot as reading
+from voting.database import export as reading
+from voting.database import schema, tally
+from voting.database.engine import create_engine
+from voting.local import servers as embedded
+from voting.local.servers import DataDir
+from voting.poll import formats
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.queue.producer import PollClosed
+from voting.queue.stream import GROUP, BallotStream, connect
+from voting.reconcile import audit
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
+from voting.roles.worker_metrics import Watch
 from voting.settings import PollSettings
-from voting.stream import GROUP, BallotStream, connect
-from voting.watching import Watch
+from voting.telemetry import metrics
 
 TABLES = ("votes", "tally", "poll", "finals", "past_tally", "alembic_version")
 
@@ -50,7 +53,7 @@ async def ask(url, statement):
 def redis(servers, tmp_path_factory):
     """A Valkey with the configuration and the users of the deployment."""
     folder = tmp_path_factory.mktemp("redis")
-    folders = Folders(folder, servers.folders.run / uuid4().hex[:8])
+    folders = DataDir(folder, servers.folders.run / uuid4().hex[:8])
     folders.run.mkdir()
     program = embedded.valkey(folders)
     # It changes to its folder on the way, before a later one could be heard of.
@@ -100,9 +103,9 @@ async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch
         for choice in (Choice.A, Choice.A, Choice.B):
             await voting.cast(Ballot(uuid4(), choice))
         await voting._redis.xadd(voting._stream, {"no": "ballot"})
-        while (await voting.position()).backlog != 0:
+        while (await voting.progress()).backlog != 0:
             await asyncio.sleep(0.01)
-        assert not await voting.nearly_full()
+        assert not await voting.memory_is_low()
         found = await audit.audit(working, engine)
         assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
         assert (await audit.replay(working, engine)).votes == 0
@@ -110,21 +113,21 @@ async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch
         # All of the housekeeping: counted entries go, and consumers that are silent.
         assert await working.read("silent", count=1, block=0.001) == []
         monkeypatch.setattr(worker_module, "KEEP_SECONDS", -60)
-        monkeypatch.setattr(worker_module, "FORGET_SECONDS", 0)
+        monkeypatch.setattr(worker_module, "CONSUMER_EXPIRY", 0)
         while await working.length() > 1 or b"silent" in await consumers(working):
             await asyncio.sleep(0.01)
         assert await worker.ready()
     worker.stop()
     await running
 
-    assert await working.middle() > ZERO
-    await working.prepare(ZERO, "closed")
+    assert await working.midpoint() > MIN_VERSION
+    await working.sync_poll(MIN_VERSION, "closed")
     with pytest.raises(PollClosed):
         await voting.cast(Ballot(uuid4(), Choice.A))
     await engine.dispose()
 
     reading = create_engine(database("voting_result"), name="tests")
-    assert (await tally.standing(reading)).totals.votes == 3
+    assert (await tally.fetch_result(reading)).totals.votes == 3
     await reading.dispose()
 
 
@@ -288,7 +291,7 @@ async def test_no_user_of_redis_may_do_more(redis, user, command):
 
 async def test_the_autoscaler_may_see_how_long_the_queue_is(streams, redis):
     _, working = streams
-    await working.prepare(ZERO, "open")
+    await working.sync_poll(MIN_VERSION, "open")
     async with connect(redis("keda")) as client:
         assert "redis_version" in await client.info()
         [group] = await client.xinfo_groups(working._stream)
@@ -300,8 +303,8 @@ async def test_the_autoscaler_may_see_how_long_the_queue_is(streams, redis):
 
 
 WATCHED = (
-    *("backlog_ballots", "backlog_age_seconds", "dead_letters_kept"),
-    *("stream_entries", "redis_memory_used_ratio", "redis_durable"),
+    *("backlog_ballots", "backlog_age_seconds", "dead_letter_entries"),
+    *("stream_entries", "redis_memory_used_ratio", "redis_fsync_always"),
 )
 
 
@@ -312,12 +315,12 @@ def watched():
 
 async def test_a_worker_may_see_all_that_it_shows(streams):
     _, working = streams
-    await working.prepare(ZERO, "open")
+    await working.sync_poll(MIN_VERSION, "open")
     await working._redis.xadd(working._stream, {"no": "ballot"})
     await Watch(working).look()
     found = watched()
     assert found["backlog_ballots"] > 0
-    assert found["redis_durable"] == 1
+    assert found["redis_fsync_always"] == 1
     assert not [name for name, value in found.items() if isnan(value)]
 
 
@@ -335,7 +338,7 @@ async def test_without_the_right_to_ask_whether_it_is_durable_the_rest_is_seen(s
     await admin.delete("{voting}:tries")
     await admin.acl_deluser("earlier")
     await admin.aclose()
-    assert isnan(found["redis_durable"])
+    assert isnan(found["redis_fsync_always"])
     assert found["redis_memory_used_ratio"] > 0
 
 
@@ -386,15 +389,15 @@ async def test_what_matters_works_with_the_rights_of_the_version_before(servers)
             streams[role] = BallotStream(connect(f"{url}?password=secret"), name=name)
         voting, working = streams["vote"], streams["worker"]
         at = datetime(2030, 1, 1, tzinfo=UTC)
-        assert (await working.prepare(ZERO, "open", closes_at=at)).made
-        assert (await voting.terms()).closes_at == at
+        assert (await working.sync_poll(MIN_VERSION, "open", closes_at=at)).created
+        assert (await voting.cast_rules()).closes_at == at
         version = await voting.cast(Ballot(uuid4(), Choice.A))
-        closed = await working.prepare(ZERO, "closed")
-        assert closed.until == version
+        closed = await working.sync_poll(MIN_VERSION, "closed")
+        assert closed.last_version == version
         assert closed.closed_at is not None
         with pytest.raises(PollClosed):
             await voting.cast(Ballot(uuid4(), Choice.A))
-        assert not (await voting.terms()).open
+        assert not (await voting.cast_rules()).open
         assert await working.is_durable() is None
         for stream in streams.values():
             await stream.close()

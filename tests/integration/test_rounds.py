@@ -8,18 +8,20 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
 
-from voting import poll_commands, rounds, tally
-from voting.ballots import LARGEST, ZERO, Ballot, CastBallot, Choice, Version
-from voting.casting import NotRecorded, PollClosed
-from voting.database import DATABASE_ERRORS
-from voting.polls import Phase, Poll
-from voting.rounds import PollChanged
-from voting.stream import BallotStream
+from voting.commands import poll as poll_commands
+from voting.database import tally
+from voting.database.engine import DATABASE_ERRORS
+from voting.poll.ballot import MAX_BIGINT, MIN_VERSION, Ballot, Choice, QueuedBallot, Version
+from voting.poll.lifecycle import Phase, Poll
+from voting.queue.producer import NotRecorded, PollClosed
+from voting.queue.stream import BallotStream
+from voting.reconcile import poll as rounds
+from voting.reconcile.poll import PollChanged
 
 
 @pytest.fixture
 async def open_poll(stream, engine):
-    await rounds.bring_in_line(engine, stream)
+    await rounds.reconcile(engine, stream)
     return stream
 
 
@@ -28,17 +30,19 @@ def ballot(choice="a"):
 
 
 async def poll(engine):
-    return (await tally.standing(engine)).poll
+    return (await tally.fetch_result(engine)).poll
 
 
 async def count(engine, *ballots):
     """Count ballots given as (voter, choice, ms)."""
-    cast = [CastBallot(ms, 0, UUID(int=voter).hex, Choice(choice)) for voter, choice, ms in ballots]
+    cast = [
+        QueuedBallot(ms, 0, UUID(int=voter).hex, Choice(choice)) for voter, choice, ms in ballots
+    ]
     await tally.count(engine, cast)
 
 
 async def totals(engine):
-    found = (await tally.standing(engine)).totals
+    found = (await tally.fetch_result(engine)).totals
     return found.a, found.b
 
 
@@ -64,14 +68,14 @@ async def test_a_poll_that_is_closed_takes_no_vote_and_knows_its_last_one(open_p
     await open_poll.cast(ballot())  # until Redis is told
     newest = await open_poll.cast(ballot())
 
-    told, lost = await rounds.bring_in_line(engine, open_poll)
+    told, lost = await rounds.reconcile(engine, open_poll)
     assert not lost
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
     assert told == await poll(engine)
-    assert told.until == newest
+    assert told.last_version == newest
     assert abs(told.closed_at.timestamp() - await open_poll.clock()) < 30
-    again, _ = await rounds.bring_in_line(engine, open_poll)
+    again, _ = await rounds.reconcile(engine, open_poll)
     assert again == told
 
 
@@ -79,9 +83,9 @@ async def test_a_poll_closes_by_itself_by_redis_clock_whatever_postgres_says(ope
     milliseconds = int(await open_poll.clock() * 1000) + 200
     at = datetime.fromtimestamp(milliseconds / 1000, UTC)
     await rounds.close(engine, at=at)
-    told, _ = await rounds.bring_in_line(engine, open_poll)
+    told, _ = await rounds.reconcile(engine, open_poll)
     assert (told.phase, told.closes_at) == (Phase.OPEN, at)
-    assert (await open_poll.terms()).closes_at == at.replace(
+    assert (await open_poll.cast_rules()).closes_at == at.replace(
         microsecond=at.microsecond // 1000 * 1000
     )
     last = await open_poll.cast(ballot())
@@ -94,8 +98,8 @@ async def test_a_poll_closes_by_itself_by_redis_clock_whatever_postgres_says(ope
     assert last.ms < milliseconds
     assert (await poll(engine)).state == "open"  # nobody has told Postgres yet
 
-    told, _ = await rounds.bring_in_line(engine, open_poll)
-    assert (told.phase, told.until) == (Phase.COUNTING, last)
+    told, _ = await rounds.reconcile(engine, open_poll)
+    assert (told.phase, told.last_version) == (Phase.COUNTING, last)
     assert told.closed_at == at
     assert told == await poll(engine)
 
@@ -105,16 +109,16 @@ async def test_a_time_that_redis_has_heard_of_too_late_is_not_when_the_poll_clos
 ):
     await rounds.close(engine, at=datetime.fromtimestamp(await open_poll.clock() - 60, UTC))
     taken = await open_poll.cast(ballot())
-    told, _ = await rounds.bring_in_line(engine, open_poll)
+    told, _ = await rounds.reconcile(engine, open_poll)
     assert told.closed_at.timestamp() * 1000 >= taken.ms
-    assert told.until == taken
+    assert told.last_version == taken
 
 
 async def test_what_a_command_that_died_has_begun_is_ended_by_the_next(open_poll, engine):
     await rounds.close(engine)
-    since = (await open_poll.prepare(ZERO, "closed")).closed_at  # and no word to Postgres
+    since = (await open_poll.sync_poll(MIN_VERSION, "closed")).closed_at  # and no word to Postgres
     await asyncio.sleep(0.01)
-    told, _ = await rounds.bring_in_line(engine, open_poll)
+    told, _ = await rounds.reconcile(engine, open_poll)
     assert told.closed_at == since
 
 
@@ -123,39 +127,39 @@ async def test_a_closed_poll_stays_closed_and_ids_rise_where_redis_lost_everythi
 ):
     before = await open_poll.cast(ballot())
     await rounds.close(engine)
-    closed, _ = await rounds.bring_in_line(engine, open_poll)
+    closed, _ = await rounds.reconcile(engine, open_poll)
     await open_poll.admin.delete(open_poll._stream, open_poll._poll)
     with pytest.raises(NotRecorded):
         await open_poll.cast(ballot())
 
-    told, lost = await rounds.bring_in_line(engine, open_poll)
+    told, lost = await rounds.reconcile(engine, open_poll)
     assert lost
-    assert (await poll(engine)).lost_at is not None
-    assert (told.until, told.closed_at) == (closed.until, closed.closed_at)
+    assert (await poll(engine)).queue_lost_at is not None
+    assert (told.last_version, told.closed_at) == (closed.last_version, closed.closed_at)
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
     await rounds.reopen(engine, told)
-    await rounds.bring_in_line(engine, open_poll)
+    await rounds.reconcile(engine, open_poll)
     assert await open_poll.cast(ballot()) > before
 
 
 async def test_a_loss_is_known_where_nothing_was_counted_yet(open_poll, engine):
     await open_poll.admin.delete(open_poll._stream, open_poll._poll)
-    assert await rounds.bring_in_line(engine, open_poll, known=True) == (Poll(), True)
+    assert await rounds.reconcile(engine, open_poll, known=True) == (Poll(), True)
 
 
 async def test_an_id_that_postgres_can_not_keep_closes_the_poll_all_the_same(open_poll, engine):
     await open_poll.admin.xadd(open_poll._stream, {"no": "ballot"}, id=f"{2**63}-{2**63}")
     await rounds.close(engine)
-    told, _ = await rounds.bring_in_line(engine, open_poll)
-    assert told.until == Version(LARGEST, LARGEST)
+    told, _ = await rounds.reconcile(engine, open_poll)
+    assert told.last_version == Version(MAX_BIGINT, MAX_BIGINT)
 
 
 async def test_a_poll_without_votes_is_closed_and_final_too(open_poll, engine):
     await rounds.close(engine)
-    told, _ = await rounds.bring_in_line(engine, open_poll)
-    assert (await open_poll.position()).all_counted(told.until)
-    assert await tally.finish(engine, told.until)
+    told, _ = await rounds.reconcile(engine, open_poll)
+    assert (await open_poll.progress()).all_counted(told.last_version)
+    assert await tally.finish(engine, told.last_version)
     assert (await poll(engine)).phase is Phase.FINAL
 
 
@@ -221,7 +225,7 @@ async def test_another_round_keeps_the_tally_of_the_one_before(engine):
     assert kept == before
     assert votes == 0
     assert newest > Version(11, 0)
-    assert await poll(engine) == Poll(round=2, after=Version(11, 0))
+    assert await poll(engine) == Poll(round=2, after_version=Version(11, 0))
 
 
 @pytest.mark.parametrize("ended", [1, 2])
@@ -273,7 +277,7 @@ async def test_a_worker_that_is_frozen_can_not_keep_a_poll_from_being_closed(eng
             await tally.set_lost(frozen)
         await frozen.invalidate()
     found = await poll(engine)
-    assert (found.state, found.lost_at) == ("closed", None)
+    assert (found.state, found.queue_lost_at) == ("closed", None)
 
 
 async def test_who_only_waits_for_redis_keeps_the_lock_and_writes_down_what_it_heard(
@@ -281,23 +285,23 @@ async def test_who_only_waits_for_redis_keeps_the_lock_and_writes_down_what_it_h
 ):
     await count(engine, (1, "a", 1))
     await open_poll.admin.delete(open_poll._stream)
-    prepare = open_poll.prepare
+    prepare = open_poll.sync_poll
 
-    async def prepare_slowly(*terms, **more):
-        prepared = await prepare(*terms, **more)
+    async def prepare_slowly(*rules, **more):
+        prepared = await prepare(*rules, **more)
         await asyncio.sleep(4.5)  # Redis' answer comes late, but it comes
         return prepared
 
-    monkeypatch.setattr(open_poll, "prepare", prepare_slowly)
-    _, lost = await rounds.bring_in_line(engine, open_poll)
+    monkeypatch.setattr(open_poll, "sync_poll", prepare_slowly)
+    _, lost = await rounds.reconcile(engine, open_poll)
     assert lost
-    assert (await poll(engine)).lost_at is not None
+    assert (await poll(engine)).queue_lost_at is not None
 
 
 async def test_it_is_redis_that_is_away_where_redis_is_silent(open_poll, engine):
     await open_poll.admin.client_pause(6_000)  # longer than anybody waits
     with pytest.raises(RedisError):
-        await rounds.bring_in_line(engine, open_poll)
+        await rounds.reconcile(engine, open_poll)
 
 
 async def test_a_command_that_can_not_reach_redis_any_more_says_who_will(engine, tmp_path):
@@ -312,17 +316,17 @@ async def test_who_comes_late_with_the_state_before_a_change_is_refused(open_pol
     """As a worker does that has lost its lock, and died, with this on its way."""
     before = await poll(engine)
     await rounds.close(engine)
-    await rounds.bring_in_line(engine, open_poll)
+    await rounds.reconcile(engine, open_poll)
     late = {"revision": before.revision}
     with pytest.raises(ResponseError, match="LATE the poll was changed meanwhile"):
-        await open_poll.prepare(ZERO, "open", **late)
+        await open_poll.sync_poll(MIN_VERSION, "open", **late)
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
 
     # A database that was restored from a backup has an earlier state for good.
     changed = int(await open_poll.admin.hget(open_poll._poll, "revised"))
     await open_poll.admin.hset(open_poll._poll, "revised", changed - 61_000)
-    await open_poll.prepare(ZERO, "open", **late)
+    await open_poll.sync_poll(MIN_VERSION, "open", **late)
     assert await open_poll.cast(ballot())
 
 
@@ -331,7 +335,7 @@ async def test_a_poll_whose_time_has_come_ends_after_all_who_still_open_it(open_
     await rounds.close(engine, at=datetime.fromtimestamp(await open_poll.clock() - 1, UTC))
     async with transactions.begin() as opening:
         await tally.share_poll(opening)
-        closing = asyncio.create_task(rounds.bring_in_line(engine, open_poll))
+        closing = asyncio.create_task(rounds.reconcile(engine, open_poll))
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
         async with asyncio.timeout(30):
             while not (await opening.execute(waiting)).scalar_one():
@@ -343,7 +347,7 @@ async def test_a_poll_whose_time_has_come_ends_after_all_who_still_open_it(open_
         taken = await open_poll.cast(ballot())
     told, _ = await closing
     assert told.phase is Phase.COUNTING
-    assert told.until >= taken
+    assert told.last_version >= taken
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
 

@@ -12,9 +12,9 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from voting import schema
-from voting.database import DATABASE_ERRORS, create_engine
-from voting.models import Base
+from voting.database import schema
+from voting.database.engine import DATABASE_ERRORS, create_engine
+from voting.database.models import Base
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def next_version(monkeypatch, tmp_path):
 def said(monkeypatch, caplog):
     """Wait, in short steps, until somebody has logged something."""
     monkeypatch.setattr(schema, "PAUSE", 0.01)
-    caplog.set_level("INFO", "voting.schema")
+    caplog.set_level("INFO", "voting.database.schema")
 
     def is_said(words, fields):
         lines = [(each.getMessage(), each.__dict__) for each in caplog.records]

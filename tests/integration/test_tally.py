@@ -6,18 +6,18 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from voting import tally
-from voting.ballots import ZERO, CastBallot, Choice, Version
-from voting.database import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
-from voting.polls import Poll
+from voting.database import tally
+from voting.database.engine import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
+from voting.poll.ballot import MIN_VERSION, Choice, QueuedBallot, Version
+from voting.poll.lifecycle import Poll
 
 
-def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> CastBallot:
-    return CastBallot(ms, seq, voter.hex, Choice(choice))
+def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> QueuedBallot:
+    return QueuedBallot(ms, seq, voter.hex, Choice(choice))
 
 
 async def totals(engine):
-    result = (await tally.standing(engine)).totals
+    result = (await tally.fetch_result(engine)).totals
     return result.a, result.b
 
 
@@ -28,7 +28,7 @@ async def votes(engine):
 
 
 async def test_no_votes_are_zero_votes(engine):
-    result = (await tally.standing(engine)).totals
+    result = (await tally.fetch_result(engine)).totals
     assert (result.a, result.b, result.votes) == (0, 0, 0)
     assert abs((datetime.now(UTC) - result.at).total_seconds()) < 60
 
@@ -64,7 +64,7 @@ async def test_counting_a_batch_twice_changes_nothing(engine):
 async def test_an_older_ballot_never_replaces_a_newer_one(engine, late):
     voter = uuid4()
     await tally.count(engine, [cast(voter, "a", 2, 1)])
-    await tally.count(engine, [CastBallot(*late, voter.hex, Choice.B)])
+    await tally.count(engine, [QueuedBallot(*late, voter.hex, Choice.B)])
     assert await totals(engine) == (1, 0)
 
 
@@ -109,7 +109,7 @@ async def test_totals_are_the_sum_of_all_buckets(engine):
 
 async def test_the_version_after_all_is_newer_than_every_vote(engine):
     async with engine.connect() as connection:
-        assert await tally.version_after_all(connection) == ZERO
+        assert await tally.version_after_all(connection) == MIN_VERSION
         voter = uuid4()
         await tally.count(engine, [cast(uuid4(), "a", 5, 7), cast(voter, "b", 9, 2)])
         assert await tally.version_after_all(connection) > Version(9, 2)
@@ -157,7 +157,7 @@ async def test_a_deadlock_is_a_conflict_and_not_bad_data(database_url):
 async def test_a_server_that_is_away_is_neither_bad_data_nor_a_conflict(tmp_path):
     engine = create_engine(f"postgresql://postgres@/postgres?host={tmp_path}", name="tests")
     with pytest.raises(DATABASE_ERRORS) as caught:
-        await tally.standing(engine)
+        await tally.fetch_result(engine)
     assert not is_bad_data(caught.value)
     assert not is_conflict(caught.value)
 

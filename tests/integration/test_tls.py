@@ -14,11 +14,11 @@ from servers import passwords
 from sqlalchemy import text
 from tls import Front
 
-from voting.ballots import ZERO, Ballot, Choice
-from voting.casting import NotRecorded
-from voting.database import DATABASE_ERRORS, create_engine
+from voting.database.engine import DATABASE_ERRORS, create_engine
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.queue.producer import NotRecorded
+from voting.queue.stream import BallotStream, connect
 from voting.roles.worker import Worker
-from voting.stream import BallotStream, connect
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ async def test_a_vote_goes_all_the_way_in_tls(front, stream, context, trusted):
         while not await worker.ready():
             await asyncio.sleep(0.01)
         await voting.cast(Ballot(uuid4(), Choice.A))
-        while (await voting.position()).backlog:
+        while (await voting.progress()).backlog:
             await asyncio.sleep(0.01)
     worker.stop()
     await running
@@ -119,7 +119,7 @@ def wrong(case, context, trusted, other):
 async def test_a_redis_that_can_not_prove_who_it_is_gets_nothing(
     front, stream, case, context, trusted, other
 ):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     context, authority, host = wrong(case, context, trusted, other)
     redis, url = await front["redis"](context)
     options = {"ssl_ca_certs": authority} if authority else {}
@@ -128,7 +128,7 @@ async def test_a_redis_that_can_not_prove_who_it_is_gets_nothing(
     with pytest.raises(NotRecorded):
         await voting.cast(Ballot(uuid4(), Choice.A))
     with pytest.raises(RedisError):
-        await voting.position()
+        await voting.progress()
     await voting.close()
     assert await stream.length() == 0
     assert passwords()["vote"].encode() not in redis.plain

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from voting import metrics
-from voting.ballots import ZERO, Ballot, Choice
-from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
 from voting.roles.vote import Mine, VoteRole
 from voting.settings import VoteSettings, load
-from voting.texts import FORM, Problem
-from voting.voters import VoterCookies
+from voting.telemetry import metrics
+from voting.web.cookies import VoterCookies
+from voting.web.texts import INVALID_FORM, Problem
 
 KEY = "k" * 32
 ENVIRON = {"REDIS_URL": "redis://unused", "SECRET_KEYS": KEY, "OPTION_A": "<Cats>"}
@@ -27,7 +27,7 @@ def browser(stream, base_url="http://vote.localhost", **environ):
 
 @pytest.fixture
 async def prepared(stream):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     return stream
 
 
@@ -160,13 +160,13 @@ async def test_a_receipt_that_waits_long_says_so(voter, monkeypatch):
 
 async def test_many_receipts_cause_one_question(voter, prepared, monkeypatch):
     await voter.post("/vote", data={"choice": "a"})
-    asked, position = [], prepared.vote.position
+    asked, progress = [], prepared.vote.progress
 
     async def counting():
         asked.append(None)
-        return await position()
+        return await progress()
 
-    monkeypatch.setattr(prepared.vote, "position", counting)
+    monkeypatch.setattr(prepared.vote, "progress", counting)
     async with browser(prepared) as client:
         client.cookies = voter.cookies
         await asyncio.gather(*(client.get("/receipt") for _ in range(50)))
@@ -179,7 +179,7 @@ async def test_the_page_is_shown_while_redis_is_away(prepared, voter, monkeypatc
     async def fail():
         raise ConnectionError("away")
 
-    monkeypatch.setattr(prepared.vote, "position", fail)
+    monkeypatch.setattr(prepared.vote, "progress", fail)
     async with browser(prepared) as client:
         client.cookies = voter.cookies
         page = await client.get("/")
@@ -306,7 +306,7 @@ def test_every_error_of_casting_has_its_words():
 
 
 async def test_a_closed_poll_is_said_to_be_closed(voter, prepared):
-    await prepared.prepare(ZERO, "closed")
+    await prepared.sync_poll(MIN_VERSION, "closed")
     assert (await voter.post("/vote", data={"choice": "a"})).status_code == 409
 
 
@@ -321,10 +321,10 @@ async def test_before_a_worker_came_votes_are_refused(stream):
 async def test_where_memory_is_short_votes_are_refused_before_it_is_full(
     voter, prepared, monkeypatch
 ):
-    async def nearly_full():
+    async def memory_is_low():
         return True
 
-    monkeypatch.setattr(prepared.vote, "nearly_full", nearly_full)
+    monkeypatch.setattr(prepared.vote, "memory_is_low", memory_is_low)
     async with browser(prepared) as client:
         client.cookies = voter.cookies
         await client.post("/vote", data={"choice": "b"})  # with its answer comes the news
@@ -374,7 +374,7 @@ async def test_who_leaves_in_the_middle_of_a_vote_is_no_error_of_ours(prepared, 
 
     await app({**scope, "headers": headers}, receive, send)
     assert answer[0]["status"] == 400
-    assert refused() == before | {"form": before["form"] + 1}
+    assert refused() == before | {"invalid_form": before["invalid_form"] + 1}
     assert caplog.records == []
     assert await queued(prepared) == []
 
@@ -491,10 +491,10 @@ async def test_an_accepted_vote_is_measured_once_and_no_refusal(voter):
 @pytest.mark.parametrize(
     ("reason", "request_"),
     [
-        ("foreign", {"data": {"choice": "a"}, "headers": {"origin": "null"}}),
+        ("cross_origin", {"data": {"choice": "a"}, "headers": {"origin": "null"}}),
         ("no_cookie", {"data": {"choice": "a"}, "headers": {"cookie": "voter=another"}}),
-        ("form", {"data": {"choice": "c"}}),
-        ("form", {"json": {"choice": "a"}}),
+        ("invalid_form", {"data": {"choice": "c"}}),
+        ("invalid_form", {"json": {"choice": "a"}}),
         ("too_large", {"data": {"choice": "a" * 1_000_000}}),
     ],
 )
@@ -527,10 +527,10 @@ async def test_a_cast_that_fails_is_measured_by_its_reason(
 
 
 async def test_a_vote_that_finds_memory_short_is_measured_as_that(prepared, monkeypatch):
-    async def nearly_full():
+    async def memory_is_low():
         return True
 
-    monkeypatch.setattr(prepared.vote, "nearly_full", nearly_full)
+    monkeypatch.setattr(prepared.vote, "memory_is_low", memory_is_low)
     async with browser(prepared) as client:
         await client.get("/")
         await client.post("/vote", data={"choice": "a"})
@@ -541,7 +541,7 @@ async def test_a_vote_that_finds_memory_short_is_measured_as_that(prepared, monk
 
 def test_every_problem_of_a_vote_has_a_reason():
     problems = {each for each in vars(vote).values() if isinstance(each, Problem)}
-    assert problems | set(FORM.values()) == set(vote._REASONS)
+    assert problems | set(INVALID_FORM.values()) == set(vote._REASONS)
     assert {*vote._REASONS.values(), "other"} == set(metrics.REASONS)
 
 

@@ -7,12 +7,14 @@ from uuid import uuid4
 
 import pytest
 
-from voting import embedded, metrics, watching
-from voting.ballots import ZERO, Ballot, Choice
-from voting.durability import LOOKS
-from voting.embedded import Folders
-from voting.stream import BallotStream, connect
-from voting.watching import Watch
+from voting.local import servers as embedded
+from voting.local.servers import DataDir
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.queue.fsync_probe import LOOKS
+from voting.queue.stream import BallotStream, connect
+from voting.roles import worker_metrics as watching
+from voting.roles.worker_metrics import Watch
+from voting.telemetry import metrics
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ async def cast(stream, number):
 
 
 async def test_what_waits_is_seen_whether_a_worker_has_it_or_not(stream):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 5)
     taken = await stream.read("a worker", count=2, block=1)
     watch = Watch(stream)
@@ -44,7 +46,7 @@ async def test_what_waits_is_seen_whether_a_worker_has_it_or_not(stream):
 
 
 async def test_the_age_is_that_of_the_oldest_ballot_that_waits(stream):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     watch = Watch(stream)
     await watch.look()
     assert seen("backlog_age_seconds") == 0
@@ -65,12 +67,12 @@ async def test_the_age_is_that_of_the_oldest_ballot_that_waits(stream):
 
 
 async def test_dead_letters_are_seen_as_many_as_there_are(stream):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 3)
     for entry in await stream.read("a worker", count=2, block=1):
-        await stream.bury(entry, "for the test")
+        await stream.dead_letter(entry, "for the test")
     await Watch(stream).look()
-    assert seen("dead_letters_kept") == 2
+    assert seen("dead_letter_entries") == 2
     assert seen("backlog_ballots") == 1
 
 
@@ -90,12 +92,12 @@ async def test_without_a_stream_nothing_is_said_of_it_and_the_server_is_seen(str
     await Watch(stream).look()
     for name in ("backlog_ballots", "pending_ballots", "backlog_age_seconds"):
         assert isnan(seen(name))
-    assert seen("redis_durable") == 1
+    assert seen("redis_fsync_always") == 1
     assert seen("stream_entries") == 0
 
 
 async def test_numbers_of_a_redis_that_is_gone_are_unknown_not_old(stream, tmp_path):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 3)
     await Watch(stream).look()
     assert seen("backlog_ballots") == 3
@@ -115,7 +117,7 @@ async def test_a_mistake_while_looking_is_said_once_and_ends_nothing(stream, mon
         asked += 1
         raise ZeroDivisionError
 
-    monkeypatch.setattr(stream, "position", fail)
+    monkeypatch.setattr(stream, "progress", fail)
     watch = Watch(stream)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         tasks.create_task(watch.run())
@@ -129,7 +131,7 @@ async def test_looking_leaves_what_a_cast_and_a_worker_see_as_it_was(stream):
     await Watch(stream).look()
     # Only a worker that has asked Postgres may make the stream and the poll.
     assert not await stream.ready()
-    assert (await stream.prepare(ZERO, "open")).made
+    assert (await stream.sync_poll(MIN_VERSION, "open")).created
     before = await stream.admin.hgetall(stream._poll)
     await Watch(stream).look()
     assert await stream.admin.hgetall(stream._poll) == before
@@ -138,7 +140,7 @@ async def test_looking_leaves_what_a_cast_and_a_worker_see_as_it_was(stream):
 @pytest.fixture
 def another_url(servers, tmp_path, request):
     """The address of a Valkey of the test's own, with settings that the test may give."""
-    folders = Folders(tmp_path, servers.folders.run / uuid4().hex[:8])
+    folders = DataDir(tmp_path, servers.folders.run / uuid4().hex[:8])
     folders.run.mkdir()
     program = embedded.valkey(folders)
     settings = getattr(request, "param", {})
@@ -178,13 +180,13 @@ async def test_a_log_that_is_rewritten_is_durable_all_the_while(another):
 
 @pytest.mark.parametrize("another_url", [{"appendfsync": "everysec"}], indirect=True)
 async def test_under_load_too_a_server_that_syncs_later_is_found_out(another):
-    await another.prepare(ZERO, "open")
+    await another.sync_poll(MIN_VERSION, "open")
     done = asyncio.Event()
 
     async def ask():
         while not done.is_set():
             await cast(another, 1)
-            await another.position()
+            await another.progress()
 
     asking = [asyncio.create_task(ask()) for _ in range(10)]
     found = [await another.is_durable() for _ in range(LOOKS)]
@@ -204,7 +206,7 @@ async def test_a_redis_that_stops_to_sync_is_said_once_and_so_is_its_end(another
         await another._redis.config_set("appendfsync", setting)
         for _ in range(looks):
             await watch.look()
-            assert seen("redis_durable") == durable
+            assert seen("redis_fsync_always") == durable
     lost, again = [record.getMessage() for record in caplog.records]
     assert "`appendonly yes` and `appendfsync always`" in lost
     assert "again" in again
@@ -212,7 +214,7 @@ async def test_a_redis_that_stops_to_sync_is_said_once_and_so_is_its_end(another
 
 async def test_a_redis_that_does_not_answer_makes_its_numbers_unknown(another, monkeypatch):
     monkeypatch.setattr(watching, "PATIENCE", 0.05)
-    await another.prepare(ZERO, "open")
+    await another.sync_poll(MIN_VERSION, "open")
     watch = Watch(another)
     server = (await another._redis.info("server"))["process_id"]
     os.kill(server, signal.SIGSTOP)
@@ -223,8 +225,8 @@ async def test_a_redis_that_does_not_answer_makes_its_numbers_unknown(another, m
     finally:
         os.kill(server, signal.SIGCONT)
     assert isnan(seen("backlog_ballots"))
-    assert isnan(seen("redis_durable"))
+    assert isnan(seen("redis_fsync_always"))
     monkeypatch.undo()
     await watch.look()
     assert seen("backlog_ballots") == 0
-    assert seen("redis_durable") == 1
+    assert seen("redis_fsync_always") == 1

@@ -7,15 +7,17 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from voting import metrics, rounds, tally
-from voting.ballots import ZERO, Ballot, Choice, Version
-from voting.casting import PollClosed
-from voting.database import create_engine
-from voting.polls import Phase
+from voting.database import tally
+from voting.database.engine import create_engine
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
+from voting.poll.lifecycle import Phase
+from voting.queue.producer import PollClosed
+from voting.queue.stream import BallotStream, connect
+from voting.reconcile import poll as rounds
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
-from voting.stream import BallotStream, connect
-from voting.trails import WorkerTrail
+from voting.telemetry import metrics
+from voting.telemetry.trails import WorkerTrail
 
 
 async def until(condition):
@@ -60,12 +62,12 @@ async def cast(stream, number, choice=Choice.A):
 
 
 async def votes(engine):
-    return (await tally.standing(engine)).totals.votes
+    return (await tally.fetch_result(engine)).totals.votes
 
 
 def counted(stream, engine, number):
     async def check():
-        return await votes(engine) == number and (await stream.position()).backlog == 0
+        return await votes(engine) == number and (await stream.progress()).backlog == 0
 
     return check
 
@@ -84,7 +86,7 @@ async def test_ballots_become_votes(stream, engine):
         await cast(stream, 30, Choice.A)
         await cast(stream, 12, Choice.B)
         await until(counted(stream, engine, 42))
-    totals = (await tally.standing(engine)).totals
+    totals = (await tally.fetch_result(engine)).totals
     assert (totals.a, totals.b) == (30, 12)
 
 
@@ -97,7 +99,7 @@ async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatc
 
 
 async def test_ballots_cast_before_any_worker_came_are_counted(stream, engine):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 5)
     async with working(stream, engine):
         await until(counted(stream, engine, 5))
@@ -144,7 +146,7 @@ async def test_a_stopped_worker_has_finished_the_batch_in_hand(stream, engine, p
 
 
 async def test_a_dead_workers_entries_are_taken_over(stream, engine, caplog):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 3)
     assert len(await stream.read("dead", count=10, block=1)) == 3
     async with working(stream, engine, idle=0):
@@ -154,7 +156,7 @@ async def test_a_dead_workers_entries_are_taken_over(stream, engine, caplog):
 
 
 async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, engine):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 2)
     bad = await stream.admin.xadd(stream._stream, {"voter": b"short", "choice": b"a"})
     await cast(stream, 2)
@@ -167,7 +169,7 @@ async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, en
 
 
 async def test_an_entry_that_postgres_refuses_is_found_and_the_rest_is_counted(stream, engine):
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 5)
     last = (await cast(stream, 1))[0]
     fields = {"voter": uuid4().bytes, "choice": b"b"}
@@ -238,7 +240,7 @@ async def test_when_memory_is_full_what_is_in_is_counted_and_makes_room(
     stream, engine, monkeypatch
 ):
     monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 5)
     await stream.admin.xadd(stream._stream, {"no": "ballot"})
     await stream.admin.config_set("maxmemory", 1)
@@ -256,8 +258,8 @@ async def test_when_memory_is_full_what_is_in_is_counted_and_makes_room(
 
 
 async def test_consumers_that_are_gone_are_forgotten(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "FORGET_SECONDS", 0)
-    await stream.prepare(ZERO, "open")
+    monkeypatch.setattr(worker_module, "CONSUMER_EXPIRY", 0)
+    await stream.sync_poll(MIN_VERSION, "open")
     await stream.read("an earlier pod", count=1, block=0.01)
     async with working(stream, engine):
 
@@ -383,8 +385,8 @@ class Spans:
 
 
 async def test_a_ballot_that_is_followed_is_told_when_it_is_counted(stream, engine, caplog):
-    caplog.set_level("DEBUG", "voting.trails")
-    await stream.prepare(ZERO, "open")
+    caplog.set_level("DEBUG", "voting.telemetry.trails")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 2)
     trace = f"00-{'a' * 32}-{'b' * 16}-00"
     followed = await stream.cast(Ballot(uuid4(), Choice.B, trace))
@@ -392,7 +394,7 @@ async def test_a_ballot_that_is_followed_is_told_when_it_is_counted(stream, engi
     await stream.admin.xadd(stream._stream, fields)
     async with working(stream, engine, trail=WorkerTrail(None, debug=True)):
         await until(counted(stream, engine, 3))
-    [line] = [each for each in caplog.records if each.name == "voting.trails"]
+    [line] = [each for each in caplog.records if each.name == "voting.telemetry.trails"]
     assert (line.message, line.request) == ("ballot counted", "a" * 32)
     assert line.ballot == str(followed)
 
@@ -402,7 +404,7 @@ async def test_a_mistake_in_the_code_ends_the_worker(stream, engine, monkeypatch
         raise ZeroDivisionError
 
     monkeypatch.setattr(tally, "count", count)
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 1)
     with pytest.raises(ExceptionGroup) as caught:
         await Worker(stream, engine, consumer="me").run()
@@ -410,19 +412,19 @@ async def test_a_mistake_in_the_code_ends_the_worker(stream, engine, monkeypatch
 
 
 async def test_versions_are_redis_time(stream):
-    await stream.prepare(Version(1, 1), "open")
+    await stream.sync_poll(Version(1, 1), "open")
     [version] = await cast(stream, 1)
     assert abs(version.ms / 1000 - await stream.clock()) < 60
 
 
 async def phase(engine):
-    return (await tally.standing(engine)).poll.phase
+    return (await tally.fetch_result(engine)).poll.phase
 
 
 async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, engine, monkeypatch):
     monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
     monkeypatch.setattr(worker_module, "COUNTING", 0.05)
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     for choice in (Choice.A, Choice.B, Choice.B):
         await stream.cast(Ballot(uuid4(), choice))
     [held] = await stream.read("slow", count=1, block=0.01)  # by a worker that is still at it
@@ -437,13 +439,13 @@ async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, en
             return len(looks) > 1
 
         await until(counted)
-        looks, position = [], stream.position
+        looks, progress = [], stream.progress
 
         async def look():
-            looks.append(await position())
+            looks.append(await progress())
             return looks[-1]
 
-        monkeypatch.setattr(stream, "position", look)
+        monkeypatch.setattr(stream, "progress", look)
         await until(looked)
         assert await phase(engine) is Phase.COUNTING
 
@@ -468,7 +470,7 @@ async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine, mon
             return await phase(engine) is Phase.FINAL
 
         await until(final)
-    assert (await stream.terms()).open is False
+    assert (await stream.cast_rules()).open is False
 
 
 MEASURED = (
@@ -493,7 +495,7 @@ def grown(before):
 
 async def test_what_a_worker_does_is_measured(stream, engine):
     before = measured()
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 3)
     await stream.admin.xadd(stream._stream, {"no": "ballot"})
     async with working(stream, engine):
@@ -513,7 +515,7 @@ async def test_entries_that_are_taken_over_are_measured_and_so_is_each_time_they
     stream, engine
 ):
     before = measured()
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 3)
     assert len(await stream.read("dead", count=10, block=1)) == 3
     # With no idle time a worker takes over what it has in hand itself, too.
@@ -540,7 +542,7 @@ async def test_a_count_that_failed_is_not_measured(stream, engine, monkeypatch):
 async def test_the_time_from_accept_to_count_is_that_of_the_oldest_of_a_batch(stream, engine):
     name = "voting_accept_to_count_seconds_sum"
     before = metrics.OF_ROLE["worker"].get_sample_value(name)
-    await stream.prepare(ZERO, "open")
+    await stream.sync_poll(MIN_VERSION, "open")
     now = int(await stream.clock() * 1000)
     for ago in (3600, 60, 1):
         fields = dict(zip(("voter", "choice"), Ballot(uuid4(), Choice.A).encode(), strict=True))
@@ -551,7 +553,7 @@ async def test_the_time_from_accept_to_count_is_that_of_the_oldest_of_a_batch(st
 
 
 async def test_a_ballot_counts_where_its_age_is_not_known(stream, engine, monkeypatch):
-    assert stream.age(ZERO) is None  # nobody has asked for the time
+    assert stream.age(MIN_VERSION) is None  # nobody has asked for the time
     monkeypatch.setattr(stream, "age", lambda _: None)
     async with working(stream, engine) as worker:
         await until(worker.ready)

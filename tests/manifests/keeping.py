@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from voting.stream import GROUP, BallotStream, connect
+from voting.queue.stream import GROUP, BallotStream, connect
 
 from .rendering import Resource, containers, matches, of, one, pod, title, workloads
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from voting import server
-from voting.ops import READY_SECONDS
 from voting.settings import ROLE_SETTINGS, Role, RoleSettings
+from voting.web import server
+from voting.web.ops import READY_SECONDS
 
 from .rendering import (
     Resource,

@@ -18,10 +18,10 @@ def refused(reason: str) -> str:
 UP = {role: pod("up", role) for role in ("vote", "result", "worker")}
 READY = {role: pod("voting_ready", role, f'role="{role}"') for role in UP}
 ACCEPTED = pod("voting_ballots_accepted_total", "vote")
-DURABLE = pod("voting_redis_durable", "worker")
+FSYNC_ALWAYS = pod("voting_redis_fsync_always", "worker")
 BACKLOG = pod("voting_backlog_ballots", "worker")
 AGE = pod("voting_backlog_age_seconds", "worker")
-DEAD = pod("voting_dead_letters_kept", "worker")
+DEAD = pod("voting_dead_letter_entries", "worker")
 MEMORY = pod("voting_redis_memory_used_ratio", "worker")
 TOTALS_AGE = pod("voting_totals_age_seconds", "result")
 COUNTING = pod("voting_poll_phase", "result", 'phase="counting"')
@@ -37,7 +37,7 @@ NORMAL = {
     refused("unavailable"): "0x80",
     refused("closed"): "0+1000x80",  # no fault of the app
     refused("unknown"): "0+1x80",  # one in a thousand
-    DURABLE: "1x80",
+    FSYNC_ALWAYS: "1x80",
     BACKLOG: "20000x80",  # many, and not more
     AGE: "5x80",
     DEAD: "3x80",  # of some time ago
@@ -58,11 +58,14 @@ SITUATIONS = [
     (("VotingNotReady",), {READY["result"]: "0x80"}),
     (("VotingBallotsRefused",), {refused("unavailable"): "0+20x80"}),
     (("VotingBallotsRefused",), {refused("unknown"): "0+20x80"}),
-    (("VotingNotDurable",), {DURABLE: "0x80"}),
+    (("VotingNotDurable",), {FSYNC_ALWAYS: "0x80"}),
     (("VotingNotFinal",), {COUNTING: "0x60 1x20"}),
     # Another worker does not know.
-    (("VotingNotDurable",), {DURABLE: "0x80", DURABLE.replace("worker-1", "worker-2"): UNKNOWN}),
-    ((), {DURABLE: UNKNOWN, BACKLOG: UNKNOWN, AGE: UNKNOWN, MEMORY: UNKNOWN}),
+    (
+        ("VotingNotDurable",),
+        {FSYNC_ALWAYS: "0x80", FSYNC_ALWAYS.replace("worker-1", "worker-2"): UNKNOWN},
+    ),
+    ((), {FSYNC_ALWAYS: UNKNOWN, BACKLOG: UNKNOWN, AGE: UNKNOWN, MEMORY: UNKNOWN}),
     (("VotingBacklogOld",), {AGE: "50+1x80"}),
     (("VotingBacklogGrowing",), {BACKLOG: "20000+100x80"}),
     ((), {BACKLOG: "0+100x80"}),

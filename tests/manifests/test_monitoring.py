@@ -12,7 +12,7 @@ import prometheus_client
 import pytest
 import yaml
 
-from voting import metrics
+from voting.telemetry import metrics
 
 from .rendering import DEPLOY, Resource, of, render
 from .situations import NORMAL, SITUATIONS

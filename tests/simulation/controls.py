@@ -5,9 +5,10 @@ from unittest import mock
 
 from simulation.postgres_model import Postgres
 
-from voting import casting, stream
+from voting.queue import producer as casting
+from voting.queue import stream
+from voting.queue.stream import GROUP, BallotStream, Entry, GroupProgress
 from voting.roles.worker import Worker
-from voting.stream import GROUP, BallotStream, Entry, Position
 
 
 def _replaced(module, name, old, new):
@@ -29,15 +30,15 @@ def acknowledge_before_commit():
 
 
 def group_created_at_the_end():
-    return _replaced(stream, "PREPARE", "or '0'", "or '$'")
+    return _replaced(stream, "SYNC_POLL", "or '0'", "or '$'")
 
 
 @contextmanager
 def dead_letters_by_delivery_count():
-    reclaim = BallotStream.reclaim
+    claim_idle = BallotStream.claim_idle
 
     async def bury_the_often_delivered(self, consumer, *, idle, count):
-        taken = await reclaim(self, consumer, idle=idle, count=count)
+        taken = await claim_idle(self, consumer, idle=idle, count=count)
         deliveries = {
             each["message_id"].decode(): each["times_delivered"]
             for each in await self._redis.xpending_range(self._stream, GROUP, "-", "+", 1000)
@@ -45,12 +46,12 @@ def dead_letters_by_delivery_count():
         left = []
         for entry in taken:
             if deliveries.get(str(entry.version), 0) >= 3:
-                await self.bury(entry, "delivered too often")
+                await self.dead_letter(entry, "delivered too often")
             else:
                 left.append(entry)
         return left
 
-    with mock.patch.object(BallotStream, "reclaim", bury_the_often_delivered):
+    with mock.patch.object(BallotStream, "claim_idle", bury_the_often_delivered):
         yield
 
 
@@ -59,11 +60,11 @@ def no_deadline():
 
 
 def ids_not_raised():
-    return _replaced(stream, "PREPARE", "redis.call('XSETID'", "tostring('XSETID'")
+    return _replaced(stream, "SYNC_POLL", "redis.call('XSETID'", "tostring('XSETID'")
 
 
 def final_before_all_is_counted():
-    return mock.patch.object(Position, "all_counted", return_value=True)
+    return mock.patch.object(GroupProgress, "all_counted", return_value=True)
 
 
 def rounds_not_kept_apart():

@@ -13,7 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 from simulation.loop import PROCESS, WORLD, State
 from simulation.redis_model import BLOCKED, Refused, Status
 
-from voting.stream import connect
+from voting.queue.stream import connect
 
 FAULTS = (
     "crash before",  # the process is killed and the server hears nothing of it
@@ -32,7 +32,7 @@ FAULTS = (
 REDIS_FAULTS = FAULTS[:-2]
 POSTGRES_FAULTS = (*FAULTS[:-2], "conflict")
 
-OFTEN = {"bury": 10, "closed": 10, "finish": 25, "count": 3, "xack": 2}
+OFTEN = {"dead_letter": 10, "closed": 10, "finish": 25, "count": 3, "xack": 2}
 """How much more often a step meets a fault: those that matter most, or are seldom taken."""
 
 
@@ -277,7 +277,7 @@ class RedisLink(Link):
 
     def left(self):
         for answer in self._waits:
-            self._redis.forget(answer)
+            self._redis.delete_idle_consumers(answer)
 
 
 class RedisConnection(AbstractConnection):
@@ -326,7 +326,7 @@ def encode(reply):
     return b"*%d\r\n%s" % (len(reply), b"".join(map(encode, reply)))
 
 
-_WORDS = {"accept": "cast", "make": "prepare", "move": "bury", "multi": "position"}
+_WORDS = {"accept": "cast", "make": "sync_poll", "move": "dead_letter", "multi": "progress"}
 
 
 def _step(command):

@@ -13,10 +13,11 @@ from uuid import UUID
 from simulation.network import POSTGRES_FAULTS, Link, connect_to
 from sqlalchemy.exc import DBAPIError
 
-from voting import rounds, tally
-from voting.ballots import Version
-from voting.database import STATEMENT_TIMEOUT
-from voting.polls import Poll
+from voting.database import tally
+from voting.database.engine import STATEMENT_TIMEOUT
+from voting.poll.ballot import Version
+from voting.poll.lifecycle import Poll
+from voting.reconcile import poll as rounds
 
 PATIENCE = STATEMENT_TIMEOUT + 2
 IDLE_IN_TRANSACTION = STATEMENT_TIMEOUT * 2
@@ -59,8 +60,8 @@ class Postgres:
 
     # What operators do, as in `rounds`.
 
-    def _change(self, **facts):
-        self.poll = replace(self.poll, revision=self.poll.revision + 1, **facts)
+    def _change(self, **as_dict):
+        self.poll = replace(self.poll, revision=self.poll.revision + 1, **as_dict)
 
     def close(self, at=None):
         if at is None:
@@ -69,11 +70,13 @@ class Postgres:
             self._change(closes_at=at)
 
     def reopen(self):
-        life = dict.fromkeys(("closes_at", "closed_at", "until", "final_at"))
+        life = dict.fromkeys(("closes_at", "closed_at", "last_version", "final_at"))
         self._change(state="open", **life)
 
     def start_round(self):
-        self._change(round=self.poll.round + 1, after=self.poll.until, lost_at=None)
+        self._change(
+            round=self.poll.round + 1, after_version=self.poll.last_version, queue_lost_at=None
+        )
         self.reopen()
         self.votes = {}
         self.tally = {}
@@ -85,15 +88,15 @@ class Postgres:
             self._change(state="closed", closed_at=closed_at)
 
     def set_closed(self, closed_at, ms, seq):
-        if self.poll.state == "closed" and self.poll.until is None:
+        if self.poll.state == "closed" and self.poll.last_version is None:
             at = self.poll.closed_at or closed_at
-            self.poll = replace(self.poll, closed_at=at, until=Version(ms, seq))
+            self.poll = replace(self.poll, closed_at=at, last_version=Version(ms, seq))
 
     def set_lost(self):
-        self.poll = replace(self.poll, lost_at=self.now())
+        self.poll = replace(self.poll, queue_lost_at=self.now())
 
     def finish(self, ms, seq):
-        if self.poll.final_at is not None or self.poll.until != (ms, seq):
+        if self.poll.final_at is not None or self.poll.last_version != (ms, seq):
             return None
         self.poll = replace(self.poll, final_at=self.now())
         self.finals.append((self.poll, dict(self.votes), self.totals()))
@@ -101,7 +104,7 @@ class Postgres:
 
     def row(self):
         poll = self.poll
-        until = poll.until or Version(None, None)
+        until = poll.last_version or Version(None, None)
         a, b = self.totals()
         return SimpleNamespace(
             round=poll.round,
@@ -109,12 +112,12 @@ class Postgres:
             state=poll.state,
             closes_at=poll.closes_at,
             closed_at=poll.closed_at,
-            after_ms=poll.after.ms,
-            after_seq=poll.after.seq,
+            after_ms=poll.after_version.ms,
+            after_seq=poll.after_version.seq,
             until_ms=until.ms,
             until_seq=until.seq,
             final_at=poll.final_at,
-            lost_at=poll.lost_at,
+            lost_at=poll.queue_lost_at,
             at=self.now(),
             a=a,
             b=b,
@@ -122,8 +125,8 @@ class Postgres:
 
     def counts(self, version):
         """Tell whether a ballot is of this round."""
-        until = self.poll.until
-        return version > self.poll.after and (until is None or version <= until)
+        until = self.poll.last_version
+        return version > self.poll.after_version and (until is None or version <= until)
 
     def count(self, voters, choices, ms, seq):
         """Do what the statement of `tally.count` promises, all of it or nothing."""
@@ -155,7 +158,9 @@ class Postgres:
         return tuple(sum(row[i] for row in self.tally.values()) for i in (0, 1))
 
     def newest(self):
-        of_the_poll = [each.ms for each in (self.poll.after, self.poll.until) if each]
+        of_the_poll = [
+            each.ms for each in (self.poll.after_version, self.poll.last_version) if each
+        ]
         return max([*of_the_poll, *(ms for _, _, ms in self.tally.values())])
 
 

@@ -8,7 +8,7 @@ from functools import cache
 
 from lupa.lua51 import LuaRuntime, lua_type
 
-from voting.ballots import ZERO, Version
+from voting.poll.ballot import MIN_VERSION, Version
 
 BLOCKED = object()
 """The reply of a read that waits: `Redis.execute` calls its callback later."""
@@ -63,9 +63,9 @@ class Group:
 @dataclass
 class Stream:
     entries: dict[Version, list[bytes]] = field(default_factory=dict)
-    last: Version = ZERO
+    last: Version = MIN_VERSION
     added: int = 0
-    deleted: Version = ZERO
+    deleted: Version = MIN_VERSION
     """The highest id that XDEL has taken out."""
     groups: dict[bytes, Group] = field(default_factory=dict)
 
@@ -81,7 +81,11 @@ class Stream:
         return found[::-1][:count]
 
     def has_gaps_after(self, version):
-        if not self.entries or self.deleted == ZERO or next(iter(self.entries)) > self.deleted:
+        if (
+            not self.entries
+            or self.deleted == MIN_VERSION
+            or next(iter(self.entries)) > self.deleted
+        ):
             return False
         return version <= self.deleted
 
@@ -151,7 +155,7 @@ class Redis:
         if self._waiting.pop(answer, None):
             answer(None)
 
-    def forget(self, answer):
+    def delete_idle_consumers(self, answer):
         self._waiting.pop(answer, None)
 
     def _reply(self, args):
@@ -207,10 +211,10 @@ class Redis:
     def do_hmget(self, key, *names):
         return [self.do_hget(key, name) for name in names]
 
-    def do_hset(self, key, *facts):
+    def do_hset(self, key, *as_dict):
         fields = self.keys.setdefault(key, {})
         before = len(fields)
-        fields.update(zip(facts[::2], facts[1::2], strict=True))
+        fields.update(zip(as_dict[::2], as_dict[1::2], strict=True))
         return len(fields) - before
 
     # The server.
@@ -290,7 +294,7 @@ class Redis:
         if stream is None:
             raise Refused("ERR no such key")
         entries = _entries(stream.entries.items())
-        facts = {
+        as_dict = {
             b"length": len(entries),
             b"last-generated-id": b"%d-%d" % stream.last,
             b"max-deleted-entry-id": b"%d-%d" % stream.deleted,
@@ -299,7 +303,7 @@ class Redis:
             b"first-entry": entries[0] if entries else None,
             b"last-entry": entries[-1] if entries else None,
         }
-        return _flat(facts)
+        return _flat(as_dict)
 
     # Groups.
 
@@ -500,5 +504,5 @@ def _entries(found):
     return [[b"%d-%d" % version, fields] for version, fields in found]
 
 
-def _flat(facts):
-    return [part for fact in facts.items() for part in fact]
+def _flat(as_dict):
+    return [part for fact in as_dict.items() for part in fact]

@@ -22,12 +22,13 @@ from simulation.redis_model import BLOCKED, Redis
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from voting import rounds, tally
-from voting.ballots import ZERO, Ballot, CastBallot, Choice, Version
-from voting.casting import CastError
-from voting.database import _sqlstate, create_engine
-from voting.rounds import PollChanged
-from voting.stream import GROUP, BallotStream, StreamMissing, connect
+from voting.database import tally
+from voting.database.engine import _sqlstate, create_engine
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
+from voting.queue.producer import CastError
+from voting.queue.stream import GROUP, BallotStream, StreamMissing, connect
+from voting.reconcile import poll as rounds
+from voting.reconcile.poll import PollChanged
 
 VOTERS = [UUID(int=number + 1) for number in range(4)]
 FAR = 9_999_999_999_999  # ms
@@ -111,11 +112,13 @@ class Machine(RuleBasedStateMachine):
     )
     def prepare(self, ms, seq, state, closes_at):
         after = Version(ms, seq)
-        self.both(lambda stream: _prepare(stream, after, state, closes_at=closes_at, after=after))
+        self.both(
+            lambda stream: _prepare(stream, after, state, closes_at=closes_at, after_version=after)
+        )
 
     @rule()
     def open(self):
-        self.both(lambda stream: _prepare(stream, ZERO, "open"))
+        self.both(lambda stream: _prepare(stream, MIN_VERSION, "open"))
 
     @rule(ballots=BALLOTS)
     def cast(self, ballots):
@@ -136,8 +139,8 @@ class Machine(RuleBasedStateMachine):
         self._keep(self.both(lambda stream: stream.read(consumer, count=count, block=0)))
 
     @rule(consumer=CONSUMERS, idle=st.sampled_from([0, 3600]), count=st.integers(1, 4))
-    def reclaim(self, consumer, idle, count):
-        self._keep(self.both(lambda stream: stream.reclaim(consumer, idle=idle, count=count)))
+    def claim_idle(self, consumer, idle, count):
+        self._keep(self.both(lambda stream: stream.claim_idle(consumer, idle=idle, count=count)))
 
     def _keep(self, entries):
         if isinstance(entries, list):
@@ -153,9 +156,9 @@ class Machine(RuleBasedStateMachine):
         self.both(lambda stream: stream.done(ids))
 
     @rule(pick=st.integers(0, 30))
-    def bury(self, pick):
+    def dead_letter(self, pick):
         for each in self._pick([pick]):
-            self.both(lambda stream, entry=each: stream.bury(entry, "no ballot"))
+            self.both(lambda stream, entry=each: stream.dead_letter(entry, "no ballot"))
 
     @rule(ms=st.sampled_from([0, FAR]))
     def trim(self, ms):
@@ -166,14 +169,14 @@ class Machine(RuleBasedStateMachine):
         self.both(lambda stream: stream.trim())
 
     @rule(silent=st.sampled_from([-1, 3600]))
-    def forget(self, silent):
-        self.both(lambda stream: stream.forget(silent))
+    def delete_idle_consumers(self, silent):
+        self.both(lambda stream: stream.delete_idle_consumers(silent))
 
     @rule(before=st.none() | st.integers(0, 30), count=st.integers(1, 4))
-    def newest_first(self, before, count):
+    def entries_before(self, before, count):
         version = None if before is None else next(iter(self._pick([before])), None)
         version = version and version.version
-        self.both(lambda stream: stream.newest_first(version, count))
+        self.both(lambda stream: stream.entries_before(version, count))
 
     @rule()
     def lose_the_stream(self):
@@ -211,9 +214,9 @@ class Machine(RuleBasedStateMachine):
         await self.real._redis.config_set("maxmemory", 1)
         self.redis.memory_full = True
         try:
-            await self._both(lambda stream: stream.nearly_full())
+            await self._both(lambda stream: stream.memory_is_low())
             await self._cast([(VOTERS[0], Choice.A)])
-            await self._both(lambda stream: _prepare(stream, ZERO, "open"))
+            await self._both(lambda stream: _prepare(stream, MIN_VERSION, "open"))
             await self._both(lambda on: on._redis.xadd(on._stream, {"no": "room"}, id=f"{FAR * 9}"))
         finally:
             await self.real._redis.config_set("maxmemory", "1gb")
@@ -226,12 +229,12 @@ class Machine(RuleBasedStateMachine):
 
     async def _look(self):
         for ask in (
-            lambda stream: stream.position(),
-            lambda stream: stream.middle(),
+            lambda stream: stream.progress(),
+            lambda stream: stream.midpoint(),
             lambda stream: stream.length(),
             lambda stream: stream.ready(),
             lambda stream: stream._redis.xrange(stream._stream),
-            lambda stream: stream.terms(),
+            lambda stream: stream.cast_rules(),
             _deliveries,
             _consumers,
             _letters,
@@ -257,7 +260,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _count(self, ballots):
         # A choice that is none gets past nobody but Postgres.
-        batch = [CastBallot(ms, seq, voter.hex, choice) for voter, choice, ms, seq in ballots]
+        batch = [QueuedBallot(ms, seq, voter.hex, choice) for voter, choice, ms, seq in ballots]
         real = await _outcome(tally.count(self.engine, batch))
         assert await _outcome(tally.count(self.model_engine, batch)) == real
 
@@ -288,13 +291,13 @@ class Machine(RuleBasedStateMachine):
         self.run(self._finished())
 
     async def _finished(self):
-        until = self.postgres.poll.until or ZERO
+        until = self.postgres.poll.last_version or MIN_VERSION
         done = [await tally.finish(engine, until) for engine in (self.engine, self.model_engine)]
         assert done[0] == done[1]
 
     @rule()
     def reopened(self):
-        seen = self.run(tally.standing(self.engine)).poll
+        seen = self.run(tally.fetch_result(self.engine)).poll
         self.run(rounds.reopen(self.engine, seen))
         self.postgres.reopen()
 
@@ -320,7 +323,7 @@ class Machine(RuleBasedStateMachine):
         assert self.postgres.votes == votes
         answers = []
         for engine in (self.engine, self.model_engine):
-            totals = (await tally.standing(engine)).totals
+            totals = (await tally.fetch_result(engine)).totals
             async with engine.begin() as connection:
                 newest = await tally.version_after_all(connection)
                 poll = _without_times(await tally.share_poll(connection))
@@ -328,8 +331,8 @@ class Machine(RuleBasedStateMachine):
         assert answers[0] == answers[1]
 
 
-async def _prepare(stream, *args, **terms):
-    prepared = await stream.prepare(*args, **terms)
+async def _prepare(stream, *args, **rules):
+    prepared = await stream.sync_poll(*args, **rules)
     return prepared._replace(closed_at=prepared.closed_at is not None)
 
 
@@ -339,7 +342,7 @@ async def _set_closed(engine, until):
 
 
 def _without_times(poll):
-    times = ("closes_at", "closed_at", "final_at", "lost_at")
+    times = ("closes_at", "closed_at", "final_at", "queue_lost_at")
     return replace(poll, **{each: getattr(poll, each) is not None for each in times})
 
 

@@ -12,7 +12,16 @@ from simulation.network import POSTGRES_FAULTS, REDIS_FAULTS
 LAST_STEPS = 150
 
 # Each fault of each of these has to be seen. Of what `prepare` asks before, some: it is harmless.
-REDIS_STEPS = {"cast", "time", "prepare", "xreadgroup", "xautoclaim", "xack", "bury", "forget"}
+REDIS_STEPS = {
+    "cast",
+    "time",
+    "sync_poll",
+    "xreadgroup",
+    "xautoclaim",
+    "xack",
+    "dead_letter",
+    "delete_idle_consumers",
+}
 POSTGRES_STEPS = {"count", "lock", "poll", "newest", "commit", "closed", "finish"}
 HAPPENINGS = {
     "_kill_one",

@@ -17,12 +17,12 @@ from simulation.network import FAULTS, Faults, Server, client
 from simulation.postgres_model import Engine, Postgres
 from simulation.redis_model import Redis, Refused
 
-from voting.ballots import Ballot, Choice, Version
-from voting.casting import CLOCK_SECONDS, MaybeRecorded, NotRecorded, PollClosed
-from voting.polls import Phase
+from voting.poll.ballot import Ballot, Choice, Version
+from voting.poll.lifecycle import Phase
+from voting.queue.producer import CLOCK_SECONDS, MaybeRecorded, NotRecorded, PollClosed
+from voting.queue.stream import GROUP, BallotStream
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
-from voting.stream import GROUP, BallotStream
 
 START = 1_700_000_000.0  # what the servers' clocks show at the beginning
 PATIENCE = 1000.0  # seconds in which each voter has all answers
@@ -97,7 +97,7 @@ class World:
             "HOUSEKEEPING": draw((5.0, 10.0)),
             "KEEP_SECONDS": draw((3600, 2)),
             "KEEP_ENTRIES": draw((1_000_000, 4)),
-            "FORGET_SECONDS": draw((3600, 10)),
+            "CONSUMER_EXPIRY": draw((3600, 10)),
             "random": self._random,
         }
 
@@ -342,11 +342,13 @@ class World:
         mine = [
             version
             for key, version, _ in self._redis.appended
-            if key == BALLOTS and version not in self._poison and version > poll.after
+            if key == BALLOTS and version not in self._poison and version > poll.after_version
         ]
-        if poll.until is not None:
-            late = [each for each in mine if each > poll.until]
-            self.wrong += [f"{each} was taken after the close at {poll.until}" for each in late]
+        if poll.last_version is not None:
+            late = [each for each in mine if each > poll.last_version]
+            self.wrong += [
+                f"{each} was taken after the close at {poll.last_version}" for each in late
+            ]
         # Ids tell the time where they need not be higher than others that came from elsewhere.
         from_elsewhere = {("world", "_poison_comes"), ("world", "_volume_lost")}
         if poll.closed_at is not None and not from_elsewhere & self._faults.seen.keys():
@@ -417,7 +419,7 @@ class World:
         self._nothing_came_after(poll)
         if dead != self._poison:
             self.wrong.append(f"dead letters: {sorted(dead)}, poison: {sorted(self._poison)}")
-        told = (await self._stream().position()).backlog
+        told = (await self._stream().progress()).backlog
         if told not in {None, self._backlog()}:
             self.wrong.append(f"the backlog is {self._backlog()}, and the app says {told}")
         if (state := self._state_in_redis()) != poll.state:
@@ -428,7 +430,9 @@ class World:
         backlog, dead, entries = queue
 
         def of_it(version):
-            return version > poll.after and (poll.until is None or version <= poll.until)
+            return version > poll.after_version and (
+                poll.last_version is None or version <= poll.last_version
+            )
 
         # What became of the others nobody knows: they may be of this round.
         requests = [

@@ -3,7 +3,7 @@ from importlib import import_module
 
 import pytest
 
-from voting.absent import absent
+from voting.web.absent import absent
 
 
 @pytest.mark.parametrize("loaded", [True, False])

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voting import traceparent
-from voting.ballots import ZERO, Ballot, Choice, Version
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
+from voting.telemetry import traceparent
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -90,7 +90,7 @@ def test_a_version_that_is_not_text_is_refused():
 @given(versions, versions)
 def test_versions_are_ordered_by_time_then_by_number(one, other):
     assert (one < other) == ((one.ms, one.seq) < (other.ms, other.seq))
-    assert one >= ZERO
+    assert one >= MIN_VERSION
 
 
 def test_a_voter_is_sixteen_bytes_in_the_stream():

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from checker import Books, Request, Told, Vote, check
 
-from voting.ballots import Choice, Version
+from voting.poll.ballot import Choice, Version
 
 A, B = Choice.A, Choice.B
 VOTER, OTHER = UUID(int=1), UUID(int=2)

@@ -14,9 +14,9 @@ import pytest
 import uvloop
 from waiting import until
 
-from voting import connections
-from voting.connections import MAX_HEAD, MAX_PIPELINE, MAX_WAITING, Connection
-from voting.server import Site
+from voting.web import protocol as connections
+from voting.web.protocol import MAX_HEAD, MAX_PIPELINE, MAX_WAITING, Connection
+from voting.web.server import Site
 
 HOST = b"Host: here\r\n"
 PLAIN = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"

@@ -1,6 +1,6 @@
 import pytest
 
-from voting.durability import LOOKS, Durability
+from voting.queue.fsync_probe import LOOKS, Durability
 
 
 @pytest.mark.parametrize("found", [True, False])

@@ -1,6 +1,6 @@
 import pytest
 
-from voting.exchange import Answer, Asked, BrokenOff, TooLarge
+from voting.web.exchange import Answer, Asked, BrokenOff, TooLarge
 
 
 def asked(*headers, messages=()):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from voting.ballots import Choice
-from voting.forms import FormError, read_choice
+from voting.poll.ballot import Choice
+from voting.web.forms import FormError, read_choice
 
 FORM = "application/x-www-form-urlencoded"
 

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from voting import latest
-from voting.latest import Latest
+from voting.web import cache as latest
+from voting.web.cache import Latest
 
 
 class Source:

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voting.ballots import Choice
 from voting.load.client import Voter
 from voting.load.crowd import Crowd, choose
+from voting.poll.ballot import Choice
 
 
 @given(

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voting.ballots import Choice
 from voting.load.record import (
     Expected,
     Header,
@@ -20,6 +19,7 @@ from voting.load.record import (
     Writer,
     compare,
 )
+from voting.poll.ballot import Choice
 
 A, B = Choice.A, Choice.B
 YES = (Told.YES, True)

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from voting import __version__, logs
+from voting import __version__
 from voting.settings import ResultSettings, Settings, VoteSettings, WorkerSettings, load
+from voting.telemetry import logging as logs
 
 KEY = "a-key-nobody-may-read"
 log = logs.get("voting.x")
@@ -161,7 +162,7 @@ def test_a_start_says_what_runs_and_with_which_settings(lines):
         "poll_title": "Cats or Dogs?",
         "option_a": "Cats",
         "option_b": "Dogs",
-        "results": "always",
+        "show_results": "always",
         "database_url": "postgresql://db/x",
     }
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from voting import metrics
 from voting.settings import Role
+from voting.telemetry import metrics
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/operations.md").read_text()
 ROWS = re.findall(r"^\| `(voting_\w+)` \| (\w+)\*? \| (.+) \|$", PAGE, re.MULTILINE)

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from voting.poll_commands import moment
+from voting.commands.poll import moment
 
 NOW = datetime(2026, 11, 24, 20, 0, 30, tzinfo=UTC)
 

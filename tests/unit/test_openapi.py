@@ -7,12 +7,13 @@ import pytest
 from litestar import Litestar
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from voting import ops, web
-from voting.openapi import describe
+from voting.queue.stream import BallotStream
 from voting.roles.result import ResultRole
 from voting.roles.vote import VoteRole
 from voting.settings import ResultSettings, VoteSettings
-from voting.stream import BallotStream
+from voting.web import ops
+from voting.web import pages as web
+from voting.web.openapi import describe
 
 
 def vote():

@@ -3,7 +3,8 @@ import asyncio
 import httpx
 import pytest
 
-from voting import __version__, ops
+from voting import __version__
+from voting.web import ops
 
 
 async def ask(path, ready):
@@ -27,7 +28,7 @@ async def test_readiness_is_what_the_role_says(ready, status):
 
 
 async def test_a_change_of_readiness_is_told_once(caplog):
-    caplog.set_level("INFO", "voting.ops")
+    caplog.set_level("INFO", "voting.web.ops")
     said = iter([False, True, True, False, False, True])
 
     async def ready():
@@ -37,7 +38,7 @@ async def test_a_change_of_readiness_is_told_once(caplog):
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         for _ in range(6):
             await client.get("/readyz")
-    told = [each.message for each in caplog.records if each.name == "voting.ops"]
+    told = [each.message for each in caplog.records if each.name == "voting.web.ops"]
     assert told == ["ready", "not ready", "ready"]
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def rows(page: str) -> list[list[str]]:
-    """Find the rows of the page's tables, without their heads. Those of figures come later."""
+    """Find the rows of the page's tables, without their heads. Those of counts come later."""
     text = (ROOT / page).read_text().partition("## How")[0]
     return [line.split(" | ") for line in re.findall(r"^\| (.*) \|$(?!\n\|--)", text, re.MULTILINE)]
 

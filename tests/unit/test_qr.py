@@ -3,7 +3,7 @@ import re
 import pytest
 import segno
 
-from voting.qr import QUIET, code
+from voting.web.qr import QUIET, code
 
 
 def dark(path):

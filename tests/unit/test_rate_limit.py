@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voting.rate_limit import PERIOD, SLOTS, RateLimit
+from voting.web.rate_limit import PERIOD, SLOTS, RateLimit
 
 
 class Clock:

@@ -141,7 +141,10 @@ def test_an_unknown_role_is_refused_with_all_else_that_is_wrong(environ):
 
 def test_totals_are_shown_always_unless_asked_otherwise():
     environ = {"DATABASE_URL": "postgresql://h"}
-    assert load(ResultSettings, environ).results == "always"
-    assert load(ResultSettings, {**environ, "RESULTS": "after_close"}).results == "after_close"
-    [line] = problems(ResultSettings, {**environ, "RESULTS": "never"})
-    assert line.startswith("RESULTS: ")
+    assert load(ResultSettings, environ).show_results == "always"
+    assert (
+        load(ResultSettings, {**environ, "SHOW_RESULTS": "after_close"}).show_results
+        == "after_close"
+    )
+    [line] = problems(ResultSettings, {**environ, "SHOW_RESULTS": "never"})
+    assert line.startswith("SHOW_RESULTS: ")

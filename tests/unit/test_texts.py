@@ -1,6 +1,6 @@
 import pytest
 
-from voting.texts import TEXTS, say
+from voting.web.texts import TEXTS, say
 
 
 @pytest.mark.parametrize(("n", "said"), [(0, "0 votes"), (1, "1 vote"), (1234, "1,234 votes")])

@@ -2,10 +2,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from voting.polls import Poll
-from voting.shown import show
-from voting.tally import Standing, Step, Totals
-from voting.timeline import draw
+from voting.database.tally import PollResult, TimelineBucket, Totals
+from voting.poll.lifecycle import Poll
+from voting.poll.results import publish
+from voting.web.timeline import draw
 
 START = datetime(2030, 1, 2, 3, 4, 50, tzinfo=UTC)
 
@@ -13,11 +13,11 @@ START = datetime(2030, 1, 2, 3, 4, 50, tzinfo=UTC)
 def drawing(*steps, results="always"):
     """Draw steps: after how many seconds each starts, and what it adds."""
     made = [
-        Step(START + timedelta(seconds=at), START + timedelta(seconds=at + 10), a, b)
+        TimelineBucket(START + timedelta(seconds=at), START + timedelta(seconds=at + 10), a, b)
         for at, a, b in steps
     ]
     totals = Totals(sum(each.a for each in made), sum(each.b for each in made), START)
-    return draw(show(Standing(totals, Poll(), tuple(made)), results))
+    return draw(publish(PollResult(totals, Poll(), tuple(made)), results))
 
 
 def test_without_votes_there_is_nothing_to_draw():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voting.voters import VoterCookies
+from voting.web.cookies import VoterCookies
 
 OLD, NEW = "o" * 32, "n" * 32
 

@@ -6,10 +6,10 @@ from litestar import get, post
 from litestar.datastructures import Headers
 from litestar.exceptions import ClientException
 
-from voting.exchange import Answer
 from voting.settings import PageSettings, ResultSettings, VoteSettings
-from voting.texts import FULL
-from voting.web import Pages, ProblemError, is_same_origin, static_url
+from voting.web.exchange import Answer
+from voting.web.pages import Pages, ProblemError, is_same_origin, static_url
+from voting.web.texts import FULL
 
 VOTE = {"redis_url": "redis://unused", "secret_keys": "k" * 16}
 RESULT = {"database_url": "postgresql://unused"}

@@ -12,8 +12,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from voting import __version__
-from voting.ballots import Choice
 from voting.load.record import Shown, Told
+from voting.poll.ballot import Choice
 
 # The app answers within three seconds; a proxy may wait longer for it.
 _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 
-from voting.ballots import Choice
 from voting.load.client import SILENCE, Client, NoAnswer, Voter
 from voting.load.record import Outcome, Told
+from voting.poll.ballot import Choice
 
 # Who may change their mind, where the number of voters has no limit.
 _REMEMBERED = 10_000

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from voting.ballots import Choice
+from voting.poll.ballot import Choice
 
 
 class Told(StrEnum):

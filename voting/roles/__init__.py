@@ -1,1 +1,1 @@
-"""The three roles of a container: one application each. They never import each other."""
+"""One application per role: vote, result, worker. They never import each other."""

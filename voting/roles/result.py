@@ -12,22 +12,23 @@ from litestar import Request, Response, get
 from litestar.types import ASGIApp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import metrics, tally, tracing
-from voting.database import create_engine
-from voting.exchange import Answer, Asked
-from voting.export.downloads import DOWNLOADS, Downloads
-from voting.latest import Latest
-from voting.polls import Phase
-from voting.qr import code
-from voting.server import Site, serve
+from voting.database import tally
+from voting.database.engine import create_engine
+from voting.database.tally import PollResult
+from voting.poll.lifecycle import Phase
+from voting.poll.results import PublicResult, as_dict, publish
+from voting.roles.downloads import DOWNLOADS, Downloads
 from voting.settings import ResultSettings
-from voting.shown import Shown, facts, show
-from voting.tally import Standing
-from voting.timeline import draw
-from voting.web import FRAGMENT, Pages, etag_of
+from voting.telemetry import metrics, tracing
+from voting.web.cache import Latest
+from voting.web.exchange import Answer, Asked
+from voting.web.pages import FRAGMENT, Pages, etag_of
+from voting.web.qr import code
+from voting.web.server import Site, serve
+from voting.web.timeline import draw
 
 if TYPE_CHECKING:
-    from voting.spans import Spans
+    from voting.telemetry.spans import Spans
 
 # Seconds. Together with the page's poll each second, a vote is seen within two of its commit, and
 # within three where a proxy keeps an answer for as long as it may.
@@ -57,15 +58,15 @@ class ResultRole:
         ask = functools.partial(self._ask, engine)
         if spans is not None:
             ask = functools.partial(spans.query, "totals", ask)
-        self._shown: Latest[Shown] = Latest(ask, interval=INTERVAL)
+        self._result: Latest[PublicResult] = Latest(ask, interval=INTERVAL)
         self._asked = nan  # when the latest answer came
         # Where people vote, as they type it and as a phone reads it.
         self._address = re.sub(r"^https?://", "", settings.vote_url or "")
         self._code = code(settings.vote_url) if settings.vote_url else None
-        self._steps: Standing
+        self._steps: PollResult
         self._steps_until = -inf
         # What is made of the latest totals: each body with its tag, by template.
-        self._made_of: tuple[Shown | None, bool] | None = None
+        self._made_of: tuple[PublicResult | None, bool] | None = None
         self._made: dict[str, tuple[str, str]] = {}
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._asked)
 
@@ -95,16 +96,16 @@ class ResultRole:
         )
 
     async def ready(self) -> bool:
-        return await self._shown.get() is not None and not self._shown.failing
+        return await self._result.get() is not None and not self._result.failing
 
     async def api(self) -> Response[dict[str, Any]]:
-        """What is shown as JSON: 503 where it was never read, stale while it can't be."""
-        shown = await self._shown.get()
-        body = {**facts(shown, self._settings), "stale": self._shown.failing}
-        status = HTTPStatus.OK if shown else HTTPStatus.SERVICE_UNAVAILABLE
+        """What is result as JSON: 503 where it was never read, stale while it can't be."""
+        result = await self._result.get()
+        body = {**as_dict(result, self._settings), "stale": self._result.failing}
+        status = HTTPStatus.OK if result else HTTPStatus.SERVICE_UNAVAILABLE
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
-    async def _ask(self, engine: AsyncEngine) -> Shown:
+    async def _ask(self, engine: AsyncEngine) -> PublicResult:
         started = monotonic()
         try:
             standing = await self._standing(engine)
@@ -112,55 +113,55 @@ class ResultRole:
             metrics.TOTALS_QUERIES.labels("failed").inc()
             raise
         self._asked = monotonic()
-        metrics.TOTALS_QUERIES.labels("answered").inc()
+        metrics.TOTALS_QUERIES.labels("success").inc()
         metrics.TOTALS_SECONDS.observe(self._asked - started)
-        metrics.TURNOUT.set(standing.totals.votes)
+        metrics.VOTES_COUNTED.set(standing.totals.votes)
         for phase in Phase:
             metrics.PHASE.labels(phase).set(phase is standing.poll.phase)
-        return show(standing, self._settings.results)
+        return publish(standing, self._settings.show_results)
 
-    async def _standing(self, engine: AsyncEngine) -> Standing:
+    async def _standing(self, engine: AsyncEngine) -> PollResult:
         """Read the totals and, now and then, in the same question, how it came to them."""
         if monotonic() >= self._steps_until:
-            found = await tally.standing(engine, steps=True)
+            found = await tally.fetch_result(engine, steps=True)
             self._steps, self._steps_until = found, monotonic() + STEPS_SECONDS
             return found
-        found = await tally.standing(engine)
+        found = await tally.fetch_result(engine)
         known = self._steps.steps if found.poll.round == self._steps.poll.round else ()
         if found.poll != self._steps.poll or (found.totals.votes and not known):
             self._steps_until = -inf  # something happened: worth another look
         return replace(found, steps=known)
 
-    def _render(self, template: str, shown: Shown | None) -> str:
-        phase = shown.poll.phase if shown else None
+    def _render(self, template: str, result: PublicResult | None) -> str:
+        phase = result.poll.phase if result else None
         return self._pages.render(
             template,
-            shown=shown,
+            result=result,
             phase=phase,
             closed=phase is not Phase.OPEN,
-            closes_at=shown.poll.closes_at if shown else None,
-            stale=self._shown.failing,
+            closes_at=result.poll.closes_at if result else None,
+            stale=self._result.failing,
             code=self._code,
             address=self._address,
-            drawing=draw(shown) if template != "_tally.html" else None,
+            drawing=draw(result) if template != "_tally.html" else None,
         )
 
     async def _page(self, request: Asked, template: str) -> Answer:
         """Answer with a page, made once for all who look at the same totals."""
-        shown = await self._shown.get()
-        state = (shown, self._shown.failing)
+        result = await self._result.get()
+        state = (result, self._result.failing)
         if self._made_of != state:
             self._made_of, self._made = state, {}
         if template not in self._made:
-            body = self._render(template, shown)
+            body = self._render(template, result)
             self._made[template] = body, etag_of(body)
         # Votes may be what they were and the answer still be another: names, staleness, layout.
         body, etag = self._made[template]
         headers = FRAGMENT | {"Cache-Control": _CACHE, "ETag": etag}
         if etag in request.headers.get("if-none-match", ""):
-            metrics.VIEWS.labels("304").inc()
+            metrics.RESULT_RESPONSES.labels("304").inc()
             return Answer(status=HTTPStatus.NOT_MODIFIED, headers=headers)
-        metrics.VIEWS.labels("200").inc()
+        metrics.RESULT_RESPONSES.labels("200").inc()
         return Answer(body, headers=headers)
 
 

@@ -7,8 +7,8 @@ from importlib import import_module
 
 import uvloop
 
-from voting import logs
 from voting.settings import ROLE_SETTINGS, load, load_role
+from voting.telemetry import logging as logs
 
 
 def run() -> int:

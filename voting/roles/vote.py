@@ -11,39 +11,40 @@ from uuid import UUID
 from litestar import Request, get, post
 from litestar.types import ASGIApp
 
-from voting import logs, metrics, tracing
-from voting.ballots import Ballot, Choice, Version
-from voting.casting import CastError, MaybeRecorded, NotRecorded, PollClosed
-from voting.exchange import Answer, Asked, BrokenOff, TooLarge
-from voting.forms import MAX_BODY, FormError, read_choice
-from voting.latest import Latest
-from voting.polls import Terms
-from voting.rate_limit import RateLimit
-from voting.server import Site, serve
+from voting.poll.ballot import Ballot, Choice, Version
+from voting.poll.lifecycle import CastRules
+from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
+from voting.queue.stream import BallotStream, GroupProgress
 from voting.settings import VoteSettings
-from voting.stream import BallotStream, Position
-from voting.texts import (
-    CLOSED,
-    FOREIGN,
-    FORM,
-    FULL,
-    NO_COOKIE,
-    NOT_NOW,
-    TOO_LARGE,
-    TOO_OFTEN,
-    UNKNOWN,
-    Problem,
-    odd,
-)
-from voting.trails import VoteTrail
-from voting.voters import VoterCookies
-from voting.web import (
+from voting.telemetry import logging as logs
+from voting.telemetry import metrics, tracing
+from voting.telemetry.trails import VoteTrail
+from voting.web.cache import Latest
+from voting.web.cookies import VoterCookies
+from voting.web.exchange import Answer, Asked, BrokenOff, TooLarge
+from voting.web.forms import MAX_BODY, FormError, read_choice
+from voting.web.pages import (
     FRAGMENT,
     Pages,
     ProblemError,
     is_same_origin,
     or_unchanged,
     wants_fragment,
+)
+from voting.web.rate_limit import RateLimit
+from voting.web.server import Site, serve
+from voting.web.texts import (
+    CLOSED,
+    CROSS_ORIGIN,
+    FULL,
+    INVALID_FORM,
+    NO_COOKIE,
+    QUEUE_UNAVAILABLE,
+    RATE_LIMITED,
+    TOO_LARGE,
+    UNKNOWN,
+    Problem,
+    bad_request,
 )
 
 log = logs.get(__name__)
@@ -54,24 +55,24 @@ YEAR = 365 * 24 * 3600
 LONG = 15.0
 
 # Nobody reads it.
-NOT_ALL = odd(HTTPStatus.BAD_REQUEST)
+INCOMPLETE_BODY = bad_request(HTTPStatus.BAD_REQUEST)
 
 _CAST: dict[type[CastError], Problem] = {
     PollClosed: CLOSED,
-    NotRecorded: NOT_NOW,
+    NotRecorded: QUEUE_UNAVAILABLE,
     MaybeRecorded: UNKNOWN,
 }
 _REASONS = {
-    FOREIGN: "foreign",
+    CROSS_ORIGIN: "cross_origin",
     NO_COOKIE: "no_cookie",
     TOO_LARGE: "too_large",
-    TOO_OFTEN: "too_often",
+    RATE_LIMITED: "rate_limited",
     CLOSED: "closed",
-    NOT_NOW: "unavailable",
+    QUEUE_UNAVAILABLE: "unavailable",
     FULL: "full",
     UNKNOWN: "unknown",
-    NOT_ALL: "form",
-    **dict.fromkeys(FORM.values(), "form"),
+    INCOMPLETE_BODY: "invalid_form",
+    **dict.fromkeys(INVALID_FORM.values(), "invalid_form"),
 }
 
 
@@ -117,9 +118,9 @@ class VoteRole:
         self._cookie_ends = f"; HttpOnly; Max-Age={YEAR}; Path=/; SameSite=lax"
         if settings.secure:
             self._cookie_ends += "; Secure"
-        self._position: Latest[Position] = Latest(stream.position, interval=1.0)
-        self._terms: Latest[Terms | None] = Latest(stream.terms, interval=1.0)
-        self._full: Latest[bool] = Latest(stream.nearly_full, interval=1.0)
+        self._progress: Latest[GroupProgress] = Latest(stream.progress, interval=1.0)
+        self._rules: Latest[CastRules | None] = Latest(stream.cast_rules, interval=1.0)
+        self._full: Latest[bool] = Latest(stream.memory_is_low, interval=1.0)
 
     def create_app(self) -> ASGIApp:
         @get("/")
@@ -175,7 +176,7 @@ class VoteRole:
         if self._full.last and await self._full.get():
             raise ProblemError(FULL)
         if wait := self._limit.take(ballot.voter.int):
-            raise ProblemError(replace(TOO_OFTEN, retry_after=ceil(wait)))
+            raise ProblemError(replace(RATE_LIMITED, retry_after=ceil(wait)))
         try:
             version = await self._send(ballot, request)
         except CastError as error:
@@ -192,17 +193,17 @@ class VoteRole:
     async def _read(self, request: Asked) -> Ballot:
         """Read who votes for what. Raises ProblemError."""
         if not is_same_origin(request.headers):
-            raise ProblemError(FOREIGN)
+            raise ProblemError(CROSS_ORIGIN)
         try:
             choice = read_choice(
                 request.headers.get("content-type", ""), await request.body(MAX_BODY)
             )
         except FormError as error:
-            raise ProblemError(FORM[error.status]) from error
+            raise ProblemError(INVALID_FORM[error.status]) from error
         except TooLarge as error:
             raise ProblemError(TOO_LARGE) from error
         except BrokenOff as error:
-            raise ProblemError(NOT_ALL) from error
+            raise ProblemError(INCOMPLETE_BODY) from error
         voter = self._voter(request)
         if voter is None:
             raise ProblemError(NO_COOKIE)
@@ -223,15 +224,15 @@ class VoteRole:
         cookies: Sequence[str] = (),
     ) -> Answer:
         counted = late = False
-        terms = self._terms.last
+        rules = self._rules.last
         # Right after the cast it can't be counted yet: no need to ask.
         if request.method == "GET":
-            terms = await self._terms.get()
-            mine = _of_this_round(mine, terms)
-            if mine is not None and (position := await self._position.get()) is not None:
-                counted = position.counted(mine.version)
+            rules = await self._rules.get()
+            mine = _of_this_round(mine, rules)
+            if mine is not None and (progress := await self._progress.get()) is not None:
+                counted = progress.counted(mine.version)
             late = mine is not None and not counted and mine.late
-        closed = terms is not None and not terms.open
+        closed = rules is not None and not rules.open
         if request.method == "POST":  # Redis has just told
             closed = problem is CLOSED or (closed and problem is not None)
         headers = FRAGMENT | (problem.headers if problem else {"Cache-Control": "no-store"})
@@ -246,7 +247,7 @@ class VoteRole:
                 problem=problem,
                 lost=UNKNOWN,
                 closed=closed,
-                closes_at=terms and terms.closes_at,
+                closes_at=rules and rules.closes_at,
             ),
             status=problem.status if problem else HTTPStatus.OK,
             headers=headers,
@@ -262,15 +263,15 @@ class VoteRole:
 
     def _last(self, request: Asked) -> Mine | None:
         mine = Mine.read(request.cookie(self._ballot_cookie))
-        return _of_this_round(mine, self._terms.last)
+        return _of_this_round(mine, self._rules.last)
 
     def _cookie(self, name: str, value: str) -> str:
         return f"{name}={value}{self._cookie_ends}"
 
 
-def _of_this_round(mine: Mine | None, terms: Terms | None) -> Mine | None:
+def _of_this_round(mine: Mine | None, rules: CastRules | None) -> Mine | None:
     """What somebody voted in an earlier round is no vote in this one."""
-    earlier = mine is not None and terms is not None and mine.version <= terms.after
+    earlier = mine is not None and rules is not None and mine.version <= rules.after_version
     return None if earlier else mine
 
 

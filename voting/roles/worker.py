@@ -15,21 +15,24 @@ from typing import NamedTuple, TypeVar
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting import logs, metrics, rounds, tally, tracing
-from voting.ballots import CastBallot, Version
-from voting.database import (
+from voting.database import tally
+from voting.database.engine import (
     DATABASE_ERRORS,
     STATEMENT_TIMEOUT,
     create_engine,
     is_bad_data,
     is_conflict,
 )
-from voting.polls import Phase, Poll
-from voting.server import serve
+from voting.poll.ballot import QueuedBallot, Version
+from voting.poll.lifecycle import Phase, Poll
+from voting.queue.stream import BallotStream, Entry, StreamMissing
+from voting.reconcile import poll as rounds
+from voting.roles.worker_metrics import Watch
 from voting.settings import WorkerSettings
-from voting.stream import BallotStream, Entry, StreamMissing
-from voting.trails import WorkerTrail
-from voting.watching import Watch
+from voting.telemetry import logging as logs
+from voting.telemetry import metrics, tracing
+from voting.telemetry.trails import WorkerTrail
+from voting.web.server import serve
 
 BATCH = 2_000  # entries: larger ones are hardly faster, and take more memory
 IN_HAND = 2  # batches: while one waits for a server, the other goes on, 1.4 times as fast
@@ -41,7 +44,7 @@ IDLE = STATEMENT_TIMEOUT * 3  # seconds after which a worker's entries are taken
 # half goes when they are many, all of them when memory is short.
 KEEP_SECONDS = 3600
 KEEP_ENTRIES = 1_000_000
-FORGET_SECONDS = 3600  # after which a silent consumer is gone: pods have new names each time
+CONSUMER_EXPIRY = 3600  # after which a silent consumer is gone: pods have new names each time
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before the next try; the last repeats
 
 log = logs.get(__name__)
@@ -57,7 +60,7 @@ class _Batch(NamedTuple):
     """What entries hold that were read together: nothing else of them is kept, they are large."""
 
     ids: list[bytes]
-    ballots: list[CastBallot]
+    ballots: list[QueuedBallot]
     undecodable: list[tuple[Entry, str]]
     """With the reason."""
 
@@ -142,7 +145,7 @@ class Worker:
 
     async def _count_batch(self, batch: _Batch) -> None:
         for entry, reason in batch.undecodable:
-            await self._bury(entry, reason)
+            await self._dead_letter(entry, reason)
         if batch.ballots:
             await self._count(batch.ballots)
             batch.ballots.clear()  # or twice as many would be in memory once the next are read
@@ -173,12 +176,12 @@ class Worker:
         """
         poll = await self._prepare()
         with suppress(StreamMissing):  # it is made anew by who reads
-            if taken := await self._stream.reclaim(self._consumer, idle=self._idle, count=BATCH):
+            if taken := await self._stream.claim_idle(self._consumer, idle=self._idle, count=BATCH):
                 metrics.REDELIVERED.inc(len(taken))
                 log.warning("took over entries that nobody has finished", entries=len(taken))
                 return self._decode(taken), 0.0  # and look for more at once
             await self._trim()
-            await self._stream.forget(FORGET_SECONDS)
+            await self._stream.delete_idle_consumers(CONSUMER_EXPIRY)
             if await rounds.finish(self._engine, self._stream, poll):
                 log.info("the totals are declared final", round=poll.round)
         return _NOTHING, await self._pause_after(poll)
@@ -186,9 +189,7 @@ class Worker:
     async def _prepare(self) -> Poll:
         """Bring Redis in line with Postgres, which is the truth."""
         async with self._preparing:
-            poll, lost = await rounds.bring_in_line(
-                self._engine, self._stream, known=self._prepared
-            )
+            poll, lost = await rounds.reconcile(self._engine, self._stream, known=self._prepared)
         if lost:
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
@@ -205,23 +206,23 @@ class Worker:
         return HOUSEKEEPING
 
     async def _trim(self) -> None:
-        if await self._stream.nearly_full():
+        if await self._stream.memory_is_low():
             await self._stream.trim()
             return
         seconds = await self._stream.clock() - KEEP_SECONDS
         before = Version(int(seconds * 1000), 0)
         if await self._stream.length() > KEEP_ENTRIES:
-            before = max(before, await self._stream.middle())
+            before = max(before, await self._stream.midpoint())
         await self._stream.trim(before)
 
-    async def _count(self, ballots: list[CastBallot]) -> None:
+    async def _count(self, ballots: list[QueuedBallot]) -> None:
         """Count what Postgres takes; halve what it refuses until the culprit is found."""
         try:
             with nullcontext() if self._trail is None else self._trail.batch(ballots):
                 await self._persist(lambda: self._commit(ballots), may_refuse=True)
         except _BadData as error:
             if len(ballots) == 1:
-                await self._bury(Entry.of(ballots[0]), f"refused by Postgres: {error}")
+                await self._dead_letter(Entry.of(ballots[0]), f"refused by Postgres: {error}")
                 return
             middle = len(ballots) // 2
             await self._count(ballots[:middle])
@@ -230,7 +231,7 @@ class Worker:
             if self._trail is not None:
                 self._trail.counted(ballots)
 
-    async def _commit(self, ballots: list[CastBallot]) -> None:
+    async def _commit(self, ballots: list[QueuedBallot]) -> None:
         started = perf_counter()
         await tally.count(self._engine, ballots)
         metrics.COUNT_SECONDS.observe(perf_counter() - started)
@@ -239,11 +240,11 @@ class Worker:
         if (age := self._stream.age(ballots[0].version)) is not None:
             metrics.ACCEPT_TO_COUNT_SECONDS.observe(age)
 
-    async def _bury(self, entry: Entry, reason: str) -> None:
+    async def _dead_letter(self, entry: Entry, reason: str) -> None:
         log.error("an entry goes to the dead letters", ballot=str(entry.version), reason=reason)
-        await self._persist(lambda: self._stream.bury(entry, reason))
+        await self._persist(lambda: self._stream.dead_letter(entry, reason))
         if self._trail is not None:
-            self._trail.buried(entry)
+            self._trail.dead_lettered(entry)
         metrics.DEAD.inc()
 
     async def _persist(

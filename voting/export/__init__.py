@@ -1,1 +1,0 @@
-"""Totals and timelines for others to work with: over HTTP and for operators."""

@@ -1,0 +1,4 @@
+"""The queue of ballots: a Redis stream that one consumer group reads.
+
+For the roles vote and worker, `reconcile` and the operator commands. It imports no other server.
+"""
