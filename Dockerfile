@@ -6,9 +6,9 @@ ARG BASE=docker.io/library/python:3.13-slim
 FROM ${BASE} AS build
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
-# What builds the package stays in this stage; /app is what the image is about.
+# Build tools stay in this stage; the image gets /app only.
 RUN python3 -m venv /build && python3 -m venv --without-pip /app
-# What the app needs: `app`, or `tracing` with what sends traces besides.
+# The lock file: `app`, or `tracing` which adds the packages that send traces.
 ARG REQUIREMENTS=app
 COPY requirements/build.txt requirements/${REQUIREMENTS}.txt requirements/
 RUN /build/bin/pip install --require-hashes -r requirements/build.txt \
@@ -20,7 +20,7 @@ RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
  && /build/bin/pip --python /app/bin/python install --no-deps /dist/*.whl
 
 FROM ${BASE}
-# Nothing here installs packages.
+# The image installs no packages.
 RUN rm -rf /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/site-packages/pip* /usr/local/bin/pip*
 COPY --from=build /app /app
 ARG VERSION=0

@@ -1,8 +1,8 @@
-"""Makes the Secrets that this overlay reads, with new passwords: to be run once, and kept nowhere.
+"""Print the Secrets that this overlay reads, with new passwords. Run it once; store no output.
 
     python make_secrets.py | kubectl apply --namespace voting -f -
 
-Or into whatever seals or stores them. The certificate of the Ingress is not among them.
+Or pipe it into a tool that seals or stores Secrets. The certificate of the Ingress is not included.
 """
 
 import hashlib
@@ -11,12 +11,12 @@ import secrets
 import sys
 from pathlib import Path
 
-# What each user of Redis may do is the same as on a cluster of one's own.
+# The rights of Redis' users are those of the overlay `kind`.
 USERS = Path(__file__).parent.parent / "kind/voting/users.acl"
 
 
 def make() -> list[dict[str, object]]:
-    """Make all Secrets; every password is in one URL and, if at all, in one other place."""
+    """Return all Secrets. Each password is in one URL and in at most one other Secret."""
     redis = {name: secrets.token_hex(24) for name in ("vote", "worker", "keda")}
     postgres = {name: secrets.token_hex(24) for name in ("migrate", "worker", "result")}
     users = {"migrate": "voting", "worker": "voting_worker", "result": "voting_result"}
@@ -45,18 +45,18 @@ def make() -> list[dict[str, object]]:
 
 
 def acl(passwords: dict[str, str]) -> str:
-    """Write the users of Redis, each with the hash of its own password."""
+    """Return the ACL file of Redis, with the hash of each user's password."""
     text = USERS.read_text()
     for name, password in passwords.items():
         digest = hashlib.sha256(password.encode()).hexdigest()
         text = text.replace(f"user {name} on >insecure", f"user {name} on #{digest}")
     if ">" in text:
-        sys.exit(f"a user of {USERS} would keep its password")
+        sys.exit(f"a user of {USERS} would keep its published password")
     return text
 
 
 def secret(name: str, kind: str = "Opaque", **data: str) -> dict[str, object]:
-    # The second label: the database's operator takes a changed password at once.
+    # The second label: CloudNativePG applies a changed password at once.
     labels = {"app.kubernetes.io/part-of": "voting", "cnpg.io/reload": "true"}
     metadata = {"name": name, "labels": labels}
     return {
@@ -70,5 +70,5 @@ def secret(name: str, kind: str = "Opaque", **data: str) -> dict[str, object]:
 
 if __name__ == "__main__":
     if sys.stdout.isatty():
-        sys.exit("Not onto a screen: pipe it to `kubectl apply --namespace voting -f -`.")
+        sys.exit("refusing to print passwords on a terminal: pipe it to `kubectl apply --namespace voting -f -`.")
     json.dump({"apiVersion": "v1", "kind": "List", "items": make()}, sys.stdout, indent=2)
