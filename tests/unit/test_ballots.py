@@ -1,3 +1,4 @@
+import re
 from uuid import UUID, uuid4
 
 import pytest
@@ -5,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
-from voting.telemetry import traceparent
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -59,9 +59,7 @@ def test_a_trace_survives_beside_a_ballot_and_is_no_part_of_it(ballot):
     assert decoded == ballot
 
 
-@given(
-    st.binary(max_size=80).filter(lambda trace: traceparent.parse(trace.decode("latin-1")) is None)
-)
+@given(st.binary(max_size=80).filter(lambda trace: not re.fullmatch(rb"[0-9a-f-]{1,64}", trace)))
 def test_a_trace_that_makes_no_sense_is_ignored(trace):
     ballot = Ballot.decode({b"voter": bytes(16), b"choice": b"a", b"trace": trace})
     assert ballot == Ballot(UUID(int=0), Choice.A)

@@ -3,13 +3,14 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 
 from voting import __version__
 from voting.settings import ResultSettings, Settings, VoteSettings, WorkerSettings, load
-from voting.telemetry import logging as logs
+from voting.telemetry.logging import ChangeLogger, configure, log_startup
 
 KEY = "a-key-nobody-may-read"
-log = logs.get("voting.x")
+log = structlog.get_logger("voting.x")
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +31,14 @@ def lines(capsys):
 
 def started_with(lines, model, **environ):
     settings = load(model, environ)
-    logs.configure(settings, "role")
-    logs.tell_start(log, settings)
+    configure(settings, "role")
+    log_startup(log, settings)
     [line] = lines()
     return line
 
 
 def test_a_json_line_has_time_level_event_logger_role_and_fields(lines):
-    logs.configure(Settings(), "worker")
+    configure(Settings(), "worker")
     log.warning("took over entries", entries=5)
     [line] = lines()
     assert list(line) == ["time", "level", "event", "logger", "role", "entries"]
@@ -54,14 +55,14 @@ def test_a_json_line_has_time_level_event_logger_role_and_fields(lines):
 
 
 def test_a_console_line_is_for_people(capsys):
-    logs.configure(Settings(log_format="console"), "worker")
+    configure(Settings(log_format="console"), "worker")
     log.warning("%s is away", "Redis", reason="no route")
     assert capsys.readouterr().err[8:] == " warning worker: Redis is away reason='no route'\n"
 
 
 def test_colours_are_for_a_terminal_only(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    logs.configure(Settings(log_format="console"), "worker")
+    configure(Settings(log_format="console"), "worker")
     log.warning("Redis is away")
     assert "\033[" in capsys.readouterr().err
 
@@ -70,7 +71,7 @@ def test_colours_are_for_a_terminal_only(capsys, monkeypatch):
     "name", ["uvicorn.error", "sqlalchemy.pool", "asyncio", "redis", "litestar"]
 )
 def test_lines_of_libraries_look_like_our_own(lines, name):
-    logs.configure(Settings(), "vote")
+    configure(Settings(), "vote")
     logging.getLogger(name).warning("%d connections", 3, extra={"more": "words"})
     [line] = lines()
     del line["time"]
@@ -93,14 +94,14 @@ def test_lines_of_libraries_look_like_our_own(lines, name):
     ],
 )
 def test_quieter_lines_are_left_out(lines, level, heard):
-    logs.configure(Settings(log_level=level), "worker")
+    configure(Settings(log_level=level), "worker")
     for each in ("debug", "info", "warning", "error"):
         getattr(log, each)("a line")
     assert [line["level"] for line in lines()] == heard
 
 
 def test_libraries_are_never_asked_for_more_than_what_is_wrong(lines):
-    logs.configure(Settings(log_level="debug"), "worker")
+    configure(Settings(log_level="debug"), "worker")
     for name in ("sqlalchemy.engine.Engine", "uvicorn.error", "redis", "asyncio"):
         logging.getLogger(name).info("a statement, a request")
     assert lines() == []
@@ -111,7 +112,7 @@ def test_a_line_that_is_left_out_is_not_even_put_together():
         def __str__(self):
             raise AssertionError
 
-    logs.configure(Settings(log_level="info"), "worker")
+    configure(Settings(log_level="info"), "worker")
     log.debug("%s", Untouchable())
     with pytest.raises(AssertionError):
         log.info("%s", Untouchable())
@@ -123,7 +124,7 @@ def fail_with_a_secret():
 
 
 def test_an_exception_is_one_field_without_the_values_of_variables(lines):
-    logs.configure(Settings(), "vote")
+    configure(Settings(), "vote")
     try:
         fail_with_a_secret()
     except ValueError:
@@ -136,7 +137,7 @@ def test_an_exception_is_one_field_without_the_values_of_variables(lines):
 
 
 def test_an_exception_is_readable_on_a_console(capsys):
-    logs.configure(Settings(log_format="console"), "vote")
+    configure(Settings(log_format="console"), "vote")
     try:
         fail_with_a_secret()
     except ValueError:
@@ -196,8 +197,8 @@ def test_keys_are_counted_and_never_shown(lines):
 
 
 def test_a_state_is_told_when_it_changes(lines):
-    logs.configure(Settings(), "vote")
-    changes = logs.Changes(log, "not ready")
+    configure(Settings(), "vote")
+    changes = ChangeLogger(log, "not ready")
     for state in ("not ready", "ready", "ready", "not ready", "not ready", "ready"):
-        changes.tell(state)
+        changes.log(state)
     assert [line["event"] for line in lines()] == ["ready", "not ready", "ready"]

@@ -8,7 +8,7 @@ import sys
 from voting.database import schema
 from voting.database.engine import DATABASE_ERRORS, in_one_line
 from voting.settings import DatabaseSettings, load
-from voting.telemetry import logging as logs
+from voting.telemetry.logging import configure
 
 
 def migrate(arguments: argparse.Namespace) -> int:
@@ -31,5 +31,5 @@ def wait(_: argparse.Namespace) -> int:
 
 def _database_url(command: str) -> str:
     settings = load(DatabaseSettings, os.environ)
-    logs.configure(settings, command)
+    configure(settings, command)
     return settings.database_url.get_secret_value()

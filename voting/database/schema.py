@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -12,9 +13,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
-from voting.telemetry import logging as logs
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 _PACKAGE = Path(__file__).parents[1]
 

@@ -3,10 +3,9 @@
 from collections import deque
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
-
-from voting.telemetry import logging as logs
 
 # A server that answers first and syncs later may seem to be durable: it has synced in between, or
 # only says so (all of Valkey 8 and 9: https://github.com/redis/redis/pull/13793). Measured under
@@ -16,7 +15,7 @@ LOOKS = 3
 
 _WAITAOF = (("MULTI",), ("WAITAOF", 1, 0, 1), ("EXEC",))
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 
 async def is_durable(redis: Redis, key: str) -> bool | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import hiredis
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -19,7 +20,6 @@ from voting.poll.ballot import CHOICES, MIN_VERSION, VOTER_BYTES, Ballot, Queued
 from voting.poll.lifecycle import CastRules
 from voting.queue.fsync_probe import is_durable
 from voting.queue.producer import Caster
-from voting.telemetry import logging as logs
 
 SYNC_POLL, DEAD_LETTER, DELETE_IDLE_CONSUMERS = (
     resources.files("voting.queue").joinpath(f"scripts/{name}.lua").read_text()
@@ -34,7 +34,7 @@ SYNC_TIMEOUT = 2.0
 # those that are in.
 MEMORY_LIMIT_RATIO = 0.9
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 _Command = tuple[Any, ...]
 

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from litestar import Request, get
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,11 +16,10 @@ from voting.database.engine import DATABASE_ERRORS, in_one_line
 from voting.database.export import NoSuchRound
 from voting.poll import formats
 from voting.settings import ExportSettings
-from voting.telemetry import logging as logs
 from voting.web.pages import ProblemError
 from voting.web.texts import DATABASE_UNAVAILABLE, EXPORT_BUSY, INVALID_ROUND, NO_ROUND
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 # At a time, in a process: each holds a connection.
 DOWNLOADS = 2

@@ -6,7 +6,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from math import inf, nan
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from litestar import Request, Response, get
 from litestar.types import ASGIApp
@@ -26,9 +26,6 @@ from voting.web.pages import FRAGMENT, Pages, etag_of
 from voting.web.qr import code
 from voting.web.server import Site, serve
 from voting.web.timeline import draw
-
-if TYPE_CHECKING:
-    from voting.telemetry.spans import Spans
 
 # Seconds. Together with the page's poll each second, a vote is seen within two of its commit, and
 # within three where a proxy keeps an answer for as long as it may.
@@ -50,14 +47,11 @@ class ResultRole:
         settings: ResultSettings,
         *,
         exports: AsyncEngine,
-        spans: "Spans | None" = None,
     ) -> None:
         self._settings = settings
         self._pages = Pages(settings)
         self._downloads = Downloads(exports, settings)
         ask = functools.partial(self._ask, engine)
-        if spans is not None:
-            ask = functools.partial(spans.query, "totals", ask)
         self._result: Latest[PublicResult] = Latest(ask, interval=INTERVAL)
         self._asked = nan  # when the latest answer came
         # Where people vote, as they type it and as a phone reads it.
@@ -68,6 +62,8 @@ class ResultRole:
         # What is made of the latest totals: each body with its tag, by template.
         self._made_of: tuple[PublicResult | None, bool] | None = None
         self._made: dict[str, tuple[str, str]] = {}
+        for phase in Phase:
+            metrics.PHASE.labels(phase).set(nan)
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._asked)
 
     def create_app(self) -> ASGIApp:
@@ -108,7 +104,8 @@ class ResultRole:
     async def _ask(self, engine: AsyncEngine) -> PublicResult:
         started = monotonic()
         try:
-            standing = await self._standing(engine)
+            with tracing.query_span("totals"):
+                standing = await self._standing(engine)
         except BaseException:
             metrics.TOTALS_QUERIES.labels("failed").inc()
             raise
@@ -170,13 +167,12 @@ async def run(settings: ResultSettings) -> None:
     url = settings.database_url.get_secret_value()
     engine = create_engine(url, name="voting-result")
     exports = create_engine(url, name="voting-export", pool_size=DOWNLOADS)
-    spans = tracing.start("result", settings)
-    role = ResultRole(engine, settings, exports=exports, spans=spans)
+    flush_traces = tracing.start("result", settings)
+    role = ResultRole(engine, settings, exports=exports)
     site = Site(role.create_app(), settings.host, settings.port)
     try:
         await serve("result", settings, site, role.ready)
     finally:
         await engine.dispose()
         await exports.dispose()
-        if spans is not None:
-            spans.close()
+        flush_traces()

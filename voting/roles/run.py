@@ -5,17 +5,18 @@ import gc
 import os
 from importlib import import_module
 
+import structlog
 import uvloop
 
 from voting.settings import ROLE_SETTINGS, load, load_role
-from voting.telemetry import logging as logs
+from voting.telemetry.logging import configure
 
 
 def run() -> int:
     """Return 1 where it has failed. Raises SettingsError, and OSError where a port can't be had."""
     role = load_role(os.environ)
     settings = load(ROLE_SETTINGS[role], os.environ)
-    logs.configure(settings, role)
+    configure(settings, role)
     # Only the role's own module: vote must run without a database driver's worth of memory.
     work = import_module(f"voting.roles.{role}").run
     collect_seldom()
@@ -25,7 +26,7 @@ def run() -> int:
         except OSError:
             raise
         except Exception:  # noqa: BLE001 - whatever it is, it belongs into the log
-            logs.get(__name__).exception("the role has failed")  # in one line, as all that it says
+            structlog.get_logger(__name__).exception("the role has failed")
             return 1
     return 0
 

@@ -8,17 +8,17 @@ from time import perf_counter, time
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import structlog
 from litestar import Request, get, post
 from litestar.types import ASGIApp
+from opentelemetry.trace import Span
 
 from voting.poll.ballot import Ballot, Choice, Version
 from voting.poll.lifecycle import CastRules
 from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.queue.stream import BallotStream, GroupProgress
 from voting.settings import VoteSettings
-from voting.telemetry import logging as logs
 from voting.telemetry import metrics, tracing
-from voting.telemetry.trails import VoteTrail
 from voting.web.cache import Latest
 from voting.web.cookies import VoterCookies
 from voting.web.exchange import Answer, Asked, BrokenOff, TooLarge
@@ -47,7 +47,7 @@ from voting.web.texts import (
     bad_request,
 )
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 YEAR = 365 * 24 * 3600
 
@@ -105,11 +105,9 @@ class Mine(NamedTuple):
 class VoteRole:
     """The handlers' work, with all that they need."""
 
-    def __init__(
-        self, stream: BallotStream, settings: VoteSettings, trail: VoteTrail | None = None
-    ) -> None:
+    def __init__(self, stream: BallotStream, settings: VoteSettings) -> None:
         self._stream = stream
-        self._trail = trail
+        self._tracing = tracing.CastTracing(settings)
         self._pages = Pages(settings)
         self._voters = VoterCookies([key.get_secret_value() for key in settings.secret_keys])
         self._limit = RateLimit(settings.votes_per_minute)
@@ -145,15 +143,21 @@ class VoteRole:
         return await self._ballot(request, "vote.html", None, cookies=cookies)
 
     async def vote(self, request: Asked) -> Answer:
-        with metrics.IN_FLIGHT.track_inprogress():
-            if self._trail is None:
-                return await self._vote(request)
-            return await self._trail.answer(self._vote, request)
+        scope = request.scope
+        with (
+            metrics.IN_FLIGHT.track_inprogress(),
+            self._tracing.request(
+                "POST", scope["path"], scope.get("scheme", "http"), request.headers
+            ) as span,
+        ):
+            answer = await self._vote(request, span)
+            self._tracing.respond(span, answer.status, answer.headers["Voting-Recorded"])
+            return answer
 
-    async def _vote(self, request: Asked) -> Answer:
+    async def _vote(self, request: Asked, span: Span) -> Answer:
         started = perf_counter()
         try:
-            mine = await self._cast(request)
+            mine = await self._cast(request, span)
         except ProblemError as error:
             metrics.REFUSED.labels(_reason(error.problem)).inc()
             template = "_ballot.html" if wants_fragment(request) else "vote.html"
@@ -171,14 +175,14 @@ class VoteRole:
             request, await self._ballot(request, "_receipt.html", self._mine(request))
         )
 
-    async def _cast(self, request: Asked) -> Mine:
+    async def _cast(self, request: Asked, span: Span) -> Mine:
         ballot = await self._read(request)
         if self._full.last and await self._full.get():
             raise ProblemError(FULL)
         if wait := self._limit.take(ballot.voter.int):
             raise ProblemError(replace(RATE_LIMITED, retry_after=ceil(wait)))
         try:
-            version = await self._send(ballot, request)
+            version = await self._send(ballot, span)
         except CastError as error:
             if not isinstance(error, MaybeRecorded):
                 self._limit.give_back(ballot.voter.int)
@@ -209,10 +213,12 @@ class VoteRole:
             raise ProblemError(NO_COOKIE)
         return Ballot(voter, choice)
 
-    async def _send(self, ballot: Ballot, request: Asked) -> Version:
-        if self._trail is None:
-            return await self._stream.cast(ballot)
-        return await self._trail.cast(self._stream.cast, ballot, request.headers)
+    async def _send(self, ballot: Ballot, span: Span) -> Version:
+        async def cast(trace: str | None) -> Version:
+            followed = ballot if trace is None else replace(ballot, trace=trace)
+            return await self._stream.cast(followed)
+
+        return await self._tracing.cast(cast, span)
 
     async def _ballot(
         self,
@@ -288,11 +294,10 @@ def _reason(problem: Problem) -> str:
 async def run(settings: VoteSettings) -> None:
     """Run the role until a signal stops it."""
     stream = BallotStream.at(settings.redis_url.get_secret_value())
-    spans = tracing.start("vote", settings)
-    app = VoteRole(stream, settings, VoteTrail.of(settings, spans)).create_app()
+    flush_traces = tracing.start("vote", settings)
+    app = VoteRole(stream, settings).create_app()
     try:
         await serve("vote", settings, Site(app, settings.host, settings.port), stream.ready)
     finally:
         await stream.close()
-        if spans is not None:
-            spans.close()
+        flush_traces()

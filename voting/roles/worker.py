@@ -5,13 +5,14 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
 from time import perf_counter
 from typing import NamedTuple, TypeVar
 
+import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,9 +30,8 @@ from voting.queue.stream import BallotStream, Entry, StreamMissing
 from voting.reconcile import poll as rounds
 from voting.roles.worker_metrics import Watch
 from voting.settings import WorkerSettings
-from voting.telemetry import logging as logs
 from voting.telemetry import metrics, tracing
-from voting.telemetry.trails import WorkerTrail
+from voting.telemetry.logging import ChangeLogger
 from voting.web.server import serve
 
 BATCH = 2_000  # entries: larger ones are hardly faster, and take more memory
@@ -47,7 +47,7 @@ KEEP_ENTRIES = 1_000_000
 CONSUMER_EXPIRY = 3600  # after which a silent consumer is gone: pods have new names each time
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before the next try; the last repeats
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -81,19 +81,18 @@ class Worker:
         *,
         consumer: str,
         idle: float = IDLE,
-        trail: WorkerTrail | None = None,
     ) -> None:
         self._stream = stream
         self._engine = engine
         self._consumer = consumer
         self._idle = idle
-        self._trail = trail
+        self._tracing = tracing.CountTracing()
         self._stop = asyncio.Event()
         # For each server, how many of the tasks wait for it.
         self._away: Counter[str] = Counter()
         self._prepared = False
         self._preparing = asyncio.Lock()
-        self._changes = logs.Changes(log, f"the poll is {Phase.OPEN}")
+        self._changes = ChangeLogger(log, f"the poll is {Phase.OPEN}")
 
     async def ready(self) -> bool:
         return self._prepared and not self._away.total()
@@ -133,14 +132,13 @@ class Worker:
         return self._decode(entries)
 
     def _decode(self, entries: list[Entry]) -> _Batch:
-        if self._trail is not None:
-            self._trail.read(entries)
         batch = _Batch([each.id for each in entries], [], [])
         for entry in entries:
             try:
                 batch.ballots.append(entry.ballot())
             except ValueError as error:
                 batch.undecodable.append((entry, f"no ballot: {error}"))
+        self._tracing.received(_traceparents(batch))
         return batch
 
     async def _count_batch(self, batch: _Batch) -> None:
@@ -153,8 +151,7 @@ class Worker:
     def _leave(self, batch: _Batch) -> None:
         if batch.ids:
             log.warning("stopped with a batch in hand: it stays pending for the next worker")
-        if self._trail is not None:
-            self._trail.left(batch.ids)
+        self._tracing.failed(map(Version.parse, batch.ids), "stopped")
 
     async def _keep_house(self) -> None:
         taken = _NOTHING
@@ -193,7 +190,7 @@ class Worker:
         if lost:
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
-        self._changes.tell(f"the poll is {poll.phase}", round=poll.round)
+        self._changes.log(f"the poll is {poll.phase}", round=poll.round)
         return poll
 
     async def _pause_after(self, poll: Poll) -> float:
@@ -218,7 +215,7 @@ class Worker:
     async def _count(self, ballots: list[QueuedBallot]) -> None:
         """Count what Postgres takes; halve what it refuses until the culprit is found."""
         try:
-            with nullcontext() if self._trail is None else self._trail.batch(ballots):
+            with self._tracing.batch(len(ballots), (each.version for each in ballots)):
                 await self._persist(lambda: self._commit(ballots), may_refuse=True)
         except _BadData as error:
             if len(ballots) == 1:
@@ -228,8 +225,7 @@ class Worker:
             await self._count(ballots[:middle])
             await self._count(ballots[middle:])
         else:
-            if self._trail is not None:
-                self._trail.counted(ballots)
+            self._tracing.counted(each.version for each in ballots)
 
     async def _commit(self, ballots: list[QueuedBallot]) -> None:
         started = perf_counter()
@@ -243,8 +239,7 @@ class Worker:
     async def _dead_letter(self, entry: Entry, reason: str) -> None:
         log.error("an entry goes to the dead letters", ballot=str(entry.version), reason=reason)
         await self._persist(lambda: self._stream.dead_letter(entry, reason))
-        if self._trail is not None:
-            self._trail.dead_lettered(entry)
+        self._tracing.failed([entry.version], "dead letter")
         metrics.DEAD.inc()
 
     async def _persist(
@@ -295,6 +290,17 @@ class Worker:
                 log.warning("%s is back", server)
 
 
+def _traceparents(batch: _Batch) -> dict[Hashable, str]:
+    """Return the traceparents of entries that have one, by version."""
+    found: dict[Hashable, str] = {
+        each.version: each.trace for each in batch.ballots if each.trace is not None
+    }
+    for entry, _ in batch.undecodable:
+        if trace := entry.fields.get(b"trace"):
+            found[entry.version] = trace.decode("ascii", "replace")
+    return found
+
+
 def _raise_if_cancelled() -> None:
     """Make up for redis-py, which loses a cancellation that comes while it writes.
 
@@ -314,12 +320,11 @@ async def run(settings: WorkerSettings) -> None:
     stream = BallotStream.at(settings.redis_url.get_secret_value())
     url = settings.database_url.get_secret_value()
     engine = create_engine(url, name="voting-worker", pool_size=IN_HAND + 1)
-    spans = tracing.start("worker", settings)
+    flush_traces = tracing.start("worker", settings)
     worker = Worker(
         stream,
         engine,
         consumer=f"{socket.gethostname()}-{os.getpid()}",
-        trail=WorkerTrail.of(settings, spans),
     )
     watch = Watch(stream)
     watching = asyncio.create_task(watch.run())
@@ -330,5 +335,4 @@ async def run(settings: WorkerSettings) -> None:
         await asyncio.wait({watching}, timeout=1)  # Redis may be away
         await stream.close()
         await engine.dispose()
-        if spans is not None:
-            spans.close()
+        flush_traces()

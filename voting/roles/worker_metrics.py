@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from math import nan
 
+import structlog
 from prometheus_client import Gauge
 from redis.exceptions import RedisError
 
 from voting.queue.fsync_probe import Durability
 from voting.queue.stream import BallotStream, GroupProgress, StreamMissing
-from voting.telemetry import logging as logs
 from voting.telemetry import metrics
 
 INTERVAL = 5.0  # seconds between two looks: three in the time between two scrapes
@@ -30,7 +30,7 @@ _SERVER = (
 # Of these the worker itself tells.
 _USUAL = (RedisError, OSError, TimeoutError, StreamMissing)
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 _Numbers = Mapping[Gauge, float | None]
 

@@ -1,96 +1,87 @@
 """Log lines: JSON for machines, readable for people.
 
-They never hold a voter beside a choice, a cookie or an address of a voter, whatever the level.
+No line has a voter beside a choice, a cookie or the address of a voter, at any level.
 """
 
 import logging
 import platform
 import re
 import sys
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+import structlog
 from pydantic import SecretStr
+from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+from structlog.types import EventDict, Processor
 
 from voting import __version__
 from voting.settings import RoleSettings, Settings
-from voting.web.absent import absent
 
-# For tracebacks in colours, which nobody here asks for: 6 MB of each role.
-with absent("rich"):
-    import structlog
-    from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
-    from structlog.stdlib import BoundLogger, ProcessorFormatter
-    from structlog.types import EventDict, Processor
-
-# Whose lines follow LOG_LEVEL. Of other libraries only what is wrong is told: below that, some tell
-# what a request or a statement holds.
+# Loggers that follow LOG_LEVEL. Other libraries log from warning on: below that, some log the
+# content of requests and statements.
 _OURS = ("voting", "alembic")
 
-# What may be shown of a URL's query.
-_PLAIN = {"host", "hostaddr", "port", "dbname", "db", "sslmode", "ssl_cert_reqs"}
+# Parameters of a URL's query that may be logged.
+_PUBLIC_PARAMETERS = {"host", "hostaddr", "port", "dbname", "db", "sslmode", "ssl_cert_reqs"}
 
 _DIM, _BOLD, _RESET = "\033[2m", "\033[1m", "\033[0m"
 
 
-def get(name: str) -> BoundLogger:
-    """Make the logger of a module: `log.warning("took over entries", entries=5)`.
-
-    Its lines go through the standard library's logger of that name, which has the level and the
-    place; a field must not be called as an attribute of `logging.LogRecord` is.
-    """
-    logger: BoundLogger = structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.stdlib.render_to_log_kwargs,
-        ],
-        wrapper_class=_Logger,
-    ).bind()
-    return logger
-
-
-class _Logger(BoundLogger):
-    LEVELS: Final = {
-        name.lower(): number for name, number in logging.getLevelNamesMapping().items()
-    }
-
-    def _proxy_to_logger(
-        self, method_name: str, event: str | None = None, *event_args: Any, **event_kw: Any
-    ) -> Any:
-        # First of all, so that a line that nobody wants costs next to nothing.
-        if self._logger.isEnabledFor(self.LEVELS.get(method_name, logging.ERROR)):
-            super()._proxy_to_logger(method_name, event, *event_args, **event_kw)
-
-
-class Changes:
-    """Tells a state where it is not what it was, at info: for what is looked at again and again."""
+class ChangeLogger:
+    """Logs a state at info when it changes, for states that are checked again and again."""
 
     def __init__(self, log: BoundLogger, state: str | None = None) -> None:
         self._log = log
         self._state = state
 
-    def tell(self, state: str, **fields: object) -> None:
+    def log(self, state: str, **fields: object) -> None:
         if state != self._state:
             self._state = state
             self._log.info(state, **fields)
 
 
-def configure(settings: Settings, name: str) -> None:
-    """Send every logger of this process to standard error, each line with `name` as its role."""
-    first: list[Processor] = [
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        structlog.stdlib.ExtraAdder(),
-        _Role(name),
-    ]
-    last = _json() if settings.log_format == "json" else [_console(colors=sys.stderr.isatty())]
+def use_standard_library() -> None:
+    """Send lines of structlog to the standard library's logger of the same name.
+
+    Fields become attributes of the record, so a field must not have the name of one that
+    `logging.LogRecord` has. Source: https://www.structlog.org/en/stable/standard-library.html
+    """
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.render_to_log_kwargs,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def configure(settings: Settings, role: str) -> None:
+    """Send every logger of this process to standard error, each line with its role."""
+    use_standard_library()
+
+    def add_role(_: object, __: str, event: EventDict) -> EventDict:
+        first = ("time", "level", "event", "logger")  # in the order in which people read them
+        return {**{key: event.pop(key) for key in first}, "role": role, **event}
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=first,
-            processors=[ProcessorFormatter.remove_processors_meta, *last],
+            foreign_pre_chain=[
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                structlog.stdlib.ExtraAdder(),
+                add_role,
+            ],
+            processors=[
+                ProcessorFormatter.remove_processors_meta,
+                *(_json() if settings.log_format == "json" else [_console()]),
+            ],
         )
     )
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
@@ -101,32 +92,19 @@ def configure(settings: Settings, name: str) -> None:
         logging.getLogger(ours).setLevel(level)
 
 
-def tell_start(log: BoundLogger, settings: RoleSettings) -> None:
-    """Say which version starts, and with which settings: none that is secret is shown."""
+def log_startup(log: BoundLogger, settings: RoleSettings) -> None:
+    """Log the version that starts and its settings, with secrets masked."""
     log.info(
         "starting",
         version=__version__,
         commit=settings.commit,
         python=platform.python_version(),
-        settings=_shown(settings),
+        settings={name: _mask(name, value) for name, value in settings if value is not None},
     )
 
 
-class _Role:
-    """Puts the role into each line, and its keys into the order in which people read them."""
-
-    ORDER: Final = ("time", "level", "event", "logger", "role")
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __call__(self, _: Any, __: str, event: EventDict) -> EventDict:
-        event["role"] = self._name
-        return {**{key: event.pop(key) for key in self.ORDER}, **event}
-
-
 def _json() -> list[Processor]:
-    # A traceback with values could hold a ballot: this one has lines of code only.
+    # This traceback has lines of code only: one with values of variables could show a ballot.
     return [
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
@@ -134,8 +112,9 @@ def _json() -> list[Processor]:
     ]
 
 
-def _console(*, colors: bool) -> ConsoleRenderer:
-    """Time, level and role, then what happened, then its fields: `12:34:56 info worker: ...`."""
+def _console() -> ConsoleRenderer:
+    """Render `12:34:56 info worker: event field='value'`, in colours on a terminal."""
+    colors = sys.stderr.isatty()
     dim, bold, reset = (_DIM, _BOLD, _RESET) if colors else ("", "", "")
     levels = ConsoleRenderer.get_default_level_styles(colors=colors)
 
@@ -145,7 +124,7 @@ def _console(*, colors: bool) -> ConsoleRenderer:
     def level(key: str, value: object) -> str:  # noqa: ARG001 - a column's formatter
         return f"{levels.get(str(value), '')}{value}{reset}"
 
-    def clock(key: str, value: object) -> str:  # noqa: ARG001 - likewise
+    def clock(key: str, value: object) -> str:  # noqa: ARG001 - a column's formatter
         return f"{dim}{str(value)[11:19]}{reset}"
 
     return ConsoleRenderer(
@@ -161,24 +140,22 @@ def _console(*, colors: bool) -> ConsoleRenderer:
     )
 
 
-def _shown(settings: RoleSettings) -> dict[str, object]:
-    return {name: _mask(name, value) for name, value in settings if value is not None}
-
-
 def _mask(name: str, value: object) -> object:
     if isinstance(value, tuple):
         return len(value)
-    text = value.get_secret_value() if isinstance(value, SecretStr) else value
-    # Where a collector is may be written with a password too.
+    text: Any = value.get_secret_value() if isinstance(value, SecretStr) else value
+    # A collector's URL may have a password too.
     return _mask_url(str(text)) if text is not value or name.startswith("otel_") else value
 
 
 def _mask_url(url: str) -> str:
-    """Hide who asks and with which password; the host stays. In doubt nothing is shown."""
+    """Hide user and password and keep the host; hide all of a URL that can't be parsed."""
     match = re.fullmatch(r"(\w+://)(?:[^?]*@)?([^?@]*)(?:\?([^@]*))?", url)
     if match is None:
         return "***"
-    scheme, where, query = match.groups()
+    scheme, host, query = match.groups()
     user = "***@" if "@" in url else ""
-    shown = [(key, text if key in _PLAIN else "***") for key, text in parse_qsl(query or "")]
-    return f"{scheme}{user}{where}" + (f"?{urlencode(shown, safe='/*,:')}" if shown else "")
+    shown = [
+        (key, text if key in _PUBLIC_PARAMETERS else "***") for key, text in parse_qsl(query or "")
+    ]
+    return f"{scheme}{user}{host}" + (f"?{urlencode(shown, safe='/*,:')}" if shown else "")

@@ -1,7 +1,8 @@
-"""All that the roles measure, by role. None tells votes by option: totals may be hidden.
+"""The metrics of each role. None has votes by option, since totals may be hidden.
 
-Each role has a registry, so that /metrics has no family of another role, which would read as a 0.
-What can't be known at the moment is NaN. Names follow https://prometheus.io/docs/practices/naming/.
+Each role has its own registry, so that /metrics has no metrics of other roles, which would read as
+0. `NaN` is a value that is unknown at the moment.
+Names follow https://prometheus.io/docs/practices/naming/.
 """
 
 from collections.abc import Mapping
@@ -10,20 +11,17 @@ from math import nan
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from voting.poll.lifecycle import Phase
-
-# A series more for each counter and histogram, and nobody asks for it.
+# They add a series to each counter and histogram, and no dashboard uses them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
-# Seconds: from what memory answers to beyond each timeout; a sync to disk takes one to some tens of
+# Seconds, from a cache hit to beyond every timeout; an fsync takes one to some tens of
 # milliseconds.
 _QUICK = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
-# Seconds: from a batch that is counted at once to a database that was away for an hour.
+# Seconds, from a batch counted at once to a database that was down for an hour.
 _PATIENT = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600)
 
-# Every role. The client library has put there what it tells of the process and of Python.
-
+# Every role. The client library adds metrics of the process and of Python.
 _EVERY = prometheus_client.REGISTRY
 
 BUILD = Gauge(
@@ -31,24 +29,22 @@ BUILD = Gauge(
     "The running version, as labels of a constant 1.",
     ["version", "commit", "role"],
 )
-READY = Gauge(
-    "voting_ready", "Whether the role could do its work when it was last asked.", ["role"]
-)
+READY = Gauge("voting_ready", "Whether the role was ready at the last probe.", ["role"])
 
 # Vote.
 
 _VOTE = CollectorRegistry()
 
 REASONS = (
-    "cross_origin",  # it came from another site
+    "cross_origin",  # sent by the page of another site
     "no_cookie",
-    "invalid_form",  # it is not what the page sends
+    "invalid_form",  # not the page's form
     "too_large",
-    "rate_limited",  # more than VOTES_PER_MINUTE
+    "rate_limited",  # more often than VOTES_PER_MINUTE
     "closed",
-    "unavailable",  # Redis is away, or no worker has prepared it
-    "full",  # Redis' memory
-    "unknown",  # it was sent and no answer came: recorded or not
+    "unavailable",  # Redis is down, or no worker has created the stream
+    "full",  # Redis' memory is low
+    "unknown",  # sent without a reply: may be recorded
     "other",
 )
 
@@ -57,7 +53,7 @@ ACCEPTED = Counter(
 )
 REFUSED = Counter(
     "voting_ballots_refused",
-    "Requests to vote that were not acknowledged, by why; one that is unknown may be recorded.",
+    "Requests to vote that were not acknowledged, by reason; those of `unknown` may be recorded.",
     ["reason"],
     registry=_VOTE,
 )
@@ -68,7 +64,7 @@ ACCEPT_SECONDS = Histogram(
     registry=_VOTE,
 )
 IN_FLIGHT = Gauge(
-    "voting_ballots_in_flight", "Requests to vote that are not answered yet.", registry=_VOTE
+    "voting_ballots_in_flight", "Requests to vote without a response yet.", registry=_VOTE
 )
 
 # Worker: what this process does.
@@ -76,11 +72,11 @@ IN_FLIGHT = Gauge(
 _WORKER = CollectorRegistry()
 
 COUNTED = Counter(
-    "voting_ballots_counted", "Ballots committed, repeats included.", registry=_WORKER
+    "voting_ballots_counted", "Ballots committed, including redelivered ones.", registry=_WORKER
 )
 REDELIVERED = Counter(
     "voting_ballots_redelivered",
-    "Stream entries taken over from a worker that had not finished them.",
+    "Stream entries claimed from a worker that did not acknowledge them.",
     registry=_WORKER,
 )
 DEAD = Counter("voting_dead_letters", "Stream entries that can never be counted.", registry=_WORKER)
@@ -92,45 +88,47 @@ BATCH_BALLOTS = Histogram(
 )
 COUNT_SECONDS = Histogram(
     "voting_count_duration_seconds",
-    "Time of the statement that counts a batch, its commit included; successful ones only.",
+    "Time of the statement that counts a batch, including its commit; successful ones only.",
     buckets=_QUICK,
     registry=_WORKER,
 )
 ACCEPT_TO_COUNT_SECONDS = Histogram(
     "voting_accept_to_count_seconds",
-    "Time from the accept of a ballot to its commit, by Redis' clock; of each batch the oldest.",
+    "Time from accept to commit of the oldest ballot of each batch, by Redis' clock.",
     buckets=_PATIENT,
     registry=_WORKER,
 )
 
-# Worker: what all workers together have left to do, as each of them sees it.
+# Worker: the state of the queue, measured by every worker.
 
 
-def _watched(name: str, meaning: str) -> Gauge:
+def _monitored(name: str, meaning: str) -> Gauge:
     gauge = Gauge(name, meaning, registry=_WORKER)
     gauge.set(nan)
     return gauge
 
 
-BACKLOG = _watched("voting_backlog_ballots", "Ballots accepted and not counted yet.")
-BACKLOG_AGE = _watched(
+BACKLOG = _monitored("voting_backlog_ballots", "Ballots accepted and not counted yet.")
+BACKLOG_AGE = _monitored(
     "voting_backlog_age_seconds",
-    "Time since the accept of the oldest ballot that is not counted yet; 0 where none waits.",
+    "Time since the accept of the oldest uncounted ballot; 0 if there is none.",
 )
-PENDING = _watched(
-    "voting_pending_ballots", "Those of the backlog that a worker has, or had when it died."
+PENDING = _monitored(
+    "voting_pending_ballots", "Ballots of the backlog delivered to a worker, dead or alive."
 )
-STREAM_ENTRIES = _watched(
-    "voting_stream_entries", "Entries of the stream, those included that are counted and kept."
+STREAM_ENTRIES = _monitored(
+    "voting_stream_entries", "Entries of the stream, including counted ones."
 )
-DEAD_LETTER_ENTRIES = _watched("voting_dead_letter_entries", "Dead letters that there are now.")
-MEMORY_USED = _watched(
+DEAD_LETTER_ENTRIES = _monitored(
+    "voting_dead_letter_entries", "Dead letters kept beside the stream."
+)
+MEMORY_USED = _monitored(
     "voting_redis_memory_used_ratio",
-    "Share of maxmemory that Redis uses; votes are refused from 0.9 on.",
+    "Share of maxmemory that Redis uses; votes are refused above 0.9.",
 )
-FSYNC_ALWAYS = _watched(
+FSYNC_ALWAYS = _monitored(
     "voting_redis_fsync_always",
-    "Whether Redis syncs a write to disk before it answers, as tried; 0 where votes may be lost.",
+    "Whether Redis fsyncs a write before it replies, by probing; at 0 votes may be lost.",
 )
 
 # Result.
@@ -142,19 +140,19 @@ STATUSES = ("200", "304")
 
 TOTALS_QUERIES = Counter(
     "voting_totals_queries",
-    "Questions for the totals to Postgres, by outcome.",
+    "Queries for the totals, by outcome.",
     ["outcome"],
     registry=_RESULT,
 )
 TOTALS_SECONDS = Histogram(
     "voting_totals_query_duration_seconds",
-    "Time that Postgres took for the totals; successful queries only.",
+    "Time of a query for the totals; successful queries only.",
     buckets=_QUICK,
     registry=_RESULT,
 )
 TOTALS_AGE = Gauge(
     "voting_totals_age_seconds",
-    "Time since Postgres told the totals that are shown; they are asked for while somebody looks.",
+    "Age of the totals shown; they are queried only while clients poll.",
     registry=_RESULT,
 )
 TOTALS_AGE.set(nan)
@@ -164,20 +162,18 @@ VOTES_COUNTED = Gauge(
 VOTES_COUNTED.set(nan)
 PHASE = Gauge(
     "voting_poll_phase",
-    "1 for where in its life the poll is: open, counting or final.",
+    "1 for the current phase of the poll: open, counting or final.",
     ["phase"],
     registry=_RESULT,
 )
-for _phase in Phase:
-    PHASE.labels(_phase).set(nan)
 RESULT_RESPONSES = Counter(
     "voting_result_responses",
-    "Answers to viewers, by HTTP status; 304 says that nothing has changed.",
+    "Responses to viewers, by HTTP status; 304 means unchanged.",
     ["status"],
     registry=_RESULT,
 )
 
-# From the start as 0, so that the first of a kind is an increase.
+# Start at 0, so that the first event is an increase.
 for _counter, _words in (
     (REFUSED, REASONS),
     (TOTALS_QUERIES, OUTCOMES),
@@ -190,6 +186,6 @@ OF_ROLE: Mapping[str, CollectorRegistry] = {"vote": _VOTE, "worker": _WORKER, "r
 
 
 def exposition(role: str) -> bytes:
-    """Write what that role tells, in Prometheus' text format."""
+    """Return the role's metrics in Prometheus' text format."""
     generate = prometheus_client.generate_latest
     return generate(_EVERY) + generate(OF_ROLE[role])

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from voting.telemetry import logging as logs
+import structlog
 
 # How long who asks waits for a fresh answer before the last one has to do, in seconds.
 PATIENCE = 1.0
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 _Answer = TypeVar("_Answer")
 

@@ -6,24 +6,25 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import prometheus_client
+import structlog
 from litestar import Litestar, Response, get
 from litestar.exceptions import NotFoundException
 
 from voting import __version__
-from voting.telemetry import logging as logs
 from voting.telemetry import metrics
+from voting.telemetry.logging import ChangeLogger
 from voting.web.absent import absent
 from voting.web.openapi import describe
 
 # Shorter than a probe waits: a role whose server does not answer is not ready.
 READY_SECONDS = 0.9
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 
 def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]]) -> Litestar:
     """Make the application for OPS_PORT; `ready` tells whether the role can do its work now."""
-    changes = logs.Changes(log, "not ready")
+    changes = ChangeLogger(log, "not ready")
     running = {"version": __version__, "commit": commit, "role": role}
 
     @get("/healthz")
@@ -39,7 +40,7 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
         except TimeoutError:
             is_ready = False
         metrics.READY.labels(role).set(is_ready)
-        changes.tell("ready" if is_ready else "not ready")
+        changes.log("ready" if is_ready else "not ready")
         return Response("ready\n") if is_ready else Response("not ready\n", status_code=503)
 
     @get("/metrics", sync_to_thread=False)

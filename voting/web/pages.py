@@ -11,6 +11,7 @@ from http import HTTPStatus
 from importlib import resources
 from typing import Any, cast
 
+import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar.exceptions import HTTPException, MethodNotAllowedException
@@ -19,7 +20,6 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, S
 from markupsafe import Markup
 
 from voting.settings import PageSettings
-from voting.telemetry import logging as logs
 from voting.web.absent import absent
 from voting.web.exchange import Answer, Asked
 from voting.web.texts import (
@@ -32,7 +32,7 @@ from voting.web.texts import (
     say,
 )
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 # On every part of a page: the script swaps in nothing else.
 FRAGMENT = {"Voting-Fragment": "1"}

@@ -8,11 +8,12 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
+import structlog
 import uvicorn
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from voting.settings import RoleSettings
-from voting.telemetry import logging as logs
+from voting.telemetry.logging import log_startup
 from voting.web.ops import create_ops_app
 from voting.web.protocol import Connection, allow_many
 
@@ -22,7 +23,7 @@ DRAIN = 9.0
 # How long clients have to learn, with an answer, that their connection ends.
 LEAVE = 0.5
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Job(Protocol):
@@ -115,7 +116,7 @@ async def serve(
         return not stopping.is_set() and await ready()
 
     ops = Site(create_ops_app(role, settings.commit, ready_now), settings.host, settings.ops_port)
-    logs.tell_start(log, settings)
+    log_startup(log, settings)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(ops.run())
         working = tasks.create_task(job.run())

@@ -70,5 +70,7 @@ def secret(name: str, kind: str = "Opaque", **data: str) -> dict[str, object]:
 
 if __name__ == "__main__":
     if sys.stdout.isatty():
-        sys.exit("refusing to print passwords on a terminal: pipe it to `kubectl apply --namespace voting -f -`.")
+        sys.exit(
+            "refusing to print passwords: pipe them to `kubectl apply --namespace voting -f -`."
+        )
     json.dump({"apiVersion": "v1", "kind": "List", "items": make()}, sys.stdout, indent=2)
