@@ -10,8 +10,8 @@ from bench import queue
 from bench.count import drained
 from bench.results import Results
 from bench.stack import Stack, run
-from voting.database import tally
 from voting.database.engine import create_engine
+from voting.database.totals import fetch_result
 from voting.queue.stream import BallotStream
 from voting.reconcile.audit import audit
 from voting.settings import Role
@@ -59,7 +59,7 @@ async def _ask(stack: Stack) -> float:
     took = []
     for _ in range(QUERIES):
         start = perf_counter()
-        await tally.fetch_result(engine)
+        await fetch_result(engine)
         took.append(perf_counter() - start)
     await engine.dispose()
     return median(took)

@@ -8,15 +8,15 @@ from sqlalchemy import Connection, text
 
 from voting.database.engine import create_engine
 from voting.database.models import Base
-from voting.database.schema import grant
+from voting.database.rights import grant
 
-# Any number will do, as long as nobody else who uses this database takes the same.
+# The key of an advisory lock: any number that nothing else in this database uses.
 LOCK = 0x766F7465
 
 
 def run(connection: Connection) -> None:
-    # A migration that waits for a table's lock blocks every vote behind it: better to fail and
-    # to be tried again.
+    # While a migration waits for a table's lock, it blocks every vote behind it. Better that it
+    # fails and is run again.
     connection.execute(text("SET lock_timeout = '5s'"))
     connection.execute(text("SET statement_timeout = 0"))
     context.configure(connection=connection, target_metadata=Base.metadata)
@@ -28,13 +28,13 @@ def run(connection: Connection) -> None:
 async def run_alone(url: str) -> None:
     engine = create_engine(url, name="voting-migrate", patience=None)
     try:
-        # The lock has a connection of its own: it outlives every transaction of the migrations,
-        # and Postgres gives it back when this process dies.
+        # The lock has its own connection: it outlives the migrations' transactions, and Postgres
+        # releases it if this process dies.
         async with engine.connect() as guard:
             await guard.execute(text("SET statement_timeout = '60s'"))
             await guard.execute(text("SET lock_timeout = '60s'"))
             await guard.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
-            # Not AUTOCOMMIT as elsewhere: a migration is applied whole or not at all.
+            # Not AUTOCOMMIT, the engine's default: a migration is applied whole or not at all.
             migrating = engine.execution_options(isolation_level="READ COMMITTED")
             async with migrating.begin() as connection:
                 await connection.run_sync(run)
@@ -48,6 +48,6 @@ if context.is_offline_mode():
     with context.begin_transaction():
         context.run_migrations()
 else:
-    # `alembic` on the command line brings no URL of its own.
+    # The command line `alembic` sets no URL.
     url = context.config.attributes.get("database_url") or os.environ["DATABASE_URL"]
     asyncio.run(run_alone(url))

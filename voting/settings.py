@@ -18,6 +18,9 @@ from pydantic import (
     field_validator,
 )
 
+from voting.poll.question import Question
+from voting.poll.results import ShowResults
+
 
 class SettingsError(Exception):
     """The environment is not fit to run with; `problems` has a line for each reason."""
@@ -52,9 +55,6 @@ def _web_address(value: str) -> str:
 def _keys(value: object) -> object:
     return [key.strip() for key in value.split(",")] if isinstance(value, str) else value
 
-
-ShowResults = Literal["always", "after_close"]
-"""When totals are told: until a poll is closed, `after_close` tells how many have voted alone."""
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
 _Text = StringConstraints(strip_whitespace=True, min_length=1)
@@ -91,6 +91,10 @@ class PollSettings(Settings):
     poll_title: Annotated[str, _Text, Field(max_length=200)] = "Cats or Dogs?"
     option_a: Annotated[str, _Text, Field(max_length=60)] = "Cats"
     option_b: Annotated[str, _Text, Field(max_length=60)] = "Dogs"
+
+    @property
+    def question(self) -> Question:
+        return Question(self.poll_title, self.option_a, self.option_b)
 
     @field_validator("option_b")
     @classmethod

@@ -21,11 +21,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from waiting import run_apart
 
-from voting.database import tally
 from voting.database.engine import create_engine
+from voting.database.poll import PollChanged, close_poll, reopen_poll
+from voting.database.totals import fetch_result
 from voting.local.servers import DataDir
 from voting.queue.stream import BallotStream
-from voting.reconcile import poll as rounds
+from voting.reconcile.poll import reconcile
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -73,15 +74,15 @@ class Site:
 
         async def change(engine: AsyncEngine) -> None:
             while True:  # a worker may declare the totals final in between
-                with suppress(rounds.PollChanged):
-                    await rounds.reopen(engine, (await tally.fetch_result(engine)).poll)
+                with suppress(PollChanged):
+                    await reopen_poll(engine, (await fetch_result(engine)).poll)
                     return
 
         self._lead(change, closed=False, planned=False)
 
     def close(self, at: datetime | None = None) -> None:
         """Close the poll as an operator does, now or at a time."""
-        self._lead(partial(rounds.close, at=at), closed=at is None, planned=at is not None)
+        self._lead(partial(close_poll, at=at), closed=at is None, planned=at is not None)
 
     def _lead(
         self, change: Callable[[AsyncEngine], Awaitable[None]], *, closed: bool, planned: bool
@@ -92,7 +93,7 @@ class Site:
             engine = create_engine(self._folders.database_url(), name="tests")
             stream = BallotStream.at(self._folders.redis_url)
             await change(engine)
-            await rounds.reconcile(engine, stream)
+            await reconcile(engine, stream)
             await stream.close()
             await engine.dispose()
 

@@ -9,8 +9,9 @@ import signal
 from collections.abc import Callable
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy import text
 
-from voting.database import tally
+from voting.database import counting
 from voting.queue import producer as casting
 from voting.queue import stream
 from voting.queue.stream import GROUP, BallotStream, Entry
@@ -45,7 +46,7 @@ def die_after_the_read() -> None:
 
 @patch
 def die_after_the_commit() -> None:
-    after(tally, "count", signal.SIGKILL)
+    after(counting, "count", signal.SIGKILL)
 
 
 @patch
@@ -69,14 +70,14 @@ def suspend_after_the_read() -> None:
 # --- mistakes
 
 
-def replace_once(text: str, old: str, new: str) -> str:
+def replace_once(source: str, old: str, new: str) -> str:
     """Replace what has to be there: a mistake that was not made proves nothing."""
-    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in\n{text}"
-    return text.replace(old, new)
+    assert source.count(old) == 1, f"{old!r} is {source.count(old)} times in\n{source}"
+    return source.replace(old, new)
 
 
 def change_count(old: str, new: str) -> None:
-    tally._COUNT = tally.text(replace_once(str(tally._COUNT.text), old, new))
+    counting.COUNT = text(replace_once(counting.COUNT.text, old, new))
 
 
 @patch

@@ -17,7 +17,7 @@ from faults.faults import Fault
 from faults.patches import PATCHES
 from faults.rounds import strike
 from faults.stack import Stack
-from voting.database import tally
+from voting.database import counting
 from voting.database.engine import DATABASE_ERRORS, create_engine, is_conflict
 from voting.poll.ballot import Choice, QueuedBallot
 
@@ -60,17 +60,17 @@ async def count_the_same_voters_at_once(database_url: str) -> int:
             QueuedBallot(ms + number, 0, voter.hex, Choice.A) for number, voter in enumerate(order)
         ]
 
-    await tally.count(engine, batch(1, voters))
+    await counting.count(engine, batch(1, voters))
     async with engine.execution_options(isolation_level="READ COMMITTED").begin() as holding:
         hold = text("SELECT FROM votes WHERE voter = :voter FOR UPDATE")
         await holding.execute(hold, {"voter": voters[1]})
-        counting = [
-            asyncio.create_task(tally.count(engine, batch(ms, order)))
+        tasks = [
+            asyncio.create_task(counting.count(engine, batch(ms, order)))
             for ms, order in ((10, voters), (20, voters[::-1]))
         ]
-        while await waiting(engine) < len(counting):
+        while await waiting(engine) < len(tasks):
             await asyncio.sleep(0.01)
-    errors = [error for error in await asyncio.gather(*counting, return_exceptions=True) if error]
+    errors = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if error]
     await engine.dispose()
     assert all(isinstance(each, DATABASE_ERRORS) and is_conflict(each) for each in errors), errors
     return len(errors)
@@ -95,6 +95,6 @@ async def test_workers_that_count_the_same_voters_at_once_do_not_wait_in_a_circl
 async def test_it_is_found_that_there_are_unsorted_voters(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tally, "_COUNT", tally._COUNT)  # to be put back at the end
+    monkeypatch.setattr(counting, "COUNT", counting.COUNT)  # restored after the test
     PATCHES["unsorted_voters"]()
     assert await count_the_same_voters_at_once(database_url) == 1

@@ -5,16 +5,19 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, text
 
+from voting.database import counting
 from voting.database import engine as database
-from voting.database import tally
 from voting.database.engine import DATABASE_ERRORS, create_engine
+from voting.database.poll import fetch_version_floor
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
 from voting.queue.producer import CastError
 from voting.queue.stream import StreamMissing
 from voting.reconcile import audit as audit_module
-from voting.reconcile.audit import Sums, audit, replay
+from voting.reconcile import entries
+from voting.reconcile.audit import Sums, audit
+from voting.reconcile.replay import replay
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
 
@@ -22,7 +25,7 @@ from voting.roles.worker import Worker
 @pytest.fixture(autouse=True)
 def short_reads_and_pages(monkeypatch):
     monkeypatch.setattr(worker_module, "BLOCK", 0.05)
-    monkeypatch.setattr(audit_module, "PAGE", 7)
+    monkeypatch.setattr(entries, "PAGE", 7)
 
 
 async def cast(stream, number, choice=Choice.A):
@@ -32,7 +35,7 @@ async def cast(stream, number, choice=Choice.A):
 async def count(stream, engine):
     """Count what is in the stream, as a worker does."""
     entries = await stream.read("counting", count=10_000, block=0.05)
-    await tally.count(engine, [entry.ballot() for entry in entries])
+    await counting.count(engine, [entry.ballot() for entry in entries])
     await stream.done([each.id for each in entries])
 
 
@@ -134,7 +137,7 @@ async def test_a_queue_that_was_trimmed_or_made_anew_is_no_problem(healthy, engi
 
     await healthy.admin.delete(healthy._stream)
     async with engine.connect() as connection:
-        await healthy.sync_poll(await tally.version_after_all(connection), "open")
+        await healthy.sync_poll(await fetch_version_floor(connection), "open")
     found = await audit(healthy, engine)
     assert (found.problems, found.entries) == ([], 0)
 
@@ -149,7 +152,7 @@ async def test_a_backlog_is_no_problem_and_is_told(healthy, engine):
     assert 0 <= found.oldest_pending_seconds <= oldest
 
     # Committed and not acknowledged: these votes are explained by what is pending.
-    await tally.count(engine, [entry.ballot() for entry in pending])
+    await counting.count(engine, [entry.ballot() for entry in pending])
     found = await audit(healthy, engine)
     assert (found.problems, found.votes) == ([], Sums(20, 22))
 
@@ -172,8 +175,8 @@ async def test_an_audit_changes_nothing(healthy, engine):
 
 
 async def test_an_audit_may_take_longer_than_other_statements(healthy, database_url, monkeypatch):
-    slow = audit_module._SUMS.text.replace("SELECT * FROM", "SELECT *, pg_sleep(1.1) FROM")
-    monkeypatch.setattr(audit_module, "_SUMS", text(slow))
+    slow = audit_module.SUMS.add_columns(func.pg_sleep(1.1))
+    monkeypatch.setattr(audit_module, "SUMS", slow)
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT", 1)
     engine = create_engine(database_url, name="tests")
     assert (await audit(healthy, engine)).problems == []
@@ -187,7 +190,7 @@ async def test_audits_of_a_poll_under_load_never_raise_an_alarm(
 ):
     monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
     monkeypatch.setattr(worker_module, "KEEP_ENTRIES", 300)
-    monkeypatch.setattr(audit_module, "PAGE", 50)
+    monkeypatch.setattr(entries, "PAGE", 50)
     auditors = create_engine(database_url, name="tests")
     voters = [uuid4() for _ in range(200)]
     audits = []
@@ -211,7 +214,7 @@ async def test_audits_of_a_poll_under_load_never_raise_an_alarm(
         await asyncio.gather(*voting, return_exceptions=True)
     assert [each.problems for each in audits if each.problems] == []
     # They were made of something: entries came and were trimmed, more than a page.
-    assert len({each.since for each in audits if each.entries > audit_module.PAGE}) > 3
+    assert len({each.since for each in audits if each.entries > entries.PAGE}) > 3
     assert (await audit(stream, auditors)).problems == []
     await auditors.dispose()
 
@@ -288,7 +291,7 @@ async def test_a_dead_letter_is_a_problem_and_only_one(healthy, engine):
     for entry in await healthy.read("me", count=10, block=1):
         await healthy.dead_letter(entry, "refused")
     found = await audit(healthy, engine)
-    assert found.problems == ["dead letters, which can't be counted and want a look: 2"]
+    assert found.problems == ["dead letters, which can't be counted: 2; inspect them"]
     assert (found.dead_letters, found.entries) == (2, 35)
 
 
@@ -313,11 +316,11 @@ async def test_an_entry_that_is_no_ballot_is_a_problem_until_it_is_a_letter(
 
     await stream.done([each.id for each in entries])
     assert (await audit(stream, engine)).problems == [
-        "entries that are no ballots, and not among the dead letters: 1"
+        "entries that are neither ballots nor dead letters: 1"
     ]
     await stream.dead_letter(entries[0], "no ballot")
     assert (await audit(stream, engine)).problems == [
-        "dead letters, which can't be counted and want a look: 1"
+        "dead letters, which can't be counted: 1; inspect them"
     ]
 
 
@@ -326,7 +329,7 @@ async def test_a_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, eng
     await sql(admin, "UPDATE tally SET a = a + 1")
     found = await audit(healthy, engine)
     assert found.problems == [
-        "the queue is not there: no worker has made it, or Redis has lost it",
+        "the queue is missing: no worker has created it, or Redis has lost it",
         "the tally is not the sum of the votes",
     ]
     assert (found.backlog, found.pending, found.entries) == (None, 0, 0)

@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import text
 
 from voting.database import engine as database
-from voting.database import export as reading
-from voting.database import tally
 from voting.database.engine import create_engine
+from voting.database.export import BATCH, VotesHidden, VotesNotKept, open_snapshot
+from voting.database.poll import confirm_close, declare_final, fetch_poll
+from voting.database.totals import fetch_result
 from voting.poll import formats
 from voting.poll.ballot import Version
 from voting.roles import downloads
@@ -59,10 +60,10 @@ async def count_many(engine):
 async def finish(engine):
     async with engine.connect() as connection:
         await connection.execute(text("UPDATE poll SET state = 'closed'"))
-        poll = await tally.poll(connection)
+        poll = await fetch_poll(connection)
         until = Version(poll.round * 10, 0)
-        await tally.set_closed(connection, (await tally.fetch_result(engine)).totals.at, until)
-    assert await tally.finish(engine, until)
+        await confirm_close(connection, (await fetch_result(engine)).totals.at, until)
+    assert await declare_final(engine, until)
 
 
 async def start_round(engine, ended):
@@ -149,22 +150,22 @@ async def test_programs_get_the_same(client, engine):
 
 
 async def test_more_rows_than_are_fetched_at_a_time_are_all_there(client, engine):
-    await count(engine, *([(1, 0)] * (reading.BATCH + 1)))
+    await count(engine, *([(1, 0)] * (BATCH + 1)))
     found = rows(await client.get("/export.csv"))[1:]
-    assert [int(row[1]) for row in found] == list(range(1, reading.BATCH + 2))
+    assert [int(row[1]) for row in found] == list(range(1, BATCH + 2))
 
 
 async def test_totals_and_timeline_are_of_one_moment(engine, exports):
     await count(engine, (3, 2))
     settings = load(ResultSettings, ENVIRON)
-    async with reading.snapshot(exports, "always") as snapshot:
+    async with open_snapshot(exports, "always") as snapshot:
         await sql(engine, "UPDATE tally SET a = a + 100")
-        form = formats.TIMELINE["json"](snapshot.shown, settings)
+        form = formats.TIMELINE["json"](snapshot.result, settings.question)
         found = json.loads(b"".join([piece async for piece in snapshot.timeline(form)]))
     assert found["votes"] == found["timeline"][-1]["votes"] == 5
     assert len(found["timeline"]) == 1
     # Nothing can be changed by it.
-    async with reading.snapshot(exports, "always") as snapshot:
+    async with open_snapshot(exports, "always") as snapshot:
         with pytest.raises(database.DATABASE_ERRORS, match="read-only"):
             await snapshot._connection.execute(text("DELETE FROM tally"))
 
@@ -178,7 +179,7 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
     await finish(engine)
     waiting = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted"
     waiting += " AND datname = current_database()"
-    async with reading.snapshot(engine, "always", votes=True) as snapshot:
+    async with open_snapshot(engine, "always", votes=True) as snapshot:
         starting = asyncio.create_task(start_round(engine, 1))
 
         async def is_waiting():
@@ -186,7 +187,7 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
             return (await sql(admin, waiting)).all()
 
         await wait_until(is_waiting)
-        form = formats.VOTES["csv"](snapshot.shown, load(ResultSettings, ENVIRON))
+        form = formats.VOTES["csv"](snapshot.result, load(ResultSettings, ENVIRON).question)
         pieces = [piece async for piece in snapshot.votes(form)]
     assert b"".join(pieces).count(b"\r\na,") == 3
     await starting
@@ -194,14 +195,14 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
 
 async def test_votes_are_told_neither_too_early_nor_of_an_earlier_round(engine):
     settings = load(ResultSettings, ENVIRON)
-    async with reading.snapshot(engine, "after_close", votes=True) as snapshot:
-        with pytest.raises(reading.VotesHidden):
-            await anext(snapshot.votes(formats.VOTES["csv"](snapshot.shown, settings)))
+    async with open_snapshot(engine, "after_close", votes=True) as snapshot:
+        with pytest.raises(VotesHidden):
+            await anext(snapshot.votes(formats.VOTES["csv"](snapshot.result, settings.question)))
     await finish(engine)
     await start_round(engine, 1)
-    async with reading.snapshot(engine, "always", 1, votes=True) as snapshot:
-        with pytest.raises(reading.VotesNotKept):
-            await anext(snapshot.votes(formats.VOTES["csv"](snapshot.shown, settings)))
+    async with open_snapshot(engine, "always", 1, votes=True) as snapshot:
+        with pytest.raises(VotesNotKept):
+            await anext(snapshot.votes(formats.VOTES["csv"](snapshot.result, settings.question)))
 
 
 async def test_a_final_result_is_what_was_declared_final(client, engine):
@@ -390,4 +391,4 @@ async def test_for_a_client_that_leaves_no_more_is_read(client, port, engine, ad
         assert (await client.get("/export.csv")).status_code == 503
     await wait_until(partial(none_open, admin))
     assert (await client.get("/export.csv?round=2")).status_code == 404
-    assert len(read) < 2 * MANY / reading.BATCH
+    assert len(read) < 2 * MANY / BATCH

@@ -14,7 +14,8 @@ import pytest
 from environ import ENVIRON
 from sqlalchemy import text
 
-from voting.database import tally
+from voting.database.poll import confirm_close, declare_final
+from voting.database.totals import fetch_result
 from voting.poll.ballot import Version
 
 COMMAND = [sys.executable, "-m", "voting", "export"]
@@ -54,8 +55,8 @@ async def fill(engine, number):
 async def close(engine):
     async with engine.connect() as connection:
         await connection.execute(text("UPDATE poll SET state = 'closed'"))
-        await tally.set_closed(connection, (await tally.fetch_result(engine)).totals.at, UNTIL)
-    assert await tally.finish(engine, UNTIL)
+        await confirm_close(connection, (await fetch_result(engine)).totals.at, UNTIL)
+    assert await declare_final(engine, UNTIL)
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from voting.database import tally
+from voting.database import counting, totals
 from voting.database.engine import create_engine
+from voting.database.poll import confirm_close, declare_final
+from voting.database.totals import TIMELINE_POINTS
 from voting.poll.ballot import Choice, QueuedBallot, Version
 from voting.roles import result as result_module
 from voting.roles.result import ResultRole
@@ -41,7 +43,7 @@ async def client(reader):
 
 async def count(engine, a, b):
     choices = [Choice.A] * a + [Choice.B] * b
-    await tally.count(
+    await counting.count(
         engine,
         [QueuedBallot(1, seq, uuid4().hex, each) for seq, each in enumerate(choices)],
     )
@@ -51,9 +53,9 @@ async def close(engine, *, final=True):
     """Close the poll after all that was counted here."""
     async with engine.connect() as connection:
         await connection.execute(text("UPDATE poll SET state = 'closed'"))
-        await tally.set_closed(connection, CLOSED_AT, UNTIL)
+        await confirm_close(connection, CLOSED_AT, UNTIL)
     if final:
-        assert await tally.finish(engine, UNTIL)
+        assert await declare_final(engine, UNTIL)
 
 
 async def sql(engine, statement):
@@ -139,7 +141,7 @@ async def test_while_postgres_is_away_the_last_totals_stay_and_the_page_says_sin
     fresh = (await client.get("/tally")).headers["etag"]
 
     with monkeypatch.context() as patch:
-        # The role has bound tally.fetch_result: make its question fail underneath.
+        # The role has bound totals.fetch_result: make its question fail underneath.
         patch.setattr(type(engine), "connect", lambda _: _Failing())
         page = (await client.get("/tally", headers={"If-None-Match": fresh})).text
         answer = (await client.get("/api/tally")).json()
@@ -181,26 +183,26 @@ async def test_the_role_is_ready_when_it_can_read_the_totals(reader):
 
 async def test_many_viewers_cause_one_question(reader, monkeypatch):
     monkeypatch.setattr(result_module, "INTERVAL", 3600)
-    asked, standing = [], tally.fetch_result
+    asked, standing = [], totals.fetch_result
 
     async def counting(engine, **how):
         asked.append(engine)
         return await standing(engine, **how)
 
-    monkeypatch.setattr(tally, "fetch_result", counting)
+    monkeypatch.setattr(totals, "fetch_result", counting)
     async with viewer(reader) as client:
         await asyncio.gather(*(client.get("/tally") for _ in range(50)))
     assert len(asked) == 1
 
 
 async def test_the_timeline_is_read_in_place_of_the_totals_and_seldom(engine, monkeypatch, reader):
-    asked, standing = [], tally.fetch_result
+    asked, standing = [], totals.fetch_result
 
-    async def noting(engine, *, steps=False):
-        asked.append(steps)
-        return await standing(engine, steps=steps)
+    async def noting(engine, *, timeline=False):
+        asked.append(timeline)
+        return await standing(engine, timeline=timeline)
 
-    monkeypatch.setattr(tally, "fetch_result", noting)
+    monkeypatch.setattr(totals, "fetch_result", noting)
     await count(engine, 2, 1)
     async with viewer(reader) as client:
         page = (await client.get("/")).text
@@ -230,10 +232,10 @@ async def test_a_timeline_of_any_length_is_short_and_ends_with_the_totals(client
     await fill(engine, buckets)
     part = await client.get("/timeline")
     assert len(part.content) < 2000
-    found = await tally.fetch_result(engine, steps=True)
-    assert len(found.steps) <= tally.TIMELINE_POINTS
-    assert sum(each.a for each in found.steps) == found.totals.a
-    assert sum(each.b for each in found.steps) == found.totals.b
+    found = await totals.fetch_result(engine, timeline=True)
+    assert len(found.timeline) <= TIMELINE_POINTS
+    assert sum(each.a for each in found.timeline) == found.totals.a
+    assert sum(each.b for each in found.timeline) == found.totals.b
     share = 100 * found.totals.a / found.totals.votes
     assert f"in the end {share:.1f} %" in part.text
     again = await client.get("/timeline", headers={"If-None-Match": part.headers["etag"]})

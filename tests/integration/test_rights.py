@@ -13,16 +13,18 @@ from redis.exceptions import NoPermissionError, ResponseError
 from servers import DEPLOY, USERS, passwords
 from sqlalchemy.exc import DBAPIError
 
-from voting.database import export as reading
-from voting.database import schema, tally
+from voting.database import schema
 from voting.database.engine import create_engine
+from voting.database.export import snapshot as open_snapshot
+from voting.database.totals import fetch_result
 from voting.local import servers as embedded
 from voting.local.servers import DataDir
 from voting.poll import formats
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
 from voting.queue.producer import PollClosed
 from voting.queue.stream import GROUP, BallotStream, connect
-from voting.reconcile import audit
+from voting.reconcile.audit import audit
+from voting.reconcile.replay import replay
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
 from voting.roles.worker_metrics import Watch
@@ -106,9 +108,9 @@ async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch
         while (await voting.progress()).backlog != 0:
             await asyncio.sleep(0.01)
         assert not await voting.memory_is_low()
-        found = await audit.audit(working, engine)
+        found = await audit(working, engine)
         assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
-        assert (await audit.replay(working, engine)).votes == 0
+        assert (await replay(working, engine)).votes == 0
 
         # All of the housekeeping: counted entries go, and consumers that are silent.
         assert await working.read("silent", count=1, block=0.001) == []
@@ -127,21 +129,21 @@ async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch
     await engine.dispose()
 
     reading = create_engine(database("voting_result"), name="tests")
-    assert (await tally.fetch_result(reading)).totals.votes == 3
+    assert (await fetch_result(reading)).totals.votes == 3
     await reading.dispose()
 
 
 async def exported(engine, pieces, number=None):
-    async with reading.snapshot(engine, "always", number) as snapshot:
+    async with open_snapshot(engine, "always", number) as snapshot:
         return b"".join([piece async for piece in pieces(snapshot)])
 
 
 def timeline(snapshot):
-    return snapshot.timeline(formats.TIMELINE["csv"](snapshot.shown, PollSettings()))
+    return snapshot.timeline(formats.TIMELINE["csv"](snapshot.result, PollSettings().question))
 
 
 def choices(snapshot):
-    return snapshot.votes(formats.VOTES["csv"](snapshot.shown, PollSettings()))
+    return snapshot.votes(formats.VOTES["csv"](snapshot.result, PollSettings().question))
 
 
 async def test_the_result_role_may_export_totals_and_a_worker_votes_too(database):

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from voting.database import schema
 from voting.database.engine import DATABASE_ERRORS, create_engine
 from voting.database.models import Base
+from voting.database.rights import RIGHTS
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def next_version(monkeypatch, tmp_path):
 @pytest.fixture
 def said(monkeypatch, caplog):
     """Wait, in short steps, until somebody has logged something."""
-    monkeypatch.setattr(schema, "PAUSE", 0.01)
+    monkeypatch.setattr(schema, "POLL_INTERVAL", 0.01)
     caplog.set_level("INFO", "voting.database.schema")
 
     def is_said(words, fields):
@@ -195,5 +196,5 @@ async def test_a_server_that_does_not_come_is_given_up(servers):
 
 def test_the_rights_are_of_tables_and_functions_that_exist(empty_url):
     schema.migrate(empty_url)
-    for rights in schema.RIGHTS.values():
+    for rights in RIGHTS.values():
         assert rights.keys() <= {*tables(empty_url), "start_round(integer)"}

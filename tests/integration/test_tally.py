@@ -6,8 +6,10 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from voting.database import tally
+from voting.database import counting
 from voting.database.engine import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
+from voting.database.poll import POLL_LOCK, fetch_poll_for_share, fetch_version_floor
+from voting.database.totals import fetch_result
 from voting.poll.ballot import MIN_VERSION, Choice, QueuedBallot, Version
 from voting.poll.lifecycle import Poll
 
@@ -17,7 +19,7 @@ def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> QueuedBallot:
 
 
 async def totals(engine):
-    result = (await tally.fetch_result(engine)).totals
+    result = (await fetch_result(engine)).totals
     return result.a, result.b
 
 
@@ -28,19 +30,19 @@ async def votes(engine):
 
 
 async def test_no_votes_are_zero_votes(engine):
-    result = (await tally.fetch_result(engine)).totals
+    result = (await fetch_result(engine)).totals
     assert (result.a, result.b, result.votes) == (0, 0, 0)
     assert abs((datetime.now(UTC) - result.at).total_seconds()) < 60
 
 
 async def test_an_empty_batch_is_nothing(engine):
-    await tally.count(engine, [])
+    await counting.count(engine, [])
     assert await totals(engine) == (0, 0)
 
 
 async def test_each_voter_counts_once_with_the_newest_choice(engine):
     one, two = uuid4(), uuid4()
-    await tally.count(engine, [cast(one, "a", 1), cast(two, "b", 1, 1), cast(one, "b", 2)])
+    await counting.count(engine, [cast(one, "a", 1), cast(two, "b", 1, 1), cast(one, "b", 2)])
     assert await totals(engine) == (0, 2)
     assert await votes(engine) == {one: ("b", 2, 0), two: ("b", 1, 1)}
 
@@ -48,23 +50,23 @@ async def test_each_voter_counts_once_with_the_newest_choice(engine):
 async def test_a_changed_mind_moves_the_vote(engine):
     voter = uuid4()
     for number, choice in enumerate("abab", start=1):
-        await tally.count(engine, [cast(voter, choice, number)])
+        await counting.count(engine, [cast(voter, choice, number)])
     assert await totals(engine) == (0, 1)
 
 
 async def test_counting_a_batch_twice_changes_nothing(engine):
     batch = [cast(uuid4(), random.choice("ab"), ms) for ms in range(1, 50)]
-    await tally.count(engine, batch)
+    await counting.count(engine, batch)
     before = await totals(engine), await votes(engine)
-    await tally.count(engine, batch)
+    await counting.count(engine, batch)
     assert (await totals(engine), await votes(engine)) == before
 
 
 @pytest.mark.parametrize("late", [Version(1, 9), Version(2, 0), Version(2, 1)])
 async def test_an_older_ballot_never_replaces_a_newer_one(engine, late):
     voter = uuid4()
-    await tally.count(engine, [cast(voter, "a", 2, 1)])
-    await tally.count(engine, [QueuedBallot(*late, voter.hex, Choice.B)])
+    await counting.count(engine, [cast(voter, "a", 2, 1)])
+    await counting.count(engine, [QueuedBallot(*late, voter.hex, Choice.B)])
     assert await totals(engine) == (1, 0)
 
 
@@ -74,7 +76,7 @@ async def test_the_order_of_batches_does_not_matter(engine):
     newest = {each.voter: each.choice for each in ballots}
     random.shuffle(ballots)
     for start in range(0, 200, 7):
-        await tally.count(engine, ballots[start : start + 7])
+        await counting.count(engine, ballots[start : start + 7])
     choices = list(newest.values())
     assert await totals(engine) == (choices.count(Choice.A), choices.count(Choice.B))
 
@@ -86,14 +88,14 @@ async def test_workers_that_count_the_same_voters_at_once_agree(database_url):
     newest = {each.voter: each.choice for each in ballots}
     random.shuffle(ballots)
     batches = [ballots[start : start + 100] for start in range(0, 4000, 100)]
-    await asyncio.gather(*(tally.count(engine, batch) for batch in batches))
+    await asyncio.gather(*(counting.count(engine, batch) for batch in batches))
     choices = list(newest.values())
     assert await totals(engine) == (choices.count(Choice.A), choices.count(Choice.B))
     await engine.dispose()
 
 
 async def test_the_tally_is_kept_in_buckets_of_ten_seconds(engine):
-    await tally.count(engine, [cast(uuid4(), "a", 1), cast(uuid4(), "b", 1, 1)])
+    await counting.count(engine, [cast(uuid4(), "a", 1), cast(uuid4(), "b", 1, 1)])
     async with engine.connect() as connection:
         [row] = await connection.execute(text("SELECT * FROM tally"))
     assert row.bucket.second % 10 == row.bucket.microsecond == 0
@@ -109,18 +111,18 @@ async def test_totals_are_the_sum_of_all_buckets(engine):
 
 async def test_the_version_after_all_is_newer_than_every_vote(engine):
     async with engine.connect() as connection:
-        assert await tally.version_after_all(connection) == MIN_VERSION
+        assert await fetch_version_floor(connection) == MIN_VERSION
         voter = uuid4()
-        await tally.count(engine, [cast(uuid4(), "a", 5, 7), cast(voter, "b", 9, 2)])
-        assert await tally.version_after_all(connection) > Version(9, 2)
+        await counting.count(engine, [cast(uuid4(), "a", 5, 7), cast(voter, "b", 9, 2)])
+        assert await fetch_version_floor(connection) > Version(9, 2)
         # Also where the vote stays the same and only its version moves.
-        await tally.count(engine, [cast(voter, "b", 12)])
-        assert await tally.version_after_all(connection) > Version(12, 0)
+        await counting.count(engine, [cast(voter, "b", 12)])
+        assert await fetch_version_floor(connection) > Version(12, 0)
 
 
 async def test_values_that_postgres_refuses_are_bad_data(engine):
     with pytest.raises(DATABASE_ERRORS) as caught:
-        await tally.count(engine, [cast(uuid4(), "a", 1, 2**63)])
+        await counting.count(engine, [cast(uuid4(), "a", 1, 2**63)])
     assert is_bad_data(caught.value)
     async with engine.connect() as connection:
         with pytest.raises(DATABASE_ERRORS) as caught:
@@ -157,21 +159,21 @@ async def test_a_deadlock_is_a_conflict_and_not_bad_data(database_url):
 async def test_a_server_that_is_away_is_neither_bad_data_nor_a_conflict(tmp_path):
     engine = create_engine(f"postgresql://postgres@/postgres?host={tmp_path}", name="tests")
     with pytest.raises(DATABASE_ERRORS) as caught:
-        await tally.fetch_result(engine)
+        await fetch_result(engine)
     assert not is_bad_data(caught.value)
     assert not is_conflict(caught.value)
 
 
 async def test_a_poll_starts_open(engine):
     async with engine.connect() as connection:
-        assert await tally.share_poll(connection) == Poll()
+        assert await fetch_poll_for_share(connection) == Poll()
 
 
 async def test_the_state_of_the_poll_can_not_change_while_it_is_copied(database_url):
     engine = create_engine(database_url, name="tests")
     transactions = engine.execution_options(isolation_level="READ COMMITTED")
     async with transactions.begin() as copying, transactions.begin() as closing:
-        await tally.share_poll(copying)
-        lock = text(f"SELECT pg_try_advisory_xact_lock({tally.POLL_LOCK})")
+        await fetch_poll_for_share(copying)
+        lock = text(f"SELECT pg_try_advisory_xact_lock({POLL_LOCK})")
         assert (await closing.execute(lock)).scalar_one() is False
     await engine.dispose()

@@ -9,13 +9,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import text
 
-from voting.database import tally
+from voting.database import counting
 from voting.database.engine import create_engine
+from voting.database.poll import close_poll
+from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
 from voting.poll.lifecycle import Phase
 from voting.queue.producer import PollClosed
 from voting.queue.stream import BallotStream, connect
-from voting.reconcile import poll as rounds
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
 from voting.telemetry import metrics, tracing
@@ -48,14 +49,14 @@ async def working(stream, engine, **options):
 
 def fail_to_count(monkeypatch, failures):
     """Make counting raise each of these first."""
-    count, failing = tally.count, iter(failures)
+    count, failing = counting.count, iter(failures)
 
     async def fail_first(*arguments):
         for failure in failing:
             raise failure
         await count(*arguments)
 
-    monkeypatch.setattr(tally, "count", fail_first)
+    monkeypatch.setattr(counting, "count", fail_first)
 
 
 async def cast(stream, number, choice=Choice.A):
@@ -63,7 +64,7 @@ async def cast(stream, number, choice=Choice.A):
 
 
 async def votes(engine):
-    return (await tally.fetch_result(engine)).totals.votes
+    return (await fetch_result(engine)).totals.votes
 
 
 def counted(stream, engine, number):
@@ -87,7 +88,7 @@ async def test_ballots_become_votes(stream, engine):
         await cast(stream, 30, Choice.A)
         await cast(stream, 12, Choice.B)
         await until(counted(stream, engine, 42))
-    totals = (await tally.fetch_result(engine)).totals
+    totals = (await fetch_result(engine)).totals
     assert (totals.a, totals.b) == (30, 12)
 
 
@@ -358,7 +359,7 @@ async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
     async def count(*_):
         raise OSError("gone")
 
-    monkeypatch.setattr(tally, "count", count)
+    monkeypatch.setattr(counting, "count", count)
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast(stream, 2)
@@ -397,7 +398,7 @@ async def test_a_mistake_in_the_code_ends_the_worker(stream, engine, monkeypatch
     async def count(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(tally, "count", count)
+    monkeypatch.setattr(counting, "count", count)
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 1)
     with pytest.raises(ExceptionGroup) as caught:
@@ -412,7 +413,7 @@ async def test_versions_are_redis_time(stream):
 
 
 async def phase(engine):
-    return (await tally.fetch_result(engine)).poll.phase
+    return (await fetch_result(engine)).poll.phase
 
 
 async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, engine, monkeypatch):
@@ -422,7 +423,7 @@ async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, en
     for choice in (Choice.A, Choice.B, Choice.B):
         await stream.cast(Ballot(uuid4(), choice))
     [held] = await stream.read("slow", count=1, block=0.01)  # by a worker that is still at it
-    await rounds.close(engine)
+    await close_poll(engine)
     async with working(stream, engine):
 
         async def counted():
@@ -443,21 +444,21 @@ async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, en
         await until(looked)
         assert await phase(engine) is Phase.COUNTING
 
-        await tally.count(engine, [held.ballot()])
+        await counting.count(engine, [held.ballot()])
         await stream.done([held.id])
 
         async def final():
             return await phase(engine) is Phase.FINAL
 
         await until(final)
-    [declared] = await tally.finals(engine)
+    [declared] = await fetch_final_results(engine)
     assert (declared.a, declared.b) == (1, 2)
 
 
 async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine, monkeypatch):
     monkeypatch.setattr(worker_module, "HOUSEKEEPING", 3600)
     monkeypatch.setattr(worker_module, "COUNTING", 0.05)
-    await rounds.close(engine, at=datetime.fromtimestamp(await stream.clock() + 0.5, UTC))
+    await close_poll(engine, at=datetime.fromtimestamp(await stream.clock() + 0.5, UTC))
     async with working(stream, engine):
 
         async def final():

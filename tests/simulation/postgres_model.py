@@ -13,11 +13,22 @@ from uuid import UUID
 from simulation.network import POSTGRES_FAULTS, Link, connect_to
 from sqlalchemy.exc import DBAPIError
 
-from voting.database import tally
+from voting.database.counting import COUNT
 from voting.database.engine import STATEMENT_TIMEOUT
+from voting.database.poll import (
+    CLOSE_ON_TIME,
+    CONFIRM_CLOSE,
+    FINALIZE,
+    LOCK_EXCLUSIVE,
+    LOCK_SHARED,
+    LONG_LOCK_TIMEOUT,
+    POLL,
+    RECORD_QUEUE_LOSS,
+    VERSION_FLOOR,
+)
+from voting.database.totals import RESULT
 from voting.poll.ballot import Version
-from voting.poll.lifecycle import Poll
-from voting.reconcile import poll as rounds
+from voting.poll.lifecycle import Event, Poll
 
 PATIENCE = STATEMENT_TIMEOUT + 2
 IDLE_IN_TRANSACTION = STATEMENT_TIMEOUT * 2
@@ -58,22 +69,25 @@ class Postgres:
     def now(self):
         return datetime.fromtimestamp(self._clock(), UTC)
 
-    # What operators do, as in `rounds`.
+    # What operators do.
 
     def _change(self, **as_dict):
         self.poll = replace(self.poll, revision=self.poll.revision + 1, **as_dict)
 
     def close(self, at=None):
+        assert self.poll.allows(Event.CLOSE if at is None else Event.SCHEDULE)
         if at is None:
             self._change(state="closed", closes_at=None)
         else:
             self._change(closes_at=at)
 
     def reopen(self):
+        assert self.poll.allows(Event.REOPEN)
         life = dict.fromkeys(("closes_at", "closed_at", "last_version", "final_at"))
         self._change(state="open", **life)
 
     def start_round(self):
+        assert self.poll.allows(Event.START_ROUND)
         self._change(
             round=self.poll.round + 1, after_version=self.poll.last_version, queue_lost_at=None
         )
@@ -83,20 +97,20 @@ class Postgres:
 
     # What workers do.
 
-    def time_has_come(self, closed_at, revision):
-        if (self.poll.state, self.poll.revision) == ("open", revision):
-            self._change(state="closed", closed_at=closed_at)
+    def close_on_time(self, at, seen_revision):
+        if self.poll.allows(Event.TIME_REACHED) and self.poll.revision == seen_revision:
+            self._change(state="closed", closed_at=at)
 
-    def set_closed(self, closed_at, ms, seq):
-        if self.poll.state == "closed" and self.poll.last_version is None:
-            at = self.poll.closed_at or closed_at
-            self.poll = replace(self.poll, closed_at=at, last_version=Version(ms, seq))
+    def confirm_close(self, at, ms, seq):
+        if self.poll.allows(Event.CLOSE_CONFIRMED):
+            closed_at = self.poll.closed_at or at
+            self.poll = replace(self.poll, closed_at=closed_at, last_version=Version(ms, seq))
 
-    def set_lost(self):
+    def record_queue_loss(self):
         self.poll = replace(self.poll, queue_lost_at=self.now())
 
-    def finish(self, ms, seq):
-        if self.poll.final_at is not None or self.poll.last_version != (ms, seq):
+    def finalize(self, ms, seq):
+        if not self.poll.allows(Event.ALL_COUNTED) or self.poll.last_version != (ms, seq):
             return None
         self.poll = replace(self.poll, final_at=self.now())
         self.finals.append((self.poll, dict(self.votes), self.totals()))
@@ -129,7 +143,7 @@ class Postgres:
         return version > self.poll.after_version and (until is None or version <= until)
 
     def count(self, voters, choices, ms, seq):
-        """Do what the statement of `tally.count` promises, all of it or nothing."""
+        """Do what COUNT promises, all of it or nothing."""
         _fit(*ms, *seq)
         newest = {}
         ballots = zip(map(Version, ms, seq), map(UUID, voters), choices, strict=True)
@@ -165,7 +179,7 @@ class Postgres:
 
 
 class PostgresLink(Link):
-    """A connection, which the engine's pool may use again. The statements are those of `tally`."""
+    """A connection, which the engine's pool may use again."""
 
     kinds = POSTGRES_FAULTS
 
@@ -282,28 +296,31 @@ class _Connection:
         return _Result(await self._link.ask(step, effect))
 
     def _effect(self, statement, parameters):
-        """Find out what a statement is."""
-        postgres = self._postgres
-        if statement is tally._CLOSED:
-            _fit(parameters["ms"], parameters["seq"])
-            change = partial(postgres.set_closed, **parameters)
-            return "closed", partial(self._changes.append, change)
-        if statement is rounds._TIME_HAS_COME:
-            change = partial(postgres.time_has_come, **parameters)
-            return "time has come", partial(self._changes.append, change)
-        if statement is tally._LOST:
-            return "lost", partial(self._changes.append, postgres.set_lost)
+        """Return the name and the effect of a statement, which is one of the app's constants."""
+        model, arguments = self._postgres, parameters or {}
         effects = {
-            tally._SHARE_POLL: ("lock", self._link.lock),
-            rounds._PATIENCE: ("patience", lambda: None),
-            rounds._LOCK: ("lock alone", self._link.lock_alone),
-            tally._POLL: ("poll", postgres.row),
-            tally._NEWEST: ("newest", postgres.newest),
-            tally._STANDING: ("standing", postgres.row),
-            tally._COUNT: ("count", partial(postgres.count, **(parameters or {}))),
-            tally._FINISH: ("finish", partial(postgres.finish, **(parameters or {}))),
+            COUNT: ("count", model.count),
+            LOCK_SHARED: ("lock", self._link.lock),
+            LONG_LOCK_TIMEOUT: ("timeout", lambda: None),
+            LOCK_EXCLUSIVE: ("lock alone", self._link.lock_alone),
+            POLL: ("poll", model.row),
+            VERSION_FLOOR: ("version floor", model.newest),
+            FINALIZE: ("finalize", model.finalize),
+            RESULT: ("result", model.row),
         }
-        return effects[statement]
+        changes = {
+            CLOSE_ON_TIME: ("close on time", model.close_on_time),
+            CONFIRM_CLOSE: ("confirm close", model.confirm_close),
+            RECORD_QUEUE_LOSS: ("record loss", model.record_queue_loss),
+        }
+        if statement in effects:
+            step, effect = effects[statement]
+            return step, partial(effect, **arguments)
+        # An unknown statement must not pass silently: this ends the worker, and the run is wrong.
+        assert statement in changes, f"the model does not know the statement {statement}"
+        step, change = changes[statement]
+        _fit(arguments.get("ms", 0), arguments.get("seq", 0))
+        return step, partial(self._changes.append, partial(change, **arguments))
 
 
 class _Result:

@@ -22,13 +22,21 @@ from simulation.redis_model import BLOCKED, Redis
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from voting.database import tally
+from voting.database import counting
 from voting.database.engine import _sqlstate, create_engine
+from voting.database.poll import (
+    PollChanged,
+    confirm_close,
+    declare_final,
+    fetch_poll_for_share,
+    fetch_version_floor,
+    reopen_poll,
+    start_round,
+)
+from voting.database.totals import fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
 from voting.queue.producer import CastError
 from voting.queue.stream import GROUP, BallotStream, StreamMissing, connect
-from voting.reconcile import poll as rounds
-from voting.reconcile.poll import PollChanged
 
 VOTERS = [UUID(int=number + 1) for number in range(4)]
 FAR = 9_999_999_999_999  # ms
@@ -261,8 +269,8 @@ class Machine(RuleBasedStateMachine):
     async def _count(self, ballots):
         # A choice that is none gets past nobody but Postgres.
         batch = [QueuedBallot(ms, seq, voter.hex, choice) for voter, choice, ms, seq in ballots]
-        real = await _outcome(tally.count(self.engine, batch))
-        assert await _outcome(tally.count(self.model_engine, batch)) == real
+        real = await _outcome(counting.count(self.engine, batch))
+        assert await _outcome(counting.count(self.model_engine, batch)) == real
 
     @rule(picks=PICKS)
     def count_what_was_read(self, picks):
@@ -271,7 +279,7 @@ class Machine(RuleBasedStateMachine):
             if b"voter" in entry.fields and entry.version.seq < 2**63:
                 batch[entry.version] = entry.ballot()
         for engine in (self.engine, self.model_engine):
-            self.run(tally.count(engine, list(batch.values())))
+            self.run(counting.count(engine, list(batch.values())))
 
     # The poll.
 
@@ -281,7 +289,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _closed(self, until):
         outcomes = [
-            await _outcome(_set_closed(engine, until))
+            await _outcome(_confirm_close(engine, until))
             for engine in (self.engine, self.model_engine)
         ]
         assert outcomes[0] == outcomes[1]
@@ -292,20 +300,20 @@ class Machine(RuleBasedStateMachine):
 
     async def _finished(self):
         until = self.postgres.poll.last_version or MIN_VERSION
-        done = [await tally.finish(engine, until) for engine in (self.engine, self.model_engine)]
+        done = [await declare_final(engine, until) for engine in (self.engine, self.model_engine)]
         assert done[0] == done[1]
 
     @rule()
     def reopened(self):
-        seen = self.run(tally.fetch_result(self.engine)).poll
-        self.run(rounds.reopen(self.engine, seen))
+        seen = self.run(fetch_result(self.engine)).poll
+        self.run(reopen_poll(self.engine, seen))
         self.postgres.reopen()
 
     @rule()
     def another_round(self):
         ended = self.postgres.poll
         try:
-            self.run(rounds.start_round(self.engine, ended.round))
+            self.run(start_round(self.engine, ended.round))
         except PollChanged:
             assert ended.final_at is None
         else:
@@ -323,10 +331,10 @@ class Machine(RuleBasedStateMachine):
         assert self.postgres.votes == votes
         answers = []
         for engine in (self.engine, self.model_engine):
-            totals = (await tally.fetch_result(engine)).totals
+            totals = (await fetch_result(engine)).totals
             async with engine.begin() as connection:
-                newest = await tally.version_after_all(connection)
-                poll = _without_times(await tally.share_poll(connection))
+                newest = await fetch_version_floor(connection)
+                poll = _without_times(await fetch_poll_for_share(connection))
             answers.append((totals.a, totals.b, newest, poll))
         assert answers[0] == answers[1]
 
@@ -336,9 +344,9 @@ async def _prepare(stream, *args, **rules):
     return prepared._replace(closed_at=prepared.closed_at is not None)
 
 
-async def _set_closed(engine, until):
+async def _confirm_close(engine, until):
     async with engine.begin() as connection:
-        await tally.set_closed(connection, PAST, until)
+        await confirm_close(connection, PAST, until)
 
 
 def _without_times(poll):

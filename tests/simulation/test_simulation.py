@@ -22,7 +22,15 @@ REDIS_STEPS = {
     "dead_letter",
     "delete_idle_consumers",
 }
-POSTGRES_STEPS = {"count", "lock", "poll", "newest", "commit", "closed", "finish"}
+POSTGRES_STEPS = {
+    "count",
+    "lock",
+    "poll",
+    "version floor",
+    "commit",
+    "confirm close",
+    "finalize",
+}
 HAPPENINGS = {
     "_kill_one",
     "_stop_a_worker",

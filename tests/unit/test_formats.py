@@ -5,15 +5,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from voting.database.tally import PollResult, Totals
 from voting.poll.formats import TIMELINE, VOTES, TimelinePoint
 from voting.poll.lifecycle import Poll
-from voting.poll.results import VoteCounts, publish
-from voting.settings import PollSettings
+from voting.poll.question import Question
+from voting.poll.results import PollResult, Totals, VoteCounts, publish
 
 AT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
-STANDING = PollResult(Totals(7, 2, AT), Poll())
-ODD = PollSettings(poll_title='"Pets"', option_a='a,"b"\nc\rd', option_b="=قطط 🐶")
+RESULT = PollResult(Totals(7, 2, AT), Poll())
+QUESTION = Question("Cats or Dogs?", "Cats", "Dogs")
+SPECIAL = Question('"Pets"', 'a,"b"\nc\rd', "=قطط 🐶")
 
 
 def points(*, hidden=False):
@@ -31,8 +31,8 @@ def rows(text):
     return list(csv.reader(io.StringIO(text, newline="")))
 
 
-def test_a_row_has_the_time_the_sum_and_each_option():
-    text = written(TIMELINE["csv"](publish(STANDING, "always"), PollSettings()), points())
+def test_csv_row_has_the_time_the_sum_and_each_option():
+    text = written(TIMELINE["csv"](publish(RESULT, "always"), QUESTION), points())
     assert text.splitlines() == [
         "time,votes,a: Cats,b: Dogs",
         "2030-01-02T03:04:05+00:00,7,7,0",
@@ -41,25 +41,25 @@ def test_a_row_has_the_time_the_sum_and_each_option():
     ]
 
 
-def test_no_name_breaks_a_table():
-    text = written(TIMELINE["csv"](publish(STANDING, "always"), ODD), points())
+def test_option_names_are_escaped_in_csv():
+    text = written(TIMELINE["csv"](publish(RESULT, "always"), SPECIAL), points())
     head, *rest = rows(text)
     assert head == ["time", "votes", 'a: a,"b"\nc\rd', "b: =قطط 🐶"]
     assert [len(row) for row in rest] == [4] * 3
-    _, *votes = rows(written(VOTES["csv"](publish(STANDING, "always"), ODD), ["a", "b"]))
-    assert votes == [["a", ODD.option_a], ["b", ODD.option_b]]
+    _, *votes = rows(written(VOTES["csv"](publish(RESULT, "always"), SPECIAL), ["a", "b"]))
+    assert votes == [["a", SPECIAL.option_a], ["b", SPECIAL.option_b]]
 
 
-def test_what_is_hidden_has_no_column():
-    shown = publish(STANDING, "after_close")
-    head, *rest = rows(written(TIMELINE["csv"](shown, PollSettings()), points(hidden=True)))
+def test_hidden_counts_have_no_csv_column():
+    result = publish(RESULT, "after_close")
+    head, *rest = rows(written(TIMELINE["csv"](result, QUESTION), points(hidden=True)))
     assert head == ["time", "votes"]
     assert [row[1:] for row in rest] == [["7"], ["8"], ["9"]]
 
 
-def test_what_is_hidden_is_null_for_programs():
-    shown = publish(STANDING, "after_close")
-    form = TIMELINE["json"](shown, PollSettings())
+def test_hidden_counts_are_null_in_json():
+    result = publish(RESULT, "after_close")
+    form = TIMELINE["json"](result, QUESTION)
     found = json.loads(written(form, points(hidden=True)))
     assert (found["hidden"], found["votes"]) == (True, 9)
     assert [each["votes"] for each in found["options"].values()] == [None, None]
@@ -71,23 +71,23 @@ def test_what_is_hidden_is_null_for_programs():
 def test_batches_of_any_size_make_one_document(sizes):
     waiting = points()
     batches = [[waiting.pop(0) for _ in range(size)] for size in sizes]
-    found = json.loads(written(TIMELINE["json"](publish(STANDING, "always"), ODD), *batches))
+    found = json.loads(written(TIMELINE["json"](publish(RESULT, "always"), SPECIAL), *batches))
     assert found["title"] == '"Pets"'
     assert found["options"]["b"] == {"name": "=قطط 🐶", "votes": 2}
     assert [each["b"] for each in found["timeline"]] == list(range(sum(sizes)))
 
 
-def test_half_a_document_is_none():
-    form = TIMELINE["json"](publish(STANDING, "always"), PollSettings())
+def test_unfinished_document_is_not_valid_json():
+    form = TIMELINE["json"](publish(RESULT, "always"), QUESTION)
     half = form.head() + form.body(points())
     with pytest.raises(json.JSONDecodeError):
         json.loads(half)
 
 
-def test_votes_are_one_a_line():
-    shown = publish(STANDING, "always")
-    text = written(VOTES["csv"](shown, PollSettings()), ["a", "b"], ["a"])
+def test_each_vote_is_a_line():
+    result = publish(RESULT, "always")
+    text = written(VOTES["csv"](result, QUESTION), ["a", "b"], ["a"])
     assert text.splitlines() == ["vote,option", "a,Cats", "b,Dogs", "a,Cats"]
-    lines = written(VOTES["json"](shown, PollSettings()), ["a", "b"], ["a"])
+    lines = written(VOTES["json"](result, QUESTION), ["a", "b"], ["a"])
     assert json.loads(lines)["choices"] == ["a", "b", "a"]
     assert lines.splitlines()[1:] == ['"a",', '"b",', '"a"', "]}"]

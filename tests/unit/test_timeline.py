@@ -2,9 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from voting.database.tally import PollResult, TimelineBucket, Totals
 from voting.poll.lifecycle import Poll
-from voting.poll.results import publish
+from voting.poll.results import PollResult, TimelineBucket, Totals, publish
 from voting.web.timeline import draw
 
 START = datetime(2030, 1, 2, 3, 4, 50, tzinfo=UTC)

@@ -4,15 +4,17 @@ import argparse
 import asyncio
 
 from voting.commands.context import as_json, one_line_for, say, with_servers
-from voting.reconcile import audit as auditing
-from voting.reconcile.audit import Audit, Replay
+from voting.reconcile.audit import Audit
+from voting.reconcile.audit import audit as compare
+from voting.reconcile.replay import Replay
+from voting.reconcile.replay import replay as count_again
 
 
 def audit(arguments: argparse.Namespace) -> int:
     """Return 1 where something is wrong, or a server can't be asked."""
     # No patience of its own: adding up all votes takes as long as it takes.
     with one_line_for("the votes can't be audited"):
-        found = asyncio.run(with_servers(arguments, auditing.audit, patience=None))
+        found = asyncio.run(with_servers(arguments, compare, patience=None))
     if arguments.json:
         say(as_json(found))
     else:
@@ -33,7 +35,7 @@ def audit(arguments: argparse.Namespace) -> int:
 def replay(arguments: argparse.Namespace) -> int:
     """Return 1 where a server can't be asked."""
     with one_line_for("the ballots can't be counted again"):
-        found = asyncio.run(with_servers(arguments, auditing.replay))
+        found = asyncio.run(with_servers(arguments, count_again))
     if arguments.json:
         say(as_json(found))
     else:

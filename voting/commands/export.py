@@ -12,7 +12,7 @@ from typing import IO
 
 from voting.commands.context import environ, one_line_for
 from voting.database.engine import create_engine
-from voting.database.export import NoSuchRound, Snapshot, VotesHidden, VotesNotKept, snapshot
+from voting.database.export import NoSuchRound, Snapshot, VotesHidden, VotesNotKept, open_snapshot
 from voting.poll import formats
 from voting.settings import ExportSettings, load
 
@@ -48,8 +48,12 @@ async def _export(settings: ExportSettings, arguments: argparse.Namespace) -> No
     # No patience of its own: sorting all votes takes as long as it takes.
     engine = create_engine(url, name="voting-export", pool_size=1, patience=None)
     try:
-        async with snapshot(
-            engine, settings.show_results, arguments.round, votes=arguments.votes, patient=True
+        async with open_snapshot(
+            engine,
+            settings.show_results,
+            arguments.round,
+            votes=arguments.votes,
+            long_timeouts=True,
         ) as found:
             pieces = _pieces(found, settings, arguments)
             with _output(arguments.output) as write:
@@ -70,8 +74,8 @@ def _pieces(
     found: Snapshot, settings: ExportSettings, arguments: argparse.Namespace
 ) -> AsyncGenerator[bytes, None]:
     if arguments.votes:
-        return found.votes(formats.VOTES[arguments.format](found.shown, settings))
-    return found.timeline(formats.TIMELINE[arguments.format](found.shown, settings))
+        return found.votes(formats.VOTES[arguments.format](found.result, settings.question))
+    return found.timeline(formats.TIMELINE[arguments.format](found.result, settings.question))
 
 
 @contextmanager

@@ -15,14 +15,13 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.commands.context import as_json, one_line_for, say, with_servers
-from voting.database import tally
 from voting.database.engine import DATABASE_ERRORS, in_one_line
-from voting.database.tally import Final
-from voting.poll.lifecycle import Phase, Poll
-from voting.poll.results import VoteCounts, publish
+from voting.database.poll import PollChanged, close_poll, reopen_poll, start_round
+from voting.database.totals import fetch_final_results, fetch_result
+from voting.poll.lifecycle import Event, Phase, Poll
+from voting.poll.results import FinalResult, VoteCounts, publish
 from voting.queue.stream import BallotStream, StreamMissing
-from voting.reconcile import poll as rounds
-from voting.reconcile.poll import PollChanged
+from voting.reconcile.poll import finalize, reconcile
 from voting.settings import ShowResultsSettings, load
 
 # Seconds between two looks at a poll that is waited for.
@@ -41,7 +40,7 @@ class Status:
     backlog: int | None
     """Accepted votes that are not counted yet; None where Redis can't tell."""
     dead_letters: int | None
-    finals: list[Final]
+    finals: list[FinalResult]
     """All totals that were ever declared final, the newest last."""
 
 
@@ -59,10 +58,10 @@ def close(arguments: argparse.Namespace) -> int:
     async def work(stream: BallotStream, engine: AsyncEngine) -> None:
         at = None if arguments.at is None else await _moment(stream, arguments.at)
         found = await _look(stream, engine)
-        if found.poll.state == "closed":
+        if not found.poll.allows(Event.CLOSE):
             _end(1, f"round {found.poll.round} is closed already: {_when(found.poll)}")
         _confirm(arguments, *_what_a_close_does(found, at))
-        await rounds.close(engine, at=at)
+        await close_poll(engine, at=at)
         await _tell(stream, engine)
         if at is None and arguments.wait:
             await _until_final(stream, engine, arguments.wait)
@@ -78,7 +77,7 @@ def open_(arguments: argparse.Namespace) -> int:
         found = await _look(stream, engine)
         if warnings := list(_what_opening_undoes(found)):
             _confirm(arguments, *warnings)
-        await rounds.reopen(engine, found.poll)
+        await reopen_poll(engine, found.poll)
         await _tell(stream, engine)
         await _tell_status(stream, engine)
 
@@ -90,7 +89,7 @@ def reset(arguments: argparse.Namespace) -> int:
 
     async def work(stream: BallotStream, engine: AsyncEngine) -> None:
         found = await _look(stream, engine)
-        if found.phase is not Phase.FINAL:
+        if not found.poll.allows(Event.START_ROUND):
             _end(1, f"round {found.poll.round} is {found.phase}: close it, and wait for final")
         _confirm(
             arguments,
@@ -98,7 +97,7 @@ def reset(arguments: argparse.Namespace) -> int:
             f"Lost is who voted what: {found.counts.votes:,} votes of round {found.poll.round}.",
             "Its totals and its timeline are kept.",
         )
-        await rounds.start_round(engine, found.poll.round)
+        await start_round(engine, found.poll.round)
         await _tell(stream, engine)
         await _tell_status(stream, engine)
 
@@ -151,9 +150,7 @@ def _run(
 
 
 async def _look(stream: BallotStream, engine: AsyncEngine) -> Status:
-    shown = publish(
-        await tally.fetch_result(engine), load(ShowResultsSettings, os.environ).show_results
-    )
+    shown = publish(await fetch_result(engine), load(ShowResultsSettings, os.environ).show_results)
     backlog = letters = None
     # What Postgres says is enough to go on with.
     with suppress(StreamMissing, RedisError):
@@ -165,14 +162,14 @@ async def _look(stream: BallotStream, engine: AsyncEngine) -> Status:
         counts=shown.counts,
         backlog=backlog,
         dead_letters=letters,
-        finals=await tally.finals(engine),
+        finals=await fetch_final_results(engine),
     )
 
 
 async def _tell(stream: BallotStream, engine: AsyncEngine) -> None:
     """Have it take effect, as any worker would within seconds."""
     try:
-        await rounds.reconcile(engine, stream)
+        await reconcile(engine, stream)
     except (RedisError, *DATABASE_ERRORS) as error:
         sys.exit(
             "voting: it is written down, but Redis could not be told: a worker will, once it can:"
@@ -189,9 +186,9 @@ async def _until_final(stream: BallotStream, engine: AsyncEngine, seconds: float
     """Wait for the totals to be final, and declare them so, as any worker would within seconds."""
     try:
         async with asyncio.timeout(seconds):
-            while (poll := (await tally.fetch_result(engine)).poll).phase is not Phase.FINAL:
+            while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
                 with suppress(StreamMissing, RedisError):
-                    if await rounds.finish(engine, stream, poll):
+                    if await finalize(engine, stream, poll):
                         continue
                 await asyncio.sleep(PAUSE)
     except TimeoutError:

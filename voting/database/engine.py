@@ -1,16 +1,18 @@
-"""The engine, and which of Postgres' answers mean what."""
+"""The engine, and what Postgres' errors mean."""
 
 from functools import partial
+from typing import Any
 
 import asyncpg
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-# A statement that runs longer is given up by Postgres. Entries of a worker that is slow are taken
-# over only long after, so that two workers seldom count the same batch.
+# Seconds after which Postgres cancels a statement. A worker's entries are claimed by others only
+# long after that, so two workers seldom count the same batch.
 STATEMENT_TIMEOUT = 5.0
 
-# Whatever can go wrong between here and Postgres. asyncpg's own errors come from connecting,
+# Everything that a connection to Postgres raises. asyncpg's own errors come from connecting,
 # OSError and TimeoutError from the network, the rest through SQLAlchemy.
 DATABASE_ERRORS = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
@@ -18,11 +20,11 @@ DATABASE_ERRORS = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OS
 def create_engine(
     url: str, *, name: str, pool_size: int = 2, patience: float | None = STATEMENT_TIMEOUT + 2
 ) -> AsyncEngine:
-    """Make an engine for `url` as libpq understands it (sslmode, several hosts, sockets).
+    """Create an engine for `url`, which is read as libpq does (sslmode, several hosts, sockets).
 
-    Each statement is a transaction of its own unless a caller begins one. `name` is what
-    pg_stat_activity shows. `patience`: seconds until an answer is given up on this side; longer
-    than Postgres' own limits, so that it speaks first where the network works.
+    Each statement is a transaction of its own unless a caller begins one. pg_stat_activity shows
+    `name`. The client waits `patience` seconds for a response: longer than Postgres' own limits,
+    so that on a working network Postgres reports the error first.
     """
     open_connection = partial(
         asyncpg.connect,
@@ -44,14 +46,19 @@ def create_engine(
         isolation_level="AUTOCOMMIT",
         pool_size=pool_size,
         max_overflow=0,
-        hide_parameters=True,  # an error's text goes into logs: no voter may stand there
+        hide_parameters=True,  # errors are logged, and must not name a voter
         pool_timeout=5,
-        pool_pre_ping=False,  # a lost connection is an error like any other: callers try again
+        pool_pre_ping=False,  # a lost connection is an error like any other: callers retry
     )
 
 
+def set_local(**settings: str) -> Select[Any]:
+    """Return a statement that changes `settings` until the transaction ends, as SET LOCAL does."""
+    return select(*(func.set_config(name, value, True) for name, value in settings.items()))  # noqa: FBT003 - set_config takes no keywords
+
+
 def in_one_line(error: BaseException) -> str:
-    """Tell what went wrong. SQLAlchemy would add the statement, over many lines."""
+    """Return the first line of the error's text, without the statement that SQLAlchemy appends."""
     reason = str(error.orig if isinstance(error, DBAPIError) else error)
     return reason.partition("\n")[0] or type(error).__name__
 
@@ -62,11 +69,11 @@ def is_bad_data(error: BaseException) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether two transactions got in each other's way: deadlock or serialization failure."""
+    """Whether two transactions interfered: a deadlock or a serialization failure."""
     return _sqlstate(error) in {"40001", "40P01"}
 
 
 def _sqlstate(error: BaseException) -> str:
-    """The five characters of https://www.postgresql.org/docs/current/errcodes-appendix.html."""
+    """Return the five characters of https://www.postgresql.org/docs/current/errcodes-appendix.html."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return str(getattr(original, "sqlstate", None) or "")

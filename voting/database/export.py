@@ -1,50 +1,59 @@
-"""Reading what is exported: in one snapshot, so that all of it agrees, and never all at once."""
+"""Reading a round for export: all of it from one snapshot, and a few rows at a time."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import Integer, Select, bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
-from voting.database import tally
-from voting.database.tally import PollResult, Totals
+from voting.database.engine import set_local
+from voting.database.models import BUCKET, Final, PastTally, Tally, Vote
+from voting.database.totals import fetch_result_in
 from voting.poll.formats import Format
 from voting.poll.lifecycle import Poll
-from voting.poll.results import PublicResult, TimelinePoint, VoteCounts, publish
-from voting.settings import ShowResults
-
-# Rows that are fetched, and written, at a time: few enough to need no memory to speak of.
-BATCH = 500
-
-# What was declared final last counts: a poll may have been opened again and closed again.
-_PAST = text("""
-SELECT *, now() AS at FROM finals WHERE round = :round ORDER BY final_at DESC LIMIT 1
-""")
-
-_TIMELINE = text("""
-SELECT bucket + interval '10 seconds' AS time, a, b FROM tally ORDER BY bucket
-""")
-
-_PAST_TIMELINE = text("""
-SELECT bucket + interval '10 seconds' AS time, a, b FROM past_tally WHERE round = :round
-ORDER BY bucket
-""")
-
-# In an order that tells neither who voted nor when.
-_VOTES = text("SELECT choice FROM votes ORDER BY random()")
-
-# For who waits at a terminal: sorting all votes takes as long as it takes, and a pager is read at
-# leisure. Not for ever: as long as the snapshot is there, Postgres can't clean up behind changes.
-_PATIENT = (
-    text("SET LOCAL statement_timeout = 0"),
-    text("SET LOCAL idle_in_transaction_session_timeout = '10min'"),
+from voting.poll.results import (
+    PollResult,
+    PublicResult,
+    ShowResults,
+    TimelinePoint,
+    Totals,
+    VoteCounts,
+    publish,
 )
 
+# Rows that are fetched and written at a time, few enough for their memory not to matter.
+BATCH = 500
 
-# Before the snapshot is taken: starting a round truncates the table, which no snapshot survives.
-_KEEP_VOTES = text("LOCK TABLE votes IN ACCESS SHARE MODE")
+_ROUND = bindparam("round", type_=Integer)
+
+# The last final result of a round: a poll may have been reopened and closed again.
+PAST_RESULT = (
+    select(Final.round, Final.final_at, Final.closed_at, Final.a, Final.b, func.now().label("at"))
+    .where(Final.round == _ROUND)
+    .order_by(Final.final_at.desc())
+    .limit(1)
+)
+
+TIMELINE = select((Tally.bucket + BUCKET).label("time"), Tally.a, Tally.b).order_by(Tally.bucket)
+
+PAST_TIMELINE = (
+    select((PastTally.bucket + BUCKET).label("time"), PastTally.a, PastTally.b)
+    .where(PastTally.round == _ROUND)
+    .order_by(PastTally.bucket)
+)
+
+# In random order, which reveals neither voters nor times.
+VOTES = select(Vote.choice).order_by(func.random())
+
+# For a command at a terminal: sorting all votes may take long, and so may reading them in a pager.
+# Not without limit: while the snapshot is open, Postgres can't vacuum rows changed after it.
+LONG_TIMEOUTS = set_local(statement_timeout="0", idle_in_transaction_session_timeout="10min")
+
+# Taken before the snapshot: starting a round truncates the table, and a snapshot taken before that
+# would then see it empty.
+LOCK_VOTES = text("LOCK TABLE votes IN ACCESS SHARE MODE")
 
 
 class NoSuchRound(Exception):
@@ -52,95 +61,99 @@ class NoSuchRound(Exception):
 
 
 class VotesHidden(Exception):
-    """The votes are kept back until the poll is closed."""
+    """The votes are hidden until the poll is closed."""
 
 
 class VotesNotKept(Exception):
-    """The votes of a round that is over are not kept, only how many there were and when."""
+    """The votes of earlier rounds are deleted: only their totals and timelines are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A round at one moment, for as long as its transaction lasts.
+    """A round at one moment, as long as its transaction lasts.
 
-    Postgres ends that where nothing is fetched for a while: see `database.create_engine`.
+    Postgres ends the transaction if nothing is fetched for a while: see `engine.create_engine`.
     """
 
-    shown: PublicResult
+    result: PublicResult
     _connection: AsyncConnection
     _past: bool
 
     async def timeline(self, form: Format[TimelinePoint]) -> AsyncGenerator[bytes, None]:
-        """Write a point for each ten seconds in which something was counted; the last is the total.
+        """Yield a document with a point for each ten seconds in which votes were counted.
 
-        Raises one of DATABASE_ERRORS.
+        The last point is the total. Raises one of DATABASE_ERRORS.
         """
-        query = _PAST_TIMELINE if self._past else _TIMELINE
         a = b = 0
-        counts = VoteCounts.of(a, b, hidden=self.shown.hidden)
+        counts = VoteCounts.of(a, b, hidden=self.result.hidden)
         yield form.head().encode()
-        rows = await self._rows(query, round=self.shown.poll.round)
+        if self._past:
+            rows = await self._rows(PAST_TIMELINE, round=self.result.poll.round)
+        else:
+            rows = await self._rows(TIMELINE)
         while batch := await rows.fetchmany(BATCH):
             points = []
             for each in batch:
                 a, b = a + each.a, b + each.b
-                counts = VoteCounts.of(a, b, hidden=self.shown.hidden)
+                counts = VoteCounts.of(a, b, hidden=self.result.hidden)
                 points.append(TimelinePoint(each.time, counts))
             yield form.body(points).encode()
-        if counts != self.shown.counts:
-            # What was declared final holds, also where somebody has altered the tally since.
-            yield form.body([TimelinePoint(self.shown.at, self.shown.counts)]).encode()
+        if counts != self.result.counts:
+            # The declared totals hold, even if the tally was altered since.
+            yield form.body([TimelinePoint(self.result.at, self.result.counts)]).encode()
         yield form.tail().encode()
 
     async def votes(self, form: Format[str]) -> AsyncGenerator[bytes, None]:
-        """Write the choice of each vote, in random order, of a snapshot that was opened for it.
+        """Yield a document with the choice of each vote, of a snapshot opened with `votes`.
 
         Raises VotesHidden, VotesNotKept, or one of DATABASE_ERRORS.
         """
         if self._past:
             raise VotesNotKept
-        if self.shown.hidden:
+        if self.result.hidden:
             raise VotesHidden
         yield form.head().encode()
-        rows = await self._rows(_VOTES)
+        rows = await self._rows(VOTES)
         while batch := await rows.fetchmany(BATCH):
             yield form.body([each.choice for each in batch]).encode()
         yield form.tail().encode()
 
-    async def _rows(self, query: TextClause, **values: int) -> AsyncResult[Any]:
-        # Left open where the reader stops: it ends with the transaction. SQLAlchemy's own context
+    async def _rows(
+        self, query: Select[*tuple[Any, ...]], **values: int
+    ) -> AsyncResult[*tuple[Any, ...]]:
+        # Not closed if the reader stops: it ends with the transaction. SQLAlchemy's own context
         # manager would swallow GeneratorExit.
         return await self._connection.stream(query, values, execution_options={"yield_per": BATCH})
 
 
 @asynccontextmanager
-async def snapshot(
+async def open_snapshot(
     engine: AsyncEngine,
-    results: ShowResults,
-    number: int | None = None,
+    show_results: ShowResults,
+    round_number: int | None = None,
     *,
     votes: bool = False,
-    patient: bool = False,
+    long_timeouts: bool = False,
 ) -> AsyncIterator[Snapshot]:
-    """Open the round that runs now, or the one of that number; for its votes, if asked.
+    """Open a snapshot of the current round, or of `round_number`. Raises NoSuchRound.
 
-    No round is started as long as it is open for votes. Raises NoSuchRound.
+    With `votes`, no round can be started until the snapshot is closed.
     """
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     async with engine.execution_options(**options).connect() as connection:
-        for each in _PATIENT if patient else ():
-            await connection.execute(each)
+        if long_timeouts:
+            await connection.execute(LONG_TIMEOUTS)
         if votes:
-            await connection.execute(_KEEP_VOTES)
-        standing = await tally.fetch_result_on(connection)
-        past = number is not None and number != standing.poll.round
-        if number is not None and past:
-            standing = await _past(connection, number)
-        yield Snapshot(publish(standing, results), connection, past)
+            await connection.execute(LOCK_VOTES)
+        result = await fetch_result_in(connection)
+        past = round_number not in {None, result.poll.round}
+        if past:
+            result = await _fetch_past_result(connection, round_number)
+        yield Snapshot(publish(result, show_results), connection, past)
 
 
-async def _past(connection: AsyncConnection, number: int) -> PollResult:
-    row = (await connection.execute(_PAST, {"round": number})).one_or_none()
+async def _fetch_past_result(connection: AsyncConnection, round_number: int | None) -> PollResult:
+    row = (await connection.execute(PAST_RESULT, {"round": round_number})).one_or_none()
     if row is None:
         raise NoSuchRound
     poll = Poll(row.round, "closed", closed_at=row.closed_at, final_at=row.final_at)

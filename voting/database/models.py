@@ -1,6 +1,6 @@
-"""The tables."""
+"""The tables, as the migrations make them."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import (
@@ -15,9 +15,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+BUCKET = timedelta(seconds=10)
+"""The length of a bucket of the tally."""
+
 
 class Base(DeclarativeBase):
-    # Named constraints, so that a migration can drop one.
+    # Constraints have names, so that a migration can drop one.
     metadata = MetaData(
         naming_convention={
             "pk": "%(table_name)s_pkey",
@@ -27,12 +30,12 @@ class Base(DeclarativeBase):
 
 
 class Vote(Base):
-    """A voter's counted choice, with the version of the ballot it came by."""
+    """A voter's counted choice, with the version of its ballot."""
 
     __tablename__ = "votes"
     __table_args__ = (
         CheckConstraint("choice IN ('a', 'b')", name="choice"),
-        # Room on each page for changed minds, which then need no new index entry.
+        # Room on each page for changed votes, which then need no new index entry.
         {"postgresql_with": {"fillfactor": 80}},
     )
 
@@ -43,10 +46,10 @@ class Vote(Base):
 
 
 class Tally(Base):
-    """What the votes counted in ten seconds added to each option: negative where minds changed.
+    """What the votes counted in a bucket added to each option: negative if voters changed theirs.
 
-    `ms` is the highest of their versions' `ms`: the newest version of all votes is found without
-    reading them.
+    `ms` is the highest of their versions' `ms`, so that the newest version of all votes can be
+    found without reading the votes.
     """
 
     __tablename__ = "tally"
@@ -60,7 +63,12 @@ class Tally(Base):
 
 
 class Poll(Base):
-    """The one poll, as `polls.Poll` explains it: a table of one row, made by the migration."""
+    """The one poll: a table of one row, inserted by the migration.
+
+    `voting.poll.lifecycle.Poll` explains the columns. There `after_ms` and `after_seq` are the
+    `after_version`, `until_ms` and `until_seq` the `last_version`, and `lost_at` is
+    `queue_lost_at`.
+    """
 
     __tablename__ = "poll"
     __table_args__ = (
@@ -89,7 +97,7 @@ class Poll(Base):
 
 
 class Final(Base):
-    """Totals that were declared final. Rows are only added: what is undone stays to be seen."""
+    """Totals that were declared final. Rows are only added: a revoked result stays visible."""
 
     __tablename__ = "finals"
 
@@ -101,7 +109,7 @@ class Final(Base):
 
 
 class PastTally(Base):
-    """The tally of a round that is over."""
+    """The tally of an earlier round."""
 
     __tablename__ = "past_tally"
 

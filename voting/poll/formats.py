@@ -1,6 +1,6 @@
-"""The text of an export, piece by piece. Pure: no input, no output.
+"""The formats of exports, written piece by piece. Pure.
 
-Each format has a head, a body for each batch of what is exported, and a tail.
+A document is a head, a body for each batch of items, and a tail.
 """
 
 import csv
@@ -9,14 +9,14 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
+from voting.poll.question import Question
 from voting.poll.results import PublicResult, TimelinePoint, as_dict
-from voting.settings import PollSettings
 
 _Item_contra = TypeVar("_Item_contra", contravariant=True)
 
 
 class Format(Protocol[_Item_contra]):
-    """Turns a head, then batches of items, then a tail into text."""
+    """Writes one document: `head`, then `body` for each batch of items, then `tail`."""
 
     media_type: str
 
@@ -28,7 +28,7 @@ class Format(Protocol[_Item_contra]):
 
 
 class _Csv:
-    """Lines end as RFC 4180 has it, and text is UTF-8."""
+    """CSV as in RFC 4180, in UTF-8."""
 
     media_type = "text/csv; charset=utf-8"
 
@@ -37,12 +37,12 @@ class _Csv:
 
 
 class _Json:
-    """An object with a list at its end, an item on each line."""
+    """An object whose last value is a list, with an item on each line."""
 
     media_type = "application/json"
 
-    def __init__(self, key: str, facts: dict[str, object]) -> None:
-        self._head = json.dumps({**facts, key: []}, ensure_ascii=False)
+    def __init__(self, key: str, fields: dict[str, object]) -> None:
+        self._head = json.dumps({**fields, key: []}, ensure_ascii=False)
         self._separator = "\n"
 
     def head(self) -> str:
@@ -58,10 +58,11 @@ class _Json:
 
 
 class TimelineCsv(_Csv):
-    """A row for each point; what is kept back has no column."""
+    """A row for each point; hidden counts have no column."""
 
-    def __init__(self, shown: PublicResult, poll: PollSettings) -> None:
-        self._names = [] if shown.hidden else [f"a: {poll.option_a}", f"b: {poll.option_b}"]
+    def __init__(self, result: PublicResult, question: Question) -> None:
+        names = [f"a: {question.option_a}", f"b: {question.option_b}"]
+        self._names = [] if result.hidden else names
 
     def head(self) -> str:
         return _rows([["time", "votes", *self._names]])
@@ -75,10 +76,10 @@ class TimelineCsv(_Csv):
 
 
 class TimelineJson(_Json):
-    """What /api/tally tells, and the points; what is kept back is null."""
+    """The fields of /api/tally, and the points; hidden counts are null."""
 
-    def __init__(self, shown: PublicResult, poll: PollSettings) -> None:
-        super().__init__("timeline", as_dict(shown, poll))
+    def __init__(self, result: PublicResult, question: Question) -> None:
+        super().__init__("timeline", as_dict(result, question))
 
     def body(self, items: Sequence[TimelinePoint]) -> str:
         return self._lines(
@@ -93,10 +94,10 @@ class TimelineJson(_Json):
 
 
 class VotesCsv(_Csv):
-    """A row for each vote: the choice, and what it stands for."""
+    """A row for each vote: its choice and the option's name."""
 
-    def __init__(self, _: PublicResult, poll: PollSettings) -> None:
-        self._names = {"a": poll.option_a, "b": poll.option_b}
+    def __init__(self, _: PublicResult, question: Question) -> None:
+        self._names = {"a": question.option_a, "b": question.option_b}
 
     def head(self) -> str:
         return _rows([["vote", "option"]])
@@ -108,8 +109,8 @@ class VotesCsv(_Csv):
 class VotesJson(_Json):
     """The totals, and the choice of each vote."""
 
-    def __init__(self, shown: PublicResult, poll: PollSettings) -> None:
-        super().__init__("choices", as_dict(shown, poll))
+    def __init__(self, result: PublicResult, question: Question) -> None:
+        super().__init__("choices", as_dict(result, question))
 
     def body(self, items: Sequence[str]) -> str:
         return self._lines(items)

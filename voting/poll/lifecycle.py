@@ -1,52 +1,129 @@
-"""The life of a poll, as Postgres tells it. Pure: no input, no output."""
+"""The life of a poll: its states and the events that lead from one to the next. Pure.
+
+`TRANSITIONS` is the whole of it: commands, SQL and docs are tested against it. An operator's change
+is written to Postgres, which is the truth, and takes effect when it reaches Redis, which accepts
+ballots. So a poll that is closed in Postgres may still accept ballots until Redis confirms: that is
+the state "closing".
+"""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal, NamedTuple
 
 from voting.poll.ballot import MIN_VERSION, Version
 
 
+class LifecycleState(StrEnum):
+    """What has happened to the round, and so what may happen next."""
+
+    OPEN = "open"
+    SCHEDULED = "scheduled"
+    """Open until a time."""
+    CLOSING = "closing"
+    """Closed in Postgres; the last ballot that Redis accepted is not known yet."""
+    COUNTING = "counting"
+    """Closed in Redis too; accepted ballots may still be uncounted."""
+    FINAL = "final"
+
+
+class Event(StrEnum):
+    """What changes the state of a poll: an operator's command, or what a worker finds."""
+
+    CLOSE = "voting close"
+    SCHEDULE = "voting close --at"
+    TIME_REACHED = "Redis' clock reaches the time"
+    CLOSE_CONFIRMED = "Redis confirms its last ballot"
+    ALL_COUNTED = "all ballots are counted"
+    REOPEN = "voting open"
+    START_ROUND = "voting reset"
+
+
+class Transition(NamedTuple):
+    """In which states an event may happen, and the state that it leads to."""
+
+    sources: frozenset[LifecycleState]
+    target: LifecycleState
+
+
+_OPEN = frozenset({LifecycleState.OPEN, LifecycleState.SCHEDULED})
+
+TRANSITIONS = {
+    Event.CLOSE: Transition(_OPEN, LifecycleState.CLOSING),
+    Event.SCHEDULE: Transition(_OPEN, LifecycleState.SCHEDULED),
+    # Guard: the poll was not changed since Redis was told the time.
+    Event.TIME_REACHED: Transition(frozenset({LifecycleState.SCHEDULED}), LifecycleState.CLOSING),
+    Event.CLOSE_CONFIRMED: Transition(frozenset({LifecycleState.CLOSING}), LifecycleState.COUNTING),
+    # Guard: everything up to the poll's last version is counted and acknowledged.
+    Event.ALL_COUNTED: Transition(frozenset({LifecycleState.COUNTING}), LifecycleState.FINAL),
+    # Guard: it is the round, and the final result if any, that the operator saw.
+    Event.REOPEN: Transition(frozenset(LifecycleState), LifecycleState.OPEN),
+    # Guard: it is the round that the operator saw. The next round begins after the last version.
+    Event.START_ROUND: Transition(frozenset({LifecycleState.FINAL}), LifecycleState.OPEN),
+}
+
+
 class Phase(StrEnum):
-    """Open, then counting what was accepted before the close, then final."""
+    """What pages and commands show of the state."""
 
     OPEN = "open"
     COUNTING = "counting"
     FINAL = "final"
 
 
+_PHASES = {
+    LifecycleState.OPEN: Phase.OPEN,
+    LifecycleState.SCHEDULED: Phase.OPEN,
+    LifecycleState.CLOSING: Phase.COUNTING,
+    LifecycleState.COUNTING: Phase.COUNTING,
+    LifecycleState.FINAL: Phase.FINAL,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A round of the poll: the ballots after `after_version`, up to `last_version` once it is closed.
+    """One round of the poll, as Postgres stores it. Times are Postgres' or Redis'.
 
-    `after_version` keeps out what was cast in the round before and comes once more, `last_version` what somebody
-    may append to the queue of a poll that is closed. All times are Postgres' or Redis'.
+    Its ballots are those after `after_version`, up to `last_version` once it is closed. The first
+    excludes ballots of the previous round that are delivered again, the second entries that were
+    appended to the queue after the close.
     """
 
     round: int = 1
-    state: str = "open"
+    state: Literal["open", "closed"] = "open"
     closes_at: datetime | None = None
-    """When it closes by itself, or has."""
+    """When the poll closes, or closed, by itself."""
     closed_at: datetime | None = None
     after_version: Version = MIN_VERSION
     last_version: Version | None = None
-    """The last id of the stream when Redis had closed it; None until that is known."""
+    """The stream's last id when Redis closed the poll; None until Redis confirms it."""
     final_at: datetime | None = None
     revision: int = field(default=0, compare=False)
-    """How often it was changed: what is known of an earlier one is old."""
+    """The number of changes so far: a state with a lower revision is stale."""
     queue_lost_at: datetime | None = None
-    """When a worker last found the queue gone: what it had not counted by then is lost."""
+    """When a worker last found the queue missing: ballots uncounted by then are lost."""
+
+    @property
+    def lifecycle_state(self) -> LifecycleState:
+        if self.final_at is not None:
+            return LifecycleState.FINAL
+        if self.state == "closed":
+            confirmed = self.last_version is not None
+            return LifecycleState.COUNTING if confirmed else LifecycleState.CLOSING
+        return LifecycleState.OPEN if self.closes_at is None else LifecycleState.SCHEDULED
 
     @property
     def phase(self) -> Phase:
-        if self.final_at is not None:
-            return Phase.FINAL
-        return Phase.OPEN if self.state == "open" else Phase.COUNTING
+        return _PHASES[self.lifecycle_state]
+
+    def allows(self, event: Event) -> bool:
+        """Whether `event` may happen in the state that the poll is in."""
+        return self.lifecycle_state in TRANSITIONS[event].sources
 
 
 @dataclass(frozen=True, slots=True)
 class CastRules:
-    """What Redis has of it, which a cast obeys."""
+    """The part of a poll that Redis stores and checks at each cast."""
 
     open: bool
     closes_at: datetime | None

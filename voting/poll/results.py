@@ -1,20 +1,65 @@
-"""What may be told of a poll. Pure, and the one place that decides it.
+"""Results of a poll, and what of them is public. Pure, and the one place that decides it.
 
-Pages, JSON and exports have no numbers but those that they get from here.
+Pages, JSON and exports show only numbers of a `PublicResult`.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from voting.database.tally import PollResult
 from voting.poll.lifecycle import Phase, Poll
-from voting.settings import PollSettings, ShowResults
+from voting.poll.question import Question
+
+ShowResults = Literal["always", "after_close"]
+"""When totals are public. With `after_close`, only the number of voters is until the close."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Votes for each option, at a time of Postgres' clock."""
+
+    a: int
+    b: int
+    at: datetime
+
+    @property
+    def votes(self) -> int:
+        return self.a + self.b
+
+
+class TimelineBucket(NamedTuple):
+    """What the votes counted from `start` to `end` added: negative if voters changed their vote."""
+
+    start: datetime
+    end: datetime
+    a: int
+    b: int
+
+
+@dataclass(frozen=True, slots=True)
+class PollResult:
+    """A poll with its totals: those that were declared final, if it is final."""
+
+    totals: Totals
+    poll: Poll
+    timeline: tuple[TimelineBucket, ...] = ()
+    """How the totals came about; empty unless it was requested."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalResult:
+    """Totals that were declared final, even if the poll was reopened afterwards."""
+
+    round: int
+    final_at: datetime
+    closed_at: datetime
+    a: int
+    b: int
 
 
 @dataclass(frozen=True, slots=True)
 class VoteCounts:
-    """How many voted, and for what: None while that is kept back."""
+    """The number of votes, in all and for each option; None while those are hidden."""
 
     votes: int
     a: int | None
@@ -26,21 +71,21 @@ class VoteCounts:
 
     @property
     def leader(self) -> str | None:
-        """Which option has more, if that may be told and one has."""
+        """The option with more votes; None if they are equal or hidden."""
         if self.a is None or self.b is None or self.a == self.b:
             return None
         return "a" if self.a > self.b else "b"
 
     @property
     def lead(self) -> int:
-        """By how many votes; 0 where there is no leader."""
+        """How many votes the leader is ahead; 0 if there is no leader."""
         return abs((self.a or 0) - (self.b or 0))
 
     @property
     def shares(self) -> dict[str, float] | None:
-        """Percentages to one place that add up to 100; None where there are none to tell.
+        """Percentages to one decimal place that add up to 100; None if hidden or without votes.
 
-        An option with a vote never has 0 %, nor one that lacks a vote 100 %.
+        An option with a vote never has 0 %, and one that lacks a vote never has 100 %.
         """
         if not self.votes or self.a is None or self.b is None:
             return None
@@ -52,7 +97,7 @@ class VoteCounts:
 
 @dataclass(frozen=True, slots=True)
 class TimelinePoint:
-    """All that was counted before `time`."""
+    """All votes counted before `time`."""
 
     time: datetime
     counts: VoteCounts
@@ -60,66 +105,64 @@ class TimelinePoint:
 
 @dataclass(frozen=True, slots=True)
 class PublicResult:
-    """What is left of a standing for everybody to see, as it was at `at`."""
+    """What everybody may see of a result, as it was at `at`."""
 
     counts: VoteCounts
     hidden: bool
     poll: Poll
     at: datetime
     timeline: tuple[TimelinePoint, ...] = ()
-    """How it came to that, as far as it was asked."""
+    """How the counts came about; empty unless it was requested."""
 
     @property
     def queue_lost_at(self) -> datetime | None:
-        """When the queue was lost, once that can't be mended by voting again."""
+        """When the queue was lost; None while voters can still vote again."""
         return None if self.poll.phase is Phase.OPEN else self.poll.queue_lost_at
 
 
-def publish(standing: PollResult, results: ShowResults) -> PublicResult:
-    """Keep back what SHOW_RESULTS says, until it is known that Redis takes no more votes."""
-    hidden = results == "after_close" and standing.poll.closed_at is None
-    totals = standing.totals
+def publish(result: PollResult, show_results: ShowResults) -> PublicResult:
+    """Remove what `show_results` hides. With `after_close` that ends once Redis has closed."""
+    hidden = show_results == "after_close" and result.poll.closed_at is None
+    totals = result.totals
     counts = VoteCounts.of(totals.a, totals.b, hidden=hidden)
-    timeline = _timeline(standing, counts, hidden=hidden)
-    return PublicResult(counts, hidden, standing.poll, totals.at, timeline)
+    timeline = _timeline(result, counts, hidden=hidden)
+    return PublicResult(counts, hidden, result.poll, totals.at, timeline)
 
 
-def _timeline(
-    standing: PollResult, counts: VoteCounts, *, hidden: bool
-) -> tuple[TimelinePoint, ...]:
+def _timeline(result: PollResult, counts: VoteCounts, *, hidden: bool) -> tuple[TimelinePoint, ...]:
     points: list[TimelinePoint] = []
     a = b = 0
-    for step in standing.steps:
-        # Where nothing was counted for a while, nothing changes until the next step.
-        if not points or points[-1].time < step.start:
-            points.append(TimelinePoint(step.start, VoteCounts.of(a, b, hidden=hidden)))
-        a, b = a + step.a, b + step.b
-        points.append(TimelinePoint(step.end, VoteCounts.of(a, b, hidden=hidden)))
-    if points and standing.poll.phase is Phase.FINAL:
-        # What was declared final holds, also where somebody has altered the tally since.
+    for bucket in result.timeline:
+        # Counts stay the same from the end of a bucket to the start of the next one.
+        if not points or points[-1].time < bucket.start:
+            points.append(TimelinePoint(bucket.start, VoteCounts.of(a, b, hidden=hidden)))
+        a, b = a + bucket.a, b + bucket.b
+        points.append(TimelinePoint(bucket.end, VoteCounts.of(a, b, hidden=hidden)))
+    if points and result.poll.phase is Phase.FINAL:
+        # The declared totals hold, even if the tally was altered since.
         points[-1] = TimelinePoint(points[-1].time, counts)
     return tuple(points)
 
 
-def as_dict(shown: PublicResult | None, poll: PollSettings) -> dict[str, Any]:
-    """Tell it to programs. What is not known, or kept back, is None; times are ISO 8601 in UTC."""
-    names = {"a": poll.option_a, "b": poll.option_b}
+def as_dict(result: PublicResult | None, question: Question) -> dict[str, Any]:
+    """Convert to what JSON can hold: None for unknown or hidden values, times in ISO 8601."""
+    names = {"a": question.option_a, "b": question.option_b}
     options = {
-        key: {"name": name, "votes": getattr(shown.counts, key) if shown else None}
+        key: {"name": name, "votes": getattr(result.counts, key) if result else None}
         for key, name in names.items()
     }
     return {
-        "title": poll.poll_title,
+        "title": question.title,
         "options": options,
-        "votes": shown.counts.votes if shown else None,
-        "at": _iso(shown.at) if shown else None,
-        "round": shown.poll.round if shown else None,
-        "phase": shown.poll.phase if shown else None,
-        "hidden": shown is not None and shown.hidden,
-        "closes_at": _iso(shown.poll.closes_at) if shown else None,
-        "closed_at": _iso(shown.poll.closed_at) if shown else None,
-        "final_at": _iso(shown.poll.final_at) if shown else None,
-        "queue_lost_at": _iso(shown.poll.queue_lost_at) if shown else None,
+        "votes": result.counts.votes if result else None,
+        "at": _iso(result.at) if result else None,
+        "round": result.poll.round if result else None,
+        "phase": result.poll.phase if result else None,
+        "hidden": result is not None and result.hidden,
+        "closes_at": _iso(result.poll.closes_at) if result else None,
+        "closed_at": _iso(result.poll.closed_at) if result else None,
+        "final_at": _iso(result.poll.final_at) if result else None,
+        "queue_lost_at": _iso(result.poll.queue_lost_at) if result else None,
     }
 
 

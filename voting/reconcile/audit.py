@@ -1,40 +1,48 @@
-"""Checks from outside that queue, votes and tally agree, and counts again what a restore lost."""
+"""Checking, on a live system too, that queue, votes and tally agree."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import BigInteger, Row, and_, bindparam, func, select, text, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from voting.database import tally
-from voting.poll.ballot import MAX_BIGINT, QueuedBallot, Version
-from voting.queue.stream import BallotStream, Entry, GroupProgress, StreamMissing
+from voting.database.counting import as_columns
+from voting.database.engine import set_local
+from voting.database.models import Final, Poll, Tally, Vote
+from voting.database.poll import fetch_poll
+from voting.poll.ballot import Version
+from voting.queue.stream import BallotStream, GroupProgress, StreamMissing
+from voting.reconcile.entries import cast_at, counted_versions, decode, pages
 
-PAGE = 10_000  # entries
+_votes = select(
+    func.count().filter(Vote.choice == "a").label("votes_a"),
+    func.count().filter(Vote.choice == "b").label("votes_b"),
+    func.max(Vote.ms).label("newest_vote"),
+).subquery("votes_sums")
 
-_SUMS = text("""
-SELECT * FROM (
-  SELECT
-    count(*) FILTER (WHERE choice = 'a') AS votes_a,
-    count(*) FILTER (WHERE choice = 'b') AS votes_b,
-    max(ms) AS newest_vote
-  FROM votes
-) AS votes, (
-  SELECT coalesce(sum(a), 0) AS tally_a, coalesce(sum(b), 0) AS tally_b, max(ms) AS newest_tally
-  FROM tally
-) AS tally, (
-  SELECT max(a) AS final_a, max(b) AS final_b FROM finals JOIN poll USING (round, final_at)
-) AS final
-""")
+_tally = select(
+    func.coalesce(func.sum(Tally.a), 0).label("tally_a"),
+    func.coalesce(func.sum(Tally.b), 0).label("tally_b"),
+    func.max(Tally.ms).label("newest_tally"),
+).subquery("tally_sums")
 
-# missing  entries that are counted, though their voter has no vote
-# behind   entries that are counted, though their voter has an older vote
-# matched  votes that are what their entry says, counted or not
-_COMPARE = text("""
+_final = (
+    select(func.max(Final.a).label("final_a"), func.max(Final.b).label("final_b"))
+    .join(Poll, and_(Poll.round == Final.round, Poll.final_at == Final.final_at))
+    .subquery("final_sums")
+)
+
+SUMS = select(_votes, _tally, _final).select_from(_votes.join(_tally, true()).join(_final, true()))
+
+# Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
+#
+# missing  entries that are counted although their voter has no vote
+# behind   entries that are counted although their voter has an older vote
+# matched  votes that equal their entry, counted or not
+COMPARE = text("""
 SELECT
   count(*) FILTER (WHERE counted AND stored.voter IS NULL) AS missing,
   count(*) FILTER (WHERE counted AND (stored.ms, stored.seq) < (ballot.ms, ballot.seq)) AS behind,
@@ -48,15 +56,10 @@ FROM unnest(
 LEFT JOIN votes AS stored USING (voter)
 """)
 
-_SINCE = text("SELECT count(*) FROM votes WHERE (ms, seq) >= (:ms, :seq)")
-
-_LOST = text("""
-SELECT voter
-FROM unnest(CAST(:voters AS uuid[]), CAST(:ms AS bigint[]), CAST(:seq AS bigint[]))
-  AS ballot (voter, ms, seq)
-LEFT JOIN votes AS stored USING (voter)
-WHERE stored.voter IS NULL OR (stored.ms, stored.seq) < (ballot.ms, ballot.seq)
-""")
+VOTES_SINCE = select(func.count()).where(
+    tuple_(Vote.ms, Vote.seq)
+    >= tuple_(bindparam("ms", type_=BigInteger), bindparam("seq", type_=BigInteger))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,9 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was compared, and in `problems` a line for each thing that is wrong.
+    """What was compared; `problems` has a line for each thing that is wrong.
 
-    A backlog is no problem: those ballots are on disk and are going to be counted.
+    A backlog is not a problem: its ballots are on disk and will be counted.
     """
 
     votes: Sums
@@ -79,13 +82,13 @@ class Audit:
     entries: int
     """Ballots in the queue that are counted, each compared with the vote of its voter."""
     since: datetime | None
-    """When the oldest of them was cast; votes older than that are only added up."""
+    """When the oldest of them was cast; older votes are only added up."""
     missing: int
     """Ballots whose voter has no vote."""
     behind: int
     """Ballots whose voter has an older vote."""
     altered: int
-    """Votes of that time that no ballot explains."""
+    """Votes since then that no ballot explains."""
     backlog: int | None
     pending: int
     oldest_pending_seconds: float | None
@@ -93,38 +96,31 @@ class Audit:
     problems: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """How many entries were looked at, kept since when, and how many votes had been lost."""
-
-    entries: int
-    votes: int
-    since: datetime | None
-
-
 async def audit(stream: BallotStream, engine: AsyncEngine) -> Audit:
-    """Compare, on a live system too, what the queue still has with the votes and the tally.
+    """Compare the entries that the queue still has with the votes and the tally.
 
-    `engine` needs patience: millions of votes take longer to add up than any other statement.
-    Raises redis' own errors and DATABASE_ERRORS.
+    `engine` must have no `patience`: adding up millions of votes takes longer than any other
+    statement. Raises redis' own errors and DATABASE_ERRORS.
     """
-    # The queue's word first: what it calls counted is committed, and is in any later snapshot.
+    # Read the queue's progress first: what it calls counted is committed, so later snapshots have
+    # it.
     try:
         progress = await stream.progress()
     except StreamMissing:
         progress = None
-    letters = await stream.dead_letters()
-    age = await _age(stream, progress)
+    dead_letters = await stream.dead_letters()
+    age = await _oldest_pending_age(stream, progress)
 
     transactions = engine.execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     )
     async with transactions.begin() as snapshot:
-        await snapshot.execute(text("SET LOCAL statement_timeout = 0"))
-        sums = (await snapshot.execute(_SUMS)).one()
-        after = (await tally.poll(snapshot)).after_version
-        # The entries last: whatever the snapshot has was in the stream before.
-        found, since = await _compare(stream, snapshot, _counted(progress, letters, after))
+        await snapshot.execute(set_local(statement_timeout="0"))
+        sums = (await snapshot.execute(SUMS)).one()
+        after = (await fetch_poll(snapshot)).after_version
+        # Read the entries last: every vote in the snapshot was in the stream before.
+        counted = counted_versions(progress, dead_letters, after)
+        found, since = await _compare(stream, snapshot, counted)
 
     return Audit(
         votes=Sums(sums.votes_a, sums.votes_b),
@@ -137,41 +133,16 @@ async def audit(stream: BallotStream, engine: AsyncEngine) -> Audit:
         backlog=progress.backlog if progress else None,
         pending=progress.pending if progress else 0,
         oldest_pending_seconds=age,
-        dead_letters=len(letters),
-        problems=list(_problems(progress, sums, found, len(letters))),
+        dead_letters=len(dead_letters),
+        problems=list(_problems(progress, sums, found, len(dead_letters))),
     )
-
-
-async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
-    """Count again what the queue calls counted and the database, restored, does not have.
-
-    Newest first, so that a voter is counted once. What is not counted yet is left to the workers,
-    which may run meanwhile. Raises StreamMissing, redis' own errors and DATABASE_ERRORS.
-    """
-    async with engine.connect() as connection:
-        poll = await tally.poll(connection)
-    counted = _counted(
-        await stream.progress(), await stream.dead_letters(), poll.after_version, poll.last_version
-    )
-    entries, votes, oldest = 0, 0, None
-    async for page in _pages(stream):
-        ballots = [each for each in _ballots(page) if counted(each.version)]
-        newest = {each.voter: each for each in reversed(ballots)}
-        async with engine.connect() as connection:
-            lost = await connection.scalars(_LOST, tally.columns(list(newest.values())))
-            again = [newest[voter.hex] for voter in lost]
-        await tally.count(engine, again)
-        entries += len(ballots)
-        votes += len(again)
-        oldest = ballots[-1].version if ballots else oldest
-    return Replay(entries, votes, _time(oldest))
 
 
 def _problems(
-    progress: GroupProgress | None, sums: Row[Any], found: Counter[str], letters: int
+    progress: GroupProgress | None, sums: Row[Any], found: Counter[str], dead_letters: int
 ) -> Iterator[str]:
     checks: tuple[tuple[bool | int, str], ...] = (
-        (progress is None, "the queue is not there: no worker has made it, or Redis has lost it"),
+        (progress is None, "the queue is missing: no worker has created it, or Redis has lost it"),
         (
             (sums.votes_a, sums.votes_b) != (sums.tally_a, sums.tally_b),
             "the tally is not the sum of the votes",
@@ -183,21 +154,21 @@ def _problems(
         ),
         (
             (sums.newest_vote or 0) > (sums.newest_tally or 0),
-            "the tally does not know of the newest vote: the ids of ballots might run back",
+            "the tally is older than the newest vote: ids of new ballots might not exceed it",
         ),
         (found["missing"], f"counted ballots of voters who have no vote: {found['missing']}"),
         (found["behind"], f"counted ballots newer than their voter's vote: {found['behind']}"),
         (found["altered"], f"votes that no ballot in the queue explains: {found['altered']}"),
         (
             found["undecodable"],
-            f"entries that are no ballots, and not among the dead letters: {found['undecodable']}",
+            f"entries that are neither ballots nor dead letters: {found['undecodable']}",
         ),
-        (letters, f"dead letters, which can't be counted and want a look: {letters}"),
+        (dead_letters, f"dead letters, which can't be counted: {dead_letters}; inspect them"),
     )
     return (problem for wrong, problem in checks if wrong)
 
 
-async def _age(stream: BallotStream, progress: GroupProgress | None) -> float | None:
+async def _oldest_pending_age(stream: BallotStream, progress: GroupProgress | None) -> float | None:
     if progress is None or progress.oldest_pending is None:
         return None
     return max(0.0, await stream.clock() - progress.oldest_pending.ms / 1000)
@@ -208,65 +179,21 @@ async def _compare(
 ) -> tuple[Counter[str], datetime | None]:
     """Compare the stream with the votes, in both directions.
 
-    Pages run from the new end to the old one. So they have all entries from the oldest that was
-    seen on, also where workers trim, and each vote from there on has to be one of them.
+    Each vote since the oldest entry that was read has to be one of the entries.
     """
     found: Counter[str] = Counter()
     oldest = since = None
-    async for page in _pages(stream):
-        ballots = _ballots(page)
-        due = [each for each in ballots if counted(each.version)]
+    async for page in pages(stream):
+        ballots = decode(page)
         flags = [counted(each.version) for each in ballots]
-        compared = await snapshot.execute(_COMPARE, {**tally.columns(ballots), "counted": flags})
+        due = [each for each, flag in zip(ballots, flags, strict=True) if flag]
+        compared = await snapshot.execute(COMPARE, {**as_columns(ballots), "counted": flags})
         found.update(compared.one()._asdict())
         found["entries"] += len(due)
         found["undecodable"] += sum(counted(each.version) for each in page) - len(due)
         oldest = ballots[-1].version if ballots else oldest
         since = due[-1].version if due else since
     if oldest is not None:
-        votes = (await snapshot.execute(_SINCE, oldest._asdict())).scalar_one()
+        votes = (await snapshot.execute(VOTES_SINCE, oldest._asdict())).scalar_one()
         found["altered"] = votes - found["matched"]
-    return found, _time(since)
-
-
-async def _pages(stream: BallotStream) -> AsyncIterator[list[Entry]]:
-    before = None
-    while page := await stream.entries_before(before, PAGE):
-        yield page
-        before = page[-1].version
-
-
-def _counted(
-    progress: GroupProgress | None,
-    letters: Sequence[Entry],
-    after: Version,
-    until: Version | None = None,
-) -> Callable[[Version], bool]:
-    """Make the test whether a ballot has to be among the votes, or a newer one of its voter.
-
-    Those up to `after` belong to a round that is over, those above `until` to none.
-    """
-    dead_lettered = set()
-    for letter in letters:
-        with suppress(ValueError, KeyError):  # written by somebody else
-            dead_lettered.add(Version.parse(letter.fields[b"id"]))
-
-    def counted(version: Version) -> bool:
-        if progress is None or version <= after or (until is not None and version > until):
-            return False
-        return progress.counted(version) and version not in dead_lettered
-
-    return counted
-
-
-def _ballots(entries: Sequence[Entry]) -> list[QueuedBallot]:
-    """Decode those that a worker can count; the others are for the dead letters."""
-    ballots = []
-    for entry in entries:
-        with suppress(ValueError):
-            ballots.append(entry.ballot())
-    return [each for each in ballots if max(each.version) <= MAX_BIGINT]
-
-
-def _time(version: Version | None) -> datetime | None:
-    return None if version is None else datetime.fromtimestamp(version.ms / 1000, UTC)
+    return found, cast_at(since)

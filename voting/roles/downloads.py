@@ -11,9 +11,8 @@ from litestar import Request, get
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting.database import export as reading
 from voting.database.engine import DATABASE_ERRORS, in_one_line
-from voting.database.export import NoSuchRound
+from voting.database.export import NoSuchRound, open_snapshot
 from voting.poll import formats
 from voting.settings import ExportSettings
 from voting.web.pages import ProblemError
@@ -70,9 +69,9 @@ class Downloads:
 
     async def _answer(self, answer: "_Answer", suffix: str, number: int | None) -> None:
         results = self._settings.show_results
-        async with reading.snapshot(self._engine, results, number) as snapshot:
-            form = formats.TIMELINE[suffix](snapshot.shown, self._settings)
-            name = f"votes-round-{snapshot.shown.poll.round}.{suffix}"
+        async with open_snapshot(self._engine, results, number) as snapshot:
+            form = formats.TIMELINE[suffix](snapshot.result, self._settings.question)
+            name = f"votes-round-{snapshot.result.poll.round}.{suffix}"
             await answer.start(form.media_type, name)
             await answer.send_all(snapshot.timeline(form))
 

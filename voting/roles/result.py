@@ -12,11 +12,10 @@ from litestar import Request, Response, get
 from litestar.types import ASGIApp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting.database import tally
+from voting.database import totals
 from voting.database.engine import create_engine
-from voting.database.tally import PollResult
 from voting.poll.lifecycle import Phase
-from voting.poll.results import PublicResult, as_dict, publish
+from voting.poll.results import PollResult, PublicResult, as_dict, publish
 from voting.roles.downloads import DOWNLOADS, Downloads
 from voting.settings import ResultSettings
 from voting.telemetry import metrics, tracing
@@ -97,7 +96,7 @@ class ResultRole:
     async def api(self) -> Response[dict[str, Any]]:
         """What is result as JSON: 503 where it was never read, stale while it can't be."""
         result = await self._result.get()
-        body = {**as_dict(result, self._settings), "stale": self._result.failing}
+        body = {**as_dict(result, self._settings.question), "stale": self._result.failing}
         status = HTTPStatus.OK if result else HTTPStatus.SERVICE_UNAVAILABLE
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
@@ -120,14 +119,14 @@ class ResultRole:
     async def _standing(self, engine: AsyncEngine) -> PollResult:
         """Read the totals and, now and then, in the same question, how it came to them."""
         if monotonic() >= self._steps_until:
-            found = await tally.fetch_result(engine, steps=True)
+            found = await totals.fetch_result(engine, timeline=True)
             self._steps, self._steps_until = found, monotonic() + STEPS_SECONDS
             return found
-        found = await tally.fetch_result(engine)
-        known = self._steps.steps if found.poll.round == self._steps.poll.round else ()
+        found = await totals.fetch_result(engine)
+        known = self._steps.timeline if found.poll.round == self._steps.poll.round else ()
         if found.poll != self._steps.poll or (found.totals.votes and not known):
             self._steps_until = -inf  # something happened: worth another look
-        return replace(found, steps=known)
+        return replace(found, timeline=known)
 
     def _render(self, template: str, result: PublicResult | None) -> str:
         phase = result.poll.phase if result else None

@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting.database import tally
+from voting.database import counting
 from voting.database.engine import (
     DATABASE_ERRORS,
     STATEMENT_TIMEOUT,
@@ -27,7 +27,7 @@ from voting.database.engine import (
 from voting.poll.ballot import QueuedBallot, Version
 from voting.poll.lifecycle import Phase, Poll
 from voting.queue.stream import BallotStream, Entry, StreamMissing
-from voting.reconcile import poll as rounds
+from voting.reconcile.poll import finalize, reconcile
 from voting.roles.worker_metrics import Watch
 from voting.settings import WorkerSettings
 from voting.telemetry import metrics, tracing
@@ -179,14 +179,14 @@ class Worker:
                 return self._decode(taken), 0.0  # and look for more at once
             await self._trim()
             await self._stream.delete_idle_consumers(CONSUMER_EXPIRY)
-            if await rounds.finish(self._engine, self._stream, poll):
+            if await finalize(self._engine, self._stream, poll):
                 log.info("the totals are declared final", round=poll.round)
         return _NOTHING, await self._pause_after(poll)
 
     async def _prepare(self) -> Poll:
         """Bring Redis in line with Postgres, which is the truth."""
         async with self._preparing:
-            poll, lost = await rounds.reconcile(self._engine, self._stream, known=self._prepared)
+            poll, lost = await reconcile(self._engine, self._stream, known=self._prepared)
         if lost:
             log.error("the stream was gone and is made anew: ballots not yet counted are lost")
         self._prepared = True
@@ -229,7 +229,7 @@ class Worker:
 
     async def _commit(self, ballots: list[QueuedBallot]) -> None:
         started = perf_counter()
-        await tally.count(self._engine, ballots)
+        await counting.count(self._engine, ballots)
         metrics.COUNT_SECONDS.observe(perf_counter() - started)
         metrics.BATCH_BALLOTS.observe(len(ballots))
         metrics.COUNTED.inc(len(ballots))

@@ -1,0 +1,105 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from voting.poll.ballot import Version
+from voting.poll.lifecycle import Poll
+from voting.poll.question import Question
+from voting.poll.results import PollResult, Totals, VoteCounts, as_dict, publish
+
+QUESTION = Question("Cats or Dogs?", "Cats", "Dogs")
+AT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+EARLIER = datetime(2029, 1, 1, tzinfo=UTC)
+
+OPEN = Poll()
+COUNTING = Poll(state="closed", closed_at=EARLIER, last_version=Version(1, 0))
+FINAL = replace(COUNTING, final_at=EARLIER)
+POLLS = {"open": OPEN, "counting": COUNTING, "final": FINAL}
+
+
+def poll_result(poll=OPEN):
+    return PollResult(Totals(7, 2, AT), poll)
+
+
+@pytest.mark.parametrize("poll", POLLS.values(), ids=POLLS)
+def test_totals_are_public_by_default(poll):
+    result = publish(poll_result(poll), "always")
+    assert (result.counts, result.hidden) == (VoteCounts(9, 7, 2), False)
+
+
+def test_after_close_hides_all_but_the_turnout_until_the_close():
+    result = publish(poll_result(), "after_close")
+    assert (result.counts, result.hidden) == (VoteCounts(9, None, None), True)
+
+
+@pytest.mark.parametrize("phase", ["counting", "final"])
+def test_after_close_shows_totals_from_the_close_on(phase):
+    result = publish(poll_result(POLLS[phase]), "after_close")
+    assert (result.counts, result.hidden) == (VoteCounts(9, 7, 2), False)
+
+
+def test_totals_stay_hidden_until_redis_confirms_the_close():
+    assert publish(poll_result(Poll(state="closed")), "after_close").hidden
+
+
+def test_totals_stay_hidden_after_the_time_to_close_until_the_poll_is_closed():
+    over = replace(OPEN, closes_at=EARLIER)
+    assert publish(poll_result(over), "after_close").hidden
+
+
+def test_reopened_poll_is_hidden_again():
+    assert not publish(poll_result(FINAL), "after_close").hidden
+    assert publish(poll_result(OPEN), "after_close").hidden
+
+
+@pytest.mark.parametrize(("phase", "public"), [("open", None), ("counting", AT), ("final", AT)])
+def test_lost_queue_is_public_once_voters_can_not_vote_again(phase, public):
+    assert (
+        publish(poll_result(replace(POLLS[phase], queue_lost_at=AT)), "always").queue_lost_at
+        == public
+    )
+
+
+def test_json_has_null_for_what_is_unknown():
+    found = as_dict(None, QUESTION)
+    assert found.pop("title") == "Cats or Dogs?"
+    assert found.pop("options") == {
+        "a": {"name": "Cats", "votes": None},
+        "b": {"name": "Dogs", "votes": None},
+    }
+    assert found.pop("hidden") is False
+    assert set(found.values()) == {None}
+
+
+def test_json_has_the_life_of_the_poll():
+    poll = replace(FINAL, round=3, closes_at=AT, queue_lost_at=AT)
+    found = as_dict(publish(poll_result(poll), "after_close"), QUESTION)
+    assert (found["round"], found["phase"], found["votes"]) == (3, "final", 9)
+    assert found["closed_at"] == found["final_at"] == "2029-01-01T00:00:00+00:00"
+    assert (
+        found["closes_at"] == found["queue_lost_at"] == found["at"] == "2030-01-02T03:04:05+00:00"
+    )
+    assert [each["votes"] for each in found["options"].values()] == [7, 2]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shares", "leader", "lead"),
+    [
+        (0, 0, None, None, 0),
+        (2, 1, {"a": 66.7, "b": 33.3}, "a", 1),
+        (1, 1, {"a": 50.0, "b": 50.0}, None, 0),
+        (0, 3, {"a": 0.0, "b": 100.0}, "b", 3),
+        # Rounding makes no unanimity, and no vote vanish.
+        (1, 99_999, {"a": 0.1, "b": 99.9}, "b", 99_998),
+        (99_999, 1, {"a": 99.9, "b": 0.1}, "a", 99_998),
+    ],
+)
+def test_shares_add_up_and_the_leader_has_more_votes(a, b, shares, leader, lead):
+    counts = VoteCounts.of(a, b, hidden=False)
+    assert (counts.shares, counts.leader, counts.lead) == (shares, leader, lead)
+
+
+def test_hidden_counts_have_no_shares_and_no_leader():
+    counts = VoteCounts.of(7, 2, hidden=True)
+    assert (counts.shares, counts.leader, counts.lead) == (None, None, 0)

@@ -1,0 +1,73 @@
+"""Counting ballots: the one statement that writes votes and the tally."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voting.poll.ballot import QueuedBallot
+
+# Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
+#
+# One statement, so that counting a batch is all or nothing and costs one round trip.
+#
+# newest   the newest ballot of each voter: Postgres refuses to update a row twice in a statement.
+#          Sorted, so that workers lock rows in the same order and never deadlock. Only ballots of
+#          this round: a slow worker may redeliver those of the previous one, and entries that were
+#          appended after the close are not ballots.
+# counted  inserts, or updates only if newer than the stored vote: a ballot that is delivered twice,
+#          or late, changes nothing. `old` and `new` in RETURNING need Postgres 18.
+# delta    the change for each option; no row if nothing changed.
+#
+# The tally's row is written last, as all workers share it: it stays locked for the commit only.
+COUNT = text("""
+WITH newest AS (
+  SELECT DISTINCT ON (voter) voter, choice, ms, seq
+  FROM unnest(
+    CAST(:voters AS uuid[]), CAST(:choices AS text[]),
+    CAST(:ms AS bigint[]), CAST(:seq AS bigint[])
+  ) AS ballot (voter, choice, ms, seq), poll
+  WHERE (ballot.ms, ballot.seq) > (after_ms, after_seq)
+    AND (until_ms IS NULL OR (ballot.ms, ballot.seq) <= (until_ms, until_seq))
+  ORDER BY voter, ms DESC, seq DESC
+), counted AS (
+  INSERT INTO votes AS stored (voter, choice, ms, seq)
+  SELECT voter, choice, ms, seq FROM newest ORDER BY voter
+  ON CONFLICT (voter) DO UPDATE
+    SET choice = excluded.choice, ms = excluded.ms, seq = excluded.seq
+    WHERE (excluded.ms, excluded.seq) > (stored.ms, stored.seq)
+  RETURNING old.choice AS before, new.choice AS after, new.ms
+), delta AS (
+  SELECT
+    max(ms) AS ms,
+    count(*) FILTER (WHERE after = 'a') - count(*) FILTER (WHERE before = 'a') AS a,
+    count(*) FILTER (WHERE after = 'b') - count(*) FILTER (WHERE before = 'b') AS b
+  FROM counted
+)
+INSERT INTO tally AS stored (bucket, a, b, ms)
+SELECT date_bin('10 seconds', clock_timestamp(), 'epoch'), a, b, ms FROM delta WHERE ms IS NOT NULL
+ON CONFLICT (bucket) DO UPDATE SET
+  a = stored.a + excluded.a, b = stored.b + excluded.b, ms = greatest(stored.ms, excluded.ms)
+""")
+
+
+async def count(engine: AsyncEngine, ballots: Sequence[QueuedBallot]) -> None:
+    """Count a batch in one transaction. Counting it again, or in another order, is harmless.
+
+    Raises one of DATABASE_ERRORS; it is unknown then whether the batch was counted.
+    """
+    if not ballots:
+        return
+    async with engine.connect() as connection:
+        await connection.execute(COUNT, as_columns(ballots))
+
+
+def as_columns(ballots: Sequence[QueuedBallot]) -> dict[str, list[Any]]:
+    """Return an array for each column of `votes`, as statements unnest them."""
+    return {
+        "voters": [each.voter for each in ballots],
+        "choices": [each.choice for each in ballots],
+        "ms": [each.ms for each in ballots],
+        "seq": [each.seq for each in ballots],
+    }

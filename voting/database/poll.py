@@ -1,0 +1,235 @@
+"""The row of the poll: reading it, locking it, changing it.
+
+`voting.poll.lifecycle.TRANSITIONS` has the states in which each change is allowed; the WHERE
+clauses here enforce it. A change takes effect once `voting.reconcile.poll` has copied it to Redis.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Integer,
+    Row,
+    Update,
+    bindparam,
+    func,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from voting.database import models
+from voting.database.engine import set_local
+from voting.poll.ballot import MIN_VERSION, Version
+from voting.poll.lifecycle import Poll
+
+# The key of the advisory lock: any number that nothing else in this database uses.
+POLL_LOCK = 0x706F6C6C
+
+# Postgres ends a transaction that holds the lock and sends nothing for this long: a worker that is
+# frozen or disconnected can't keep a poll from being closed. Longer than any wait for Redis.
+_END_IF_IDLE = set_local(idle_in_transaction_session_timeout="5500ms")
+
+# Any number of workers that copy the poll to Redis share the lock. A change takes it exclusively,
+# so it waits for them.
+LOCK_SHARED = _END_IF_IDLE.add_columns(func.pg_advisory_xact_lock_shared(POLL_LOCK))
+LOCK_EXCLUSIVE = _END_IF_IDLE.add_columns(func.pg_advisory_xact_lock(POLL_LOCK))
+
+# Waits longer than an idle transaction can hold the lock.
+LONG_LOCK_TIMEOUT = set_local(lock_timeout="6500ms", statement_timeout="6500ms")
+
+# Lists the columns: one that a later version adds changes nothing for this one.
+POLL = select(models.Poll.__table__)
+
+VERSION_FLOOR = select(
+    func.greatest(
+        select(func.max(models.Tally.ms)).scalar_subquery(),
+        models.Poll.after_ms,
+        models.Poll.until_ms,
+    )
+)
+
+_TIME = DateTime(timezone=True)
+
+
+def _change(**values: Any) -> Update:
+    return update(models.Poll).values(revision=models.Poll.revision + 1, **values)
+
+
+# The time and the last ballot of the close are added once Redis confirms them.
+CLOSE = (
+    _change(state="closed", closes_at=None)
+    .where(models.Poll.state == "open")
+    .returning(models.Poll.round)
+)
+
+SCHEDULE_CLOSE = (
+    _change(closes_at=bindparam("at", type_=_TIME))
+    .where(models.Poll.state == "open")
+    .returning(models.Poll.round)
+)
+
+CLOSE_ON_TIME = _change(state="closed", closed_at=bindparam("at", type_=_TIME)).where(
+    models.Poll.state == "open",
+    models.Poll.closes_at.is_not(None),
+    models.Poll.revision == bindparam("seen_revision", type_=Integer),
+)
+
+REOPEN = (
+    _change(
+        state="open", closes_at=None, closed_at=None, until_ms=None, until_seq=None, final_at=None
+    )
+    .where(
+        models.Poll.round == bindparam("seen_round", type_=Integer),
+        models.Poll.final_at.is_not_distinct_from(bindparam("seen_final_at", type_=_TIME)),
+    )
+    .returning(models.Poll.round)
+)
+
+# A function of the schema: a worker's user may not delete votes by itself.
+START_ROUND = select(func.start_round(bindparam("ended", type_=Integer)))
+
+# No new revision: these change nothing that Redis is told.
+CONFIRM_CLOSE = (
+    update(models.Poll)
+    .where(models.Poll.state == "closed", models.Poll.until_ms.is_(None))
+    .values(
+        closed_at=func.coalesce(models.Poll.closed_at, bindparam("at", type_=_TIME)),
+        until_ms=bindparam("ms", type_=BigInteger),
+        until_seq=bindparam("seq", type_=BigInteger),
+    )
+)
+
+RECORD_QUEUE_LOSS = update(models.Poll).values(lost_at=func.now())
+
+# Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
+#
+# Two workers may run it at the same moment, and an operator may have reopened the poll meanwhile:
+# it takes effect once, and only for the close that was counted.
+FINALIZE = text("""
+WITH done AS (
+  UPDATE poll SET final_at = now()
+  WHERE final_at IS NULL AND (until_ms, until_seq) = (:ms, :seq)
+  RETURNING round, closed_at, final_at
+)
+INSERT INTO finals (round, final_at, closed_at, a, b)
+SELECT round, final_at, closed_at, sums.a, sums.b
+FROM done, (SELECT coalesce(sum(a), 0) AS a, coalesce(sum(b), 0) AS b FROM tally) AS sums
+RETURNING round
+""")
+
+
+class PollChanged(Exception):
+    """The poll is in another state than the operator saw: nothing was changed."""
+
+
+async def fetch_poll(connection: AsyncConnection) -> Poll:
+    return as_poll((await connection.execute(POLL)).one())
+
+
+async def fetch_poll_for_share(connection: AsyncConnection) -> Poll:
+    """Return the poll, which can't change until the transaction of `connection` ends."""
+    await connection.execute(LOCK_SHARED)
+    return await fetch_poll(connection)
+
+
+async def fetch_version_floor(connection: AsyncConnection) -> Version:
+    """Return a version newer than every vote and every ballot of earlier rounds.
+
+    MIN_VERSION if there are none.
+    """
+    ms = (await connection.execute(VERSION_FLOOR)).scalar_one()
+    return Version(ms + 1, 0) if ms else MIN_VERSION
+
+
+async def close_poll(engine: AsyncEngine, *, at: datetime | None = None) -> None:
+    """Close the poll, now or at a time. Raises PollChanged if it is closed already."""
+    async with _exclusive(engine) as connection:
+        if at is None:
+            closed = await connection.execute(CLOSE)
+        else:
+            closed = await connection.execute(SCHEDULE_CLOSE, {"at": at})
+    if closed.one_or_none() is None:
+        raise PollChanged
+
+
+async def close_poll_on_time(engine: AsyncEngine, poll: Poll, at: datetime) -> None:
+    """Close a poll whose time came at `at` by Redis' clock, unless it was changed meanwhile.
+
+    It waits for all workers that are telling Redis that the poll is open: only then is the stream's
+    last id the last.
+    """
+    async with _exclusive(engine) as connection:
+        await connection.execute(CLOSE_ON_TIME, {"at": at, "seen_revision": poll.revision})
+
+
+async def reopen_poll(engine: AsyncEngine, seen: Poll) -> None:
+    """Open the poll again and cancel its time to close. A final result stays in `finals`.
+
+    Raises PollChanged if the round, or whether it is final, differs from `seen`.
+    """
+    expected = {"seen_round": seen.round, "seen_final_at": seen.final_at}
+    async with _exclusive(engine) as connection:
+        reopened = await connection.execute(REOPEN, expected)
+    if reopened.one_or_none() is None:
+        raise PollChanged
+
+
+async def start_round(engine: AsyncEngine, ended: int) -> None:
+    """Keep the totals of the round `ended`, delete its votes, and open the next round.
+
+    Raises PollChanged if `ended` is not the current round, or not final.
+    """
+    async with _exclusive(engine) as connection:
+        started = await connection.execute(START_ROUND, {"ended": ended})
+    if started.scalar_one() is None:
+        raise PollChanged
+
+
+async def confirm_close(connection: AsyncConnection, at: datetime, last_version: Version) -> None:
+    """Record when, and after which ballot, Redis closed a poll that is closed in Postgres."""
+    await connection.execute(CONFIRM_CLOSE, {"at": at, **last_version._asdict()})
+
+
+async def record_queue_loss(connection: AsyncConnection) -> None:
+    await connection.execute(RECORD_QUEUE_LOSS)
+
+
+async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:
+    """Declare the totals final. Return whether this call did it.
+
+    Call it once all ballots up to `last_version`, the last before the close, are counted.
+    """
+    async with engine.connect() as connection:
+        declared = await connection.execute(FINALIZE, last_version._asdict())
+        return declared.one_or_none() is not None
+
+
+@asynccontextmanager
+async def _exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Begin a transaction in which nothing else changes the poll or copies it to Redis."""
+    transactions = engine.execution_options(isolation_level="READ COMMITTED")
+    async with transactions.begin() as connection:
+        await connection.execute(LONG_LOCK_TIMEOUT)
+        await connection.execute(LOCK_EXCLUSIVE)
+        yield connection
+
+
+def as_poll(row: Row[Any]) -> Poll:
+    """Convert a row that has the columns of the poll."""
+    return Poll(
+        round=row.round,
+        revision=row.revision,
+        state=row.state,
+        closes_at=row.closes_at,
+        closed_at=row.closed_at,
+        after_version=Version(row.after_ms, row.after_seq),
+        last_version=None if row.until_ms is None else Version(row.until_ms, row.until_seq),
+        final_at=row.final_at,
+        queue_lost_at=row.lost_at,
+    )

@@ -1,0 +1,43 @@
+"""What the user of each role may do in Postgres."""
+
+from sqlalchemy import Connection, text
+
+# The rights of each user that exists in the database. A user has no other rights; the tables belong
+# to the user that migrates. A role that starts reads `alembic_version` to wait for the schema.
+RIGHTS = {
+    "voting_worker": {
+        "votes": "SELECT, INSERT, UPDATE",
+        "tally": "SELECT, INSERT, UPDATE",
+        "poll": "SELECT, UPDATE"
+        " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at)",
+        "finals": "SELECT, INSERT",
+        "past_tally": "SELECT",
+        "start_round(integer)": "EXECUTE",
+        "alembic_version": "SELECT",
+    },
+    "voting_result": {
+        "tally": "SELECT",
+        "poll": "SELECT",
+        "finals": "SELECT",
+        "past_tally": "SELECT",
+        "alembic_version": "SELECT",
+    },
+}
+
+_TABLES_AND_FUNCTIONS = text("""
+SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'
+UNION
+SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+""")
+
+
+def grant(connection: Connection) -> None:
+    """Grant the users of RIGHTS what is listed there, and revoke everything else."""
+    existing = set(connection.scalars(_TABLES_AND_FUNCTIONS))
+    users = set(connection.scalars(text("SELECT rolname FROM pg_roles")))
+    for user in RIGHTS.keys() & users:
+        for kind in ("TABLES", "FUNCTIONS"):
+            connection.execute(text(f"REVOKE ALL ON ALL {kind} IN SCHEMA public FROM {user}"))
+        for name in RIGHTS[user].keys() & existing:
+            kind = "FUNCTION" if "(" in name else "TABLE"
+            connection.execute(text(f"GRANT {RIGHTS[user][name]} ON {kind} {name} TO {user}"))

@@ -1,0 +1,61 @@
+"""Reading the whole stream: its entries in pages, and which of them have to be counted."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from voting.poll.ballot import MAX_BIGINT, QueuedBallot, Version
+from voting.queue.stream import BallotStream, Entry, GroupProgress
+
+PAGE = 10_000  # entries
+
+
+async def pages(stream: BallotStream) -> AsyncIterator[list[Entry]]:
+    """Yield all entries, the newest first.
+
+    So the pages have all entries since the oldest one yielded, even if workers trim meanwhile.
+    """
+    before = None
+    while page := await stream.entries_before(before, PAGE):
+        yield page
+        before = page[-1].version
+
+
+def counted_versions(
+    progress: GroupProgress | None,
+    dead_letters: Sequence[Entry],
+    after_version: Version,
+    last_version: Version | None = None,
+) -> Callable[[Version], bool]:
+    """Return a predicate: whether the ballot of a version must be counted by now.
+
+    Then its voter has this vote or a newer one. Ballots up to `after_version` belong to an earlier
+    round, those above `last_version` to none.
+    """
+    dead_lettered = set()
+    for letter in dead_letters:
+        with suppress(ValueError, KeyError):  # not written by a worker
+            dead_lettered.add(Version.parse(letter.fields[b"id"]))
+
+    def counted(version: Version) -> bool:
+        if progress is None or version <= after_version:
+            return False
+        if last_version is not None and version > last_version:
+            return False
+        return progress.counted(version) and version not in dead_lettered
+
+    return counted
+
+
+def decode(entries: Sequence[Entry]) -> list[QueuedBallot]:
+    """Return the ballots that a worker can count, without those that become dead letters."""
+    ballots = []
+    for entry in entries:
+        with suppress(ValueError):
+            ballots.append(entry.ballot())
+    return [each for each in ballots if max(each.version) <= MAX_BIGINT]
+
+
+def cast_at(version: Version | None) -> datetime | None:
+    """Return when a ballot was cast, by Redis' clock."""
+    return None if version is None else datetime.fromtimestamp(version.ms / 1000, UTC)

@@ -1,0 +1,55 @@
+"""Counting again what the queue still has and a restored database does not."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ARRAY, Uuid, any_, bindparam, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voting.database.counting import count
+from voting.database.models import Vote
+from voting.database.poll import fetch_poll
+from voting.poll.ballot import MIN_VERSION, Version
+from voting.queue.stream import BallotStream
+from voting.reconcile.entries import cast_at, counted_versions, decode, pages
+
+STORED_VERSIONS = select(Vote.voter, Vote.ms, Vote.seq).where(
+    Vote.voter == any_(bindparam("voters", type_=ARRAY(Uuid(as_uuid=False))))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """How many entries were compared, since when, and how many lost votes were counted again."""
+
+    entries: int
+    votes: int
+    since: datetime | None
+
+
+async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
+    """Count again the ballots that the queue calls counted and that a restored database lacks.
+
+    Newest first, so that each voter is counted once. Workers may run meanwhile: ballots that are
+    not counted yet are left to them. Raises StreamMissing, redis' own errors and DATABASE_ERRORS.
+    """
+    async with engine.connect() as connection:
+        poll = await fetch_poll(connection)
+    counted = counted_versions(
+        await stream.progress(), await stream.dead_letters(), poll.after_version, poll.last_version
+    )
+    entries, votes, oldest = 0, 0, None
+    async for page in pages(stream):
+        ballots = [each for each in decode(page) if counted(each.version)]
+        newest = {each.voter: each for each in reversed(ballots)}
+        async with engine.connect() as connection:
+            rows = await connection.execute(STORED_VERSIONS, {"voters": list(newest)})
+            stored = {row.voter.hex: Version(row.ms, row.seq) for row in rows}
+        lost = [
+            each for voter, each in newest.items() if each.version > stored.get(voter, MIN_VERSION)
+        ]
+        await count(engine, lost)
+        entries += len(ballots)
+        votes += len(lost)
+        oldest = ballots[-1].version if ballots else oldest
+    return Replay(entries, votes, cast_at(oldest))
