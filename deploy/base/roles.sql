@@ -1,5 +1,5 @@
 -- Runs once, when Postgres initialises its data directory. The migrating user owns the database; each
--- migration grants the others their rights, listed in voting/database/schema.py.
+-- migration grants the others their rights, listed in voting/database/rights.py.
 \getenv migrate_password MIGRATE_PASSWORD
 \getenv worker_password WORKER_PASSWORD
 \getenv result_password RESULT_PASSWORD

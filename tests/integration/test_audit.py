@@ -33,7 +33,7 @@ async def cast(stream, number, choice=Choice.A):
 
 
 async def count(stream, engine):
-    """Count what is in the stream, as a worker does."""
+    """Count the entries of the stream, as a worker does."""
     entries = await stream.read("counting", count=10_000, block=0.05)
     await counting.count(engine, [entry.ballot() for entry in entries])
     await stream.done([each.id for each in entries])
@@ -45,7 +45,7 @@ async def sql(engine, statement):
 
 
 async def tables(engine):
-    """Read everything, with the transaction that wrote each row."""
+    """Read all rows, each with the transaction that wrote it."""
     async with engine.connect() as connection:
         return [
             (await connection.execute(text(f"SELECT xmin::text, t.* FROM {table} t"))).all()
@@ -61,7 +61,7 @@ async def votes(engine):
 
 @contextlib.asynccontextmanager
 async def working(stream, engine, workers=1):
-    """Run workers; at the end they are asked to stop, and have to."""
+    """Run workers, which have to stop at the end."""
     running = [Worker(stream, engine, consumer=uuid4().hex) for _ in range(workers)]
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         for worker in running:
@@ -94,9 +94,7 @@ NEWEST = "voter = (SELECT voter FROM votes ORDER BY ms DESC, seq DESC LIMIT 1)"
 # Nothing is wrong
 
 
-async def test_ballots_that_somebody_follows_are_audited_and_replayed_like_others(
-    stream, engine, admin
-):
+async def test_traced_ballots_are_audited_and_replayed_like_others(stream, engine, admin):
     await stream.sync_poll(MIN_VERSION, "open")
     traces = [None, f"00-{'a' * 32}-{'b' * 16}-01", None]
     await asyncio.gather(*(stream.cast(Ballot(uuid4(), Choice.B, trace)) for trace in traces))
@@ -111,7 +109,7 @@ async def test_ballots_that_somebody_follows_are_audited_and_replayed_like_other
     assert (await audit(stream, engine)).votes == Sums(0, 4)
 
 
-async def test_a_healthy_poll_has_no_problems(healthy, engine):
+async def test_healthy_poll_has_no_problems(healthy, engine):
     found = await audit(healthy, engine)
     assert found.problems == []
     assert (found.votes, found.tally) == (Sums(20, 10), Sums(20, 10))
@@ -122,14 +120,14 @@ async def test_a_healthy_poll_has_no_problems(healthy, engine):
     assert 0 <= (datetime.now(UTC) - found.since).total_seconds() < 60
 
 
-async def test_a_poll_with_no_votes_has_no_problems(stream, engine):
+async def test_poll_without_votes_has_no_problems(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
     found = await audit(stream, engine)
     assert found.problems == []
     assert (found.votes, found.entries, found.since) == (Sums(0, 0), 0, None)
 
 
-async def test_a_queue_that_was_trimmed_or_made_anew_is_no_problem(healthy, engine):
+async def test_trimmed_or_recreated_queue_is_not_a_problem(healthy, engine):
     await healthy.trim()
     assert await healthy.length() == 1
     found = await audit(healthy, engine)
@@ -142,7 +140,7 @@ async def test_a_queue_that_was_trimmed_or_made_anew_is_no_problem(healthy, engi
     assert (found.problems, found.entries) == ([], 0)
 
 
-async def test_a_backlog_is_no_problem_and_is_told(healthy, engine):
+async def test_backlog_is_reported_and_not_a_problem(healthy, engine):
     await cast(healthy, 20, Choice.B)
     pending = await healthy.read("slow", count=12, block=1)
     found = await audit(healthy, engine)
@@ -151,13 +149,13 @@ async def test_a_backlog_is_no_problem_and_is_told(healthy, engine):
     oldest = await healthy.clock() - pending[0].version.ms / 1000
     assert 0 <= found.oldest_pending_seconds <= oldest
 
-    # Committed and not acknowledged: these votes are explained by what is pending.
+    # Committed and not acknowledged: pending entries explain these votes.
     await counting.count(engine, [entry.ballot() for entry in pending])
     found = await audit(healthy, engine)
     assert (found.problems, found.votes) == ([], Sums(20, 22))
 
 
-async def test_a_backlog_that_redis_can_not_tell_is_no_problem(healthy, engine):
+async def test_unknown_backlog_is_not_a_problem(healthy, engine):
     first, *_ = await cast(healthy, 3)
     await healthy.read("me", count=1, block=1)
     await healthy.admin.xdel(healthy._stream, str(first))
@@ -166,28 +164,26 @@ async def test_a_backlog_that_redis_can_not_tell_is_no_problem(healthy, engine):
     assert (found.problems, found.backlog) == ([], None)
 
 
-async def test_an_audit_changes_nothing(healthy, engine):
+async def test_audit_changes_nothing(healthy, engine):
     before = await tables(engine)
     await audit(healthy, engine)
     assert await tables(engine) == before
     await cast(healthy, 1)
-    await count(healthy, engine)  # the engine's connections are as they were
+    await count(healthy, engine)  # the connections are not read-only
 
 
-async def test_an_audit_may_take_longer_than_other_statements(healthy, database_url, monkeypatch):
+async def test_audit_may_take_longer_than_other_statements(healthy, database_url, monkeypatch):
     slow = audit_module.SUMS.add_columns(func.pg_sleep(1.1))
     monkeypatch.setattr(audit_module, "SUMS", slow)
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT", 1)
     engine = create_engine(database_url, name="tests")
     assert (await audit(healthy, engine)).problems == []
-    with pytest.raises(DATABASE_ERRORS):  # and the connection is as it was
+    with pytest.raises(DATABASE_ERRORS):  # the timeout is back
         await sql(engine, "SELECT pg_sleep(1.1)")
     await engine.dispose()
 
 
-async def test_audits_of_a_poll_under_load_never_raise_an_alarm(
-    stream, engine, database_url, monkeypatch
-):
+async def test_audits_under_load_find_no_problem(stream, engine, database_url, monkeypatch):
     monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
     monkeypatch.setattr(worker_module, "KEEP_ENTRIES", 300)
     monkeypatch.setattr(entries, "PAGE", 50)
@@ -197,7 +193,7 @@ async def test_audits_of_a_poll_under_load_never_raise_an_alarm(
 
     async def vote():
         while True:
-            with contextlib.suppress(CastError):  # no worker has prepared the stream
+            with contextlib.suppress(CastError):  # no worker has created the stream
                 await stream.cast(Ballot(random.choice(voters), random.choice(list(Choice))))
             await asyncio.sleep(0.02)
 
@@ -213,7 +209,7 @@ async def test_audits_of_a_poll_under_load_never_raise_an_alarm(
             each.cancel()
         await asyncio.gather(*voting, return_exceptions=True)
     assert [each.problems for each in audits if each.problems] == []
-    # They were made of something: entries came and were trimmed, more than a page.
+    # They compared something: more than a page of entries, which came and were trimmed.
     assert len({each.since for each in audits if each.entries > entries.PAGE}) > 3
     assert (await audit(stream, auditors)).problems == []
     await auditors.dispose()
@@ -235,11 +231,11 @@ async def test_audits_of_a_poll_under_load_never_raise_an_alarm(
         "DELETE FROM votes",
     ],
 )
-async def test_a_vote_altered_by_hand_is_a_problem(healthy, engine, change, row, admin):
+async def test_altered_vote_is_a_problem(healthy, engine, change, row, admin):
     await sql(admin, f"{change} WHERE {row}")
     found = await audit(healthy, engine)
     assert found.problems
-    # The queue alone shows it, whatever the tally says.
+    # The queue alone shows it, whether or not the tally agrees.
     assert found.missing + found.behind + found.altered > 0
 
 
@@ -254,7 +250,7 @@ async def test_a_vote_altered_by_hand_is_a_problem(healthy, engine, change, row,
         "INSERT INTO tally VALUES (to_timestamp(0), 1, 0, 1)",
     ],
 )
-async def test_a_tally_altered_by_hand_is_a_problem(healthy, engine, change, admin):
+async def test_altered_tally_is_a_problem(healthy, engine, change, admin):
     await sql(admin, change)
     [*problems] = (await audit(healthy, engine)).problems
     assert problems
@@ -262,7 +258,7 @@ async def test_a_tally_altered_by_hand_is_a_problem(healthy, engine, change, adm
 
 
 @pytest.mark.parametrize("when", ["ms", "ms + 100000"])
-async def test_a_vote_and_tally_made_up_by_hand_are_a_problem(healthy, engine, when, admin):
+async def test_forged_vote_and_tally_are_a_problem(healthy, engine, when, admin):
     made_up = f"SELECT gen_random_uuid(), 'a', {when}, seq + 1 FROM votes WHERE {NEWEST}"
     await sql(admin, f"INSERT INTO votes {made_up}")
     await sql(admin, "UPDATE tally SET a = a + 1, ms = ms + 100000")
@@ -270,14 +266,14 @@ async def test_a_vote_and_tally_made_up_by_hand_are_a_problem(healthy, engine, w
     assert found.problems == ["votes that no ballot in the queue explains: 1"]
 
 
-async def test_a_vote_made_up_by_hand_is_no_longer_the_sum_of_the_tally(healthy, engine, admin):
+async def test_forged_vote_differs_from_the_tally(healthy, engine, admin):
     await sql(admin, "INSERT INTO votes VALUES (gen_random_uuid(), 'b', 1, 1)")
     found = await audit(healthy, engine)
     assert found.problems == ["the tally is not the sum of the votes"]
     assert (found.votes, found.tally) == (Sums(20, 11), Sums(20, 10))
 
 
-async def test_ballots_acknowledged_and_not_counted_are_a_problem(healthy, engine):
+async def test_ballots_acknowledged_but_not_counted_are_a_problem(healthy, engine):
     await cast(healthy, 3)
     taken = await healthy.read("liar", count=10, block=1)
     await healthy.done([each.id for each in taken])
@@ -285,8 +281,8 @@ async def test_ballots_acknowledged_and_not_counted_are_a_problem(healthy, engin
     assert found.problems == ["counted ballots of voters who have no vote: 3"]
 
 
-async def test_a_dead_letter_is_a_problem_and_only_one(healthy, engine):
-    # Fit for a ballot, so that it would be missed were it not for the letter.
+async def test_dead_letter_is_one_problem(healthy, engine):
+    # These entries are ballots: without the dead letters they would be missing votes.
     await cast(healthy, 2)
     for entry in await healthy.read("me", count=10, block=1):
         await healthy.dead_letter(entry, "refused")
@@ -295,7 +291,7 @@ async def test_a_dead_letter_is_a_problem_and_only_one(healthy, engine):
     assert (found.dead_letters, found.entries) == (2, 35)
 
 
-async def test_a_dead_letter_written_by_somebody_else_does_not_stop_the_audit(healthy, engine):
+async def test_malformed_dead_letter_does_not_stop_the_audit(healthy, engine):
     for fields in ({"id": "nonsense"}, {"reason": "none"}):
         await healthy.admin.xadd(healthy._dead, fields)
     assert (await audit(healthy, engine)).dead_letters == 2
@@ -305,14 +301,14 @@ async def test_a_dead_letter_written_by_somebody_else_does_not_stop_the_audit(he
     ("fields", "seq"),
     [({"voter": b"short", "choice": b"a"}, 0), ({"voter": uuid4().bytes, "choice": b"a"}, 2**63)],
 )
-async def test_an_entry_that_is_no_ballot_is_a_problem_until_it_is_a_letter(
+async def test_undecodable_entry_is_a_problem_until_it_is_a_dead_letter(
     stream, engine, fields, seq
 ):
     await stream.sync_poll(MIN_VERSION, "open")
     newest = int(await stream.clock() * 1000)
     await stream.admin.xadd(stream._stream, fields, id=f"{newest}-{seq}")
     entries = await stream.read("me", count=10, block=1)
-    assert (await audit(stream, engine)).problems == []  # it is still to be worked on
+    assert (await audit(stream, engine)).problems == []  # it is still pending
 
     await stream.done([each.id for each in entries])
     assert (await audit(stream, engine)).problems == [
@@ -324,7 +320,7 @@ async def test_an_entry_that_is_no_ballot_is_a_problem_until_it_is_a_letter(
     ]
 
 
-async def test_a_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine, admin):
+async def test_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine, admin):
     await healthy.admin.delete(healthy._stream)
     await sql(admin, "UPDATE tally SET a = a + 1")
     found = await audit(healthy, engine)
@@ -338,8 +334,8 @@ async def test_a_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, eng
 # Replay
 
 
-async def test_a_replay_where_nothing_was_lost_writes_nothing(healthy, engine):
-    await cast(healthy, 5)  # not counted yet: that is the workers' business
+async def test_replay_writes_nothing_if_nothing_was_lost(healthy, engine):
+    await cast(healthy, 5)  # not counted yet: left to the workers
     before = await tables(engine)
     found = await replay(healthy, engine)
     assert (found.entries, found.votes) == (35, 0)
@@ -347,9 +343,9 @@ async def test_a_replay_where_nothing_was_lost_writes_nothing(healthy, engine):
     assert await tables(engine) == before
 
 
-async def test_a_replay_counts_what_a_restored_database_does_not_have(healthy, engine, admin):
+async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, admin):
     before = await votes(engine)
-    # As after a restore: six votes are gone, two are from before the voters changed their mind.
+    # As after a restore: six votes are missing, two are older than the voters' last choice.
     await sql(admin, "DELETE FROM votes WHERE voter IN (SELECT voter FROM votes LIMIT 6)")
     changed = "SELECT voter FROM votes WHERE choice = 'b' ORDER BY ms LIMIT 2"
     await sql(admin, f"UPDATE votes SET choice = 'a', ms = 1 WHERE voter IN ({changed})")
@@ -368,7 +364,7 @@ async def test_a_replay_counts_what_a_restored_database_does_not_have(healthy, e
     assert (await replay(healthy, engine)).votes == 0
 
 
-async def test_a_replay_counts_no_dead_letter_and_nothing_that_is_no_ballot(stream, engine):
+async def test_replay_counts_neither_dead_letters_nor_undecodable_entries(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
     await stream.admin.xadd(stream._stream, {"nonsense": "1"})
     await cast(stream, 2)
@@ -379,9 +375,7 @@ async def test_a_replay_counts_no_dead_letter_and_nothing_that_is_no_ballot(stre
     assert [Version(ms, seq) for _, ms, seq in (await votes(engine)).values()] == [lost.version]
 
 
-async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(
-    stream, engine, admin
-):
+async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(stream, engine, admin):
     voters = [uuid4() for _ in range(200)]
     newest = {}
 
@@ -394,7 +388,7 @@ async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(
     await stream.sync_poll(MIN_VERSION, "open")
     await vote(200)
     await count(stream, engine)
-    # All is lost, as with an empty database: only what is acknowledged is to be replayed.
+    # As with an empty database: only acknowledged entries are to be replayed.
     await sql(admin, "TRUNCATE votes, tally")
     async with working(stream, engine, workers=2):
         voting = asyncio.create_task(vote(150))
@@ -407,6 +401,6 @@ async def test_replays_while_workers_count_lose_nothing_and_count_nothing_twice(
     assert (await audit(stream, engine)).problems == []
 
 
-async def test_a_replay_without_a_queue_says_so(stream, engine):
+async def test_replay_without_a_queue_raises(stream, engine):
     with pytest.raises(StreamMissing):
         await replay(stream, engine)

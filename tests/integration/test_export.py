@@ -30,7 +30,7 @@ DEADLINE = 60
 UNTIL = Version(9, 0)
 ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": 'Cats, "big"', "POLL_TITLE": "قطط"}
 
-# Far more than all buffers on the way take.
+# Far more rows than all buffers between server and client hold.
 MANY = 150_000
 
 
@@ -78,7 +78,7 @@ def rows(answer):
 
 @asynccontextmanager
 async def serving(engine, exports, **environ):
-    """Run the role's server; tells its port."""
+    """Run the role's server; yields its port."""
     settings = load(ResultSettings, {**ENVIRON, **environ})
     app = ResultRole(engine, settings, exports=exports).create_app()
     site = Site(app, "127.0.0.1", 0)
@@ -117,7 +117,7 @@ async def client(port):
         yield client
 
 
-async def test_a_poll_without_votes_has_a_timeline_without_rows(client):
+async def test_poll_without_votes_has_a_timeline_without_rows(client):
     answer = await client.get("/export.csv")
     assert rows(answer) == [["time", "votes", 'a: Cats, "big"', "b: Dogs"]]
     assert "votes-round-1.csv" in answer.headers["content-disposition"]
@@ -125,7 +125,7 @@ async def test_a_poll_without_votes_has_a_timeline_without_rows(client):
     assert (found["votes"], found["timeline"]) == (0, [])
 
 
-async def test_each_row_has_all_that_was_counted_by_then_and_the_last_is_the_total(client, engine):
+async def test_each_row_has_the_sum_so_far_and_the_last_is_the_total(client, engine):
     await count(engine, (3, 0), (0, 2), (-1, 1))
     assert rows(await client.get("/export.csv"))[1:] == [
         ["2030-01-01T00:00:10+00:00", "3", "3", "0"],
@@ -134,7 +134,7 @@ async def test_each_row_has_all_that_was_counted_by_then_and_the_last_is_the_tot
     ]
 
 
-async def test_programs_get_the_same(client, engine):
+async def test_json_has_the_same_as_csv(client, engine):
     await count(engine, (3, 0), (-1, 1))
     answer = await client.get("/export.json")
     assert answer.headers["content-type"] == "application/json"
@@ -149,13 +149,13 @@ async def test_programs_get_the_same(client, engine):
     ]
 
 
-async def test_more_rows_than_are_fetched_at_a_time_are_all_there(client, engine):
+async def test_more_rows_than_one_batch_are_exported(client, engine):
     await count(engine, *([(1, 0)] * (BATCH + 1)))
     found = rows(await client.get("/export.csv"))[1:]
     assert [int(row[1]) for row in found] == list(range(1, BATCH + 2))
 
 
-async def test_totals_and_timeline_are_of_one_moment(engine, exports):
+async def test_totals_and_timeline_are_of_one_snapshot(engine, exports):
     await count(engine, (3, 2))
     settings = load(ResultSettings, ENVIRON)
     async with open_snapshot(exports, "always") as snapshot:
@@ -164,7 +164,7 @@ async def test_totals_and_timeline_are_of_one_moment(engine, exports):
         found = json.loads(b"".join([piece async for piece in snapshot.timeline(form)]))
     assert found["votes"] == found["timeline"][-1]["votes"] == 5
     assert len(found["timeline"]) == 1
-    # Nothing can be changed by it.
+    # The transaction is read-only.
     async with open_snapshot(exports, "always") as snapshot:
         with pytest.raises(database.DATABASE_ERRORS, match="read-only"):
             await snapshot._connection.execute(text("DELETE FROM tally"))
@@ -193,7 +193,7 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
     await starting
 
 
-async def test_votes_are_told_neither_too_early_nor_of_an_earlier_round(engine):
+async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(engine):
     settings = load(ResultSettings, ENVIRON)
     async with open_snapshot(engine, "after_close", votes=True) as snapshot:
         with pytest.raises(VotesHidden):
@@ -205,7 +205,7 @@ async def test_votes_are_told_neither_too_early_nor_of_an_earlier_round(engine):
             await anext(snapshot.votes(formats.VOTES["csv"](snapshot.result, settings.question)))
 
 
-async def test_a_final_result_is_what_was_declared_final(client, engine):
+async def test_final_result_is_exported_as_declared(client, engine):
     await count(engine, (3, 2))
     await finish(engine)
     await sql(engine, "UPDATE tally SET a = a + 100")
@@ -216,7 +216,7 @@ async def test_a_final_result_is_what_was_declared_final(client, engine):
     assert rows(await client.get("/export.csv"))[-1][1:] == ["5", "3", "2"]
 
 
-async def test_an_earlier_round_is_what_was_last_declared_final(engine, exports):
+async def test_earlier_round_is_exported_as_last_declared_final(engine, exports):
     await count(engine, (3, 2))
     await finish(engine)
     await sql(
@@ -232,7 +232,7 @@ async def test_an_earlier_round_is_what_was_last_declared_final(engine, exports)
         serving(engine, exports, SHOW_RESULTS="after_close") as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
     ):
-        # Earlier rounds hide nothing, whatever the one that runs now does.
+        # Earlier rounds are never hidden.
         found = (await client.get("/export.json?round=1")).json()
         assert (found["round"], found["phase"], found["hidden"]) == (1, "final", False)
         assert [each["votes"] for each in found["options"].values()] == [3, 7]
@@ -255,7 +255,7 @@ async def test_an_earlier_round_is_what_was_last_declared_final(engine, exports)
     ],
 )
 @pytest.mark.parametrize("suffix", ["csv", "json"])
-async def test_a_round_that_is_not_there_is_a_page_that_says_so(client, query, status, suffix):
+async def test_missing_round_is_answered_with_an_error_page(client, query, status, suffix):
     answer = await client.get(f"/export.{suffix}?{query}")
     assert answer.status_code == status
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -263,7 +263,7 @@ async def test_a_round_that_is_not_there_is_a_page_that_says_so(client, query, s
     assert (await client.get(f"/export.{suffix}")).status_code == 200
 
 
-async def test_who_comes_when_all_are_busy_is_told_and_the_totals_go_on(client, engine):
+async def test_request_beyond_the_limit_gets_503_and_totals_are_still_served(client, engine):
     await count_many(engine)
     async with client.stream("GET", "/export.csv") as one, client.stream("GET", "/export.csv"):
         busy = await client.get("/export.csv")
@@ -276,7 +276,7 @@ async def test_who_comes_when_all_are_busy_is_told_and_the_totals_go_on(client, 
         assert (await client.get("/export.csv?round=2")).status_code == 404
 
 
-async def test_without_a_database_there_is_a_page_that_says_so(tmp_path):
+async def test_missing_database_is_answered_with_an_error_page(tmp_path):
     url = f"postgresql://postgres@/postgres?host={tmp_path}"
     engine = create_engine(url, name="tests")
     async with (
@@ -291,7 +291,7 @@ async def test_without_a_database_there_is_a_page_that_says_so(tmp_path):
 
 
 async def sessions(engine):
-    """Find the exports that hold a transaction."""
+    """Return the sessions of exports that hold a transaction."""
     query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'voting-export'"
     query += " AND xact_start IS NOT NULL AND datname = current_database()"
     return [row.pid for row in await sql(engine, query)]
@@ -309,7 +309,7 @@ async def wait_until(condition):
 
 @asynccontextmanager
 async def idler(port):
-    """A client that asks for an export and does not read it."""
+    """A client that requests an export and does not read it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.settimeout(0)
@@ -326,14 +326,14 @@ async def idler(port):
 
 
 async def expect_incomplete(reader):
-    """Read what has come: the connection ends without the chunk of no length that ends a body."""
+    """Read the rest: the connection ends without the empty chunk that ends a body."""
     async with asyncio.timeout(DEADLINE):
         body = await reader.read(-1)
     assert body
     assert not body.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_a_failure_in_the_middle_breaks_the_answer(client, engine, admin):
+async def test_failure_midway_breaks_the_response(client, engine, admin):
     await count_many(engine)
     async with client.stream("GET", "/export.json") as answer:
         assert answer.status_code == 200
@@ -380,7 +380,9 @@ async def test_a_client_that_does_not_read_makes_room_for_others(
         await expect_incomplete(other)
 
 
-async def test_for_a_client_that_leaves_no_more_is_read(client, port, engine, admin, monkeypatch):
+async def test_nothing_more_is_read_for_a_client_that_left(
+    client, port, engine, admin, monkeypatch
+):
     read, body = [], formats.TimelineCsv.body
     monkeypatch.setattr(
         formats.TimelineCsv, "body", lambda self, rows: read.append(rows) or body(self, rows)

@@ -1,4 +1,4 @@
-"""`voting export`, as an operator runs it."""
+"""`voting export`, as an operator runs it, in a process of its own."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from voting.poll.ballot import Version
 COMMAND = [sys.executable, "-m", "voting", "export"]
 UNTIL = Version(9, 0)
 
-# What the interpreter and its buffers may differ by, in kilobytes, whatever is exported.
+# By how many kilobytes interpreter and buffers differ from run to run.
 NOISE = 6_000
 
 PART = 20_000  # rows
@@ -33,10 +33,10 @@ async def sql(engine, statement):
 
 
 async def fill(engine, number):
-    """Count so many votes, two thirds of them for a, each in ten seconds of its own."""
+    """Insert votes, two thirds of them for a, each in a bucket of its own."""
     await sql(engine, "TRUNCATE votes, tally")
     choice = "CASE WHEN n % 3 = 0 THEN 'b' ELSE 'a' END"
-    # In parts, each well within the time that a statement has.
+    # In parts, each well within the statement timeout.
     for first in range(1, number + 1, PART):
         numbers = f"generate_series({first}, {min(first + PART - 1, number)}) AS n"
         await sql(
@@ -78,12 +78,12 @@ def rows(output):
     return list(csv.reader(io.StringIO(output.decode(), newline="")))
 
 
-def said(finished):
+def error_line(finished):
     [line] = finished.stderr.decode().splitlines()
     return line
 
 
-async def test_totals_over_time_go_to_the_terminal(export, admin):
+async def test_timeline_is_written_to_the_terminal(export, admin):
     await fill(admin, 3)
     done = export(OPTION_A="قطط")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -97,7 +97,7 @@ async def test_totals_over_time_go_to_the_terminal(export, admin):
     assert (found["title"], found["votes"], len(found["timeline"])) == ("Pets", 3, 3)
 
 
-async def test_a_file_has_its_name_once_it_is_complete(export, tmp_path, admin):
+async def test_file_gets_its_name_once_it_is_complete(export, tmp_path, admin):
     await fill(admin, 3)
     path = tmp_path / "result.csv"
     path.write_text("older")
@@ -108,12 +108,12 @@ async def test_a_file_has_its_name_once_it_is_complete(export, tmp_path, admin):
     await sql(admin, "ALTER TABLE tally RENAME TO hidden")
     failed = export("--output", str(path))
     assert failed.returncode == 1
-    assert said(failed).startswith("voting: the votes can't be exported: ")
+    assert error_line(failed).startswith("voting: the votes can't be exported: ")
     assert (path.read_text(), list(tmp_path.iterdir())) == ("older", [path])
 
 
-async def test_a_failure_in_the_middle_leaves_no_file(export, tmp_path, admin):
-    # Adding up is possible, and the head written, before a bucket is found that can't be read.
+async def test_failure_midway_leaves_no_file(export, tmp_path, admin):
+    # The totals can be read, and the head is written, before the bucket that can't be read.
     await fill(admin, 3)
     await sql(admin, "ALTER TABLE tally RENAME TO buckets")
     await sql(
@@ -124,26 +124,26 @@ async def test_a_failure_in_the_middle_leaves_no_file(export, tmp_path, admin):
     await sql(admin, "GRANT SELECT ON tally TO voting_worker")
     failed = export("--output", str(tmp_path / "result.csv"))
     assert failed.returncode == 1
-    assert "division by zero" in said(failed)
+    assert "division by zero" in error_line(failed)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "{}", "{}/none/result.csv"])
-async def test_what_is_no_file_stays_as_it_is(export, tmp_path, path):
+async def test_output_path_that_is_not_a_file_is_left_alone(export, tmp_path, path):
     refused = export("--output", path.format(tmp_path))
     assert refused.returncode in {1, 2}
-    assert said(refused).startswith("voting: ")
+    assert error_line(refused).startswith("voting: ")
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_votes_have_neither_a_voter_nor_an_order(export, admin):
+async def test_exported_votes_have_neither_a_voter_nor_an_order(export, admin):
     await fill(admin, 300)
     one, other = export("--votes"), export("--votes")
     assert (one.returncode, one.stderr) == (0, b"")
     head, *votes = rows(one.stdout)
     assert head == ["vote", "option"]
     assert Counter(map(tuple, votes)) == {("a", "Cats"): 200, ("b", "Dogs"): 100}
-    # Once in 10^80 by chance.
+    # Equal once in 10^80 by chance.
     assert votes != rows(other.stdout)[1:]
     assert Counter(json.loads(export("--votes", "--format=json").stdout)["choices"]) == {
         "a": 200,
@@ -151,18 +151,18 @@ async def test_votes_have_neither_a_voter_nor_an_order(export, admin):
     }
 
 
-async def test_until_the_close_votes_are_refused_and_totals_are_left_out(export, engine, admin):
+async def test_hidden_votes_are_refused_and_hidden_totals_left_out(export, engine, admin):
     await fill(admin, 3)
     refused = export("--votes", SHOW_RESULTS="after_close")
     assert (refused.returncode, refused.stdout) == (1, b"")
-    assert said(refused) == "voting: the votes are kept back until the poll is closed"
+    assert error_line(refused) == "voting: the votes are kept back until the poll is closed"
     assert rows(export(SHOW_RESULTS="after_close").stdout)[-1] == ["2020-01-01T00:00:40+00:00", "3"]
     await close(engine)
     assert len(rows(export("--votes", SHOW_RESULTS="after_close").stdout)) == 4
     assert rows(export(SHOW_RESULTS="after_close").stdout)[-1][1:] == ["3", "2", "1"]
 
 
-async def test_of_an_earlier_round_there_are_totals_and_no_votes(export, engine, admin):
+async def test_earlier_round_has_totals_and_no_votes(export, engine, admin):
     await fill(admin, 3)
     await close(engine)
     await sql(admin, "SELECT start_round(1)")
@@ -170,9 +170,9 @@ async def test_of_an_earlier_round_there_are_totals_and_no_votes(export, engine,
     assert len(rows(export("--votes", "--round=2").stdout)) == 1
     refused = export("--votes", "--round=1")
     assert (refused.returncode, refused.stdout) == (2, b"")
-    assert "are not kept" in said(refused)
+    assert "are not kept" in error_line(refused)
     nowhere = export("--round=3")
-    assert (nowhere.returncode, said(nowhere)) == (2, "voting: there is no round 3")
+    assert (nowhere.returncode, error_line(nowhere)) == (2, "voting: there is no round 3")
 
 
 def read_one_line(database_url):
@@ -187,14 +187,14 @@ def read_one_line(database_url):
         return line, process.wait(60), process.stderr.read()
 
 
-async def test_a_reader_that_has_seen_enough_ends_it_quietly(database_url, admin):
+async def test_pipe_closed_by_its_reader_ends_the_export_quietly(database_url, admin):
     await fill(admin, 20_000)
-    line, code, complaint = read_one_line(database_url)
+    line, code, errors = read_one_line(database_url)
     assert line.startswith(b"time")
-    assert (code, complaint) == (141, b"")
+    assert (code, errors) == (141, b"")
 
 
-async def test_a_reader_that_is_gone_from_the_beginning_ends_it_quietly(export, admin):
+async def test_pipe_without_a_reader_ends_the_export_quietly(export, admin):
     await fill(admin, 3)
     read, write = os.pipe()
     os.close(read)
@@ -203,15 +203,15 @@ async def test_a_reader_that_is_gone_from_the_beginning_ends_it_quietly(export, 
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-async def test_a_full_disk_is_toldone_line_for(export, admin):
+async def test_full_disk_is_reported_in_one_line(export, admin):
     await fill(admin, 3)
     with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230 - a device
         failed = export(stdout=full)
     assert failed.returncode == 1
-    assert "No space left" in said(failed)
+    assert "No space left" in error_line(failed)
 
 
-# Not the system's account of a child: that begins with the memory of its parent.
+# Not getrusage of the child, which begins with the memory of its parent.
 MEASURED = """
 import atexit, pathlib, sys
 from voting.__main__ import main
@@ -223,7 +223,7 @@ main()
 
 
 def peak(database_url, *options):
-    """Run it into nowhere and tell the most memory that it had, in kilobytes."""
+    """Run the export, discard its output, and return its peak memory in kilobytes."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *options],
         env={**ENVIRON, "DATABASE_URL": database_url},
@@ -236,7 +236,7 @@ def peak(database_url, *options):
     return int(re.search(r"VmHWM:\s+(\d+) kB", done.stderr)[1])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody keeps account of the peak")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak in /proc")
 async def test_ten_times_the_rows_need_no_more_memory(database_url, admin):
     exports = (["--votes"], ["--format=csv"], ["--format=json"])
     await fill(admin, 20_000)
@@ -247,8 +247,8 @@ async def test_ten_times_the_rows_need_no_more_memory(database_url, admin):
         assert more - less < NOISE, (options, less, more)
 
 
-def test_nothing_but_the_database_has_to_be_set(tmp_path):
-    # The folder of a `voting up` that does not run.
+def test_only_the_database_url_is_required(tmp_path):
+    # The data directory of a `voting up` that does not run.
     refused = subprocess.run(
         [*COMMAND, "--data", str(tmp_path)],
         env=ENVIRON,

@@ -1,4 +1,4 @@
-"""The users of Postgres and Redis as `deploy/` makes them: what they need, and nothing more."""
+"""The users of Postgres and Redis as `deploy/` creates them have the rights they need, no more."""
 
 import asyncio
 from dataclasses import replace
@@ -36,14 +36,14 @@ TABLES = ("votes", "tally", "poll", "finals", "past_tally", "alembic_version")
 
 @pytest.fixture(scope="module")
 def database(servers):
-    """Tell the address of a database for a user."""
+    """Return a function from a user to the URL of a database."""
     name = f"test_{uuid4().hex}"
     servers.make_database(name)
     yield partial(servers.database_url, name)
     servers.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def ask(url, statement):
+async def fetch(url, statement):
     connection = await asyncpg.connect(url)
     try:
         return await connection.fetch(statement)
@@ -58,7 +58,7 @@ def redis(servers, tmp_path_factory):
     folders = DataDir(folder, servers.folders.run / uuid4().hex[:8])
     folders.run.mkdir()
     program = embedded.valkey(folders)
-    # It changes to its folder on the way, before a later one could be heard of.
+    # Valkey changes to its directory while it reads its configuration, so set it there.
     configuration = folder / "valkey.conf"
     given = (DEPLOY / "base/valkey.conf").read_text()
     configuration.write_text(given.replace("dir /data", f"dir {folder}/valkey"))
@@ -81,7 +81,7 @@ def redis(servers, tmp_path_factory):
 
 @pytest.fixture
 async def streams(redis):
-    """The stream as the vote role and as a worker have it; nothing is in it."""
+    """An empty stream as the vote role and as a worker open it."""
     async with connect(redis("vote")) as vote, connect(redis("worker")) as worker:
         yield BallotStream(vote), BallotStream(worker)
 
@@ -91,7 +91,7 @@ async def consumers(stream):
     return {each["name"] for each in found}
 
 
-async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch):
+async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypatch):
     monkeypatch.setattr(worker_module, "BLOCK", 0.1)
     monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.1)
     voting, working = streams
@@ -112,7 +112,7 @@ async def test_the_users_have_what_their_roles_do(streams, database, monkeypatch
         assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
         assert (await replay(working, engine)).votes == 0
 
-        # All of the housekeeping: counted entries go, and consumers that are silent.
+        # Maintenance too: counted entries are trimmed, idle consumers deleted.
         assert await working.read("silent", count=1, block=0.001) == []
         monkeypatch.setattr(worker_module, "KEEP_SECONDS", -60)
         monkeypatch.setattr(worker_module, "CONSUMER_EXPIRY", 0)
@@ -148,9 +148,9 @@ def choices(snapshot):
 
 async def test_the_result_role_may_export_totals_and_a_worker_votes_too(database):
     owner = database("voting")
-    await ask(owner, "INSERT INTO past_tally VALUES (1, now(), 3, 2)")
-    await ask(owner, "INSERT INTO finals VALUES (1, now(), now(), 3, 2)")
-    await ask(owner, "UPDATE poll SET round = round + 1")
+    await fetch(owner, "INSERT INTO past_tally VALUES (1, now(), 3, 2)")
+    await fetch(owner, "INSERT INTO finals VALUES (1, now(), now(), 3, 2)")
+    await fetch(owner, "UPDATE poll SET round = round + 1")
     for user in ("voting_worker", "voting_result"):
         engine = create_engine(database(user), name="tests")
         assert (await exported(engine, timeline)).startswith(b"time,votes")
@@ -161,13 +161,13 @@ async def test_the_result_role_may_export_totals_and_a_worker_votes_too(database
             with pytest.raises(DBAPIError, match="permission denied"):
                 await exported(engine, choices)
         await engine.dispose()
-    await ask(owner, "UPDATE poll SET round = round - 1")
-    await ask(owner, "DELETE FROM finals")
-    await ask(owner, "DELETE FROM past_tally")
+    await fetch(owner, "UPDATE poll SET round = round - 1")
+    await fetch(owner, "DELETE FROM finals")
+    await fetch(owner, "DELETE FROM past_tally")
 
 
 @pytest.mark.parametrize("user", ["voting_worker", "voting_result", "voting"])
-async def test_every_user_may_see_whether_the_schema_is_there(database, user):
+async def test_every_user_may_read_the_revision_of_the_schema(database, user):
     async with asyncio.timeout(30):
         await schema.wait_for_schema(database(user))
 
@@ -212,38 +212,38 @@ async def test_every_user_may_see_whether_the_schema_is_there(database, user):
 )
 async def test_no_user_of_postgres_may_do_more(database, user, statement):
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await ask(database(user), statement)
+        await fetch(database(user), statement)
 
 
 @pytest.mark.parametrize("user", ["vote", "keda"])
-async def test_the_users_of_redis_are_none_of_postgres(database, user):
+async def test_users_of_redis_do_not_exist_in_postgres(database, user):
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="does not exist"):
-        await ask(database(user), "SELECT 1")
+        await fetch(database(user), "SELECT 1")
 
 
-async def test_nobody_else_comes_into_the_database(database, servers):
-    await ask(servers.database_url("postgres"), "CREATE ROLE stranger LOGIN")
+async def test_no_other_user_may_connect_to_the_database(database, servers):
+    await fetch(servers.database_url("postgres"), "CREATE ROLE stranger LOGIN")
     try:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await ask(database("stranger"), "SELECT 1")
+            await fetch(database("stranger"), "SELECT 1")
     finally:
-        await ask(servers.database_url("postgres"), "DROP ROLE stranger")
+        await fetch(servers.database_url("postgres"), "DROP ROLE stranger")
 
 
 @pytest.mark.usefixtures("database")
-async def test_every_password_is_kept_as_a_hash(servers):
+async def test_every_password_is_stored_as_a_hash(servers):
     query = "SELECT rolpassword FROM pg_authid WHERE rolname LIKE 'voting%'"
-    rows = await ask(servers.database_url("postgres"), query)
+    rows = await fetch(servers.database_url("postgres"), query)
     assert len(rows) == 3
     assert all(row["rolpassword"].startswith("SCRAM-SHA-256$") for row in rows)
 
 
-async def test_a_migration_takes_back_what_is_not_listed(database):
-    await ask(database("voting"), "GRANT ALL ON ALL TABLES IN SCHEMA public TO voting_result")
+async def test_migration_revokes_rights_that_are_not_listed(database):
+    await fetch(database("voting"), "GRANT ALL ON ALL TABLES IN SCHEMA public TO voting_result")
     await asyncio.to_thread(schema.migrate, database("voting"))
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await ask(database("voting_result"), "SELECT voter FROM votes")
-    assert await ask(database("voting_result"), "SELECT a FROM tally WHERE false") == []
+        await fetch(database("voting_result"), "SELECT voter FROM votes")
+    assert await fetch(database("voting_result"), "SELECT a FROM tally WHERE false") == []
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ async def test_no_user_of_redis_may_do_more(redis, user, command):
             await client.execute_command(*command.split())
 
 
-async def test_the_autoscaler_may_see_how_long_the_queue_is(streams, redis):
+async def test_autoscaler_may_read_the_length_of_the_queue(streams, redis):
     _, working = streams
     await working.sync_poll(MIN_VERSION, "open")
     async with connect(redis("keda")) as client:
@@ -315,7 +315,7 @@ def watched():
     return {name: registry.get_sample_value(f"voting_{name}") for name in WATCHED}
 
 
-async def test_a_worker_may_see_all_that_it_shows(streams):
+async def test_worker_may_read_all_that_its_metrics_show(streams):
     _, working = streams
     await working.sync_poll(MIN_VERSION, "open")
     await working._redis.xadd(working._stream, {"no": "ballot"})
@@ -326,7 +326,7 @@ async def test_a_worker_may_see_all_that_it_shows(streams):
     assert not [name for name, value in found.items() if isnan(value)]
 
 
-async def test_without_the_right_to_ask_whether_it_is_durable_the_rest_is_seen(servers):
+async def test_worker_without_the_right_to_waitaof_reads_the_rest(servers):
     admin = connect(servers.redis_url())
     rights = next(
         line.split()[2:] for line in USERS.read_text().splitlines() if "user worker" in line
@@ -356,18 +356,18 @@ async def test_without_the_right_to_ask_whether_it_is_durable_the_rest_is_seen(s
         ("'KEYS', '*'", "{voting}:ballots"),
     ],
 )
-async def test_a_script_may_not_do_more_either(redis, user, call, key):
+async def test_scripts_may_not_do_more(redis, user, call, key):
     async with connect(redis(user)) as client:
         with pytest.raises(ResponseError, match=r"ACL|not allowed|No permissions"):
             await client.eval(f"return redis.call({call})", 1, key)
 
 
-async def test_who_does_not_say_who_it_is_may_only_ping(redis):
-    async with connect(redis("vote").replace("vote@", "").partition("?")[0]) as nobody:
-        assert await nobody.ping()
+async def test_unauthenticated_client_may_only_ping(redis):
+    async with connect(redis("vote").replace("vote@", "").partition("?")[0]) as client:
+        assert await client.ping()
         for command in ("INFO", "EXISTS {voting}:poll", "TIME"):
             with pytest.raises(NoPermissionError):
-                await nobody.execute_command(*command.split())
+                await client.execute_command(*command.split())
 
 
 BEFORE = {
@@ -378,8 +378,8 @@ BEFORE = {
 }
 
 
-async def test_what_matters_works_with_the_rights_of_the_version_before(servers):
-    """A deployment's users of Redis were made once: an upgrade finds them as they are."""
+async def test_essentials_work_with_the_rights_of_the_previous_version(servers):
+    """A deployment creates its users of Redis once, and an upgrade does not change them."""
     name = f"test-{uuid4().hex}"
     async with connect(servers.redis_url()) as client:
         streams = {}

@@ -28,7 +28,7 @@ def empty_url(servers):
 
 
 def tables(url):
-    async def ask():
+    async def fetch():
         engine = create_engine(url, name="tests")
         query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
         async with engine.connect() as connection:
@@ -36,7 +36,7 @@ def tables(url):
         await engine.dispose()
         return found
 
-    return asyncio.run(ask())
+    return asyncio.run(fetch())
 
 
 async def revision(url):
@@ -58,7 +58,7 @@ def test_migrating_twice_changes_nothing(empty_url):
     assert tables(empty_url) == before == {*Base.metadata.tables, "alembic_version"}
 
 
-def test_a_downgrade_leaves_nothing_and_can_be_undone(empty_url):
+def test_downgrade_leaves_nothing_and_can_be_undone(empty_url):
     schema.migrate(empty_url)
     command.downgrade(schema.config(empty_url), "base")
     assert tables(empty_url) == {"alembic_version"}
@@ -74,7 +74,7 @@ def test_migrations_that_start_at_once_wait_for_each_other(empty_url):
     command.check(schema.config(empty_url))
 
 
-async def test_a_migration_may_wait_longer_than_a_statement_of_the_app(empty_url, monkeypatch):
+async def test_migration_may_wait_longer_than_a_statement_of_the_app(empty_url, monkeypatch):
     monkeypatch.setitem(create_engine.__kwdefaults__, "patience", 0.2)
     waiting = (
         "SELECT count(*) FROM pg_stat_activity"
@@ -86,12 +86,12 @@ async def test_a_migration_may_wait_longer_than_a_statement_of_the_app(empty_url
     async with asyncio.timeout(30):
         while not await other.fetchval(waiting):
             await asyncio.sleep(0.05)
-    await other.close()  # and with it the lock
+    await other.close()  # which releases the lock
     await migrating
 
 
-def test_a_migration_that_fails_leaves_nothing_half_done(empty_url):
-    asyncio.run(_make_poll_table(empty_url))  # stands in the way of the third table
+def test_failed_migration_leaves_nothing_half_done(empty_url):
+    asyncio.run(_make_poll_table(empty_url))  # conflicts with the third table
     with pytest.raises(Exception, match="already exists"):
         schema.migrate(empty_url)
     assert tables(empty_url) == {"poll"}
@@ -104,8 +104,8 @@ async def _make_poll_table(url):
     await engine.dispose()
 
 
-def test_the_schema_can_be_written_out_as_sql():
-    configuration = schema.config("postgresql://nobody")
+def test_schema_can_be_written_as_sql():
+    configuration = schema.config("postgresql://unused")
     configuration.output_buffer = io.StringIO()
     command.upgrade(configuration, "head", sql=True)
     assert "CREATE TABLE votes" in configuration.output_buffer.getvalue()
@@ -133,68 +133,68 @@ def next_version(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def said(monkeypatch, caplog):
-    """Wait, in short steps, until somebody has logged something."""
+def logged(monkeypatch, caplog):
+    """Wait, in short steps, until a line is logged."""
     monkeypatch.setattr(schema, "POLL_INTERVAL", 0.01)
     caplog.set_level("INFO", "voting.database.schema")
 
-    def is_said(words, fields):
+    def is_logged(message, fields):
         lines = [(each.getMessage(), each.__dict__) for each in caplog.records]
-        return any(words == line and fields.items() <= given.items() for line, given in lines)
+        return any(message == line and fields.items() <= given.items() for line, given in lines)
 
-    async def said(words, **fields):
+    async def logged(message, **fields):
         async with asyncio.timeout(30):
-            while not is_said(words, fields):
+            while not is_logged(message, fields):
                 await asyncio.sleep(0.01)
 
-    return said
+    return logged
 
 
-async def test_who_waits_for_the_schema_goes_on_once_it_is_there(empty_url, said):
+async def test_wait_for_schema_returns_once_it_is_migrated(empty_url, logged):
     waiting = asyncio.create_task(schema.wait_for_schema(empty_url))
     reason = 'relation "alembic_version" does not exist'
-    await said("waiting for the database", reason=reason)
+    await logged("waiting for the database", reason=reason)
     await asyncio.to_thread(schema.migrate, empty_url)
     async with asyncio.timeout(30):
         await waiting
 
 
-async def test_who_waits_for_the_schema_waits_for_its_own_version(empty_url, said, next_version):
+async def test_wait_for_schema_waits_for_its_own_version(empty_url, logged, next_version):
     await asyncio.to_thread(schema.migrate, empty_url)
     next_version()
     waiting = asyncio.create_task(schema.wait_for_schema(empty_url))
-    await said("waiting for the schema", here=HEAD, wanted="next")
+    await logged("waiting for the schema", here=HEAD, wanted="next")
     await asyncio.to_thread(schema.migrate, empty_url)
     async with asyncio.timeout(30):
         await waiting
 
 
-async def test_the_schema_of_a_later_version_will_do(empty_url, monkeypatch, next_version):
+async def test_schema_of_a_later_version_is_accepted(empty_url, monkeypatch, next_version):
     next_version()
     await asyncio.to_thread(schema.migrate, empty_url)
     monkeypatch.undo()
     async with asyncio.timeout(30):
         await schema.wait_for_schema(empty_url)
-    # And who goes back to this version migrates nothing.
+    # A rollback to this version migrates nothing.
     await asyncio.to_thread(schema.migrate, empty_url)
     assert await revision(empty_url) == "next"
 
 
-async def test_a_server_that_comes_in_time_is_waited_for(servers, said):
+async def test_wait_for_server_returns_once_it_is_there(servers, logged):
     name = f"later_{uuid4().hex}"
     waiting = asyncio.create_task(schema.wait_for_server(servers.database_url(name), 30))
-    await said("waiting for the database", reason=f'database "{name}" does not exist')
+    await logged("waiting for the database", reason=f'database "{name}" does not exist')
     await asyncio.to_thread(servers.sql, f"CREATE DATABASE {name}")
     await waiting
     await asyncio.to_thread(servers.sql, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_a_server_that_does_not_come_is_given_up(servers):
-    with pytest.raises(DATABASE_ERRORS, match='"nobody_made_this" does not exist'):
-        await schema.wait_for_server(servers.database_url("nobody_made_this"), 0.1)
+async def test_wait_for_server_raises_after_its_time(servers):
+    with pytest.raises(DATABASE_ERRORS, match='"missing_database" does not exist'):
+        await schema.wait_for_server(servers.database_url("missing_database"), 0.1)
 
 
-def test_the_rights_are_of_tables_and_functions_that_exist(empty_url):
+def test_rights_name_tables_and_functions_that_exist(empty_url):
     schema.migrate(empty_url)
     for rights in RIGHTS.values():
         assert rights.keys() <= {*tables(empty_url), "start_round(integer)"}

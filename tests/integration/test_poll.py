@@ -1,6 +1,8 @@
 """The life of a poll, with real servers."""
 
 import asyncio
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -14,6 +16,7 @@ from voting.database.engine import DATABASE_ERRORS
 from voting.database.poll import (
     PollChanged,
     close_poll,
+    close_poll_on_time,
     confirm_close,
     declare_final,
     fetch_poll,
@@ -25,7 +28,7 @@ from voting.database.poll import (
 )
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.ballot import MAX_BIGINT, MIN_VERSION, Ballot, Choice, QueuedBallot, Version
-from voting.poll.lifecycle import Phase, Poll
+from voting.poll.lifecycle import TRANSITIONS, Event, LifecycleState, Phase, Poll
 from voting.queue.producer import NotRecorded, PollClosed
 from voting.queue.stream import BallotStream
 from voting.reconcile.poll import reconcile
@@ -59,7 +62,7 @@ async def totals(engine):
 
 
 async def close_at(engine, ms):
-    """Close the poll after that version, without asking Redis."""
+    """Close the poll after that version, without Redis."""
     await close_poll(engine)
     transactions = engine.execution_options(isolation_level="READ COMMITTED")
     async with transactions.begin() as connection:
@@ -72,31 +75,31 @@ async def end(engine, ms):
     assert await declare_final(engine, Version(ms, 0))
 
 
-async def test_a_poll_that_is_closed_takes_no_vote_and_knows_its_last_one(open_poll, engine):
+async def test_closed_poll_accepts_no_vote_and_knows_its_last_one(open_poll, engine):
     first, last = await open_poll.cast(ballot()), await open_poll.cast(ballot())
     assert first < last
     await close_poll(engine)
     assert (await poll(engine)).phase is Phase.COUNTING
-    await open_poll.cast(ballot())  # until Redis is told
+    await open_poll.cast(ballot())  # Redis does not know yet
     newest = await open_poll.cast(ballot())
 
-    told, lost = await reconcile(engine, open_poll)
+    found, lost = await reconcile(engine, open_poll)
     assert not lost
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
-    assert told == await poll(engine)
-    assert told.last_version == newest
-    assert abs(told.closed_at.timestamp() - await open_poll.clock()) < 30
+    assert found == await poll(engine)
+    assert found.last_version == newest
+    assert abs(found.closed_at.timestamp() - await open_poll.clock()) < 30
     again, _ = await reconcile(engine, open_poll)
-    assert again == told
+    assert again == found
 
 
-async def test_a_poll_closes_by_itself_by_redis_clock_whatever_postgres_says(open_poll, engine):
+async def test_poll_closes_at_its_time_by_redis_clock_before_postgres_knows(open_poll, engine):
     milliseconds = int(await open_poll.clock() * 1000) + 200
     at = datetime.fromtimestamp(milliseconds / 1000, UTC)
     await close_poll(engine, at=at)
-    told, _ = await reconcile(engine, open_poll)
-    assert (told.phase, told.closes_at) == (Phase.OPEN, at)
+    found, _ = await reconcile(engine, open_poll)
+    assert (found.phase, found.closes_at) == (Phase.OPEN, at)
     assert (await open_poll.cast_rules()).closes_at == at.replace(
         microsecond=at.microsecond // 1000 * 1000
     )
@@ -108,35 +111,33 @@ async def test_a_poll_closes_by_itself_by_redis_clock_whatever_postgres_says(ope
             except PollClosed:
                 break
     assert last.ms < milliseconds
-    assert (await poll(engine)).state == "open"  # nobody has told Postgres yet
+    assert (await poll(engine)).state == "open"  # Postgres does not know yet
 
-    told, _ = await reconcile(engine, open_poll)
-    assert (told.phase, told.last_version) == (Phase.COUNTING, last)
-    assert told.closed_at == at
-    assert told == await poll(engine)
+    found, _ = await reconcile(engine, open_poll)
+    assert (found.phase, found.last_version) == (Phase.COUNTING, last)
+    assert found.closed_at == at
+    assert found == await poll(engine)
 
 
-async def test_a_time_that_redis_has_heard_of_too_late_is_not_when_the_poll_closed(
-    open_poll, engine
-):
+async def test_poll_closes_when_redis_learns_of_a_time_that_has_passed(open_poll, engine):
     await close_poll(engine, at=datetime.fromtimestamp(await open_poll.clock() - 60, UTC))
     taken = await open_poll.cast(ballot())
-    told, _ = await reconcile(engine, open_poll)
-    assert told.closed_at.timestamp() * 1000 >= taken.ms
-    assert told.last_version == taken
+    found, _ = await reconcile(engine, open_poll)
+    assert found.closed_at.timestamp() * 1000 >= taken.ms
+    assert found.last_version == taken
 
 
-async def test_what_a_command_that_died_has_begun_is_ended_by_the_next(open_poll, engine):
+async def test_close_that_a_killed_command_began_is_completed_by_the_next(open_poll, engine):
     await close_poll(engine)
-    since = (await open_poll.sync_poll(MIN_VERSION, "closed")).closed_at  # and no word to Postgres
+    since = (
+        await open_poll.sync_poll(MIN_VERSION, "closed")
+    ).closed_at  # then the command is killed
     await asyncio.sleep(0.01)
-    told, _ = await reconcile(engine, open_poll)
-    assert told.closed_at == since
+    found, _ = await reconcile(engine, open_poll)
+    assert found.closed_at == since
 
 
-async def test_a_closed_poll_stays_closed_and_ids_rise_where_redis_lost_everything(
-    open_poll, engine
-):
+async def test_closed_poll_stays_closed_and_ids_rise_after_redis_lost_everything(open_poll, engine):
     before = await open_poll.cast(ballot())
     await close_poll(engine)
     closed, _ = await reconcile(engine, open_poll)
@@ -144,38 +145,38 @@ async def test_a_closed_poll_stays_closed_and_ids_rise_where_redis_lost_everythi
     with pytest.raises(NotRecorded):
         await open_poll.cast(ballot())
 
-    told, lost = await reconcile(engine, open_poll)
+    found, lost = await reconcile(engine, open_poll)
     assert lost
     assert (await poll(engine)).queue_lost_at is not None
-    assert (told.last_version, told.closed_at) == (closed.last_version, closed.closed_at)
+    assert (found.last_version, found.closed_at) == (closed.last_version, closed.closed_at)
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
-    await reopen_poll(engine, told)
+    await reopen_poll(engine, found)
     await reconcile(engine, open_poll)
     assert await open_poll.cast(ballot()) > before
 
 
-async def test_a_loss_is_known_where_nothing_was_counted_yet(open_poll, engine):
+async def test_queue_loss_is_recorded_before_any_vote_was_counted(open_poll, engine):
     await open_poll.admin.delete(open_poll._stream, open_poll._poll)
     assert await reconcile(engine, open_poll, known=True) == (Poll(), True)
 
 
-async def test_an_id_that_postgres_can_not_keep_closes_the_poll_all_the_same(open_poll, engine):
+async def test_poll_closes_after_an_id_that_does_not_fit_into_postgres(open_poll, engine):
     await open_poll.admin.xadd(open_poll._stream, {"no": "ballot"}, id=f"{2**63}-{2**63}")
     await close_poll(engine)
-    told, _ = await reconcile(engine, open_poll)
-    assert told.last_version == Version(MAX_BIGINT, MAX_BIGINT)
+    found, _ = await reconcile(engine, open_poll)
+    assert found.last_version == Version(MAX_BIGINT, MAX_BIGINT)
 
 
-async def test_a_poll_without_votes_is_closed_and_final_too(open_poll, engine):
+async def test_poll_without_votes_becomes_final(open_poll, engine):
     await close_poll(engine)
-    told, _ = await reconcile(engine, open_poll)
-    assert (await open_poll.progress()).all_counted(told.last_version)
-    assert await declare_final(engine, told.last_version)
+    found, _ = await reconcile(engine, open_poll)
+    assert (await open_poll.progress()).all_counted(found.last_version)
+    assert await declare_final(engine, found.last_version)
     assert (await poll(engine)).phase is Phase.FINAL
 
 
-async def test_ballots_of_another_round_or_after_the_end_are_not_counted(engine):
+async def test_ballots_of_another_round_or_after_the_close_are_not_counted(engine):
     await count(engine, (1, "a", 10))
     await end(engine, 10)
     await count(engine, (2, "a", 11), (1, "b", 12))
@@ -185,9 +186,9 @@ async def test_ballots_of_another_round_or_after_the_end_are_not_counted(engine)
     assert await totals(engine) == (0, 1)
 
 
-async def test_totals_are_declared_final_once_and_only_where_they_were_counted(engine):
+async def test_totals_are_declared_final_once_and_only_for_the_confirmed_close(engine):
     await count(engine, (1, "a", 10), (2, "b", 11), (3, "b", 12))
-    assert not await declare_final(engine, Version(12, 0))  # it is open
+    assert not await declare_final(engine, Version(12, 0))  # the poll is open
     await close_at(engine, 12)
     assert not await declare_final(engine, Version(11, 0))
     assert [await declare_final(engine, Version(12, 0)) for _ in range(2)] == [True, False]
@@ -197,7 +198,7 @@ async def test_totals_are_declared_final_once_and_only_where_they_were_counted(e
     assert (final.a, final.b) == (1, 2)
 
 
-async def test_final_totals_are_shown_as_they_were_declared(engine):
+async def test_final_totals_stay_as_they_were_declared(engine):
     await count(engine, (1, "a", 10))
     await end(engine, 10)
     async with engine.connect() as connection:
@@ -205,7 +206,7 @@ async def test_final_totals_are_shown_as_they_were_declared(engine):
     assert await totals(engine) == (1, 0)
 
 
-async def test_a_final_result_that_is_undone_stays_to_be_seen(engine):
+async def test_revoked_final_result_stays_in_the_list(engine):
     await count(engine, (1, "a", 10))
     await end(engine, 10)
     await reopen_poll(engine, await poll(engine))
@@ -215,7 +216,7 @@ async def test_a_final_result_that_is_undone_stays_to_be_seen(engine):
     assert [each.a for each in await fetch_final_results(engine)] == [1, 2]
 
 
-async def test_a_poll_that_became_final_meanwhile_is_not_opened(engine):
+async def test_poll_that_became_final_meanwhile_is_not_reopened(engine):
     await close_at(engine, 10)
     seen = await poll(engine)
     await declare_final(engine, Version(10, 0))
@@ -224,7 +225,7 @@ async def test_a_poll_that_became_final_meanwhile_is_not_opened(engine):
     assert (await poll(engine)).phase is Phase.FINAL
 
 
-async def test_another_round_keeps_the_tally_of_the_one_before(engine):
+async def test_next_round_keeps_the_tally_of_the_previous_one(engine):
     await count(engine, (1, "a", 10), (2, "b", 11))
     async with engine.connect() as connection:
         before = (await connection.execute(text("SELECT bucket, a, b FROM tally"))).all()
@@ -241,7 +242,7 @@ async def test_another_round_keeps_the_tally_of_the_one_before(engine):
 
 
 @pytest.mark.parametrize("ended", [1, 2])
-async def test_no_round_is_started_unless_the_one_before_is_final(engine, ended):
+async def test_next_round_starts_only_after_a_final_one(engine, ended):
     await count(engine, (1, "a", 10))
     if ended == 2:
         await end(engine, 10)
@@ -250,13 +251,13 @@ async def test_no_round_is_started_unless_the_one_before_is_final(engine, ended)
     assert await totals(engine) == (1, 0)
 
 
-async def test_a_batch_that_is_counted_while_a_round_starts_is_of_one_of_them(engine):
+async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
     await count(engine, (1, "a", 10))
     await end(engine, 10)
     transactions = engine.execution_options(isolation_level="READ COMMITTED")
     async with transactions.begin() as resetting:
         await resetting.execute(text("SELECT start_round(1)"))
-        # It waits for the table, and looks what is of this round only then.
+        # It waits for the table, and only then reads which versions are of this round.
         late = asyncio.create_task(count(engine, (1, "b", 10), (2, "b", 9), (3, "b", 11)))
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL")
         async with asyncio.timeout(30):
@@ -266,21 +267,21 @@ async def test_a_batch_that_is_counted_while_a_round_starts_is_of_one_of_them(en
     assert await totals(engine) == (0, 1)
 
 
-async def test_the_poll_can_not_change_while_it_is_told_to_redis(engine):
+async def test_poll_does_not_change_while_it_is_copied_to_redis(engine):
     transactions = engine.execution_options(isolation_level="READ COMMITTED")
-    async with transactions.begin() as telling:
-        await fetch_poll_for_share(telling)
+    async with transactions.begin() as copying:
+        await fetch_poll_for_share(copying)
         closing = asyncio.create_task(close_poll(engine))
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
         async with asyncio.timeout(30):
-            while not (await telling.execute(waiting)).scalar_one():
+            while not (await copying.execute(waiting)).scalar_one():
                 await asyncio.sleep(0.01)
-        assert (await fetch_poll(telling)).state == "open"
+        assert (await fetch_poll(copying)).state == "open"
     await closing
     assert (await poll(engine)).state == "closed"
 
 
-async def test_a_worker_that_is_frozen_can_not_keep_a_poll_from_being_closed(engine):
+async def test_frozen_worker_does_not_prevent_a_close(engine):
     transactions = engine.execution_options(isolation_level="READ COMMITTED")
     async with transactions.connect() as frozen:
         await fetch_poll_for_share(frozen)
@@ -292,40 +293,40 @@ async def test_a_worker_that_is_frozen_can_not_keep_a_poll_from_being_closed(eng
     assert (found.state, found.queue_lost_at) == ("closed", None)
 
 
-async def test_who_only_waits_for_redis_keeps_the_lock_and_writes_down_what_it_heard(
+async def test_worker_that_waits_for_a_slow_redis_keeps_the_lock_and_records_its_reply(
     open_poll, engine, monkeypatch
 ):
     await count(engine, (1, "a", 1))
     await open_poll.admin.delete(open_poll._stream)
-    prepare = open_poll.sync_poll
+    sync_poll = open_poll.sync_poll
 
-    async def prepare_slowly(*rules, **more):
-        prepared = await prepare(*rules, **more)
-        await asyncio.sleep(4.5)  # Redis' answer comes late, but it comes
-        return prepared
+    async def sync_slowly(*rules, **more):
+        synced = await sync_poll(*rules, **more)
+        await asyncio.sleep(4.5)  # the reply is late, but within the time limit
+        return synced
 
-    monkeypatch.setattr(open_poll, "sync_poll", prepare_slowly)
+    monkeypatch.setattr(open_poll, "sync_poll", sync_slowly)
     _, lost = await reconcile(engine, open_poll)
     assert lost
     assert (await poll(engine)).queue_lost_at is not None
 
 
-async def test_it_is_redis_that_is_away_where_redis_is_silent(open_poll, engine):
-    await open_poll.admin.client_pause(6_000)  # longer than anybody waits
+async def test_silent_redis_raises_an_error_of_redis(open_poll, engine):
+    await open_poll.admin.client_pause(6_000)  # longer than any client waits
     with pytest.raises(RedisError):
         await reconcile(engine, open_poll)
 
 
-async def test_a_command_that_can_not_reach_redis_any_more_says_who_will(engine, tmp_path):
-    stream = BallotStream.at(f"unix://{tmp_path}/nobody.sock")
+async def test_command_that_can_not_reach_redis_reports_that_a_worker_will(engine, tmp_path):
+    stream = BallotStream.at(f"unix://{tmp_path}/missing.sock")
     await close_poll(engine)
     with pytest.raises(SystemExit, match="a worker will, once it can"):
         await poll_commands._tell(stream, engine)
     await stream.close()
 
 
-async def test_who_comes_late_with_the_state_before_a_change_is_refused(open_poll, engine):
-    """As a worker does that has lost its lock, and died, with this on its way."""
+async def test_stale_state_is_refused_by_redis(open_poll, engine):
+    """A worker that lost its lock, or was killed, may have sent the state before."""
     before = await poll(engine)
     await close_poll(engine)
     await reconcile(engine, open_poll)
@@ -335,14 +336,14 @@ async def test_who_comes_late_with_the_state_before_a_change_is_refused(open_pol
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
 
-    # A database that was restored from a backup has an earlier state for good.
+    # After a minute Redis accepts it: a database restored from a backup has it for good.
     changed = int(await open_poll.admin.hget(open_poll._poll, "revised"))
     await open_poll.admin.hset(open_poll._poll, "revised", changed - 61_000)
     await open_poll.sync_poll(MIN_VERSION, "open", **late)
     assert await open_poll.cast(ballot())
 
 
-async def test_a_poll_whose_time_has_come_ends_after_all_who_still_open_it(open_poll, engine):
+async def test_poll_closes_at_its_time_after_every_worker_that_still_opens_it(open_poll, engine):
     transactions = engine.execution_options(isolation_level="READ COMMITTED")
     await close_poll(engine, at=datetime.fromtimestamp(await open_poll.clock() - 1, UTC))
     async with transactions.begin() as opening:
@@ -352,20 +353,85 @@ async def test_a_poll_whose_time_has_come_ends_after_all_who_still_open_it(open_
         async with asyncio.timeout(30):
             while not (await opening.execute(waiting)).scalar_one():
                 await asyncio.sleep(0.01)
-        # A worker of the version before knows of no time.
+        # A worker of the previous version opens the poll without a time.
         await open_poll.admin.hset(
             open_poll._poll, mapping={"state": "open", "closes_at": "", "revision": 0}
         )
         taken = await open_poll.cast(ballot())
-    told, _ = await closing
-    assert told.phase is Phase.COUNTING
-    assert told.last_version >= taken
+    found, _ = await closing
+    assert found.phase is Phase.COUNTING
+    assert found.last_version >= taken
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
 
 
-async def test_a_poll_that_is_closed_can_not_be_closed_again(engine):
+async def test_closed_poll_can_not_be_closed_again(engine):
     await close_poll(engine)
     for at in (None, datetime(2100, 1, 1, tzinfo=UTC)):
         with pytest.raises(PollChanged):
             await close_poll(engine, at=at)
+
+
+# The columns of a poll in each state. The round ends with version 10-0.
+CLOSED = "state = 'closed', closed_at = now(), until_ms = 10, until_seq = 0"
+COLUMNS = {
+    LifecycleState.OPEN: "state = 'open'",
+    LifecycleState.SCHEDULED: "closes_at = now()",
+    LifecycleState.CLOSING: "state = 'closed'",
+    LifecycleState.COUNTING: CLOSED,
+    LifecycleState.FINAL: f"{CLOSED}, final_at = now()",
+}
+AT = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+async def attempt(event, engine, seen):
+    """Cause `event` as operators and workers do."""
+    with suppress(PollChanged):
+        match event:
+            case Event.CLOSE:
+                await close_poll(engine)
+            case Event.SCHEDULE:
+                await close_poll(engine, at=AT)
+            case Event.TIME_REACHED:
+                await close_poll_on_time(engine, seen, AT)
+            case Event.CLOSE_CONFIRMED:
+                async with engine.connect() as connection:
+                    await confirm_close(connection, AT, Version(10, 0))
+            case Event.ALL_COUNTED:
+                await declare_final(engine, Version(10, 0))
+            case Event.REOPEN:
+                await reopen_poll(engine, seen)
+            case Event.START_ROUND:
+                await start_round(engine, seen.round)
+
+
+@pytest.mark.parametrize("state", LifecycleState)
+@pytest.mark.parametrize("event", Event)
+async def test_database_changes_a_poll_exactly_as_the_table_allows(engine, admin, state, event):
+    async with admin.connect() as connection:
+        await connection.execute(text(f"UPDATE poll SET {COLUMNS[state]}"))
+    before = await poll(engine)
+    assert before.lifecycle_state is state
+    await attempt(event, engine, before)
+    after = await poll(engine)
+    if before.allows(event):
+        assert after.lifecycle_state is TRANSITIONS[event].target
+        assert (after, after.revision) != (before, before.revision)
+    else:
+        assert (after, after.revision) == (before, before.revision)
+
+
+@pytest.mark.parametrize(
+    ("event", "state"),
+    [
+        (Event.TIME_REACHED, LifecycleState.SCHEDULED),
+        (Event.REOPEN, LifecycleState.FINAL),
+        (Event.START_ROUND, LifecycleState.FINAL),
+    ],
+)
+async def test_change_based_on_an_outdated_poll_is_refused(engine, admin, event, state):
+    async with admin.connect() as connection:
+        await connection.execute(text(f"UPDATE poll SET {COLUMNS[state]}, round = 2, revision = 5"))
+    before = await poll(engine)
+    await attempt(event, engine, replace(before, round=1, revision=4))
+    assert (await poll(engine)).revision == 5

@@ -29,13 +29,13 @@ async def votes(engine):
         return {row.voter: (row.choice, row.ms, row.seq) for row in rows}
 
 
-async def test_no_votes_are_zero_votes(engine):
+async def test_totals_without_votes_are_zero(engine):
     result = (await fetch_result(engine)).totals
     assert (result.a, result.b, result.votes) == (0, 0, 0)
     assert abs((datetime.now(UTC) - result.at).total_seconds()) < 60
 
 
-async def test_an_empty_batch_is_nothing(engine):
+async def test_empty_batch_changes_nothing(engine):
     await counting.count(engine, [])
     assert await totals(engine) == (0, 0)
 
@@ -47,7 +47,7 @@ async def test_each_voter_counts_once_with_the_newest_choice(engine):
     assert await votes(engine) == {one: ("b", 2, 0), two: ("b", 1, 1)}
 
 
-async def test_a_changed_mind_moves_the_vote(engine):
+async def test_changed_choice_moves_the_vote(engine):
     voter = uuid4()
     for number, choice in enumerate("abab", start=1):
         await counting.count(engine, [cast(voter, choice, number)])
@@ -63,7 +63,7 @@ async def test_counting_a_batch_twice_changes_nothing(engine):
 
 
 @pytest.mark.parametrize("late", [Version(1, 9), Version(2, 0), Version(2, 1)])
-async def test_an_older_ballot_never_replaces_a_newer_one(engine, late):
+async def test_older_ballot_never_replaces_a_newer_one(engine, late):
     voter = uuid4()
     await counting.count(engine, [cast(voter, "a", 2, 1)])
     await counting.count(engine, [QueuedBallot(*late, voter.hex, Choice.B)])
@@ -109,13 +109,13 @@ async def test_totals_are_the_sum_of_all_buckets(engine):
     assert await totals(engine) == (15, 2)
 
 
-async def test_the_version_after_all_is_newer_than_every_vote(engine):
+async def test_version_floor_is_newer_than_every_vote(engine):
     async with engine.connect() as connection:
         assert await fetch_version_floor(connection) == MIN_VERSION
         voter = uuid4()
         await counting.count(engine, [cast(uuid4(), "a", 5, 7), cast(voter, "b", 9, 2)])
         assert await fetch_version_floor(connection) > Version(9, 2)
-        # Also where the vote stays the same and only its version moves.
+        # Even if the choice stays the same and only the version changes.
         await counting.count(engine, [cast(voter, "b", 12)])
         assert await fetch_version_floor(connection) > Version(12, 0)
 
@@ -133,7 +133,7 @@ async def test_values_that_postgres_refuses_are_bad_data(engine):
     assert await totals(engine) == (0, 0)
 
 
-async def test_a_deadlock_is_a_conflict_and_not_bad_data(database_url):
+async def test_deadlock_is_a_conflict_and_not_bad_data(database_url):
     engine = create_engine(database_url, name="tests")
     async with engine.connect() as connection:
         await connection.execute(text("INSERT INTO tally VALUES (to_timestamp(1), 0, 0, 0)"))
@@ -156,7 +156,7 @@ async def test_a_deadlock_is_a_conflict_and_not_bad_data(database_url):
     await engine.dispose()
 
 
-async def test_a_server_that_is_away_is_neither_bad_data_nor_a_conflict(tmp_path):
+async def test_missing_server_is_neither_bad_data_nor_a_conflict(tmp_path):
     engine = create_engine(f"postgresql://postgres@/postgres?host={tmp_path}", name="tests")
     with pytest.raises(DATABASE_ERRORS) as caught:
         await fetch_result(engine)
@@ -164,12 +164,12 @@ async def test_a_server_that_is_away_is_neither_bad_data_nor_a_conflict(tmp_path
     assert not is_conflict(caught.value)
 
 
-async def test_a_poll_starts_open(engine):
+async def test_new_poll_is_open(engine):
     async with engine.connect() as connection:
         assert await fetch_poll_for_share(connection) == Poll()
 
 
-async def test_the_state_of_the_poll_can_not_change_while_it_is_copied(database_url):
+async def test_poll_can_not_be_locked_exclusively_while_it_is_copied(database_url):
     engine = create_engine(database_url, name="tests")
     transactions = engine.execution_options(isolation_level="READ COMMITTED")
     async with transactions.begin() as copying, transactions.begin() as closing:
