@@ -1,7 +1,7 @@
-"""What may be done to a role's code before it starts, in its memory only.
+"""Changes to a role's code, made in its memory before it starts.
 
-First the moments at which a worker is to die or to be suspended; then the mistakes that this suite
-has to find.
+First the moments at which a worker is killed or suspended; then the mistakes that this suite has to
+find.
 """
 
 import os
@@ -103,7 +103,7 @@ def acknowledge_before_the_commit() -> None:
 
 @patch
 def client_retries() -> None:
-    """Do what redis-py does unless told: connect and send again."""
+    """Do what redis-py does by default: connect and send again."""
     ask = casting._ask
 
     async def ask_again(connection, until, *command):

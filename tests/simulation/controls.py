@@ -1,10 +1,12 @@
-"""Mistakes that the proof has to find: each is put into the code for a while, by its name."""
+"""Mistakes that the simulation has to find: each is put into the code for a while, by its name."""
 
 from contextlib import contextmanager
 from unittest import mock
 
 from simulation.postgres_model import Postgres
+from sqlalchemy import text
 
+from voting.database import poll
 from voting.queue import producer as casting
 from voting.queue import stream
 from voting.queue.stream import GROUP, BallotStream, Entry, GroupProgress
@@ -12,9 +14,9 @@ from voting.roles.worker import Worker
 
 
 def _replaced(module, name, old, new):
-    text = getattr(module, name)
-    assert text.count(old) == 1, f"{name} has changed: {old!r} is not in it once"
-    return mock.patch.object(module, name, text.replace(old, new))
+    source = getattr(module, name)
+    assert source.count(old) == 1, f"{name} has changed: {old!r} is not in it once"
+    return mock.patch.object(module, name, source.replace(old, new))
 
 
 @contextmanager
@@ -71,6 +73,10 @@ def rounds_not_kept_apart():
     return mock.patch.object(Postgres, "counts", return_value=True)
 
 
+def statement_that_the_model_does_not_know():
+    return mock.patch.object(poll, "VERSION_FLOOR", text("SELECT 1"))
+
+
 def closed_late_where_a_time_is_set():
     return _replaced(casting, "CAST", "or (closes_at and now >= closes_at)", "")
 
@@ -86,5 +92,6 @@ CONTROLS = {
         final_before_all_is_counted,
         rounds_not_kept_apart,
         closed_late_where_a_time_is_set,
+        statement_that_the_model_does_not_know,
     )
 }

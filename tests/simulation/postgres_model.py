@@ -1,6 +1,9 @@
-"""What the app's workers use of Postgres, in memory: an engine, its connections, their statements.
+"""A model of the Postgres that workers use, in memory: engine, connections, statements.
 
-Where this and a real server differ, this is wrong: `test_models.py` compares them.
+The functions of `voting.database` run unchanged; the model knows their statements by identity, as
+these are constants, and does what each promises.
+
+If the model and a real server differ, the model is wrong: `test_models.py` compares them.
 """
 
 import asyncio
@@ -35,7 +38,7 @@ IDLE_IN_TRANSACTION = STATEMENT_TIMEOUT * 2
 
 
 class Rejected(Exception):
-    """What the driver raises, with Postgres' code."""
+    """The error that the driver raises, with its SQLSTATE."""
 
     def __init__(self, sqlstate):
         super().__init__(sqlstate)
@@ -52,15 +55,15 @@ def _fit(*numbers):
 
 
 class Postgres:
-    """The tables. `clock` tells the time in seconds, for the tally's buckets."""
+    """The tables. `clock` returns the time in seconds, for the tally's buckets."""
 
     def __init__(self, clock):
         self.votes = {}
         self.tally = {}
         self.poll = Poll()
-        self.finals = []  # of each, the poll and its votes at that time
-        self.locks = {}  # who has the poll's lock, and since when it does nothing with it
-        self.changing = None  # who has it alone
+        self.finals = []  # for each result, the poll and its votes at that time
+        self.locks = {}  # each holder of the poll's lock, and since when it is idle
+        self.changing = None  # the holder of the exclusive lock
         self._clock = clock
 
     def may_change_poll(self, now):
@@ -138,7 +141,7 @@ class Postgres:
         )
 
     def counts(self, version):
-        """Tell whether a ballot is of this round."""
+        """Whether a ballot is of this round."""
         until = self.poll.last_version
         return version > self.poll.after_version and (until is None or version <= until)
 
@@ -189,7 +192,7 @@ class PostgresLink(Link):
         self._waiting = None
 
     async def ask(self, step, effect):
-        """Send a statement. Raises what the driver raises."""
+        """Send a statement; return its reply. Raises what the driver raises."""
         if self.broken:
             raise error("08003")
         self._waiting = self._loop.create_future()
@@ -213,7 +216,7 @@ class PostgresLink(Link):
 
     def answer(self, reply):
         if self._waiting.done():
-            return  # its process has given up
+            return  # its process has stopped waiting
         if isinstance(reply, Exception):
             self._waiting.set_exception(reply)
         else:
@@ -269,7 +272,7 @@ class _Connection:
         self._engine = engine
         self._postgres = engine.postgres
         self._in_transaction = in_transaction
-        self._changes = []  # made where the transaction is committed
+        self._changes = []  # made when the transaction commits
 
     async def __aenter__(self):
         if self._engine.free:

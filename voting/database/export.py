@@ -51,8 +51,8 @@ VOTES = select(Vote.choice).order_by(func.random())
 # Not without limit: while the snapshot is open, Postgres can't vacuum rows changed after it.
 LONG_TIMEOUTS = set_local(statement_timeout="0", idle_in_transaction_session_timeout="10min")
 
-# Taken before the snapshot: starting a round truncates the table, and a snapshot taken before that
-# would then see it empty.
+# Taken before the snapshot: starting a round truncates the table, which then is empty even in
+# snapshots that were taken before.
 LOCK_VOTES = text("LOCK TABLE votes IN ACCESS SHARE MODE")
 
 

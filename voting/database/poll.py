@@ -94,7 +94,7 @@ REOPEN = (
 # A function of the schema: a worker's user may not delete votes by itself.
 START_ROUND = select(func.start_round(bindparam("ended", type_=Integer)))
 
-# No new revision: these change nothing that Redis is told.
+# This and the next add no revision: they change nothing that is copied to Redis.
 CONFIRM_CLOSE = (
     update(models.Poll)
     .where(models.Poll.state == "closed", models.Poll.until_ms.is_(None))
@@ -161,8 +161,8 @@ async def close_poll(engine: AsyncEngine, *, at: datetime | None = None) -> None
 async def close_poll_on_time(engine: AsyncEngine, poll: Poll, at: datetime) -> None:
     """Close a poll whose time came at `at` by Redis' clock, unless it was changed meanwhile.
 
-    It waits for all workers that are telling Redis that the poll is open: only then is the stream's
-    last id the last.
+    It waits for every worker that is still copying the open poll to Redis, so that Redis accepts no
+    ballot after the one it then reports as the last.
     """
     async with _exclusive(engine) as connection:
         await connection.execute(CLOSE_ON_TIME, {"at": at, "seen_revision": poll.revision})

@@ -51,7 +51,7 @@ _OPEN = frozenset({LifecycleState.OPEN, LifecycleState.SCHEDULED})
 TRANSITIONS = {
     Event.CLOSE: Transition(_OPEN, LifecycleState.CLOSING),
     Event.SCHEDULE: Transition(_OPEN, LifecycleState.SCHEDULED),
-    # Guard: the poll was not changed since Redis was told the time.
+    # Guard: the poll has not been changed since its time was copied to Redis.
     Event.TIME_REACHED: Transition(frozenset({LifecycleState.SCHEDULED}), LifecycleState.CLOSING),
     Event.CLOSE_CONFIRMED: Transition(frozenset({LifecycleState.CLOSING}), LifecycleState.COUNTING),
     # Guard: everything up to the poll's last version is counted and acknowledged.

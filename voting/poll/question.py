@@ -1,11 +1,11 @@
-"""What a poll asks. Pure."""
+"""The question of a poll. Pure."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A poll's title and the name of each option."""
+    """The title and the names of the options."""
 
     title: str
     option_a: str
