@@ -16,9 +16,9 @@ LIFE = (
     " AND (final_at IS NULL OR until_ms IS NOT NULL)"
 )
 
-# A worker, as which operators' commands run in a cluster, may not delete votes. What it may do is
-# this: keep a round that is final, and start the next. The lock comes first: who counts locks the
-# table before it sees which versions are of this round, and no row is anybody's by then.
+# In a cluster, operators' commands run as the worker's user, which may not delete votes. It may call
+# this function, which keeps the totals of a final round and starts the next. The lock comes first: a
+# batch that is being counted commits before it; a later one waits, and then sees the new round.
 START_ROUND = """
 CREATE FUNCTION start_round(ended integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp

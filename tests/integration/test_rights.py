@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from voting.database import schema
 from voting.database.engine import create_engine
-from voting.database.export import snapshot as open_snapshot
+from voting.database.export import open_snapshot
 from voting.database.totals import fetch_result
 from voting.local import servers as embedded
 from voting.local.servers import DataDir

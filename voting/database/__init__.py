@@ -1,4 +1,4 @@
 """Postgres: models, counting, totals, changes of the poll, schema and rights.
 
-For the roles result and worker, `reconcile` and the operator commands. It imports no other server.
+For the roles result and worker, `reconcile` and the operator commands. It imports nothing of Redis.
 """
