@@ -173,8 +173,8 @@ async def test_audit_changes_nothing(healthy, engine):
 
 
 async def test_audit_may_take_longer_than_other_statements(healthy, database_url, monkeypatch):
-    slow = audit_module.SUMS.add_columns(func.pg_sleep(1.1))
-    monkeypatch.setattr(audit_module, "SUMS", slow)
+    slow = audit_module.VOTES.add_columns(func.pg_sleep(1.1))
+    monkeypatch.setattr(audit_module, "VOTES", slow)
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT", 1)
     engine = create_engine(database_url, name="tests")
     assert (await audit(healthy, engine)).problems == []

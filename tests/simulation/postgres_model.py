@@ -327,6 +327,8 @@ class _Connection:
 
 
 class _Result:
+    rowcount = 1  # a change checks its condition when it commits
+
     def __init__(self, reply):
         self._reply = reply
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Integer, Select, bindparam, func, select, text
+from sqlalchemy import Select, bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
 from voting.database.engine import set_local
@@ -26,12 +26,10 @@ from voting.poll.results import (
 # Rows that are fetched and written at a time, few enough for their memory not to matter.
 BATCH = 500
 
-_ROUND = bindparam("round", type_=Integer)
-
 # The last final result of a round: a poll may have been reopened and closed again.
 PAST_RESULT = (
     select(Final.round, Final.final_at, Final.closed_at, Final.a, Final.b, func.now().label("at"))
-    .where(Final.round == _ROUND)
+    .where(Final.round == bindparam("round"))
     .order_by(Final.final_at.desc())
     .limit(1)
 )
@@ -40,7 +38,7 @@ TIMELINE = select((Tally.bucket + BUCKET).label("time"), Tally.a, Tally.b).order
 
 PAST_TIMELINE = (
     select((PastTally.bucket + BUCKET).label("time"), PastTally.a, PastTally.b)
-    .where(PastTally.round == _ROUND)
+    .where(PastTally.round == bindparam("round"))
     .order_by(PastTally.bucket)
 )
 

@@ -9,18 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    DateTime,
-    Integer,
-    Row,
-    Update,
-    bindparam,
-    func,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Row, Update, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database import models
@@ -54,54 +43,40 @@ VERSION_FLOOR = select(
     )
 )
 
-_TIME = DateTime(timezone=True)
-
 
 def _change(**values: Any) -> Update:
     return update(models.Poll).values(revision=models.Poll.revision + 1, **values)
 
 
-# The time and the last ballot of the close are added once Redis confirms them.
-CLOSE = (
-    _change(state="closed", closes_at=None)
-    .where(models.Poll.state == "open")
-    .returning(models.Poll.round)
-)
+# The time of the close and its last ballot are added once Redis confirms them.
+CLOSE = _change(state="closed", closes_at=None).where(models.Poll.state == "open")
 
-SCHEDULE_CLOSE = (
-    _change(closes_at=bindparam("at", type_=_TIME))
-    .where(models.Poll.state == "open")
-    .returning(models.Poll.round)
-)
+SCHEDULE_CLOSE = _change(closes_at=bindparam("at")).where(models.Poll.state == "open")
 
-CLOSE_ON_TIME = _change(state="closed", closed_at=bindparam("at", type_=_TIME)).where(
+CLOSE_ON_TIME = _change(state="closed", closed_at=bindparam("at")).where(
     models.Poll.state == "open",
     models.Poll.closes_at.is_not(None),
-    models.Poll.revision == bindparam("seen_revision", type_=Integer),
+    models.Poll.revision == bindparam("seen_revision"),
 )
 
-REOPEN = (
-    _change(
-        state="open", closes_at=None, closed_at=None, until_ms=None, until_seq=None, final_at=None
-    )
-    .where(
-        models.Poll.round == bindparam("seen_round", type_=Integer),
-        models.Poll.final_at.is_not_distinct_from(bindparam("seen_final_at", type_=_TIME)),
-    )
-    .returning(models.Poll.round)
+REOPEN = _change(
+    state="open", closes_at=None, closed_at=None, until_ms=None, until_seq=None, final_at=None
+).where(
+    models.Poll.round == bindparam("seen_round"),
+    models.Poll.final_at.is_not_distinct_from(bindparam("seen_final_at")),
 )
 
-# A function of the schema: a worker's user may not delete votes by itself.
-START_ROUND = select(func.start_round(bindparam("ended", type_=Integer)))
+# A function of the schema, since the worker's user may not delete votes.
+START_ROUND = select(func.start_round(bindparam("ended")))
 
 # This and the next add no revision: they change nothing that is copied to Redis.
 CONFIRM_CLOSE = (
     update(models.Poll)
     .where(models.Poll.state == "closed", models.Poll.until_ms.is_(None))
     .values(
-        closed_at=func.coalesce(models.Poll.closed_at, bindparam("at", type_=_TIME)),
-        until_ms=bindparam("ms", type_=BigInteger),
-        until_seq=bindparam("seq", type_=BigInteger),
+        closed_at=func.coalesce(models.Poll.closed_at, bindparam("at")),
+        until_ms=bindparam("ms"),
+        until_seq=bindparam("seq"),
     )
 )
 
@@ -149,23 +124,19 @@ async def fetch_version_floor(connection: AsyncConnection) -> Version:
 
 async def close_poll(engine: AsyncEngine, *, at: datetime | None = None) -> None:
     """Close the poll, now or at a time. Raises PollChanged if it is closed already."""
-    async with _exclusive(engine) as connection:
-        if at is None:
-            closed = await connection.execute(CLOSE)
-        else:
-            closed = await connection.execute(SCHEDULE_CLOSE, {"at": at})
-    if closed.one_or_none() is None:
-        raise PollChanged
+    if at is None:
+        await _change_poll(engine, CLOSE)
+    else:
+        await _change_poll(engine, SCHEDULE_CLOSE, at=at)
 
 
 async def close_poll_on_time(engine: AsyncEngine, poll: Poll, at: datetime) -> None:
-    """Close a poll whose time came at `at` by Redis' clock, unless it was changed meanwhile.
+    """Close a poll whose time came at `at` by Redis' clock. Raises PollChanged if `poll` is stale.
 
     It waits for every worker that is still copying the open poll to Redis, so that Redis accepts no
     ballot after the one it then reports as the last.
     """
-    async with _exclusive(engine) as connection:
-        await connection.execute(CLOSE_ON_TIME, {"at": at, "seen_revision": poll.revision})
+    await _change_poll(engine, CLOSE_ON_TIME, at=at, seen_revision=poll.revision)
 
 
 async def reopen_poll(engine: AsyncEngine, seen: Poll) -> None:
@@ -173,11 +144,7 @@ async def reopen_poll(engine: AsyncEngine, seen: Poll) -> None:
 
     Raises PollChanged if the round, or whether it is final, differs from `seen`.
     """
-    expected = {"seen_round": seen.round, "seen_final_at": seen.final_at}
-    async with _exclusive(engine) as connection:
-        reopened = await connection.execute(REOPEN, expected)
-    if reopened.one_or_none() is None:
-        raise PollChanged
+    await _change_poll(engine, REOPEN, seen_round=seen.round, seen_final_at=seen.final_at)
 
 
 async def start_round(engine: AsyncEngine, ended: int) -> None:
@@ -208,6 +175,12 @@ async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:
     async with engine.connect() as connection:
         declared = await connection.execute(FINALIZE, last_version._asdict())
         return declared.one_or_none() is not None
+
+
+async def _change_poll(engine: AsyncEngine, change: Update, **parameters: Any) -> None:
+    async with _exclusive(engine) as connection:
+        if (await connection.execute(change, parameters)).rowcount == 0:
+            raise PollChanged
 
 
 @asynccontextmanager

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import BigInteger, Row, and_, bindparam, func, select, text, true, tuple_
+from sqlalchemy import Row, and_, bindparam, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database.counting import as_columns
@@ -17,25 +17,21 @@ from voting.poll.ballot import Version
 from voting.queue.stream import BallotStream, GroupProgress, StreamMissing
 from voting.reconcile.entries import cast_at, counted_versions, decode, pages
 
-_votes = select(
-    func.count().filter(Vote.choice == "a").label("votes_a"),
-    func.count().filter(Vote.choice == "b").label("votes_b"),
-    func.max(Vote.ms).label("newest_vote"),
-).subquery("votes_sums")
-
-_tally = select(
-    func.coalesce(func.sum(Tally.a), 0).label("tally_a"),
-    func.coalesce(func.sum(Tally.b), 0).label("tally_b"),
-    func.max(Tally.ms).label("newest_tally"),
-).subquery("tally_sums")
-
-_final = (
-    select(func.max(Final.a).label("final_a"), func.max(Final.b).label("final_b"))
-    .join(Poll, and_(Poll.round == Final.round, Poll.final_at == Final.final_at))
-    .subquery("final_sums")
+VOTES = select(
+    func.count().filter(Vote.choice == "a").label("a"),
+    func.count().filter(Vote.choice == "b").label("b"),
+    func.coalesce(func.max(Vote.ms), 0).label("newest"),
 )
 
-SUMS = select(_votes, _tally, _final).select_from(_votes.join(_tally, true()).join(_final, true()))
+TALLY = select(
+    func.coalesce(func.sum(Tally.a), 0).label("a"),
+    func.coalesce(func.sum(Tally.b), 0).label("b"),
+    func.coalesce(func.max(Tally.ms), 0).label("newest"),
+)
+
+FINAL = select(Final.a, Final.b).join(
+    Poll, and_(Poll.round == Final.round, Poll.final_at == Final.final_at)
+)
 
 # Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
 #
@@ -57,9 +53,11 @@ LEFT JOIN votes AS stored USING (voter)
 """)
 
 VOTES_SINCE = select(func.count()).where(
-    tuple_(Vote.ms, Vote.seq)
-    >= tuple_(bindparam("ms", type_=BigInteger), bindparam("seq", type_=BigInteger))
+    tuple_(Vote.ms, Vote.seq) >= tuple_(bindparam("ms"), bindparam("seq"))
 )
+
+
+_Row: TypeAlias = Row[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +114,17 @@ async def audit(stream: BallotStream, engine: AsyncEngine) -> Audit:
     )
     async with transactions.begin() as snapshot:
         await snapshot.execute(set_local(statement_timeout="0"))
-        sums = (await snapshot.execute(SUMS)).one()
+        votes = (await snapshot.execute(VOTES)).one()
+        tally = (await snapshot.execute(TALLY)).one()
+        final = (await snapshot.execute(FINAL)).one_or_none()
         after = (await fetch_poll(snapshot)).after_version
         # Read the entries last: every vote in the snapshot was in the stream before.
         counted = counted_versions(progress, dead_letters, after)
         found, since = await _compare(stream, snapshot, counted)
 
     return Audit(
-        votes=Sums(sums.votes_a, sums.votes_b),
-        tally=Sums(int(sums.tally_a), int(sums.tally_b)),
+        votes=Sums(votes.a, votes.b),
+        tally=Sums(int(tally.a), int(tally.b)),
         entries=found["entries"],
         since=since,
         missing=found["missing"],
@@ -134,26 +134,26 @@ async def audit(stream: BallotStream, engine: AsyncEngine) -> Audit:
         pending=progress.pending if progress else 0,
         oldest_pending_seconds=age,
         dead_letters=len(dead_letters),
-        problems=list(_problems(progress, sums, found, len(dead_letters))),
+        problems=list(_problems(progress, (votes, tally, final), found, len(dead_letters))),
     )
 
 
 def _problems(
-    progress: GroupProgress | None, sums: Row[Any], found: Counter[str], dead_letters: int
+    progress: GroupProgress | None,
+    sums: tuple[_Row, _Row, _Row | None],
+    found: Counter[str],
+    dead_letters: int,
 ) -> Iterator[str]:
+    votes, tally, final = sums
     checks: tuple[tuple[bool | int, str], ...] = (
         (progress is None, "the queue is missing: no worker has created it, or Redis has lost it"),
+        ((votes.a, votes.b) != (tally.a, tally.b), "the tally is not the sum of the votes"),
         (
-            (sums.votes_a, sums.votes_b) != (sums.tally_a, sums.tally_b),
-            "the tally is not the sum of the votes",
-        ),
-        (
-            sums.final_a is not None
-            and (sums.final_a, sums.final_b) != (sums.tally_a, sums.tally_b),
+            final is not None and (final.a, final.b) != (tally.a, tally.b),
             "the tally is not the final result",
         ),
         (
-            (sums.newest_vote or 0) > (sums.newest_tally or 0),
+            votes.newest > tally.newest,
             "the tally is older than the newest vote: ids of new ballots might not exceed it",
         ),
         (found["missing"], f"counted ballots of voters who have no vote: {found['missing']}"),

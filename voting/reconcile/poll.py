@@ -1,10 +1,12 @@
 """Copying the poll from Postgres, which is the truth, to Redis, where it takes effect."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database.poll import (
+    PollChanged,
     close_poll_on_time,
     confirm_close,
     declare_final,
@@ -46,7 +48,8 @@ async def reconcile(
                 return await _confirm_close(connection, poll, synced), lost
         if synced.closed_at is None:
             return poll, lost
-        await close_poll_on_time(engine, poll, synced.closed_at)
+        with suppress(PollChanged):  # then copy what it was changed to
+            await close_poll_on_time(engine, poll, synced.closed_at)
 
 
 async def _confirm_close(connection: AsyncConnection, poll: Poll, synced: SyncedPoll) -> Poll:
