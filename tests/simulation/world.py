@@ -419,9 +419,11 @@ class World:
         self._nothing_came_after(poll)
         if dead != self._poison:
             self.wrong.append(f"dead letters: {sorted(dead)}, poison: {sorted(self._poison)}")
-        told = (await self._stream().progress()).backlog
-        if told not in {None, self._backlog()}:
-            self.wrong.append(f"the backlog is {self._backlog()}, and the app says {told}")
+        backlog = self._backlog()
+        if backlog is not None:  # a missing group is in `wrong` already
+            reported = (await self._stream().progress()).backlog
+            if reported not in {None, backlog}:
+                self.wrong.append(f"the backlog is {backlog}, and the app reports {reported}")
         if (state := self._state_in_redis()) != poll.state:
             self.wrong.append(f"the poll is {poll.state}, and {state} in Redis")
 
