@@ -16,9 +16,9 @@ LIFE = (
     " AND (final_at IS NULL OR until_ms IS NOT NULL)"
 )
 
-# In a cluster, operators' commands run as the worker's user, which may not delete votes. It may call
-# this function, which keeps the totals of a final round and starts the next. The lock comes first: a
-# batch that is being counted commits before it; a later one waits, and then sees the new round.
+# In a cluster, operators' commands run as the worker's user, which may not delete votes. It may
+# call this function, which keeps the totals of a final round and starts the next. The lock comes
+# first: a batch that is being counted commits before; a later one waits, then sees the new round.
 START_ROUND = """
 CREATE FUNCTION start_round(ended integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
