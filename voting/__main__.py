@@ -60,13 +60,8 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> int:
-    try:
-        from voting.load.command import run  # noqa: PLC0415 - its HTTP client is not there in production
-    except ModuleNotFoundError as error:
-        if error.name != "aiohttp":
-            raise
-        _complain("the HTTP client is not installed: pip install '.[local]'")
-        return 1
+    from voting.load.command import run  # noqa: PLC0415 - as above
+
     return run(arguments)
 
 

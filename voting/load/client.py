@@ -1,182 +1,216 @@
-"""Voters over HTTP: each opens the page for a cookie, and votes with it."""
+"""An HTTP/1.1 client that costs little: requests are bytes, and httptools parses in C.
 
+It never follows a redirect and never sends a request twice.
+"""
+
+import asyncio
 import json
 import os
-import socket
-from contextlib import suppress
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, NamedTuple, Self
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from httptools import HttpParserError, HttpResponseParser
 
 from voting import __version__
-from voting.load.record import Shown, Told
-from voting.poll.ballot import Choice
 
-# The app answers within three seconds; a proxy may wait longer for it.
-_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
+CONNECT_TIMEOUT = 5.0  # seconds
 
-# Nothing was sent yet. The limit on connecting is the shorter one, so the other is hit afterwards.
-_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-
-_FORM = "application/x-www-form-urlencoded"
-
-_VOTER = 32  # hex digits
+# The app responds within three seconds; a proxy may wait longer for it.
+RESPONSE_TIMEOUT = 15.0
 
 
-class NoAnswer(Exception):
-    """An address does not answer as it should; the message says how.
+class NotSent(Exception):
+    """No connection could be made, so the request was not sent."""
 
-    `temporary`: somebody does answer, and says that it can't now.
-    """
 
-    def __init__(self, message: str, *, temporary: bool = False) -> None:
-        super().__init__(message)
-        self.temporary = temporary
+class NoResponse(Exception):
+    """The request was sent, maybe in part, and no response came: its effect is unknown."""
 
 
 @dataclass(slots=True)
-class Voter:
-    """A voter with its cookie, and the last choice it tried."""
+class Response:
+    """Header names are in lower case; a cookie is the name and value of a `Set-Cookie`."""
 
-    id: str
-    cookie: str
-    choice: Choice | None = None
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    cookies: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
-
-class Answer(NamedTuple):
-    """What a voter was told; `by_app`: by the app, not by what is between or by silence."""
-
-    told: Told
-    by_app: bool
-    ballot: str | None = None
+    def json(self) -> Any:
+        """Raises ValueError."""
+        return json.loads(self.body)
 
 
-SILENCE = Answer(Told.UNKNOWN, by_app=False)
+class Address:
+    """The server that a URL names; `localhost` and names below it are 127.0.0.1 (RFC 6761, 6.3)."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.name = parts.hostname or ""
+        self.host = "127.0.0.1" if f".{self.name}".endswith(".localhost") else self.name
+        self.port = parts.port or (443 if self.tls else 80)
+        self._prefix = parts.path.rstrip("/")
+        self._host_header = parts.netloc.rpartition("@")[2]
+
+    def request(
+        self, method: str, path: str, *, body: str = "", headers: tuple[str, ...] = ()
+    ) -> bytes:
+        """Build a request: with a `body`, of a form; `headers` are whole lines."""
+        lines = [
+            f"{method} {self._prefix}{path} HTTP/1.1",
+            f"Host: {self._host_header}",
+            f"User-Agent: voting-load/{__version__}",
+            *headers,
+        ]
+        if body:
+            lines.append("Content-Type: application/x-www-form-urlencoded")
+            lines.append(f"Content-Length: {len(body)}")
+        return "\r\n".join([*lines, "", body]).encode()
 
 
-class Client:
-    """Talks to both pages. `localhost` and names below it are this machine (RFC 6761, 6.3).
+class Sender(asyncio.Protocol):
+    """A connection that sends one request at a time and passes on the status of each response.
 
-    A context: its connections, at most so many, are closed with it.
+    It has no callback for headers and bodies, so these never become Python objects. The benchmark
+    sends with it, `Connection` does all the rest.
     """
 
-    def __init__(self, vote_url: str, result_url: str, connections: int) -> None:
-        self.vote_url = vote_url
-        self.result_url = result_url
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, resolver=_Resolver()),
-            cookie_jar=aiohttp.DummyCookieJar(),  # voters have a cookie each
-            timeout=_TIMEOUT,
-            headers={"User-Agent": f"voting-load/{__version__}"},
-        )
+    def __init__(self, on_response: Callable[[Any, int], None]) -> None:
+        self._on_response = on_response
+        self._transport: asyncio.Transport | None = None
+
+    async def connect(self, address: Address) -> None:
+        """Raises OSError; a TimeoutError, which is one, after CONNECT_TIMEOUT."""
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await asyncio.get_running_loop().create_connection(
+                lambda: self,
+                address.host,
+                address.port,
+                ssl=address.tls,
+                server_hostname=address.name if address.tls else None,
+            )
+
+    def send(self, request: bytes) -> None:
+        assert self._transport is not None  # noqa: S101 - connected
+        self._transport.write(request)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # of a stream
+        self._parser = HttpResponseParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        self._on_response(self, self._parser.get_status_code())
+
+
+class _Receiver(Sender):
+    """A connection that also has headers and body of the response."""
+
+    def __init__(self) -> None:
+        super().__init__(_Receiver._complete)
+        self._response = Response()
+        self._received: asyncio.Future[Response] | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._transport is not None
+
+    def request(self, request: bytes) -> asyncio.Future[Response]:
+        self._response = Response()
+        self._received = asyncio.get_running_loop().create_future()
+        self.send(request)
+        return self._received
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._transport = None
+        if self._response.status:
+            # The body is cut off, or ends with the connection.
+            self._complete()
+        elif self._received is not None and not self._received.done():
+            self._received.set_exception(NoResponse("the server closed the connection"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except HttpParserError:
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self._response.headers[key] = text
+        if key == "set-cookie":
+            cookie, _, content = text.partition(";")[0].partition("=")
+            self._response.cookies[cookie] = content
+
+    def on_headers_complete(self) -> None:
+        self._response.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._response.body += body
+
+    def _complete(self, _: int = 0) -> None:
+        if self._received is not None and not self._received.done():
+            self._received.set_result(self._response)
+        if not self._parser.should_keep_alive():
+            self.close()
+
+
+class Connection:
+    """Connects when a request needs it, and again after the connection was closed.
+
+    A context: the connection is closed with it. `timeout`: seconds from a request to its response.
+    """
+
+    def __init__(self, url: str, timeout: float = RESPONSE_TIMEOUT) -> None:
+        self.url = url
+        self._address = Address(url)
+        self._timeout = timeout
+        self._receiver = _Receiver()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        self._receiver.close()
 
-    async def open(self) -> Voter:
-        """Open the page as somebody new. Raises NoAnswer."""
-        url = f"{self.vote_url}/"
+    async def get(self, path: str, *headers: str) -> Response:
+        """Raises NotSent, NoResponse."""
+        return await self._request(self._address.request("GET", path, headers=headers))
+
+    async def post(self, path: str, form: str, *headers: str) -> Response:
+        """Raises NotSent, NoResponse."""
+        return await self._request(self._address.request("POST", path, body=form, headers=headers))
+
+    async def _request(self, request: bytes) -> Response:
+        if not self._receiver.connected:
+            self._receiver = _Receiver()  # the event loop may not be done with the last
+            try:
+                await self._receiver.connect(self._address)
+            except OSError as error:
+                raise NotSent(_reason(error)) from error
+        response = self._receiver.request(request)
         try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                await response.read()
-                status, cookies = response.status, response.cookies
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _no_answer(url, error) from error
-        for name in ("voter", "__Host-voter"):
-            if name in cookies:
-                value = cookies[name].value
-                return Voter(value[:_VOTER], f"{name}={value}")
-        temporary = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        raise NoAnswer(f"{url} is no page to vote on: it answers {status}", temporary=temporary)
-
-    async def vote(self, voter: Voter, choice: Choice) -> Answer:
-        """Vote, once, whatever happens."""
-        try:
-            async with self._session.post(
-                f"{self.vote_url}/vote",
-                data=f"choice={choice}".encode(),
-                headers={"Cookie": voter.cookie, "Content-Type": _FORM},
-                allow_redirects=False,
-            ) as response:
-                answer = _answer(response)
-                with suppress(aiohttp.ClientError, TimeoutError):
-                    await response.read()
-                return answer
-        except _UNSENT:
-            return Answer(Told.NO, by_app=False)
-        except (aiohttp.ClientError, TimeoutError):
-            return SILENCE
-
-    async def shown(self) -> Shown:
-        """Ask what the result page shows. Raises NoAnswer, also where that is not fresh."""
-        url = f"{self.result_url}/api/tally"
-        try:
-            async with self._session.get(url) as response:
-                status, body = response.status, await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _no_answer(url, error) from error
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise NoAnswer(f"{url} answers {status}", temporary=True)
-        try:
-            fields = json.loads(body)
-            shown = _shown(fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise NoAnswer(f"{url} is no result: it answers {status}") from error
-        if fields.get("stale"):
-            raise NoAnswer(f"{url} shows what it read last, not what there is", temporary=True)
-        return shown
+            async with asyncio.timeout(self._timeout):
+                return await response
+        except TimeoutError:
+            raise NoResponse(f"no response in {self._timeout:g} s") from None
+        finally:
+            if response.cancelled():
+                self._receiver.close()  # the next request must not get this one's response
 
 
-def _no_answer(url: str, error: Exception) -> NoAnswer:
-    reason = str(error) or type(error).__name__
-    if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
-        reason = os.strerror(error.errno or 0)
-    return NoAnswer(f"nobody answers at {url}: {reason}")
-
-
-def _answer(response: aiohttp.ClientResponse) -> Answer:
-    said = response.headers.get("Voting-Recorded", "")
-    if said in {*Told}:
-        ballots = [each.value for name, each in response.cookies.items() if "ballot" in name]
-        ballot = ballots[0].partition(".")[2] if ballots and said == Told.YES else None
-        return Answer(Told(said), by_app=True, ballot=ballot)
-    # Something between here and the app: 4xx is its refusal to pass the vote on.
-    if HTTPStatus.BAD_REQUEST <= response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Answer(Told.NO, by_app=False)
-    return SILENCE
-
-
-def _shown(body: dict[str, Any]) -> Shown:
-    options = body.get("options") or {}
-    a, b = ((options.get(key.value) or {}).get("votes") for key in Choice)
-    return Shown(a, b, int(body["votes"]))
-
-
-class _Resolver(AbstractResolver):
-    def __init__(self) -> None:
-        self._others = aiohttp.DefaultResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        if host != "localhost" and not host.endswith(".localhost"):
-            return await self._others.resolve(host, port, family)
-        return [
-            ResolveResult(
-                hostname=host,
-                host="127.0.0.1",
-                port=port,
-                family=socket.AF_INET,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-        ]
-
-    async def close(self) -> None:
-        await self._others.close()
+def _reason(error: OSError) -> str:
+    if error.errno is None or error.errno <= 0 or isinstance(error, ssl.SSLError):
+        return str(error) or f"no connection in {CONNECT_TIMEOUT:g} s"
+    return os.strerror(error.errno)  # without the address, which asyncio repeats

@@ -10,9 +10,9 @@ _SHORTEST = 1e-5  # seconds
 
 
 class Latencies:
-    """Counts durations in buckets that grow; up to a day takes about 1,150 of them.
+    """Counts durations in buckets of growing width; up to a day takes about 1,150 of them.
 
-    A quantile is within 1 % of the true one; what is shorter than 10 µs counts as that.
+    A quantile is within 1 % of the true one; durations below 10 µs count as 10 µs.
     Source: DDSketch, https://arxiv.org/abs/1908.10693
     """
 
@@ -23,15 +23,15 @@ class Latencies:
         self._buckets[math.ceil(math.log(max(seconds, _SHORTEST), _GROWTH))] += 1
 
     def include(self, other: "Latencies") -> None:
-        """Add all that `other` has counted."""
-        self._buckets.update(other._buckets)  # noqa: SLF001 - one of its own kind
+        """Add all durations that `other` has counted."""
+        self._buckets.update(other._buckets)  # noqa: SLF001 - of the same class
 
     @property
     def count(self) -> int:
         return self._buckets.total()
 
     def quantile(self, share: float) -> float | None:
-        """Tell how many seconds that share took at most (0.5: half); None where nothing did."""
+        """Return the seconds that `share` of all durations took at most; None without any."""
         rank = max(1, math.ceil(share * self.count))
         for bucket in sorted(self._buckets):
             rank -= self._buckets[bucket]

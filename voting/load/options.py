@@ -9,15 +9,15 @@ from typing import TypeVar
 HELP = "cast votes over HTTP, and check that the result has them"
 
 _DESCRIPTION = """\
-Vote as a crowd does: each voter opens the page and votes, some change their minds later. Without
-options 100 vote each second until Ctrl-C, with the `voting up` of this machine.
+Cast votes over HTTP. Each voter opens the page and votes; some vote again later, for the other
+option. Without options it sends 100 votes a second until Ctrl-C to the `voting up` of this machine.
 
-With --rate a vote is due at its moment whatever becomes of the others, and its latency counts from
-there. Each vote is sent once: it is acknowledged, refused, or its fate is unknown.
+With --rate each vote is due at its own time, and its latency starts then, even if it has to wait
+for a connection. Each vote is sent once: it is acknowledged, refused, or its fate is unknown.
 
---check and --record compare totals, so they are exact only where nobody else votes from the start
-of the load to the end of the check. A vote of unknown fate may be counted or not: both are right.
-Exit code 1 where the result is not what voters were told."""
+--check and --record compare totals. They are exact only if nothing else votes from the start of the
+load to the end of the check. A vote of unknown fate may be counted or not: both are consistent.
+The exit code is 1 if the result differs from what voters were told."""
 
 _Number = TypeVar("_Number", int, float)
 
@@ -37,52 +37,57 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _add_votes(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--votes", type=_above_0(int), metavar="N", help="how many; without it, until Ctrl-C")
+    add("--votes", type=_above_0(int), metavar="N", help="number of votes (default: until Ctrl-C)")
     add(
         "--rate",
         type=_above_0(float),
         metavar="R",
-        help="votes a second; without it 100, or with --votes as fast as they are answered",
+        help="votes a second (default: 100; with --votes: as fast as responses come)",
     )
     add(
         "--voters",
         type=_above_0(int),
         metavar="M",
-        help="at most so many different voters, each of them no more often than VOTES_PER_MINUTE",
+        help="maximum number of different voters; VOTES_PER_MINUTE limits each of them",
     )
     add(
-        "--changes",
+        "--revote-ratio",
         type=_share,
         default=0.1,
-        metavar="SHARE",
-        help="of votes by somebody who has voted, and picks the other option (default: 0.1)",
+        metavar="RATIO",
+        help="share of votes by voters who have voted before, for the other option (default: 0.1)",
     )
     add(
         "--connections",
         type=_above_0(int),
         default=64,
         metavar="C",
-        help="at most so many at once (default: 64)",
+        help="maximum concurrent connections (default: 64)",
     )
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--record", type=Path, metavar="FILE", help="write down what each voter was told")
+    add(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write what each voter was told",
+    )
     add(
         "--check",
         type=Path,
         nargs="?",
         const=True,
         metavar="FILE",
-        help="wait until the result agrees; with a record, cast nothing and compare that",
+        help="wait until the result agrees; with a record, cast nothing and check that",
     )
     add(
-        "--patience",
+        "--timeout",
         type=_above_0(float),
         default=60.0,
         metavar="SECONDS",
-        help="how long a result that differs may stand still (default: 60)",
+        help="fail after the result has differed without changing for this long (default: 60)",
     )
 
 

@@ -1,4 +1,4 @@
-"""What `voting load` says: a line a second, and the sum of all."""
+"""What `voting load` prints: a progress line each second, and a summary."""
 
 import asyncio
 import os
@@ -8,42 +8,45 @@ from collections import Counter
 from contextlib import suppress
 from typing import Self
 
+from voting.load.check import Expected
 from voting.load.latency import Latencies
-from voting.load.record import Expected, Outcome, Told, Writer
+from voting.load.record import Acknowledgement, RecordWriter, VoteResult
 
 _START_OF_LINE = "\r"
 _CLEAR = "\x1b[K"  # from here to the end of the line
 
 
-def say(text: str, to: int = 1, end: str = "\n") -> None:
-    # Who reads may be gone, as with `voting load | head`: that must not lose the record.
+def echo(text: str, to: int = 1, end: str = "\n") -> None:
+    # A reader may have left, as with `voting load | head`: that must not lose the record.
     with suppress(OSError):
         os.write(to, f"{text}{end}".encode())
 
 
 class Report:
-    """Hears what becomes of each vote, and tells a person, the record and what is expected.
+    """Passes each vote on to the record and to the expected totals, and prints progress.
 
-    As a context it says a line each second, and the summary at the end. Latencies are of all
-    votes, whatever came of them.
+    A context: it prints a line each second, and the summary at the end. Latencies are of all votes,
+    whatever their result.
     """
 
-    def __init__(self, expected: Expected | None, writer: Writer | None) -> None:
+    def __init__(self, expected: Expected | None, writer: RecordWriter | None) -> None:
         self._expected = expected
         self._writer = writer
-        self._told: Counter[Told] = Counter()
+        self._counts: Counter[Acknowledgement] = Counter()
         self._all, self._second = Latencies(), Latencies()
         self._start = time.monotonic()
         self._terminal = os.isatty(1)
 
-    def hear(self, told: Told, seconds: float, outcome: Outcome | None) -> None:
-        self._told[told] += 1
+    def record(
+        self, acknowledgement: Acknowledgement, seconds: float, result: VoteResult | None
+    ) -> None:
+        self._counts[acknowledgement] += 1
         self._second.add(seconds)
-        if outcome is not None:
+        if result is not None:
             if self._expected is not None:
-                self._expected.add(outcome)
+                self._expected.add(result)
             if self._writer is not None:
-                self._writer.add(outcome)
+                self._writer.add(result)
 
     async def __aenter__(self) -> Self:
         self._start = time.monotonic()
@@ -55,8 +58,8 @@ class Report:
         self._all.include(self._second)
         seconds = time.monotonic() - self._start
         if self._terminal:
-            say(_START_OF_LINE + _CLEAR, end="")
-        say(self._line(seconds, self._all.count / seconds, self._all))
+            echo(_START_OF_LINE + _CLEAR, end="")
+        echo(self._line(seconds, self._all.count / seconds, self._all))
 
     async def _tick(self) -> None:
         last = self._start
@@ -66,9 +69,9 @@ class Report:
             line = self._line(now - self._start, self._second.count / (now - last), self._second)
             if self._terminal:
                 width = shutil.get_terminal_size().columns - 1
-                say(_START_OF_LINE + line[:width] + _CLEAR, end="")
+                echo(_START_OF_LINE + line[:width] + _CLEAR, end="")
             else:
-                say(line)
+                echo(line)
             if self._writer is not None:
                 self._writer.flush()
             self._all.include(self._second)
@@ -76,9 +79,11 @@ class Report:
             last = now
 
     def _line(self, seconds: float, rate: float, latencies: Latencies) -> str:
-        yes, no, unknown = (self._told[each] for each in (Told.YES, Told.NO, Told.UNKNOWN))
+        acknowledged = self._counts[Acknowledgement.ACKNOWLEDGED]
+        refused = self._counts[Acknowledgement.REFUSED]
+        unknown = self._counts.total() - acknowledged - refused
         return (
-            f"{seconds:.0f} s, {rate:,.0f}/s: {yes:,} acknowledged, {no:,} refused, "
+            f"{seconds:.0f} s, {rate:,.0f}/s: {acknowledged:,} acknowledged, {refused:,} refused, "
             f"{unknown:,} unknown, p50 {_ms(latencies, 0.5)}, p99 {_ms(latencies, 0.99)}"
         )
 

@@ -1,0 +1,148 @@
+"""Generates load: voters that vote and vote again, at a rate of their own."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+
+from voting.load.client import RESPONSE_TIMEOUT, Connection
+from voting.load.pages import PageError, Voter, new_voter, vote
+from voting.load.record import Acknowledgement, VoteResult
+from voting.poll.ballot import Choice
+
+_DRAIN_TIMEOUT = 5.0  # seconds for responses to votes in flight, after a stop
+
+# Seconds after a vote that was not recorded: without a rate, a server that is down would get
+# thousands of requests a second.
+_BACKOFF = 0.1
+
+
+class VoterPool:
+    """The voters of one connection, so none has two votes in flight.
+
+    At most `limit` different voters (None: any number, of which the last `remembered` may vote
+    again). `revote_ratio` is the share of votes by voters who have voted before.
+    """
+
+    def __init__(self, limit: int | None, revote_ratio: float, remembered: int = 100) -> None:
+        self._limit = limit
+        self._revote_ratio = revote_ratio
+        self._remembered = remembered
+        self._voters: list[Voter] = []
+
+    def pick(self) -> Voter | None:
+        """Return a voter that votes again; None if a new one has to be added."""
+        full = self._limit is not None and len(self._voters) >= self._limit
+        if self._voters and (full or random.random() < self._revote_ratio):  # noqa: S311 - no secret
+            return random.choice(self._voters)  # noqa: S311 - no secret
+        return None
+
+    def add(self, voter: Voter) -> None:
+        self._voters.append(voter)
+        if self._limit is None and len(self._voters) > self._remembered:
+            del self._voters[0]
+
+
+def choose(last: Choice | None) -> Choice:
+    """Pick one of the options, but not the last choice of the voter."""
+    return random.choice([each for each in Choice if each is not last])  # noqa: S311 - no secret
+
+
+# Gets what a voter was told, the seconds since the vote was due, and the vote; None if the page
+# did not open, so that nothing was sent.
+Listener = Callable[[Acknowledgement, float, VoteResult | None], None]
+
+
+class LoadGenerator:
+    """Casts `votes` (None: until `stop`) at `rate` a second (None: as fast as responses come).
+
+    Each connection has voters of its own and one request in flight. With a rate, each vote is due
+    at its own time: if all connections wait for responses it is sent late, and its latency includes
+    the delay. `mint` makes the cookie of a new voter; without it the page is opened for one.
+    """
+
+    def __init__(  # noqa: PLR0913 - the options of the command line
+        self,
+        url: str,
+        record: Listener,
+        *,
+        votes: int | None = None,
+        rate: float | None = None,
+        voters: int | None = None,
+        revote_ratio: float = 0.1,
+        remembered: int = 100,
+        connections: int = 64,
+        mint: Callable[[], str] | None = None,
+        timeout: float = RESPONSE_TIMEOUT,
+    ) -> None:
+        self._url = url
+        self._record = record
+        self._rate = rate
+        self._mint = mint
+        self._timeout = timeout
+        self._numbers: Iterator[int] = count() if votes is None else iter(range(votes))
+        self._pools = [
+            VoterPool(limit, revote_ratio, remembered) for limit in _share(voters, connections)
+        ]
+        self._stopping = asyncio.Event()
+        self._drain: asyncio.Timeout | None = None
+
+    async def run(self) -> None:
+        """Return when each vote has its response. Raises what `record` raises."""
+        start = asyncio.get_running_loop().time()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as self._drain, asyncio.TaskGroup() as tasks:
+                    for pool in self._pools:
+                        tasks.create_task(self._send(pool, start))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    def stop(self) -> None:
+        """Send no more votes, and wait five seconds at most for responses to those in flight."""
+        self._stopping.set()
+        if self._drain is not None:
+            self._drain.reschedule(asyncio.get_running_loop().time() + _DRAIN_TIMEOUT)
+
+    async def _send(self, pool: VoterPool, start: float) -> None:
+        loop = asyncio.get_running_loop()
+        async with Connection(self._url, self._timeout) as connection:
+            for number in self._numbers:
+                due = start + number / self._rate if self._rate else loop.time()
+                if (early := due - loop.time()) > 0:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._stopping.wait(), early)
+                if self._stopping.is_set():
+                    break
+                acknowledgement = await self.vote(connection, pool, due)
+                if acknowledgement is not Acknowledgement.ACKNOWLEDGED and not self._rate:
+                    await asyncio.sleep(_BACKOFF)
+
+    async def vote(self, connection: Connection, pool: VoterPool, due: float) -> Acknowledgement:
+        """Cast one vote and record it; if it is cancelled, as one without a response."""
+        loop = asyncio.get_running_loop()
+        voter = pool.pick()
+        if voter is None:
+            try:
+                voter = Voter(self._mint()) if self._mint else await new_voter(connection)
+            except PageError:
+                self._record(Acknowledgement.REFUSED, loop.time() - due, None)
+                return Acknowledgement.REFUSED
+            pool.add(voter)
+        choice = choose(voter.choice)
+        result = VoteResult(voter.id, choice, Acknowledgement.NO_RESPONSE, at=time.time())
+        try:
+            result = await vote(connection, voter, choice)
+        finally:
+            self._record(result.acknowledgement, loop.time() - due, result)
+        return result.acknowledgement
+
+
+def _share(voters: int | None, connections: int) -> list[int | None]:
+    """Return for each connection how many voters it has at most."""
+    if voters is None:
+        return [None] * connections
+    used = min(voters, connections)
+    return [voters // used + (index < voters % used) for index in range(used)]
