@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
-from books import Ledger
 from checker import check
-from crowd import Crowd
+from final_state import StateReader
+from voters import Voters
 from waiting import run_apart
 
 from voting.poll.ballot import Choice
@@ -90,12 +90,12 @@ class Target(ABC):
             yield visitor
 
     def counted(self) -> Counter[Choice]:
-        """Tell the votes of each choice by the books, once all are counted."""
+        """Return the votes of each choice in the database, once all are counted."""
 
         async def read() -> Counter[Choice]:
-            async with self.ledger() as ledger:
-                assert await ledger.settled() == 0
-                return await ledger.counts()
+            async with self.state() as state:
+                assert await state.settled() == 0
+                return await state.counts()
 
         return run_apart(read())
 
@@ -112,25 +112,24 @@ class Target(ABC):
         return [float(each[1]) for each in found if each]
 
     @asynccontextmanager
-    async def ledger(self) -> AsyncIterator[Ledger]:
-        """Read the books."""
+    async def state(self) -> AsyncIterator[StateReader]:
+        """Read what the servers behind the app hold."""
         with self.servers() as servers:
             stream = BallotStream.at(servers.redis_url)
             try:
-                yield Ledger(servers.database_url, stream, self.address("result"))
+                yield StateReader(servers.database_url, stream, self.address("result"))
             finally:
                 await stream.close()
 
     @asynccontextmanager
-    async def crowd(self, connections: int = 16) -> AsyncIterator[Crowd]:
-        """Have a crowd vote, and check at the end that the books have what it was told."""
-        async with self.ledger() as ledger:
-            assert await ledger.settled() == 0
-            before, since = await ledger.counts(), await ledger.newest_entry()
-        address = self.address("vote")
-        async with Crowd(address, self.key, connections, self.patience) as crowd:
-            yield crowd
+    async def load(self, connections: int = 16) -> AsyncIterator[Voters]:
+        """Vote while the context lasts, and check at the end that each vote counts once."""
+        async with self.state() as state:
+            assert await state.settled() == 0
+            earlier, since = await state.counts(), await state.newest_entry()
+        async with Voters(self.address("vote"), self.key, connections, self.patience) as voters:
+            yield voters
             await asyncio.to_thread(self.ready)
-        async with self.ledger() as ledger:
-            books = await ledger.books(before, since, crowd.voters)
-        assert check(crowd.requests, books).wrong == []
+        async with self.state() as state:
+            final = await state.final_state(earlier, since, voters.voters)
+        assert check(voters.results, final).wrong == []

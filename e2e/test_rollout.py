@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from checker import Told
-from client import Connection
 
 from e2e.cluster import NAMESPACE, Cluster, is_true
 from e2e.running import CommandError
+from voting.load.client import Connection
+from voting.load.record import Acknowledgement
 
 pytestmark = pytest.mark.cluster
 
@@ -20,14 +20,14 @@ REQUESTS = 5000
 
 @asynccontextmanager
 async def viewers(cluster: Cluster, number: int = 4) -> AsyncIterator[Counter[int]]:
-    """Have people watch the result, and count the statuses of what they were answered."""
+    """Poll the result page, and count the statuses of its responses."""
     seen: Counter[int] = Counter()
     end = asyncio.Event()
 
     async def watch() -> None:
         async with Connection(cluster.address("result")) as connection:
             while not end.is_set():
-                seen[(await connection.ask("GET", "/tally")).status] += 1
+                seen[(await connection.get("/tally")).status] += 1
                 await asyncio.sleep(0.02)
 
     async with asyncio.TaskGroup() as tasks:
@@ -45,56 +45,56 @@ def test_the_schema_was_migrated_by_a_job_of_this_version(cluster):
 
 async def test_a_rollout_fails_no_request(cluster):
     before = {pod["metadata"]["name"] for role in ("vote", "result") for pod in cluster.pods(role)}
-    async with viewers(cluster) as seen, cluster.crowd() as crowd:
-        await crowd.hears(Told.ACKNOWLEDGED, 500)
+    async with viewers(cluster) as seen, cluster.load() as voters:
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         await asyncio.to_thread(cluster.roll, "vote", "result")
-        await crowd.hears(Told.ACKNOWLEDGED, 500)
-        await crowd.reaches(Told.ACKNOWLEDGED, REQUESTS)
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
+        await voters.wait_for(REQUESTS, Acknowledgement.ACKNOWLEDGED)
     after = {pod["metadata"]["name"] for role in ("vote", "result") for pod in cluster.pods(role)}
     assert not before & after
-    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+    assert voters.counts.keys() == {Acknowledgement.ACKNOWLEDGED}
     assert seen.keys() == {200}
 
 
 async def test_an_upgrade_migrates_with_a_job_of_its_own_and_fails_no_request(cluster):
     old, new = cluster.tags
-    async with viewers(cluster) as seen, cluster.crowd() as crowd:
-        await crowd.hears(Told.ACKNOWLEDGED, 500)
+    async with viewers(cluster) as seen, cluster.load() as voters:
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         await asyncio.to_thread(cluster.apply, new)
-        await crowd.hears(Told.ACKNOWLEDGED, 500)
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
     assert cluster.migrated(old)
     assert cluster.migrated(new)
     images = {pod["spec"]["containers"][0]["image"] for pod in roles(cluster)}
     assert images == {f"voting:{new}"}
-    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+    assert voters.counts.keys() == {Acknowledgement.ACKNOWLEDGED}
     assert seen.keys() == {200}
 
 
 async def test_scaling_workers_loses_nothing(cluster):
-    async with cluster.crowd() as crowd:
+    async with cluster.load() as voters:
         for replicas in (3, 1):
-            await crowd.hears(Told.ACKNOWLEDGED, 1000)
+            await voters.wait_for_more(1000, Acknowledgement.ACKNOWLEDGED)
             await asyncio.to_thread(cluster.scale, "worker", replicas)
             assert len(cluster.pods("worker")) == replicas
-        await crowd.hears(Told.ACKNOWLEDGED, 1000)
-    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+        await voters.wait_for_more(1000, Acknowledgement.ACKNOWLEDGED)
+    assert voters.counts.keys() == {Acknowledgement.ACKNOWLEDGED}
 
 
 async def test_deleting_the_pods_of_both_servers_loses_nothing(cluster):
     claims = {name: claimed(cluster, name) for name in ("redis", "postgres")}
-    async with cluster.crowd() as crowd:
-        await crowd.hears(Told.ACKNOWLEDGED, 1000)
+    async with cluster.load() as voters:
+        await voters.wait_for_more(1000, Acknowledgement.ACKNOWLEDGED)
         words = ("delete", "pod", "redis-0", "postgres-0", "--timeout=150s")
         await asyncio.to_thread(cluster.kubectl, *words, timeout=160)
         await asyncio.to_thread(cluster.ready)
-        await crowd.hears(Told.ACKNOWLEDGED, 1000)
+        await voters.wait_for_more(1000, Acknowledgement.ACKNOWLEDGED)
     assert {name: claimed(cluster, name) for name in ("redis", "postgres")} == claims
 
 
 async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
     node = cluster.pods("vote")[0]["spec"]["nodeName"]
-    async with viewers(cluster) as seen, cluster.crowd() as crowd:
-        await crowd.hears(Told.ACKNOWLEDGED, 500)
+    async with viewers(cluster) as seen, cluster.load() as voters:
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         try:
             # The only node: what is evicted finds no place, so the rest must not be. For each pod
             # that stays, `kubectl drain` says every five seconds:
@@ -113,8 +113,8 @@ async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
         finally:
             cluster.kubectl("uncordon", node)
         await asyncio.to_thread(cluster.ready)
-        await crowd.hears(Told.ACKNOWLEDGED, 500)
-    assert crowd.told.keys() == {Told.ACKNOWLEDGED}
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
+    assert voters.counts.keys() == {Acknowledgement.ACKNOWLEDGED}
     assert seen.keys() == {200}
 
 

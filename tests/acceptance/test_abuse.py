@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 import uvloop
-from client import Connection
 
+from voting.load.client import Connection
+from voting.load.pages import new_voter, vote
+from voting.load.record import Acknowledgement
+from voting.poll.ballot import Choice
 from voting.web import protocol as connections
 
 from .conftest import Up
@@ -46,13 +49,13 @@ async def vote_beside(up: Up) -> list[float]:
 
     async def some() -> None:
         for _ in range(10):
-            async with Connection(up.address("vote")) as voter:
-                cookie = await voter.new_voter()
-                for choice in "ab":
+            async with Connection(up.address("vote")) as page:
+                voter = await new_voter(page)
+                for choice in Choice:
                     start = loop.time()
-                    answer = await voter.vote(cookie, choice)
+                    result = await vote(page, voter, choice)
                     took.append(loop.time() - start)
-                    assert answer.status == 303
+                    assert result.acknowledgement is Acknowledgement.ACKNOWLEDGED
 
     await asyncio.gather(*(some() for _ in range(20)))
     return sorted(took)
@@ -148,7 +151,7 @@ def test_nothing_is_kept_of_voters_who_only_look(start, data):
 
     async def look(number: int) -> None:
         async with Connection(up.address("vote")) as client:
-            cookies = {await client.new_voter() for _ in range(number)}
+            cookies = {(await new_voter(client)).cookie for _ in range(number)}
         assert len(cookies) == number
 
     async def check() -> None:

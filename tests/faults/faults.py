@@ -1,7 +1,7 @@
-"""Everything that may happen to the app: each function does it under load, and then heals it.
+"""The faults: each function makes one happen under load, and then ends it.
 
-A fault waits until it has had its effect: a process has died, a voter has heard of it, something
-was on its way. What is wrong afterwards is for the checker to find.
+A fault waits until it has had its effect: a process has died, a voter got an error, a message was
+held. The checker finds what is wrong afterwards.
 """
 
 import asyncio
@@ -9,14 +9,14 @@ import signal
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
-from checker import Told
-from crowd import CONNECTIONS, Crowd
+from voters import CONNECTIONS, Voters
 from waiting import until
 
 from faults.stack import Stack, suspended
+from voting.load.record import Acknowledgement
 from voting.poll.ballot import Version
 
-Fault = Callable[[Stack, Crowd], Awaitable[None]]
+Fault = Callable[[Stack, Voters], Awaitable[None]]
 
 LATE = 0.5  # seconds
 AWAY = 3.0  # seconds
@@ -25,29 +25,29 @@ AWAY = 3.0  # seconds
 # --- workers
 
 
-async def worker_is_killed_after_the_read(stack: Stack, _: Crowd) -> None:
+async def worker_is_killed_after_the_read(stack: Stack, _: Voters) -> None:
     await _worker_dies(stack, "die_after_the_read")
 
 
-async def worker_is_killed_inside_the_statement(stack: Stack, _: Crowd) -> None:
+async def worker_is_killed_inside_the_statement(stack: Stack, _: Voters) -> None:
     async with stack.workers_inside_a_statement():
         await stack.kill("worker 0")
 
 
-async def worker_is_killed_and_the_statement_too(stack: Stack, crowd: Crowd) -> None:
-    """Kill it with a large batch in hand: where statements take long, batches grow."""
+async def worker_is_killed_and_the_statement_too(stack: Stack, voters: Voters) -> None:
+    """Kill it while it counts a large batch: batches grow while statements are slow."""
     with stack.postgres.forth.late(LATE):
-        await crowd.hears(Told.ACKNOWLEDGED, 2_000)  # which are read meanwhile
+        await voters.wait_for_more(2_000, Acknowledgement.ACKNOWLEDGED)  # which are read meanwhile
         async with stack.workers_inside_a_statement():
             await stack.kill("worker 0")
             await stack.end_connections()
 
 
-async def worker_is_killed_after_the_commit(stack: Stack, _: Crowd) -> None:
+async def worker_is_killed_after_the_commit(stack: Stack, _: Voters) -> None:
     await _worker_dies(stack, "die_after_the_commit")
 
 
-async def worker_is_killed_after_the_acknowledge(stack: Stack, _: Crowd) -> None:
+async def worker_is_killed_after_the_acknowledge(stack: Stack, _: Voters) -> None:
     await _worker_dies(stack, "die_after_the_acknowledge")
 
 
@@ -56,113 +56,114 @@ async def _worker_dies(stack: Stack, moment: str) -> None:
         await stack.died("worker that dies")
 
 
-async def worker_is_suspended_and_its_entries_are_taken_over(stack: Stack, crowd: Crowd) -> None:
+async def worker_is_suspended_and_its_entries_are_taken_over(stack: Stack, voters: Voters) -> None:
     async with stack.another_worker("worker that sleeps", "suspend_after_the_read") as worker:
         await until(lambda: suspended(worker))
         await stack.entries_taken_from(worker)
-        await crowd.hears(Told.ACKNOWLEDGED, 500)  # of the same voters, some with another choice
+        # Newer ballots of the same voters.
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         stack.signal("worker that sleeps", signal.SIGCONT)
 
 
 # --- vote
 
 
-async def vote_process_is_killed(stack: Stack, _: Crowd) -> None:
+async def vote_process_is_killed(stack: Stack, _: Voters) -> None:
     await stack.kill("vote 0")
 
 
 # --- Redis
 
 
-async def redis_is_killed(stack: Stack, _: Crowd) -> None:
+async def redis_is_killed(stack: Stack, _: Voters) -> None:
     await stack.kill("Valkey")
 
 
-async def redis_is_suspended(stack: Stack, crowd: Crowd) -> None:
+async def redis_is_suspended(stack: Stack, voters: Voters) -> None:
     stack.signal("Valkey", signal.SIGSTOP)
     try:
-        await crowd.hears(Told.UNKNOWN)  # after two seconds
+        await voters.wait_for_more(1, Acknowledgement.UNKNOWN)  # after two seconds
     finally:
         stack.signal("Valkey", signal.SIGCONT)
 
 
-async def redis_is_cut_off(stack: Stack, crowd: Crowd) -> None:
+async def redis_is_cut_off(stack: Stack, voters: Voters) -> None:
     with stack.redis.cut():
-        await crowd.hears(Told.REFUSED)
+        await voters.wait_for_more(1, Acknowledgement.REFUSED)
 
 
-async def requests_to_redis_are_held_up(stack: Stack, crowd: Crowd) -> None:
+async def requests_to_redis_are_held_up(stack: Stack, voters: Voters) -> None:
     with stack.redis.forth.held():  # they are delivered after their deadline
-        await crowd.hears(Told.UNKNOWN)
+        await voters.wait_for_more(1, Acknowledgement.UNKNOWN)
 
 
-async def replies_of_redis_are_held_up(stack: Stack, crowd: Crowd) -> None:
+async def replies_of_redis_are_held_up(stack: Stack, voters: Voters) -> None:
     with stack.redis.back.held():
-        await crowd.hears(Told.UNKNOWN)
+        await voters.wait_for_more(1, Acknowledgement.UNKNOWN)
 
 
-async def replies_of_redis_are_lost(stack: Stack, crowd: Crowd) -> None:
+async def replies_of_redis_are_lost(stack: Stack, voters: Voters) -> None:
     newest: Version | None = None
 
     async def all_wait() -> bool:
         nonlocal newest
-        before, newest = newest, await stack.ledger.newest_entry()
+        before, newest = newest, await stack.state.newest_entry()
         return before == newest
 
     with stack.redis.back.dropping():
         await stack.redis.back.caught.wait()
         await until(all_wait)
         stack.redis.hang_up()
-    await crowd.hears(Told.ACKNOWLEDGED, 100)
+    await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
 
 
-async def redis_is_late(stack: Stack, crowd: Crowd) -> None:
+async def redis_is_late(stack: Stack, voters: Voters) -> None:
     with stack.redis.forth.late(LATE), stack.redis.back.late(LATE):
-        await crowd.hears(Told.ACKNOWLEDGED, CONNECTIONS)
+        await voters.wait_for_more(CONNECTIONS, Acknowledgement.ACKNOWLEDGED)
 
 
-async def redis_memory_is_full(stack: Stack, crowd: Crowd) -> None:
+async def redis_memory_is_full(stack: Stack, voters: Voters) -> None:
     await stack.valkey.config_set("maxmemory", 1)
     try:
-        await crowd.hears(Told.REFUSED, 100)
+        await voters.wait_for_more(100, Acknowledgement.REFUSED)
     finally:
         await stack.valkey.config_set("maxmemory", "1gb")
 
 
-async def redis_loses_everything(stack: Stack, crowd: Crowd) -> None:
-    """Lose it while nobody votes: what is not counted would be lost, as we say ourselves."""
-    async with crowd.pause():
-        assert await stack.ledger.settled() == 0
+async def redis_loses_everything(stack: Stack, voters: Voters) -> None:
+    """Flush Redis while no votes are sent: losing it loses uncounted ballots, as documented."""
+    async with voters.pause():
+        assert await stack.state.settled() == 0
         alarms = stack.alarms()
         await stack.valkey.flushall()
-    await crowd.hears(Told.ACKNOWLEDGED, 100)
+    await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
     await until(lambda: stack.alarms() > alarms)
 
 
-async def clock_steps_back(stack: Stack, crowd: Crowd) -> None:
-    """Make ids what they are after an hour's step: ahead of the clock."""
-    newest = await stack.ledger.newest_entry()
+async def clock_steps_back(stack: Stack, voters: Voters) -> None:
+    """Leave Redis with ids an hour ahead of its clock, as after a step back."""
+    newest = await stack.state.newest_entry()
     ahead = f"{newest.ms + 3_600_000}-0"
     await stack.valkey.execute_command("XSETID", stack.stream._stream, ahead)
-    await crowd.hears(Told.ACKNOWLEDGED, 500)
+    await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
 
 
-async def clock_steps_back_and_redis_loses_everything(stack: Stack, crowd: Crowd) -> None:
-    await clock_steps_back(stack, crowd)
-    await redis_loses_everything(stack, crowd)
+async def clock_steps_back_and_redis_loses_everything(stack: Stack, voters: Voters) -> None:
+    await clock_steps_back(stack, voters)
+    await redis_loses_everything(stack, voters)
 
 
-async def group_is_lost(stack: Stack, crowd: Crowd) -> None:
+async def group_is_lost(stack: Stack, voters: Voters) -> None:
     async with stack.workers_inside_a_statement():  # so that there is a backlog
-        await crowd.hears(Told.ACKNOWLEDGED, 100)
+        await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
         await stack.valkey.xgroup_destroy(stack.stream._stream, "workers")
 
 
-async def poison_is_queued(stack: Stack, crowd: Crowd) -> None:
+async def poison_is_queued(stack: Stack, voters: Voters) -> None:
     before = await stack.valkey.xlen(stack.stream._dead)
     for fields in ({"voter": "me", "choice": "a"}, {"voter": uuid4().bytes, "choice": "c"}):
         await stack.valkey.xadd(stack.stream._stream, fields)
-    await crowd.hears(Told.ACKNOWLEDGED, 500)
+    await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
 
     async def dead_lettered() -> bool:
         return await stack.valkey.xlen(stack.stream._dead) == before + 2
@@ -173,57 +174,57 @@ async def poison_is_queued(stack: Stack, crowd: Crowd) -> None:
 # --- Postgres
 
 
-async def postgres_is_killed(stack: Stack, _: Crowd) -> None:
+async def postgres_is_killed(stack: Stack, _: Voters) -> None:
     async with stack.workers_inside_a_statement():
         await stack.kill("Postgres")
 
 
-async def postgres_is_away_for_long(stack: Stack, crowd: Crowd) -> None:
-    """Have it away for longer than it takes to take entries over."""
+async def postgres_is_away_for_long(stack: Stack, voters: Voters) -> None:
+    """Cut it off for longer than a worker's entries may be idle before another claims them."""
     with stack.postgres.cut():
         await asyncio.sleep(AWAY)
-        await crowd.hears(Told.ACKNOWLEDGED, 100)
+        await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
 
 
-async def postgres_ends_connections(stack: Stack, _: Crowd) -> None:
+async def postgres_ends_connections(stack: Stack, _: Voters) -> None:
     async with stack.workers_inside_a_statement():
         await stack.end_connections()
 
 
-async def requests_to_postgres_are_held_up(stack: Stack, crowd: Crowd) -> None:
-    """Deliver statements after their worker has given up and counted the batch again."""
+async def requests_to_postgres_are_held_up(stack: Stack, voters: Voters) -> None:
+    """Deliver statements after their worker has abandoned them and counted the batch again."""
     way = stack.postgres.forth
     way.hold()
     await way.caught.wait()
     stack.postgres.hang_up()
     way.release()
-    await crowd.hears(Told.ACKNOWLEDGED, 100)
+    await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
 
 
-async def replies_of_postgres_are_lost(stack: Stack, crowd: Crowd) -> None:
+async def replies_of_postgres_are_lost(stack: Stack, voters: Voters) -> None:
     with stack.postgres.back.dropping():
         await stack.postgres.back.caught.wait()
         stack.postgres.hang_up()
-    await crowd.hears(Told.ACKNOWLEDGED, 100)
+    await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
 
 
-async def postgres_is_late(stack: Stack, crowd: Crowd) -> None:
+async def postgres_is_late(stack: Stack, voters: Voters) -> None:
     with stack.postgres.forth.late(LATE), stack.postgres.back.late(LATE):
-        await crowd.hears(Told.ACKNOWLEDGED, 2_000)
+        await voters.wait_for_more(2_000, Acknowledgement.ACKNOWLEDGED)
 
 
 # --- all of it
 
 
-async def everything_is_killed(stack: Stack, crowd: Crowd) -> None:
+async def everything_is_killed(stack: Stack, voters: Voters) -> None:
     names = ("vote 0", "vote 1", "worker 0", "worker 1", "Valkey", "Postgres", "result 0")
     with stack.redis.back.late(LATE / 10), stack.postgres.back.late(LATE / 10):
         await asyncio.gather(*map(stack.kill, names))
         await stack.ready()
-        await crowd.hears(Told.ACKNOWLEDGED, 100)
+        await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
 
 
-async def everything_is_restarted(stack: Stack, _: Crowd) -> None:
+async def everything_is_restarted(stack: Stack, _: Voters) -> None:
     await stack.restart()
 
 
@@ -258,7 +259,7 @@ FAULTS: tuple[Fault, ...] = (
     everything_is_restarted,
 )
 
-# After these the queue does not hold all that was cast.
+# After these the queue does not hold all ballots that were cast.
 FORGETTING = (
     redis_memory_is_full,
     redis_loses_everything,

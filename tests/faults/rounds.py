@@ -1,28 +1,30 @@
-"""One fault under load, and what the checker says of it; many of them, and a table."""
+"""Runs one fault under load and checks the final state; draws the results of many as a table."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from checker import Told, Verdict, check
-from crowd import Crowd
+from checker import Verdict, check
+from voters import Voters
 
 from faults.faults import FORGETTING, Fault
 from faults.stack import KEY, Stack
+from voting.load.record import Acknowledgement
 from voting.settings import Role
 
 
-async def strike(stack: Stack, fault: Fault, votes: int) -> Verdict:
-    """Let a fault happen under load, until `votes` are acknowledged at least, and check."""
-    await stack.ledger.settled()  # where the last round has failed
-    before = await stack.ledger.counts()
-    since = await stack.ledger.newest_entry()
-    async with Crowd(stack.address(Role.VOTE), KEY) as crowd:
-        await crowd.reaches(Told.ACKNOWLEDGED, votes // 4)
-        await fault(stack, crowd)
-        await crowd.reaches(Told.ACKNOWLEDGED, votes)
+async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
+    """Run a fault under load, until `votes` are acknowledged at least, and check."""
+    await stack.state.settled()  # the last run may have failed
+    earlier = await stack.state.counts()
+    since = await stack.state.newest_entry()
+    async with Voters(stack.address(Role.VOTE), KEY) as voters:
+        await voters.wait_for(votes // 4, Acknowledgement.ACKNOWLEDGED)
+        await fault(stack, voters)
+        await voters.wait_for(votes, Acknowledgement.ACKNOWLEDGED)
         await stack.ready()
     kept = None if fault in FORGETTING else since
-    return check(crowd.requests, await stack.ledger.books(before, kept, crowd.voters))
+    state = await stack.state.final_state(earlier, kept, voters.voters)
+    return check(voters.results, state)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Row:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Draw what came of all rounds, fault by fault, as Markdown."""
+    """Draw a Markdown table with a row for each fault."""
     rows = list(rows)
     names = list(dict.fromkeys(row.fault for row in rows))
     lines = [

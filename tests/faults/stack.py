@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import asyncpg
 import psutil
-from books import Ledger
 from environ import ENVIRON
+from final_state import StateReader
 from proxy import Proxy
 from servers import TEMPLATE, as_user, make_roles, passwords, with_users
 from waiting import until
@@ -78,7 +78,7 @@ class Stack:
         self.stream = BallotStream.at(self.folders.redis_url)
         self._exit.push_async_callback(self.stream.close)
         result = self.address(Role.RESULT)
-        self.ledger = Ledger(self.database_url, self.stream, result)
+        self.state = StateReader(self.database_url, self.stream, result)
         await self.start_roles()
 
     async def __aexit__(self, *_: object) -> None:
@@ -184,13 +184,13 @@ class Stack:
                 if program.name not in SERVERS:
                     tasks.create_task(self.start(program))
 
-    async def afresh(self, *mistakes: str) -> None:
+    async def reset(self, *mistakes: str) -> None:
         """Forget all votes, and start all roles again with these mistakes."""
         self.mistakes = mistakes
         roles = [name for name in self._children if name not in SERVERS]
         await self.stop(*roles, patience=0)
-        await self.ledger.sql("TRUNCATE votes, tally, finals, past_tally, poll")
-        await self.ledger.sql("INSERT INTO poll DEFAULT VALUES")
+        await self.state.sql("TRUNCATE votes, tally, finals, past_tally, poll")
+        await self.state.sql("INSERT INTO poll DEFAULT VALUES")
         await self.valkey.flushall()
         await self.start_roles()
 
@@ -261,7 +261,7 @@ class Stack:
 
     async def end_connections(self) -> None:
         """Have Postgres break the roles' connections; what they were doing is undone."""
-        await self.ledger.sql(
+        await self.state.sql(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE application_name LIKE 'voting-%'"
         )

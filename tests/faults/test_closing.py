@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from checker import Told, check
-from client import Connection
-from crowd import Crowd
+from checker import check
 from environ import ENVIRON
 from servers import as_user, redis_url
+from voters import Voters
 from waiting import until
 
 from faults.stack import KEY, Stack
+from voting.load.client import Connection
+from voting.load.record import Acknowledgement
 from voting.poll.ballot import Choice
 from voting.settings import Role
 
@@ -51,72 +52,72 @@ async def voting(stack: Stack, *command: str) -> Any:
 
 async def result(stack: Stack) -> dict[str, Any]:
     async with Connection(stack.address(Role.RESULT)) as connection:
-        return json.loads((await connection.ask("GET", "/api/tally")).text)
+        return (await connection.get("/api/tally")).json()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def fresh(stack: Stack) -> Stack:
     """A poll that is open and has no votes."""
-    await stack.afresh()
+    await stack.reset()
     await stack.ready()
     return stack
 
 
 async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: Stack) -> None:
-    since = await fresh.ledger.newest_entry()
-    async with Crowd(fresh.address(Role.VOTE), KEY, connections=4) as crowd:
-        await crowd.reaches(Told.ACKNOWLEDGED, VOTES)
+    since = await fresh.state.newest_entry()
+    async with Voters(fresh.address(Role.VOTE), KEY, connections=4) as voters:
+        await voters.wait_for(VOTES, Acknowledgement.ACKNOWLEDGED)
         # Workers that stand still: there is something to count when the poll is closed.
         for worker in ("worker 0", "worker 1"):
             fresh.signal(worker, signal.SIGSTOP)
-        await crowd.hears(Told.ACKNOWLEDGED, 500)
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         closed = await voting(fresh, "close", "--yes")
-        await crowd.hears(Told.REFUSED, 8)  # each connection has heard of it
-        acknowledged = crowd.told[Told.ACKNOWLEDGED]
+        await voters.wait_for_more(8, Acknowledgement.REFUSED)  # each connection has heard of it
+        acknowledged = voters.counts[Acknowledgement.ACKNOWLEDGED]
         assert closed["phase"] == "counting"
         assert closed["backlog"] > 0
         assert closed["finals"] == []
-        assert (await result(fresh))["votes"] < len(crowd.voters)
+        assert (await result(fresh))["votes"] < len(voters.voters)
 
         for worker in ("worker 0", "worker 1"):
             fresh.signal(worker, signal.SIGCONT)
         await until(lambda: is_final(fresh))
         final = await voting(fresh, "status")
-        await crowd.hears(Told.REFUSED, 40)
+        await voters.wait_for_more(40, Acknowledgement.REFUSED)
     assert final["backlog"] == 0
-    assert crowd.told[Told.ACKNOWLEDGED] == acknowledged
+    assert voters.counts[Acknowledgement.ACKNOWLEDGED] == acknowledged
 
-    newest = max(each.version for each in crowd.requests if each.version)
+    newest = max(each.version for each in voters.results if each.version)
     assert final["poll"]["until"] == list(newest)
     assert newest.ms <= datetime.fromisoformat(final["poll"]["closed_at"]).timestamp() * 1000
 
-    books = await fresh.ledger.books(before=Counter(), since=since, voters=crowd.voters)
+    state = await fresh.state.final_state(Counter(), since, voters.voters)
     [declared] = final["finals"]
     declared_totals = {Choice.A: declared["a"], Choice.B: declared["b"]}
-    books = replace(books, tallies={**books.tallies, "the final result": declared_totals})
-    assert check(crowd.requests, books).wrong == []
+    state = replace(state, totals={**state.totals, "the final result": declared_totals})
+    assert check(voters.results, state).wrong == []
 
 
 async def test_a_closed_poll_stays_closed_where_redis_loses_everything(fresh: Stack) -> None:
-    async with Crowd(fresh.address(Role.VOTE), KEY, connections=4) as crowd:
-        await crowd.reaches(Told.ACKNOWLEDGED, 500)
+    async with Voters(fresh.address(Role.VOTE), KEY, connections=4) as voters:
+        await voters.wait_for(500, Acknowledgement.ACKNOWLEDGED)
         closed = await voting(fresh, "close", "--yes", "--wait", "30")
-        before = max(each.version for each in crowd.requests if each.version)
+        before = max(each.version for each in voters.results if each.version)
         await fresh.valkey.flushall()
-        acknowledged = crowd.told[Told.ACKNOWLEDGED]
+        acknowledged = voters.counts[Acknowledgement.ACKNOWLEDGED]
         await until(fresh.stream.ready)  # a worker has made it anew
-        await crowd.hears(Told.REFUSED, 40)
-        assert crowd.told[Told.ACKNOWLEDGED] == acknowledged
+        await voters.wait_for_more(40, Acknowledgement.REFUSED)
+        assert voters.counts[Acknowledgement.ACKNOWLEDGED] == acknowledged
         lost = await voting(fresh, "status")
         assert (lost["phase"], lost["finals"]) == ("final", closed["finals"])
 
         await voting(fresh, "open", "--yes")
-        await crowd.hears(Told.ACKNOWLEDGED, 100)
-    after = [each.version for each in crowd.requests if each.version]
+        await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
+    after = [each.version for each in voters.results if each.version]
     assert min(after[acknowledged:]) > before
-    books = await fresh.ledger.books(before=Counter(), since=None, voters=crowd.voters)
-    assert check(crowd.requests, books).wrong == []
+    state = await fresh.state.final_state(Counter(), None, voters.voters)
+    assert check(voters.results, state).wrong == []
 
 
 async def is_final(stack: Stack) -> bool:
-    return (await stack.ledger.sql("SELECT final_at FROM poll"))[0][0] is not None
+    return (await stack.state.sql("SELECT final_at FROM poll"))[0][0] is not None

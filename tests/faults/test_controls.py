@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from faults import faults
 from faults.faults import Fault
 from faults.patches import PATCHES
-from faults.rounds import strike
+from faults.rounds import run_fault
 from faults.stack import Stack
 from voting.database import counting
 from voting.database.engine import DATABASE_ERRORS, create_engine, is_conflict
@@ -25,9 +25,9 @@ VOTES = 1_000
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module", autouse=True)
-async def mended(stack: Stack) -> AsyncIterator[None]:
+async def reset_afterwards(stack: Stack) -> AsyncIterator[None]:
     yield
-    await stack.afresh()
+    await stack.reset()
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -42,8 +42,8 @@ async def mended(stack: Stack) -> AsyncIterator[None]:
     ],
 )
 async def test_it_is_found_that_there_is(mistake: str, fault: Fault, stack: Stack) -> None:
-    await stack.afresh(mistake)
-    verdict = await strike(stack, fault, VOTES)
+    await stack.reset(mistake)
+    verdict = await run_fault(stack, fault, VOTES)
     assert verdict.wrong
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from faults.conftest import ROWS
 from faults.faults import FAULTS, Fault
-from faults.rounds import Row, strike
+from faults.rounds import Row, run_fault
 from faults.stack import Stack
 from voting.database.engine import create_engine
 from voting.reconcile.audit import audit
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 async def test_no_acknowledged_vote_is_lost_doubled_or_stale_when(
     fault: Fault, stack: Stack, votes: int
 ) -> None:
-    verdict = await strike(stack, fault, votes)
+    verdict = await run_fault(stack, fault, votes)
     ROWS.append(Row(fault.__name__, verdict))
     if verdict.wrong:
-        await stack.afresh()  # what is wrong now must not be found again in the next round
+        await stack.reset()  # the next run must not find the same again
     assert verdict.wrong == []
     assert verdict.acknowledged >= votes
 

@@ -4,11 +4,11 @@ import os
 import shutil
 
 import pytest
-from checker import Told
-from crowd import Crowd
+from voters import Voters
 
 from faults.stack import KEY, Stack
 from faults.system_calls import TRACE, calls, early_replies
+from voting.load.record import Acknowledgement
 from voting.poll.ballot import Version
 from voting.settings import Role
 
@@ -30,10 +30,10 @@ async def vote_traced(stack: Stack, appendfsync: str) -> tuple[int, list[Version
     async with stack.traced("Valkey", *TRACE, "-o", str(log)):
         await stack.valkey.config_set("appendfsync", appendfsync)
         await stack.ready()
-        async with Crowd(stack.address(Role.VOTE), KEY) as crowd:
-            await crowd.reaches(Told.ACKNOWLEDGED, VOTES)
-        await stack.ledger.settled()
-    versions = [request.version for request in crowd.requests if request.version is not None]
+        async with Voters(stack.address(Role.VOTE), KEY) as voters:
+            await voters.wait_for(VOTES, Acknowledgement.ACKNOWLEDGED)
+        await stack.state.settled()
+    versions = [each.version for each in voters.results if each.version is not None]
     return len(versions), early_replies(list(calls(log)), versions)
 
 

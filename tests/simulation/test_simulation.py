@@ -9,6 +9,8 @@ from simulation.controls import CONTROLS
 from simulation.many import run_seeds
 from simulation.network import POSTGRES_FAULTS, REDIS_FAULTS
 
+from voting.load.record import Acknowledgement
+
 LAST_STEPS = 150
 
 # Each fault of each of these has to be seen. Of what `prepare` asks before, some: it is harmless.
@@ -84,7 +86,7 @@ def test_whatever_fails_each_vote_counts_once(seeds, record_property):
         expected |= {("world", happening) for happening in HAPPENINGS}
         missed = expected - summary.seen.keys()
         assert not missed
-        assert set(summary.told) == {"ACKNOWLEDGED", "REFUSED", "UNKNOWN", "NOTHING"}
+        assert set(summary.told) == {each.name for each in Acknowledgement}
 
 
 @pytest.mark.parametrize("control", CONTROLS)

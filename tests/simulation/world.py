@@ -11,12 +11,13 @@ from functools import partial
 from unittest import mock
 from uuid import UUID
 
-from checker import Books, Request, Told, Vote, check
+from checker import FinalState, Vote, check
 from simulation.loop import WORLD, Process, State, VirtualLoop
 from simulation.network import FAULTS, Faults, Server, client
 from simulation.postgres_model import Engine, Postgres
 from simulation.redis_model import Redis, Refused
 
+from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Ballot, Choice, Version
 from voting.poll.lifecycle import Phase
 from voting.queue.producer import CLOCK_SECONDS, MaybeRecorded, NotRecorded, PollClosed
@@ -76,7 +77,7 @@ class World:
         self._postgres = Postgres(lambda: loop.time() + START)
         self._postgres_server = Server(self._faults)
         self._streams = []
-        self._requests = []
+        self._results = []
         self._poison = set()
         self._repeated = set()
         self._names = Counter()
@@ -124,7 +125,7 @@ class World:
         for stream in self._streams:
             await stream.close()
         self.wrong += [f"a callback failed: {each}" for each in self._loop.errors]
-        told = Counter(request.told.name for request in self._requests)
+        told = Counter(each.acknowledgement.name for each in self._results)
         return Run(self.seed, self.wrong, self._faults.trace, self._faults.seen, told, seconds)
 
     def _spawn(self, coroutine):
@@ -187,21 +188,21 @@ class World:
             stream, process = self._vote[slot]
             ballot = Ballot(voter, self._random.choice(list(Choice)))
             answer = self._loop.create_future()
-            process.at_death.append(partial(self._tell, answer, Told.NOTHING))
+            process.at_death.append(partial(self._tell, answer, Acknowledgement.NO_RESPONSE))
             process.start(self._serve(stream, ballot, answer))
             told, version = await answer
-            self._requests.append(Request(voter, ballot.choice, told, version))
+            self._results.append(VoteResult(voter.hex, ballot.choice, told, version))
             self._faults.log(f"voter {voter.hex[:4]}", f"{ballot.choice}: {told.name} {version}")
 
     async def _serve(self, stream, ballot, answer):
         try:
             version = await stream.cast(ballot)
         except (PollClosed, NotRecorded):
-            self._tell(answer, Told.REFUSED)
+            self._tell(answer, Acknowledgement.REFUSED)
         except MaybeRecorded:
-            self._tell(answer, Told.UNKNOWN)
+            self._tell(answer, Acknowledgement.UNKNOWN)
         else:
-            self._tell(answer, Told.ACKNOWLEDGED, version)
+            self._tell(answer, Acknowledgement.ACKNOWLEDGED, version)
 
     @staticmethod
     def _tell(answer, told, version=None):
@@ -411,7 +412,7 @@ class World:
                 dead.add(Version.parse(fields[fields.index(b"id") + 1]))
             elif version not in self._poison | self._repeated:
                 ballot = Ballot.decode(dict(zip(fields[::2], fields[1::2], strict=True)))
-                entries.setdefault(ballot.voter, []).append(version)
+                entries.setdefault(ballot.voter.hex, []).append(version)
         now = poll, self._postgres.votes, self._postgres.totals()
         for at, votes, totals in [*self._postgres.finals, now]:
             backlog = self._backlog() or 0 if at is poll else 0
@@ -437,20 +438,20 @@ class World:
             )
 
         # What became of the others nobody knows: they may be of this round.
-        requests = [
+        results = [
             each
-            for each in self._requests
-            if (each.version is None and each.told is not Told.REFUSED)
+            for each in self._results
+            if (each.version is None and each.acknowledgement is not Acknowledgement.REFUSED)
             or (each.version is not None and of_it(each.version))
         ]
-        books = Books(
-            {voter: Vote(Choice(choice), version) for voter, (choice, version) in votes.items()},
+        state = FinalState(
+            {voter.hex: Vote(choice, version) for voter, (choice, version) in votes.items()},
             {"tally": dict(zip(Choice, totals, strict=True))},
             backlog,
             dead,
             {voter: list(filter(of_it, found)) for voter, found in entries.items()},
         )
-        self.wrong += [f"{each} (round {poll.round})" for each in check(requests, books).wrong]
+        self.wrong += [f"{each} (round {poll.round})" for each in check(results, state).wrong]
 
     def _mark_repeats(self):
         """Tell what a fault appended twice, which the app is not to blame for."""

@@ -1,31 +1,31 @@
-"""What an app at rest holds, read from its servers and its result page, for the checker."""
+"""Reads the final state of the app from its servers and its result page, for the checker."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-from checker import Books, Vote
-from client import Connection
+from checker import FinalState, Vote
 from waiting import until
 
+from voting.load.client import Connection
+from voting.load.pages import PageError, fetch_totals
 from voting.poll.ballot import Choice, Version
 from voting.queue.stream import BallotStream, StreamMissing
 
-SETTLED = 60.0  # seconds after which what is not counted is lost
+SETTLED = 60.0  # seconds after which ballots that are not counted are lost
 
 
-class Ledger:
-    """Reads the books of the app with that database, that stream and that result page."""
+class StateReader:
+    """Reads the state of the app with that database, stream and result page."""
 
-    def __init__(self, database_url: str, stream: BallotStream, result: str) -> None:
+    def __init__(self, database_url: str, stream: BallotStream, result_url: str) -> None:
         self._database_url = database_url
         self._stream = stream
         self._redis: Any = stream._redis
-        self._result = result
+        self._result_url = result_url
 
     async def sql(self, statement: str, *arguments: Any) -> list[Any]:
         connection = await asyncpg.connect(self._database_url)
@@ -59,57 +59,57 @@ class Ledger:
         info = await self._redis.xinfo_stream(self._stream._stream)
         return Version.parse(info["last-generated-id"])
 
-    async def books(
-        self, before: Counter[Choice], since: Version | None, voters: Iterable[UUID]
-    ) -> Books:
-        """Read what is held, for `voters` row by row. The votes `before` theirs are only counted.
+    async def final_state(
+        self, earlier: Counter[Choice], since: Version | None, voters: Collection[str]
+    ) -> FinalState:
+        """Wait until all is counted, and read the votes of `voters` one by one.
 
-        `since`: the newest entry before theirs; None where the queue was lost on purpose.
+        `earlier`: the votes from before theirs. `since`: the newest entry before theirs; None if
+        the queue was lost on purpose.
         """
         backlog = await self.settled()
         rows = await self.sql(
-            "SELECT voter, choice, ms, seq FROM votes WHERE voter = ANY($1)", list(voters)
+            "SELECT voter, choice, ms, seq FROM votes WHERE voter = ANY($1)",
+            [UUID(each) for each in voters],
         )
-        votes = {row[0]: Vote(Choice(row[1]), Version(row[2], row[3])) for row in rows}
-        mine = Counter(vote.choice for vote in votes.values())
+        votes = {row[0].hex: Vote(Choice(row[1]), Version(row[2], row[3])) for row in rows}
         counts = await self.counts()
-        strangers = counts - mine - before
+        strangers = counts - Counter(vote.choice for vote in votes.values()) - earlier
         [sums] = await self.sql("SELECT sum(a)::bigint, sum(b)::bigint FROM tally")
         tally = {Choice.A: sums[0] or 0, Choice.B: sums[1] or 0}
         letters = await self._redis.xrange(self._stream._dead)
-        # A vote that nobody sent is one of a voter nobody knows.
+        # Votes beyond those are of voters that sent none.
         votes |= {
-            UUID(int=index): Vote(choice, Version(0, 0))
+            f"stranger {index}": Vote(choice, Version(0, 0))
             for index, choice in enumerate(strangers.elements())
         }
-        return Books(
+        return FinalState(
             votes=votes,
-            tallies={"votes": counts, "tally": tally, "the page": await self._page(tally)},
+            totals={"votes": counts, "tally": tally, "the page": await self._page(tally)},
             backlog=backlog,
-            dead={Version.parse(letter[b"id"]) for _, letter in letters},
+            dead_letters={Version.parse(letter[b"id"]) for _, letter in letters},
             entries=None if since is None else await self._entries(since),
-            others=before,
+            earlier=earlier,
         )
 
-    async def _entries(self, since: Version) -> dict[UUID, list[Version]]:
-        found: dict[UUID, list[Version]] = {}
+    async def _entries(self, since: Version) -> dict[str, list[Version]]:
+        found: dict[str, list[Version]] = {}
         for version, fields in await self._redis.xrange(self._stream._stream, f"({since}"):
             if len(fields.get(b"voter", b"")) == 16:
-                voter = UUID(bytes=fields[b"voter"])
-                found.setdefault(voter, []).append(Version.parse(version))
+                found.setdefault(fields[b"voter"].hex(), []).append(Version.parse(version))
         return found
 
     async def _page(self, expected: dict[Choice, int]) -> dict[Choice, int]:
-        """Read the totals that the result page shows, waiting a moment for it to catch up."""
+        """Read the totals of the result page, waiting for it to catch up."""
         shown: dict[Choice, int] = {}
 
         async def as_expected() -> bool:
-            answer = await connection.ask("GET", "/api/tally")
-            votes = re.findall(r'"votes":(\d+)', answer.text)[:2]
-            shown.update(zip(Choice, map(int, votes), strict=False))
+            with suppress(PageError):
+                totals = await fetch_totals(connection)
+                shown.update({Choice.A: totals.a or 0, Choice.B: totals.b or 0})
             return shown == expected
 
-        async with Connection(self._result) as connection:
+        async with Connection(self._result_url) as connection:
             with suppress(TimeoutError):
                 await until(as_expected, 20)
         return shown

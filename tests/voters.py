@@ -1,0 +1,107 @@
+"""The load generator of `voting load`, as tests need it: with a record to check, and pauses."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+from voting.load.client import Connection
+from voting.load.generator import LoadGenerator, VoterPool
+from voting.load.record import Acknowledgement, VoteResult
+from voting.web.cookies import VoterCookies
+
+CONNECTIONS = 32
+TIMEOUT = 60.0  # seconds
+
+# What a voter may see. A proxy in front of the app responds 502 to 504 when it has lost the app.
+STATUSES = {
+    Acknowledgement.ACKNOWLEDGED: {303},
+    Acknowledgement.REFUSED: {0, 409, 503},
+    Acknowledgement.UNKNOWN: {503},
+    Acknowledgement.NO_RESPONSE: {0, 502, 503, 504},
+}
+
+
+class Voters(LoadGenerator):
+    """Votes as fast as responses come, as long as the context lasts.
+
+    Each connection has five voters at a time, which vote about twice each and soon after another:
+    so a ballot that is lost is often the last of its voter, and a late one finds a newer one.
+    """
+
+    def __init__(
+        self, url: str, key: str, connections: int = CONNECTIONS, timeout: float = TIMEOUT
+    ) -> None:
+        self.results: list[VoteResult] = []
+        self.counts: Counter[Acknowledgement] = Counter()
+        self._deadline = timeout
+        self._recorded = asyncio.Event()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
+        self._in_flight = 0
+        cookies = VoterCookies([key])
+        super().__init__(
+            url,
+            self._add,
+            revote_ratio=0.5,
+            remembered=5,
+            connections=connections,
+            mint=lambda: f"voter={cookies.mint()}",
+            timeout=timeout,
+        )
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self.run())
+        self._running.add_done_callback(lambda _: self._recorded.set())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+        await self._running
+
+    @property
+    def voters(self) -> set[str]:
+        return {each.voter for each in self.results}
+
+    @asynccontextmanager
+    async def pause(self) -> AsyncIterator[None]:
+        """Send nothing while the context lasts; it begins when all responses have come."""
+        self._resumed.clear()
+        while self._in_flight:
+            await self._next_result()
+        yield
+        self._resumed.set()
+
+    async def wait_for(self, number: int, acknowledgement: Acknowledgement) -> None:
+        """Wait until so many votes in all have that result. Raises TimeoutError."""
+        async with asyncio.timeout(self._deadline):
+            while self.counts[acknowledgement] < number:
+                await self._next_result()
+
+    async def wait_for_more(self, number: int, acknowledgement: Acknowledgement) -> None:
+        """Wait until so many more votes have that result. Raises TimeoutError."""
+        await self.wait_for(self.counts[acknowledgement] + number, acknowledgement)
+
+    async def _next_result(self) -> None:
+        if self._running.done():
+            await self._running  # raises what ended it
+            raise AssertionError("the load has ended")
+        self._recorded.clear()
+        await self._recorded.wait()
+
+    async def vote(self, connection: Connection, pool: VoterPool, due: float) -> Acknowledgement:
+        await self._resumed.wait()
+        self._in_flight += 1
+        try:
+            return await super().vote(connection, pool, due)
+        finally:
+            self._in_flight -= 1
+            self._recorded.set()
+
+    def _add(self, acknowledgement: Acknowledgement, _: float, result: VoteResult | None) -> None:
+        assert result is not None
+        assert result.status in STATUSES[acknowledgement], result
+        self.results.append(result)
+        self.counts[acknowledgement] += 1
+        self._recorded.set()
