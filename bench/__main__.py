@@ -1,4 +1,4 @@
-"""`nox -s bench`: how fast the app is, beside what limits it, measured in one run."""
+"""`nox -s bench`: measures how fast each part is, beside what limits it."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ PARTS = ("size", "accept", "count", "show", "see", "growth")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --")
-    parser.add_argument("--only", choices=PARTS, action="append", help="not all, but this part")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part only")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument(
         "--beside", metavar="URL", help="a running vote page of dockersamples/example-voting-app"

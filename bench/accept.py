@@ -1,4 +1,4 @@
-"""How many votes are accepted, each on disk before its voter is told."""
+"""How many votes the vote role accepts, each on disk before the response."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,22 +7,22 @@ from pathlib import Path
 from bench import load, queue
 from bench.results import Results
 from bench.stack import Processes, Stack, run
-from bench.votes import HTMX, looks, votes
+from bench.votes import HTMX, page_requests, vote_requests
 from voting.settings import Role
 
 SECONDS = 1.2
 WAYS = ((1, 64), (1, 512), (2, 64), (2, 512))  # processes, connections
-HALF = "accept, 2 processes, 64 connections"  # at half its rate, latencies are measured
+HALF = "accept, 2 processes, 64 connections"  # latencies are measured at half its rate
 MILLION = 1_000_000
 
 
 def accept(stack: Stack, results: Results, repeats: int, beside: str | None) -> None:
-    """Measure while nobody counts: the load, Redis and vote have the machine.
+    """Measure without a worker: the load, Redis and vote have the machine.
 
-    `beside`: where the vote page of another app is, which is measured too.
+    `beside`: the URL of another app's vote page, which is measured too.
     """
-    plain, fragment = votes(), votes(*HTMX)
-    others = votes(path="/", field="vote") if beside else plain
+    plain, fragment = vote_requests(), vote_requests(*HTMX)
+    others = vote_requests(path="/", field="vote") if beside else plain
     with ExitStack() as exits:
         apps = {each: exits.enter_context(stack.role(Role.VOTE, each)) for each in (1, 2)}
         bare = {each: exits.enter_context(stack.bare(Path(__file__), each)) for each in (1, 2)}
@@ -37,7 +37,9 @@ def accept(stack: Stack, results: Results, repeats: int, beside: str | None) -> 
                 _measure_other(results, beside, others)
             _measure(results, f"{HALF}, htmx", apps[2], fragment, 64, status=200)
             for path in ("/", "/receipt"):
-                _measure(results, f"GET {path}, 1 process", apps[1], looks(path), 64, status=200)
+                _measure(
+                    results, f"GET {path}, 1 process", apps[1], page_requests(path), 64, status=200
+                )
             for depth in (1, 100):
                 rate = run(queue.append(stack.redis_socket, 50_000, connections=50, depth=depth))
                 results.add(f"bare append, 50 connections, {depth} at once", rate, "votes/s")
@@ -45,7 +47,7 @@ def accept(stack: Stack, results: Results, repeats: int, beside: str | None) -> 
             results.add("vote, under load", apps[2].resident(), "MB", "vote, idle")
         _accept_a_million(apps[2], plain)
         results.add("vote, after a million votes", apps[2].resident(), "MB", "vote, idle")
-    stack.delete_idle_consumers()
+    stack.reset()
 
 
 def _measure(
@@ -57,11 +59,11 @@ def _measure(
     limit: str | None = None,
     status: int = 303,
 ) -> None:
-    took = app.processor()
+    before = app.processor_seconds()
     outcome = run(load.closed(app.url, requests, connections=connections, seconds=SECONDS))
-    took = app.processor() - took
+    used = app.processor_seconds() - before
     results.add(name, outcome.rate(status), "a second", limit)
-    results.add(f"{name}: processor", 1e6 * took / outcome.all, "µs")
+    results.add(f"{name}: processor", 1e6 * used / outcome.responses, "µs")
 
 
 def _measure_half(results: Results, app: Processes, requests: Iterator[bytes]) -> None:
@@ -74,15 +76,15 @@ def _measure_half(results: Results, app: Processes, requests: Iterator[bytes]) -
 
 
 def _measure_other(results: Results, url: str, requests: Iterator[bytes]) -> None:
-    """Measure what the other app accepts, which closes each connection after an answer."""
+    """Measure the other app, which closes each connection after a response."""
     for connections in (8, 64):
         outcome = run(
-            load.closed(url, requests, connections=connections, seconds=SECONDS, keep=False)
+            load.closed_and_reconnecting(url, requests, connections=connections, seconds=SECONDS)
         )
         results.add(f"the other app, {connections} connections", outcome.rate(200), "a second")
 
 
 def _accept_a_million(app: Processes, requests: Iterator[bytes]) -> None:
-    """Vote until the processes together have accepted a million."""
+    """Vote until the processes have accepted a million votes together."""
     while app.counter("voting_ballots_accepted_total") < MILLION:
         run(load.closed(app.url, requests, connections=64, seconds=SECONDS * 2))

@@ -1,7 +1,7 @@
-"""What a web role can't be faster than: the least of a Litestar handler, alone with uvicorn.
+"""The limit of a web role: minimal Litestar handlers, alone with uvicorn.
 
 `python -m bench.bare BODY`: POST /vote reads form and cookie as the vote role does, and queues
-nothing; GET /tally answers with what the file BODY holds.
+nothing; GET /tally returns the content of the file BODY.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""How fast workers count what waits, beside the same rows written with nothing else to do."""
+"""How fast workers count a backlog, beside an upsert of the same rows."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from voting.settings import Role
 BACKLOG = 1_000_000
 LIMIT = "bare upsert, 1 connection"
 
-# What a worker's statement does to `votes`, and no more.
+# What a worker's statement does to `votes`, without the rest of it.
 _UPSERT = """
 INSERT INTO votes AS stored (voter, choice, ms, seq)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
@@ -30,19 +30,19 @@ ON CONFLICT (voter) DO UPDATE
 
 
 def count(stack: Stack, results: Results, repeats: int) -> None:
-    """Measure from a backlog of so many votes, each of another voter, to an empty table."""
+    """Count a backlog of a million votes, each of another voter, into an empty table."""
     with stack.role(Role.WORKER) as worker:
         results.add("worker, idle", worker.resident(), "MB")
     for repeat in range(repeats):
         _measure_upsert(stack, results, LIMIT, 1)
         for number, name in ((1, "1 worker"), (2, "2 workers")):
-            stack.delete_idle_consumers()
+            stack.reset()
             run(queue.fill(stack.redis_socket, BACKLOG))
             with stack.role(Role.WORKER, number) as workers:
-                took = workers.processor()
+                before = workers.processor_seconds()
                 results.add(f"count, {name}", run(drained(stack)), "votes/s", LIMIT)
-                took = workers.processor() - took
-                results.add(f"count, {name}: processor", 1e6 * took / BACKLOG, "µs/vote")
+                used = workers.processor_seconds() - before
+                results.add(f"count, {name}: processor", 1e6 * used / BACKLOG, "µs/vote")
                 if number > 1:
                     continue
                 _note_memory(results, workers, "a million")
@@ -51,11 +51,11 @@ def count(stack: Stack, results: Results, repeats: int) -> None:
                     run(drained(stack))
                     _note_memory(results, workers, "two million")
         _measure_upsert(stack, results, "bare upsert, 2 connections", 2)
-    stack.delete_idle_consumers()
+    stack.reset()
 
 
 def _measure_upsert(stack: Stack, results: Results, name: str, connections: int) -> None:
-    stack.delete_idle_consumers()
+    stack.reset()
     results.add(name, run(_upsert(stack, connections)), "votes/s")
 
 
@@ -64,7 +64,7 @@ def _note_memory(results: Results, worker: Processes, votes: str) -> None:
 
 
 async def _upsert(stack: Stack, connections: int) -> float:
-    """Write the rows of BACKLOG votes and tell the rate."""
+    """Write the rows of BACKLOG votes and return the rate."""
     url = stack.servers.database_url(TEMPLATE, "voting_worker")
     opened = [await asyncpg.connect(url) for _ in range(connections)]
     batches = [_rows(index) for index in range(BACKLOG // BATCH)]
@@ -89,7 +89,7 @@ def _rows(index: int) -> tuple[list[Any], ...]:
 
 
 async def drained(stack: Stack) -> float:
-    """Wait until the queue is empty, and tell the rate since the first look."""
+    """Wait until the queue is empty, and return the votes counted a second."""
     redis = Redis.from_url(stack.servers.redis_url())
 
     async def left() -> int:

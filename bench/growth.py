@@ -1,4 +1,4 @@
-"""What the number of votes changes: nothing should cost more where there are more."""
+"""What the number of stored votes changes: no operation should become slower with it."""
 
 from statistics import median
 from time import perf_counter
@@ -17,8 +17,8 @@ from voting.reconcile.audit import audit
 from voting.settings import Role
 
 SIZES = {"10 k": 10_000, "1 M": 1_000_000, "10 M": 10_000_000}
-QUERIES = 10_001  # for seconds: the machine has moments when everything takes longer
-MORE = 300_000  # votes that are counted where there are so many
+QUERIES = 10_001  # some seconds of them, as a virtual machine has slow moments
+MORE = 300_000  # votes that are counted on top
 
 # Spread as evenly as random voters are, but in the order of the index, which is quicker to make.
 _VOTES = """
@@ -29,7 +29,7 @@ SELECT
 FROM generate_series(0, {size} - 1) AS n
 """
 
-# Of an hour, however many have voted.
+# A tally of an hour, whatever the number of votes.
 _TALLY = """
 INSERT INTO tally (bucket, a, b, ms)
 SELECT now() - n * interval '10 seconds', {size} / 720, {size} / 720, 1
@@ -38,12 +38,12 @@ FROM generate_series(1, 360) AS n
 
 
 def growth(stack: Stack, results: Results) -> None:
-    """Measure each of it with three numbers of votes, in the table or in the stream."""
+    """Measure totals, counting and an audit with three numbers of stored votes."""
     for name, size in SIZES.items():
-        stack.delete_idle_consumers()
+        stack.reset()
         fill = (each.format(size=size) for each in (_VOTES, _TALLY))
         stack.sql(*fill, "VACUUM ANALYZE votes, tally", "CHECKPOINT")
-        totals = run(_ask(stack))
+        totals = run(_totals(stack))
         results.add(f"totals, {name} votes", 1e3 * totals, "ms", "totals, 10 k votes")
         run(queue.fill(stack.redis_socket, MORE))
         with stack.role(Role.WORKER):
@@ -53,8 +53,8 @@ def growth(stack: Stack, results: Results) -> None:
         results.add(f"audit, {name} votes and those", audited, "s")
 
 
-async def _ask(stack: Stack) -> float:
-    """Tell the seconds that the totals take."""
+async def _totals(stack: Stack) -> float:
+    """Return the seconds that a query of the totals takes."""
     engine = _engine(stack)
     took = []
     for _ in range(QUERIES):
@@ -66,7 +66,7 @@ async def _ask(stack: Stack) -> float:
 
 
 async def _audit(stack: Stack) -> float:
-    """Tell the seconds that an audit takes."""
+    """Return the seconds that an audit takes."""
     engine, stream = _engine(stack), BallotStream.at(stack.servers.redis_url("worker"))
     start = perf_counter()
     await audit(stream, engine)

@@ -1,133 +1,91 @@
-"""Load that costs little itself: requests that are made beforehand, over connections that stay."""
+"""Load that costs little itself: prebuilt requests over connections that stay open."""
 
 import asyncio
-from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from statistics import quantiles
 from time import perf_counter
-from urllib.parse import urlsplit
+
+from voting.load.client import Address, Connection, Sender
+from voting.load.latency import Latencies
 
 SETTLE = 0.5  # seconds at the start that are not measured
-PATIENCE = 10.0  # seconds until what is not answered counts as broken
+TIMEOUT = 10.0  # seconds for the responses that are missing at the end
 
 
 @dataclass
 class Outcome:
-    """What came back while it was measured: how often each status, and each one's seconds."""
+    """The responses of the `seconds` that were measured: how many of each status, and how late."""
 
-    seconds: float = 0.0
+    seconds: float
     statuses: Counter[int] = field(default_factory=Counter)
-    latencies: "array[float]" = field(default_factory=lambda: array("d"))
-    all: int = 0
-    """Answers in all, those included that came while it was not measured."""
+    latencies: Latencies = field(default_factory=Latencies)
+    responses: int = 0
+    """All responses, with those outside of that time."""
 
     def expect(self, status: int) -> None:
-        """Raise AssertionError where other answers came: it was no such load."""
+        """Raise AssertionError if there are responses of another status."""
         assert self.statuses.keys() == {status}, self.statuses
 
     def rate(self, status: int) -> float:
-        """Answers a second. Raises AssertionError as `expect` does."""
+        """Return responses a second. Raises AssertionError as `expect` does."""
         self.expect(status)
         return self.statuses[status] / self.seconds
 
     def percentile(self, percent: int) -> float:
-        """Seconds within which so many of a hundred were answered."""
-        return quantiles(self.latencies, n=100)[percent - 1]
-
-
-class Connection(asyncio.Protocol):
-    """One HTTP connection with a request at a time."""
-
-    def __init__(self, answered: Callable[["Connection", int], None]) -> None:
-        self._answered = answered
-        self._data = b""
-        self._transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = transport
-
-    def send(self, request: bytes) -> None:
-        self._transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        self._data = data = self._data + data if self._data else data
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        status = int(data[9:12])
-        start = data.lower().find(b"content-length:", 0, end)
-        if start >= 0:
-            length = int(data[start + 15 : data.find(b"\r", start)])
-            if len(data) < end + 4 + length:
-                return
-        self._data = b""
-        self._answered(self, status)
-
-    def close(self) -> None:
-        self._transport.close()
-
-
-class OneRequest(Connection):
-    """Where the server ends the connection with each answer, as some do."""
-
-    def __init__(
-        self, answered: Callable[["Connection", int], None], where: str, port: int
-    ) -> None:
-        super().__init__(answered)
-        self._where = where, port
-        self._connecting: asyncio.Task[object] | None = None
-
-    def send(self, request: bytes) -> None:
-        async def connect() -> None:
-            loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: self, *self._where)
-            self._transport.write(request)
-
-        self._connecting = asyncio.create_task(connect())
+        """Return the seconds within which `percent` of a hundred responses came."""
+        seconds = self.latencies.quantile(percent / 100)
+        assert seconds is not None
+        return seconds
 
 
 async def closed(
-    url: str,
-    requests: Iterator[bytes],
-    *,
-    connections: int,
-    seconds: float,
-    keep: bool = True,
+    url: str, requests: Iterator[bytes], *, connections: int, seconds: float
 ) -> Outcome:
-    """Send on each connection the next request as soon as the one before is answered."""
-    outcome = Outcome()
+    """Send the next request on each connection as soon as the response to the last has come."""
+    outcome = Outcome(seconds)
     start = perf_counter() + SETTLE
     end = start + seconds
-    done = asyncio.Event()
-    idle = 0
-    sent: dict[Connection, float] = {}
+    in_flight, done = connections, asyncio.Event()
 
-    def answered(connection: Connection, status: int) -> None:
-        nonlocal idle
+    def on_response(sender: Sender, status: int) -> None:
+        nonlocal in_flight
         now = perf_counter()
-        outcome.all += 1
-        if start <= now < end:
-            outcome.statuses[status] += 1
-            outcome.latencies.append(now - sent[connection])
-        if now >= end:
-            idle += 1
-            if idle == connections:
-                done.set()
+        outcome.responses += 1
+        if now < end:
+            if now >= start:
+                outcome.statuses[status] += 1
+            sender.send(next(requests))
             return
-        sent[connection] = now
-        connection.send(next(requests))
+        in_flight -= 1
+        if not in_flight:
+            done.set()
 
-    opened = await _connect(url, connections, answered, keep=keep)
-    for each in opened:
-        sent[each] = perf_counter()
+    senders = await _connect(url, connections, on_response)
+    for each in senders:
         each.send(next(requests))
-    async with asyncio.timeout(SETTLE + seconds + PATIENCE):
+    async with asyncio.timeout(SETTLE + seconds + TIMEOUT):
         await done.wait()
-    for each in opened:
-        each.close()
-    outcome.seconds = seconds
+    _close(senders)
+    return outcome
+
+
+async def closed_and_reconnecting(
+    url: str, requests: Iterator[bytes], *, connections: int, seconds: float
+) -> Outcome:
+    """Do the same at a server that closes the connection after each response."""
+    outcome = Outcome(seconds)
+    start = perf_counter() + SETTLE
+
+    async def send() -> None:
+        async with Connection(url, TIMEOUT) as connection:
+            while perf_counter() < start + seconds:
+                response = await connection.request(next(requests))
+                outcome.responses += 1
+                if start <= perf_counter() < start + seconds:
+                    outcome.statuses[response.status] += 1
+
+    await asyncio.gather(*(send() for _ in range(connections)))
     return outcome
 
 
@@ -138,65 +96,58 @@ async def paced(
     connections: int,
     rate: float,
     seconds: float,
-    told: Callable[[float], None] = lambda _: None,
+    record: Callable[[float], None] = lambda _: None,
 ) -> Outcome:
-    """Send `rate` requests a second, whatever becomes of them.
+    """Send `rate` requests a second, however long responses take.
 
-    A latency starts when the request was due: where all connections wait, that is part of it.
-    `told` hears of each that is answered when it was due, by perf_counter.
+    A latency starts when the request was due, so it includes a wait for a free connection.
+    `record` gets the due time, of perf_counter, of each request that has its response.
     """
-    outcome = Outcome()
-    idle: deque[Connection] = deque()
-    due: dict[Connection, float] = {}
+    outcome = Outcome(seconds)
+    due: dict[Sender, float] = {}
+    idle: deque[Sender] = deque()
     start = perf_counter() + 0.1
-    measured = start + SETTLE
     number, total = 0, int(rate * (SETTLE + seconds))
 
-    def answered(connection: Connection, status: int) -> None:
-        now, since = perf_counter(), due.pop(connection)
-        outcome.all += 1
-        if since >= measured:
+    def on_response(sender: Sender, status: int) -> None:
+        now, since = perf_counter(), due.pop(sender)
+        outcome.responses += 1
+        if since >= start + SETTLE:
             outcome.statuses[status] += 1
-            outcome.latencies.append(now - since)
-        told(since)
-        idle.append(connection)
-        send()
+            outcome.latencies.add(now - since)
+        record(since)
+        idle.append(sender)
+        send_due()
 
-    def send() -> None:
+    def send_due() -> None:
         nonlocal number
         now = perf_counter()
         while idle and number < total and (moment := start + number / rate) <= now:
-            connection = idle.popleft()
-            due[connection] = moment
-            connection.send(next(requests))
+            sender = idle.popleft()
+            due[sender] = moment
+            sender.send(next(requests))
             number += 1
 
-    opened = await _connect(url, connections, answered)
-    idle.extend(opened)
-    async with asyncio.timeout(SETTLE + seconds + PATIENCE):
+    senders = await _connect(url, connections, on_response)
+    idle.extend(senders)
+    async with asyncio.timeout(SETTLE + seconds + TIMEOUT):
         while number < total or due:
-            send()
+            send_due()
             await asyncio.sleep(0.001)
-    for each in opened:
-        each.close()
-    outcome.seconds = seconds
+    _close(senders)
     return outcome
 
 
 async def _connect(
-    url: str,
-    connections: int,
-    answered: Callable[[Connection, int], None],
-    *,
-    keep: bool = True,
-) -> list[Connection]:
-    address = urlsplit(url)
-    where, port = address.hostname or "", address.port or 80
-    if not keep:
-        return [OneRequest(answered, where, port) for _ in range(connections)]
-    loop = asyncio.get_running_loop()
-    made = []
+    url: str, connections: int, on_response: Callable[[Sender, int], None]
+) -> list[Sender]:
+    address, made = Address(url), []
     for _ in range(connections):
-        _, connection = await loop.create_connection(lambda: Connection(answered), where, port)
-        made.append(connection)
+        made.append(Sender(on_response))
+        await made[-1].connect(address)
     return made
+
+
+def _close(senders: list[Sender]) -> None:
+    for each in senders:
+        each.close()

@@ -1,4 +1,4 @@
-"""Appending to the stream with nothing in between, and filling it."""
+"""Appends to the stream without a role: as a limit to compare with, and for a backlog."""
 
 import asyncio
 import os
@@ -19,13 +19,13 @@ def _entry(choice: Choice) -> bytes:
 
 
 def entries(number: int) -> Iterator[bytes]:
-    """Make commands, each for another voter."""
+    """Yield commands that append a ballot, each of another voter."""
     choices = list(Choice)
     return (_entry(choices[index % 2]) for index in range(number))
 
 
 class _Appender(asyncio.Protocol):
-    """Sends so many commands at once, and the next ones when all of them are answered."""
+    """Sends `depth` commands at once, and the next ones after all their replies."""
 
     def __init__(self, commands: Iterator[bytes], depth: int) -> None:
         self._commands = commands
@@ -55,7 +55,7 @@ class _Appender(asyncio.Protocol):
 
 
 async def append(socket: str, number: int, *, connections: int, depth: int) -> float:
-    """Append so many ballots to the stream, `depth` at once by each connection; tell the rate."""
+    """Append `number` ballots, `depth` at once on each connection; return the rate."""
     loop = asyncio.get_running_loop()
     commands = iter(list(entries(number)))
     start = perf_counter()
@@ -68,6 +68,6 @@ async def append(socket: str, number: int, *, connections: int, depth: int) -> f
 
 
 async def fill(socket: str, number: int) -> None:
-    """Put so many ballots into the queue."""
+    """Append `number` ballots, in hundred thousands."""
     for _ in range(number // 100_000):
         await append(socket, 100_000, connections=8, depth=200)

@@ -1,4 +1,4 @@
-"""What was measured: medians of repeats, beside what limits them."""
+"""The measurements: medians of repeats, beside their limits."""
 
 import json
 import platform
@@ -13,7 +13,7 @@ import psutil
 
 
 class Results:
-    """VoteCounts by name, in the order in which they first came."""
+    """Samples by name, in the order of the first of each."""
 
     def __init__(self) -> None:
         self._samples: dict[str, list[float]] = defaultdict(list)
@@ -21,7 +21,7 @@ class Results:
         self._limits: dict[str, str] = {}
 
     def add(self, name: str, value: float, unit: str, limit: str | None = None) -> None:
-        """Note one measurement; `limit` names the row of which it can only be a part."""
+        """Add a sample; `limit` names the row that it is compared with."""
         self._samples[name].append(value)
         self._units[name] = unit
         if limit:
@@ -31,12 +31,12 @@ class Results:
         return median(self._samples[name])
 
     def ratio(self, name: str) -> float | None:
-        """The part of its limit that it is; None where nothing limits it."""
+        """Return the share of its limit; None without a limit."""
         limit = self._limits.get(name)
         return None if limit is None else self.median(name) / self.median(limit)
 
     def table(self) -> str:
-        """Draw all as Markdown."""
+        """Draw a Markdown table."""
         return "\n".join(
             (
                 "| what | median | least to most | of the limit |",
@@ -68,7 +68,7 @@ class Results:
 
 
 def machine() -> dict[str, Any]:
-    """Describe what it was measured on."""
+    """Describe this machine."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -88,5 +88,5 @@ def _processor() -> str:
 
 
 def _figure(value: float) -> str:
-    """Write three digits or more, none that means nothing."""
+    """Format with three significant digits at least."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits

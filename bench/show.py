@@ -1,4 +1,4 @@
-"""How many viewers the result page bears, and how soon they see a vote."""
+"""How many viewers the result role serves, and how soon they see a vote."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ import httpx
 from bench import load
 from bench.results import Results
 from bench.stack import Processes, Stack, run
-from bench.votes import votes
+from bench.votes import vote_requests
 from voting.settings import Role
 
 SECONDS = 2.0
@@ -24,12 +24,12 @@ CONNECTIONS = 64
 RATE = 5_000  # votes a second
 PAGES = 20
 POLL = 1.0  # seconds between two polls of a page
-PROBE = 0.02  # likewise, of who wants to know exactly
+PROBE = 0.02  # seconds between two polls that measure exactly
 QUERIES = "voting_totals_queries_total"
 
 
 def show(stack: Stack, results: Results, repeats: int) -> None:
-    """Measure the fragment that pages poll, beside a handler that has the same bytes ready."""
+    """Measure the fragment that pages poll, beside a handler that returns the same bytes."""
     with stack.role(Role.RESULT) as result, tempfile.NamedTemporaryFile() as file:
         results.add("result, idle", result.resident(), "MB")
         answer = httpx.get(f"{result.url}/tally")
@@ -41,7 +41,7 @@ def show(stack: Stack, results: Results, repeats: int) -> None:
                 _measure(results, limit, bare, whole, 200)
                 _measure(results, "poll, 200", result, whole, 200, limit)
                 _measure(results, "poll, 304", result, unchanged, 304)
-        # Once more, for long: right after a load has ended the first query is not due at once.
+        # Once more, for longer: right after a load the first query is not due yet.
         before, started = result.counter(QUERIES), perf_counter()
         run(load.closed(result.url, whole, connections=CONNECTIONS, seconds=LONG))
         asked = (result.counter(QUERIES) - before) / (perf_counter() - started)
@@ -67,17 +67,17 @@ def _measure(
 
 
 def see(stack: Stack, results: Results, seconds: float) -> None:
-    """Measure from the moment a vote is due to be sent to when it is among the totals.
+    """Measure from the time a vote is due to be sent until it is part of the totals.
 
-    First as the result role tells them, whenever it is asked; then as pages have them, which ask
-    each second.
+    First for a client that polls the result role all the time, then for pages, which poll each
+    second.
     """
     with ExitStack() as exits:
         vote = exits.enter_context(stack.role(Role.VOTE, 2))
         exits.enter_context(stack.role(Role.WORKER))
         result = exits.enter_context(stack.role(Role.RESULT))
-        # Each vote is another voter's, so the n-th is seen where the totals are n more.
-        requests = votes(number=int(RATE * (seconds + 1)))
+        # Each vote is another voter's, so the n-th is visible once the totals are n more.
+        requests = vote_requests(number=int(RATE * (seconds + 1)))
         before = result.counter(QUERIES)
         started = perf_counter()
         role, pages = run(_watch(vote.url, result.url, requests, seconds))
@@ -93,29 +93,29 @@ def see(stack: Stack, results: Results, seconds: float) -> None:
 async def _watch(
     vote: str, result: str, requests: Iterator[bytes], seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Tell how late each vote was, for who asks all the time and for pages."""
+    """Return the delay of each vote for the client that polls all the time, and for pages."""
     due: list[float] = []
-    asked = [_Asked(PROBE), *(_Asked(POLL, POLL * number / PAGES) for number in range(PAGES))]
+    viewers = [_Viewer(PROBE), *(_Viewer(POLL, POLL * number / PAGES) for number in range(PAGES))]
     async with httpx.AsyncClient(base_url=result) as client:
         before = await _votes(client)
         async with asyncio.TaskGroup() as tasks:
-            asking = [tasks.create_task(each.go_on(client)) for each in asked]
+            polling = [tasks.create_task(each.poll(client)) for each in viewers]
             outcome = await load.paced(
-                vote, requests, connections=256, rate=RATE, seconds=seconds, told=due.append
+                vote, requests, connections=256, rate=RATE, seconds=seconds, record=due.append
             )
             outcome.expect(303)
-            async with asyncio.timeout(load.PATIENCE):
-                while min(each.votes for each in asked) < before + len(due):
+            async with asyncio.timeout(load.TIMEOUT):
+                while min(each.votes for each in viewers) < before + len(due):
                     await asyncio.sleep(PROBE)
-            for each in asking:
+            for each in polling:
                 each.cancel()
     due.sort()
-    first, *pages = (list(each.lateness(due, before)) for each in asked)
+    first, *pages = (list(each.delays(due, before)) for each in viewers)
     return first, list(chain.from_iterable(pages))
 
 
-class _Asked:
-    """The totals as somebody sees them who asks again and again."""
+class _Viewer:
+    """Polls the totals, and keeps when it saw which."""
 
     def __init__(self, pause: float, delay: float = 0.0) -> None:
         self.votes = 0
@@ -123,15 +123,15 @@ class _Asked:
         self._delay = delay
         self._seen: list[tuple[float, int]] = []
 
-    async def go_on(self, client: httpx.AsyncClient) -> None:
+    async def poll(self, client: httpx.AsyncClient) -> None:
         await asyncio.sleep(self._delay)
         while True:
             self.votes = await _votes(client)
             self._seen.append((perf_counter(), self.votes))
             await asyncio.sleep(self._pause)
 
-    def lateness(self, due: list[float], before: int) -> Iterator[float]:
-        """Tell for each vote how long after it was due it was among them."""
+    def delays(self, due: list[float], before: int) -> Iterator[float]:
+        """Yield for each vote the seconds from its due time until the totals included it."""
         number = 0
         for at, shown in self._seen:
             for moment in due[number : shown - before]:

@@ -12,7 +12,7 @@ IMAGE = "docker.io/library/voting:dev"  # as `nox -s image` calls it
 
 
 def size(stack: Stack, results: Results, repeats: int) -> None:
-    """Start each role, the worker first: vote is ready once that has made the stream."""
+    """Start each role, the worker first: vote is ready once the worker has created the stream."""
     for _ in range(repeats):
         for role in (Role.WORKER, Role.VOTE, Role.RESULT):
             with stack.role(role) as started:
@@ -22,7 +22,7 @@ def size(stack: Stack, results: Results, repeats: int) -> None:
 
 
 def _image() -> int | None:
-    """Ask whichever builder has the image."""
+    """Return the bytes of the image; None if no builder has it."""
     for engine in filter(shutil.which, ("docker", "podman")):
         asked = subprocess.run(
             [engine, "image", "inspect", IMAGE], capture_output=True, text=True, check=False

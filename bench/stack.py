@@ -1,4 +1,4 @@
-"""The app as it is measured: real servers, and roles started as a container starts them."""
+"""What is measured: real servers, and roles started as a container starts them."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ from voting.settings import Role
 
 _Result = TypeVar("_Result")
 
-# What runs the roles: with the packages that the image has, and none that only tests need.
+# Runs the roles, with the packages of the image but none of those that only tests need.
 PYTHON = os.environ.get("BENCH_PYTHON", sys.executable)
 
 FIXED = {"HOST": "127.0.0.1", "LOG_LEVEL": "warning", "LOG_FORMAT": "console"}
@@ -46,7 +46,7 @@ class Processes:
         self.seconds_to_ready = seconds
 
     def counter(self, name: str) -> float:
-        """Read a counter, all its labels and all processes together."""
+        """Return the sum of a counter over its labels and all processes."""
         total = 0.0
         for port in self._ops:
             for line in httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines():
@@ -56,24 +56,24 @@ class Processes:
         return total
 
     def resident(self) -> float:
-        """Memory of the largest, in MB."""
+        """Return the memory of the largest process, in MB."""
         return max(psutil.Process(each.pid).memory_info().rss for each in self._children) / 1e6
 
-    def processor(self) -> float:
-        """Processor seconds that they have taken so far, all together."""
+    def processor_seconds(self) -> float:
+        """Return the processor time of all processes so far."""
         times = [psutil.Process(each.pid).cpu_times() for each in self._children]
         return sum(each.user + each.system for each in times)
 
 
 class Stack:
-    """Postgres and Valkey on their own, for as long as the context lasts."""
+    """Postgres and Valkey of the benchmark's own, and the roles that it starts."""
 
     def __init__(self, servers: Servers) -> None:
         self.servers = servers
         self.redis_socket = f"{servers.folders.run}/valkey.sock"
 
     def sql(self, *statements: str) -> None:
-        """Do something to the database that only its owner may."""
+        """Run statements as the owner of the database."""
 
         async def do() -> None:
             connection = await asyncpg.connect(self.servers.database_url(TEMPLATE))
@@ -83,8 +83,8 @@ class Stack:
 
         asyncio.run(do())
 
-    def delete_idle_consumers(self) -> None:
-        """Make queue and tables empty."""
+    def reset(self) -> None:
+        """Empty the queue and the tables."""
 
         async def trim() -> None:
             redis = Redis.from_url(self.servers.redis_url())
@@ -109,7 +109,7 @@ class Stack:
 
     @contextmanager
     def bare(self, body: Path, number: int = 1) -> Iterator[Processes]:
-        """Run the least of a handler."""
+        """Run the least that a web role could be: `bench.bare`."""
         command = [PYTHON, "-m", "bench.bare", str(body)]
         with self._running(command, number, {"SECRET_KEYS": KEY}) as processes:
             yield processes
@@ -136,14 +136,14 @@ class Stack:
 
 
 def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run it as fast as a role runs."""
+    """Run it on uvloop, as a role."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(coroutine)
 
 
 @contextmanager
 def stack() -> Iterator[Stack]:
-    """Run the servers in a folder of their own, which goes with them."""
+    """Run the servers in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="voting-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # Postgres may be another user
@@ -152,7 +152,7 @@ def stack() -> Iterator[Stack]:
         try:
             made = Stack(servers)
             with made.role(Role.WORKER):
-                pass  # has made the stream
+                pass  # it creates the stream
             yield made
         finally:
             servers.close()
@@ -160,7 +160,7 @@ def stack() -> Iterator[Stack]:
 
 @contextmanager
 def _reserved() -> Iterator[int]:
-    """Keep a free port for processes that share it."""
+    """Reserve a free port for processes that share it."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(("127.0.0.1", 0))

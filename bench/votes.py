@@ -1,4 +1,4 @@
-"""Requests as browsers send them, made beforehand."""
+"""Prebuilt requests, with the headers that browsers send."""
 
 from collections.abc import Iterator
 from itertools import cycle
@@ -23,10 +23,10 @@ _FORM = ("Content-Type: application/x-www-form-urlencoded", "Origin: http://loca
 HTMX = ("HX-Request: true",)
 
 
-def votes(
+def vote_requests(
     *headers: str, path: str = "/vote", field: str = "choice", number: int = VOTERS
 ) -> Iterator[bytes]:
-    """Make requests without end: after all other voters it is each one's turn again."""
+    """Yield votes without end, of each of `number` voters in turn."""
     cookies = VoterCookies([KEY])
     head = "\r\n".join((f"POST {path} HTTP/1.1", *_HEAD, *_FORM, *headers))
     bodies = [f"{field}={choice}" for choice in "ab"]
@@ -39,8 +39,8 @@ def votes(
     )
 
 
-def looks(path: str, *headers: str) -> Iterator[bytes]:
-    """Make requests for the vote role's page, or its receipt, of one who has voted long ago."""
+def page_requests(path: str, *headers: str) -> Iterator[bytes]:
+    """Yield requests for the page or the receipt, of a voter whose vote is counted."""
     cookie = f"Cookie: voter={VoterCookies([KEY]).mint()}; ballot=a.1-0"
     lines = (f"GET {path} HTTP/1.1", *_HEAD, *headers, cookie, "", "")
     return cycle(["\r\n".join(lines).encode()])

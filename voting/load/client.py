@@ -186,13 +186,14 @@ class Connection:
 
     async def get(self, path: str, *headers: str) -> Response:
         """Raises NotSent, NoResponse."""
-        return await self._request(self._address.request("GET", path, headers=headers))
+        return await self.request(self._address.request("GET", path, headers=headers))
 
     async def post(self, path: str, form: str, *headers: str) -> Response:
         """Raises NotSent, NoResponse."""
-        return await self._request(self._address.request("POST", path, body=form, headers=headers))
+        return await self.request(self._address.request("POST", path, body=form, headers=headers))
 
-    async def _request(self, request: bytes) -> Response:
+    async def request(self, request: bytes) -> Response:
+        """Send a request that is already built. Raises NotSent, NoResponse."""
         if not self._receiver.connected:
             self._receiver = _Receiver()  # the event loop may not be done with the last
             try:
