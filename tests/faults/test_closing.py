@@ -88,7 +88,7 @@ async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: 
     assert voters.counts[Acknowledgement.ACKNOWLEDGED] == acknowledged
 
     newest = max(each.version for each in voters.results if each.version)
-    assert final["poll"]["until"] == list(newest)
+    assert final["poll"]["last_version"] == list(newest)
     assert newest.ms <= datetime.fromisoformat(final["poll"]["closed_at"]).timestamp() * 1000
 
     state = await fresh.state.final_state(Counter(), since, voters.voters)
