@@ -1,4 +1,4 @@
-"""What a test may ask of the app, wherever that runs."""
+"""The app as the tests use it, wherever it runs."""
 
 import asyncio
 import re
@@ -24,61 +24,58 @@ Server = Literal["redis", "postgres"]
 
 
 class Servers(NamedTuple):
-    """How this machine reaches the servers behind the app."""
+    """The URLs of the servers behind the app, from this machine."""
 
     database_url: str
     redis_url: str
 
 
 class Target(ABC):
-    """The app: its pages as a voter reaches them, and the hands of who operates it."""
+    """The app: its pages as voters reach them, and its processes as an operator does."""
 
     patience: float
-    """Seconds in which it gets over whatever happened to it."""
+    """Seconds in which it recovers from a fault."""
 
     key: str
-    """What voters' cookies are signed with."""
+    """The key that signs voters' cookies."""
 
     @abstractmethod
     def address(self, page: Page) -> str:
-        """Tell the URL of a page, with no path. Its host is `localhost` or below."""
+        """Return the URL of a page, without a path. Its host is `localhost` or below."""
 
     @abstractmethod
     def ready(self) -> None:
-        """Wait until every part can do its work."""
+        """Wait until all processes are ready."""
 
     @abstractmethod
     def kill(self, part: Role | Server) -> None:
-        """Kill one process, which can do nothing about it, and wait until another is in its place.
-
-        It may not be ready yet.
-        """
+        """Send SIGKILL to one process, and wait for another, which may not be ready yet."""
 
     @abstractmethod
     def restart(self, part: Role | Server) -> None:
-        """Have all processes of a part end in good order, and others start. Wait for those."""
+        """Stop all processes of a part with SIGTERM, and wait until others have replaced them."""
 
     @abstractmethod
     def away(self, server: Server) -> AbstractContextManager[None]:
-        """Have a server answer nobody for a while."""
+        """Suspend a server while the context lasts."""
 
     @abstractmethod
     def metrics(self, role: Role) -> list[str]:
-        """Read the metrics of each process of a role."""
+        """Return the metrics of each process of a role."""
 
     @abstractmethod
     def command(self, *words: str) -> str:
-        """Give an operator's command, and return what it printed. Raises CommandError."""
+        """Run an operator's command, and return its output. Raises CommandError."""
 
     @abstractmethod
     def servers(self) -> AbstractContextManager[Servers]:
-        """Reach the servers behind the app."""
+        """Yield the URLs of the servers behind the app."""
 
     @contextmanager
     def visitor(self, page: Page) -> Iterator[httpx.Client]:
-        """Visit a page as somebody who was never here, with what shows HTML and nothing else."""
+        """Yield an HTTP client without cookies, for one page."""
         url = urlsplit(self.address(page))
-        # By number: a resolver need not know names below localhost.
+        # By address: a resolver need not know names below localhost.
         here, host = f"http://127.0.0.1:{url.port}", {"Host": url.netloc}
         with httpx.Client(
             base_url=here,
@@ -100,13 +97,13 @@ class Target(ABC):
         return run_apart(read())
 
     def tally(self) -> Counter[Choice]:
-        """Tell the votes of each choice, as the result page has them: a moment old, maybe."""
+        """Return the votes of each choice on the result page, which may be a second old."""
         with self.visitor("result") as visitor:
             options = visitor.get("/api/tally").raise_for_status().json()["options"]
         return Counter({choice: options[choice]["votes"] for choice in Choice})
 
     def sample(self, role: Role, name: str) -> list[float]:
-        """Read one metric, named with its labels, of each process of a role."""
+        """Return one metric, named with its labels, of each process of a role."""
         line = re.compile(rf"^{re.escape(name)} (\S+)$", re.MULTILINE)
         found = (line.search(text) for text in self.metrics(role))
         return [float(each[1]) for each in found if each]

@@ -1,1 +1,1 @@
-"""Real servers and roles under load, and everything that may happen to them."""
+"""Real servers and roles under load, and faults in each of them."""

@@ -1,4 +1,4 @@
-"""The servers and roles that `voting up` runs, with proxies between them."""
+"""The servers and roles of `voting up`, with proxies between them."""
 
 import asyncio
 import os
@@ -38,14 +38,14 @@ PROCESSES = {Role.VOTE: 2, Role.WORKER: 2, Role.RESULT: 1}
 class Stack:
     """Postgres and Valkey, and roles that reach them through `postgres` and `redis`.
 
-    Who dies is started again, as `voting up` does. The tests look into the servers directly.
+    A process that dies is started again, as `voting up` does. Tests reach the servers directly.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folders = DataDir(folder, folder / "run")
         self.said: list[str] = []
         self.mistakes: tuple[str, ...] = ()
-        """Patches for all roles that are started from now on."""
+        """Patches for all roles that start from now on."""
         self._children: dict[str, Child] = {}
         self._ports: dict[str, socket.socket] = {}
         self._exit = AsyncExitStack()
@@ -128,14 +128,14 @@ class Stack:
 
     @property
     def database_url(self) -> str:
-        """The database for who may do all."""
+        """The database for its owner."""
         return self.folders.database_url(TEMPLATE)
 
     def address(self, role: Role) -> str:
         return f"http://127.0.0.1:{self._port(role)}"
 
     def child(self, name: str) -> Child:
-        """Find one by its name: "Postgres", "Valkey", "vote 0", "worker 1"."""
+        """Return a process by name: "Postgres", "Valkey", "vote 0", "worker 1"."""
         return self._children[name]
 
     def signal(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
@@ -147,21 +147,21 @@ class Stack:
         await self.died(name)
 
     async def died(self, name: str) -> None:
-        """Wait until a child is known to be dead; it is being started again by then."""
+        """Wait until the supervisor has logged that a child was killed; it then starts it again."""
         await until(lambda: any(f"{name} was killed" in line for line in self.said))
 
     def alarms(self) -> int:
-        """Count how often a worker has said that the queue was lost."""
+        """Count how often workers have logged that the queue was lost."""
         log = self.folders.data / f"{Role.WORKER}.log"
         return log.read_text().count("the stream was gone")
 
     async def ready(self, *names: str) -> None:
-        """Wait until these children, or all, can do their work."""
+        """Wait until these children, or all, are ready."""
         for name in names or self._children:
             await until(self.child(name).program.ready)
 
     async def stop(self, *names: str, patience: float = 30.0) -> list[Program]:
-        """Stop these children, or all, in the order in which `voting up` does."""
+        """Stop these children, or all, in the order of `voting up`."""
         stopped = []
         for kinds in (("vote", "result"), ("worker",), SERVERS):
             children = [
@@ -185,7 +185,7 @@ class Stack:
                     tasks.create_task(self.start(program))
 
     async def reset(self, *mistakes: str) -> None:
-        """Forget all votes, and start all roles again with these mistakes."""
+        """Delete all votes, and start all roles again with these mistakes."""
         self.mistakes = mistakes
         roles = [name for name in self._children if name not in SERVERS]
         await self.stop(*roles, patience=0)
@@ -196,7 +196,7 @@ class Stack:
 
     @asynccontextmanager
     async def traced(self, name: str, *tracer: str) -> AsyncIterator[None]:
-        """Run a server below another program for a while."""
+        """Run a server under a tracer while the context lasts."""
         [program] = await self.stop(name)
         await self.start(replace(program, command=[*tracer, *program.command]))
         try:
@@ -207,7 +207,7 @@ class Stack:
 
     @asynccontextmanager
     async def another_worker(self, name: str, *patches: str) -> AsyncIterator[Child]:
-        """Run one more worker for a while."""
+        """Run one more worker while the context lasts."""
         self.said.clear()
         child = Child(self.role(Role.WORKER, name, *patches), self._guardian, self.said.append)
         child.program = replace(child.program, ready=_at_once)
@@ -219,23 +219,23 @@ class Stack:
             await self.stop(name)
 
     def _port(self, name: str) -> int:
-        """Tell the port of that name, kept for its processes to share."""
+        """Return the port of that name, reserved for its processes to share."""
         if name not in self._ports:
             self._ports[name] = port = socket.socket()
             port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             port.bind(("127.0.0.1", 0))
         return self._ports[name].getsockname()[1]
 
-    # --- what the servers hold
+    # --- servers
 
     @property
     def valkey(self) -> Any:
-        """A client of Valkey's own."""
+        """A client of Valkey, past the proxy."""
         return self.stream._redis
 
     @asynccontextmanager
     async def workers_inside_a_statement(self) -> AsyncIterator[None]:
-        """Hold each worker up in a statement that counts a batch, at its last row."""
+        """Block each worker in a statement that counts a batch, at its last row."""
         connection = await asyncpg.connect(self.database_url)
         await connection.execute("BEGIN")
         try:
@@ -250,24 +250,23 @@ class Stack:
                     "SELECT count(*) FROM pg_stat_activity"
                     " WHERE wait_event_type = 'Lock' AND application_name = 'voting-worker'"
                 )
-                # More than all but one of them can have, with what they took over: one at least is
-                # each worker's.
+                # More than all workers but one can have, claimed batches included.
                 return waiting > (PROCESSES[Role.WORKER] - 1) * (IN_HAND + 1)
 
             await until(all_wait)
             yield
         finally:
-            connection.terminate()  # which rolls back, also where the server has died meanwhile
+            connection.terminate()  # rolls back, even if the server has died
 
     async def end_connections(self) -> None:
-        """Have Postgres break the roles' connections; what they were doing is undone."""
+        """Have Postgres end the connections of all roles, which rolls back their transactions."""
         await self.state.sql(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE application_name LIKE 'voting-%'"
         )
 
     async def entries_taken_from(self, worker: Child) -> None:
-        """Wait until no entry is that worker's any more."""
+        """Wait until that worker has no pending entry any more."""
 
         async def none_left() -> bool:
             consumers = await self.valkey.xinfo_consumers(self.stream._stream, GROUP)

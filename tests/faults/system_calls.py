@@ -1,4 +1,4 @@
-"""What Valkey asks of the kernel, and in which order: only this shows that a vote is on disk."""
+"""The order of Valkey's system calls, which alone proves that a vote is on disk."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Call:
 
 
 def calls(trace: Path) -> Iterator[Call]:
-    """Read what strace wrote; a call of one thread may end after others of another."""
+    """Parse the output of strace; a call may end after later calls of other threads."""
     begun: dict[str, Call] = {}
     for number, line in enumerate(trace.read_text(errors="replace").splitlines()):
         thread, _, text = line.partition(" ")
@@ -55,9 +55,9 @@ def _succeeded(text: str) -> bool:
 
 
 def early_replies(trace: list[Call], versions: list[Version]) -> list[Version]:
-    """Find the ballots whose id left the server before their entry was written and synced.
+    """Return the ballots whose id left the server before their entry was written and synced.
 
-    The id is in all three: Valkey writes it to its log, and to whoever hears of the entry.
+    The id is in the log that Valkey writes, and in each reply that has the entry.
     """
     appends = [call for call in trace if call.appends]
     replies = [call for call in trace if call.replies]

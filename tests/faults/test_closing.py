@@ -1,4 +1,4 @@
-"""A poll is closed in the middle of a crowd that goes on voting: what counts is what was told."""
+"""A poll is closed while voters go on voting: exactly the acknowledged votes count."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ VOTES = 3000  # before the close
 
 
 async def voting(stack: Stack, *command: str) -> Any:
-    """Give an operator's command, and return how the poll stands afterwards."""
+    """Run an operator's command, and return the status of the poll after it."""
     # As in a worker's pod.
     urls = {
         "DATABASE_URL": as_user(stack.database_url, "voting_worker"),
@@ -67,12 +67,12 @@ async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: 
     since = await fresh.state.newest_entry()
     async with Voters(fresh.address(Role.VOTE), KEY, connections=4) as voters:
         await voters.wait_for(VOTES, Acknowledgement.ACKNOWLEDGED)
-        # Workers that stand still: there is something to count when the poll is closed.
+        # Suspended workers leave a backlog to count when the poll is closed.
         for worker in ("worker 0", "worker 1"):
             fresh.signal(worker, signal.SIGSTOP)
         await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         closed = await voting(fresh, "close", "--yes")
-        await voters.wait_for_more(8, Acknowledgement.REFUSED)  # each connection has heard of it
+        await voters.wait_for_more(8, Acknowledgement.REFUSED)  # two on each connection
         acknowledged = voters.counts[Acknowledgement.ACKNOWLEDGED]
         assert closed["phase"] == "counting"
         assert closed["backlog"] > 0
@@ -105,7 +105,7 @@ async def test_a_closed_poll_stays_closed_where_redis_loses_everything(fresh: St
         before = max(each.version for each in voters.results if each.version)
         await fresh.valkey.flushall()
         acknowledged = voters.counts[Acknowledgement.ACKNOWLEDGED]
-        await until(fresh.stream.ready)  # a worker has made it anew
+        await until(fresh.stream.ready)  # a worker has created it again
         await voters.wait_for_more(40, Acknowledgement.REFUSED)
         assert voters.counts[Acknowledgement.ACKNOWLEDGED] == acknowledged
         lost = await voting(fresh, "status")

@@ -1,4 +1,4 @@
-"""The suite finds what it is there for: each mistake, made on purpose, turns it red.
+"""Controls: each of these mistakes, made on purpose, has to turn the tests red.
 
 A seventh, a queue that is synced every second only, is in test_system_calls.py.
 """
@@ -48,9 +48,9 @@ async def test_it_is_found_that_there_is(mistake: str, fault: Fault, stack: Stac
 
 
 async def count_the_same_voters_at_once(database_url: str) -> int:
-    """Have two workers count the same voters, who voted in opposite orders; tell the conflicts.
+    """Let two workers count the same voters in opposite orders; return the number of deadlocks.
 
-    Somebody holds the voter in the middle until both workers wait, so that both are half-way.
+    A transaction locks the voter in the middle until both workers wait, so both are half-way.
     """
     engine = create_engine(database_url, name="tests", pool_size=4)
     voters = sorted(uuid4() for _ in range(3))
@@ -77,7 +77,7 @@ async def count_the_same_voters_at_once(database_url: str) -> int:
 
 
 async def waiting(engine: AsyncEngine) -> int:
-    """Tell how many statements wait for a lock of another."""
+    """Return how many statements wait for a lock."""
     query = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -1,4 +1,4 @@
-"""Whatever happens, each acknowledged vote is counted once, or replaced by a later one."""
+"""With each fault, an acknowledged vote is counted once, or replaced by a later one."""
 
 import pytest
 

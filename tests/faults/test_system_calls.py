@@ -1,4 +1,4 @@
-"""An acknowledged vote is on disk: written and synced before anybody hears of it."""
+"""An acknowledged vote is on disk: written and synced before any reply."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def strace() -> None:
 
 
 async def vote_traced(stack: Stack, appendfsync: str) -> tuple[int, list[Version]]:
-    """Vote while Valkey is traced; return the acknowledged votes, and those told too early."""
+    """Vote while Valkey is traced; return how many are acknowledged, and which too early."""
     log = stack.folders.data / f"trace-{appendfsync}"
     async with stack.traced("Valkey", *TRACE, "-o", str(log)):
         await stack.valkey.config_set("appendfsync", appendfsync)
