@@ -124,6 +124,7 @@ async def test_tls_is_used_with_https_and_only_with_a_trusted_certificate(monkey
             await page.get("/")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setattr("voting.load.client._tls_context", ssl.create_default_context)
     async with connected(response(204), tls=server) as page:
         assert (await page.get("/")).status == 204
 

@@ -9,6 +9,7 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -44,12 +45,17 @@ class Response:
         return json.loads(self.body)
 
 
+@cache  # reading the trusted certificates takes 20 to 90 ms
+def _tls_context() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 class Address:
     """The server that a URL names; `localhost` and names below it are 127.0.0.1 (RFC 6761, 6.3)."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.tls = _tls_context() if parts.scheme == "https" else None
         self.name = parts.hostname or ""
         self.host = "127.0.0.1" if f".{self.name}".endswith(".localhost") else self.name
         self.port = parts.port or (443 if self.tls else 80)
