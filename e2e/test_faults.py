@@ -11,7 +11,7 @@ VOTES = 500  # before and after
 
 
 @pytest.mark.parametrize("part", ["worker", "vote", "redis", "postgres"])
-async def test_no_vote_is_lost_where_one_is_killed(target, part):
+async def test_no_vote_is_lost_when_a_process_is_killed(target, part):
     async with target.load() as voters:
         await voters.wait_for_more(VOTES, Acknowledgement.ACKNOWLEDGED)
         await asyncio.to_thread(target.kill, part)
@@ -19,20 +19,20 @@ async def test_no_vote_is_lost_where_one_is_killed(target, part):
 
 
 @pytest.mark.parametrize("part", ["worker", "redis", "postgres"])
-async def test_no_vote_is_lost_where_one_is_restarted(target, part):
+async def test_no_vote_is_lost_when_a_process_is_restarted(target, part):
     async with target.load() as voters:
         await voters.wait_for_more(VOTES, Acknowledgement.ACKNOWLEDGED)
         await asyncio.to_thread(target.restart, part)
         await voters.wait_for_more(VOTES, Acknowledgement.ACKNOWLEDGED)
 
 
-async def test_votes_are_taken_while_postgres_is_away_and_counted_later(target):
+async def test_votes_are_accepted_while_postgres_hangs_and_counted_later(target):
     def waiting() -> bool:
         return any(each > VOTES for each in target.sample("worker", "voting_backlog_ballots"))
 
     def meanwhile() -> None:
         with target.away("postgres"):
-            wait_for("votes that nobody counts", waiting, target.patience)
+            wait_for("a backlog", waiting, target.patience)
 
     async with target.load() as voters:
         await voters.wait_for_more(VOTES, Acknowledgement.ACKNOWLEDGED)
@@ -40,16 +40,16 @@ async def test_votes_are_taken_while_postgres_is_away_and_counted_later(target):
     assert voters.counts.keys() == {Acknowledgement.ACKNOWLEDGED}
 
 
-async def test_voters_are_told_what_became_of_their_votes_while_redis_is_away(target):
+async def test_votes_are_refused_or_unknown_while_redis_hangs(target):
     async with target.load() as voters:
         await voters.wait_for_more(VOTES, Acknowledgement.ACKNOWLEDGED)
 
-        def told() -> int:
+        def failed() -> int:
             return voters.counts[Acknowledgement.REFUSED] + voters.counts[Acknowledgement.UNKNOWN]
 
         def meanwhile(before: int) -> None:
             with target.away("redis"):
-                wait_for("somebody to be told", lambda: told() > before, target.patience)
+                wait_for("a vote that is not recorded", lambda: failed() > before, target.patience)
 
-        await asyncio.to_thread(meanwhile, told())
+        await asyncio.to_thread(meanwhile, failed())
         await voters.wait_for_more(VOTES, Acknowledgement.ACKNOWLEDGED)

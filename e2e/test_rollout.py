@@ -1,4 +1,4 @@
-"""Upgrades, scaling, and pods that come and go, while people vote and watch."""
+"""Upgrades, scaling, and pods that come and go, while voters vote and viewers poll."""
 
 import asyncio
 from collections import Counter

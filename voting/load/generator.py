@@ -50,8 +50,8 @@ def choose(last: Choice | None) -> Choice:
     return random.choice([each for each in Choice if each is not last])  # noqa: S311 - no secret
 
 
-# Gets what a voter was told, the seconds since the vote was due, and the vote; None if the page
-# did not open, so that nothing was sent.
+# Its arguments: what the voter was told, the seconds since the vote was due, and the vote; None if
+# the page did not open, so that no vote was sent.
 Listener = Callable[[Acknowledgement, float, VoteResult | None], None]
 
 
