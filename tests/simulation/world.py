@@ -24,6 +24,9 @@ from voting.queue.producer import CLOCK_SECONDS, MaybeRecorded, NotRecorded, Pol
 from voting.queue.stream import GROUP, BallotStream
 from voting.roles import worker as worker_module
 from voting.roles.worker import Worker
+from voting.telemetry.logging import use_standard_library
+
+use_standard_library()  # which a run disables
 
 START = 1_700_000_000.0  # what the servers' clocks show at the beginning
 PATIENCE = 1000.0  # seconds in which each voter has all answers
