@@ -20,9 +20,9 @@ from environ import ENVIRON
 from redis.asyncio import Redis
 from servers import TEMPLATE, Servers
 
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Program
-from voting.local.up import WITHHELD, answers
+from voting.local.up import WITHHELD_ENV, is_ready
 from voting.settings import Role
 
 _Result = TypeVar("_Result")
@@ -102,7 +102,7 @@ class Stack:
             "DATABASE_URL": self.servers.database_url(TEMPLATE, f"voting_{role}"),
             "SECRET_KEYS": KEY,
         }
-        own = {key: value for key, value in urls.items() if key not in WITHHELD[role]}
+        own = {key: value for key, value in urls.items() if key not in WITHHELD_ENV[role]}
         command = [PYTHON, "-m", "voting"]
         with self._running(command, number, {**own, "ROLE": role, **environ}) as processes:
             yield processes
@@ -129,7 +129,7 @@ class Stack:
                     name=" ".join(command[1:]),
                     command=command,
                     environment={**ENVIRON, **FIXED, **ports, **environ},
-                    ready=partial(answers, "127.0.0.1", ops[-1]),
+                    ready=partial(is_ready, "127.0.0.1", ops[-1]),
                 )
                 children.append(exits.enter_context(self.servers.running(program)))
             yield Processes(children, port, ops, (perf_counter() - start) / number)

@@ -13,7 +13,7 @@ from environ import ENVIRON
 
 from e2e.running import run
 from e2e.target import Page, Role, Server, Servers, Target
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 
 # What `Up.children` finds it by.
 PROGRAMS = {"redis": "valkey-server", "postgres": "postgres -D"}

@@ -11,7 +11,7 @@ from servers import Servers, Stream
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import create_engine
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 from voting.telemetry.logging import use_standard_library
 
 use_standard_library()  # for tests that read log records with caplog

@@ -14,7 +14,7 @@ import asyncpg
 
 from voting.database.schema import migrate
 from voting.local import servers as embedded
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Guardian, Program
 from voting.poll.ballot import Ballot, Version
 from voting.poll.lifecycle import CastRules

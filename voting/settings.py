@@ -1,8 +1,10 @@
-"""The environment, read once, here and nowhere else."""
+"""The settings of each process, read from the environment at its start."""
 
+import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
@@ -23,7 +25,7 @@ from voting.poll.results import ShowResults
 
 
 class SettingsError(Exception):
-    """The environment is not fit to run with; `problems` has a line for each reason."""
+    """The environment has invalid settings; `problems` has a line for each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -64,7 +66,7 @@ _Key = Annotated[SecretStr, Field(min_length=16)]
 
 
 class Settings(BaseModel):
-    """What every command reads."""
+    """The settings of every command."""
 
     # Defaults are checked too: they may clash with what is set.
     model_config = ConfigDict(frozen=True, validate_default=True)
@@ -82,11 +84,11 @@ class DatabaseSettings(Settings):
 
 
 class ServersSettings(RedisSettings, DatabaseSettings):
-    """What the operator's commands read."""
+    """The settings of the operator's commands."""
 
 
 class PollSettings(Settings):
-    """What the poll asks."""
+    """The question and its options."""
 
     poll_title: Annotated[str, _Text, Field(max_length=200)] = "Cats or Dogs?"
     option_a: Annotated[str, _Text, Field(max_length=60)] = "Cats"
@@ -105,7 +107,7 @@ class PollSettings(Settings):
 
 
 class ShowResultsSettings(Settings):
-    """What whoever tells totals reads."""
+    """The settings of everything that shows totals."""
 
     show_results: ShowResults = "always"
 
@@ -115,21 +117,20 @@ class ExportSettings(PollSettings, ShowResultsSettings, DatabaseSettings):
 
 
 class RoleSettings(Settings):
-    """What every role reads. A port of 0 means any free one."""
+    """The settings of every role. Port 0 means any free port."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a container serves its pod's address
     port: _Port = 8080
     ops_port: _Port = 9090
-    # What the image was built from; its build sets it.
+    # The commit that the image was built from; its build sets it.
     commit: str = "unknown"
-    # OpenTelemetry's SDK reads these and more of their kind itself: here they only tell whether to
-    # start it.
+    # OpenTelemetry's SDK reads these and related variables itself; here they only enable it.
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_traces_endpoint: str | None = None
 
     @property
     def tracing(self) -> bool:
-        """Whether spans are to be sent: a collector is named."""
+        """Whether to send spans: a collector is configured."""
         return bool(self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint)
 
     @field_validator("ops_port")
@@ -141,14 +142,14 @@ class RoleSettings(Settings):
 
 
 class PageSettings(RoleSettings, PollSettings):
-    """What both pages show."""
+    """The settings of the roles with a page."""
 
     vote_url: _WebAddress | None = None
     result_url: _WebAddress | None = None
 
     @property
     def secure(self) -> bool:
-        """Whether people come over TLS, which the Ingress ends: the page's own address tells."""
+        """Whether browsers use TLS, which the Ingress terminates, by the page's own URL."""
         return (self._own_url or "").startswith("https://")
 
     @property
@@ -157,7 +158,7 @@ class PageSettings(RoleSettings, PollSettings):
 
 
 class LoadSettings(Settings):
-    """Where `voting load` finds the pages: where `voting up` has them, unless told."""
+    """The pages that `voting load` uses; the defaults are those of `voting up`."""
 
     vote_url: _WebAddress = "http://localhost:8080"
     result_url: _WebAddress = "http://localhost:8081"
@@ -165,7 +166,7 @@ class LoadSettings(Settings):
 
 class VoteSettings(PageSettings, RedisSettings):
     secret_keys: Annotated[tuple[_Key, ...], BeforeValidator(_keys), Field(min_length=1)]
-    # Of one voter; 0 is no limit.
+    # For each voter; 0 means no limit.
     votes_per_minute: Annotated[int, Field(ge=0)] = 20
 
     @property
@@ -193,10 +194,11 @@ ROLE_SETTINGS: Mapping[Role, type[RoleSettings]] = {
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 
 
-def load(model: type[SettingsType], environ: Mapping[str, str]) -> SettingsType:
-    """Read the variables that `model` names, an empty one counting as not set.
+def load_settings(model: type[SettingsType], environ: Mapping[str, str]) -> SettingsType:
+    """Read the variables of `model`; an empty variable counts as not set.
 
-    Raises SettingsError with a line for each problem. No line holds a value, which may be secret.
+    Raises SettingsError with a line for each problem. No line contains a value, as it may be
+    secret.
     """
     names = {name: name.upper() for name in model.model_fields}
     given = {name: environ[key] for name, key in names.items() if environ.get(key)}
@@ -209,16 +211,24 @@ def load(model: type[SettingsType], environ: Mapping[str, str]) -> SettingsType:
 
 
 def load_role(environ: Mapping[str, str]) -> Role:
-    """Read `ROLE`. Raises SettingsError, also with what else is wrong whatever the role."""
+    """Read ROLE. Raises SettingsError, which also lists the problems that all roles have."""
     problems = []
     if environ.get("ROLE") not in list(Role):
         problems.append(f"ROLE: must be one of {', '.join(Role)}")
         try:
-            load(RoleSettings, environ)
+            load_settings(RoleSettings, environ)
         except SettingsError as error:
             problems += error.problems
         raise SettingsError(problems)
     return Role(environ["ROLE"])
+
+
+def default_data_dir() -> Path:
+    """Return the directory in which `voting up` keeps its data by default."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/voting")  # Postgres runs as another user, who can't enter /root
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "voting"
 
 
 def _line(location: tuple[int | str, ...], message: str) -> str:

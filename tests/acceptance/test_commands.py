@@ -1,8 +1,9 @@
-"""The operator's commands, as an operator runs them."""
+"""The operator's commands, run as an operator runs them."""
 
 import asyncio
 import json
 import signal
+import stat
 import subprocess
 import sys
 
@@ -10,13 +11,13 @@ import asyncpg
 import pytest
 from environ import ENVIRON
 
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 
-from .conftest import DEADLINE, GUARDIAN, Up, copy, wait_for
+from .conftest import DEADLINE, GUARDIAN, Up, copy, holders, wait_for
 
 AWAY = {
-    "REDIS_URL": "unix:///tmp/voting-nobody.sock",
-    "DATABASE_URL": "postgresql://postgres@/postgres?host=/tmp/voting-nobody",
+    "REDIS_URL": "unix:///tmp/voting-missing.sock",
+    "DATABASE_URL": "postgresql://postgres@/postgres?host=/tmp/voting-missing",
 }
 
 
@@ -42,7 +43,7 @@ def sql(up: Up, statement: str) -> None:
 
 
 def voted(up: Up) -> Up:
-    """Vote thrice, and wait until that is counted."""
+    """Cast three votes, and wait until they are counted."""
     assert up.vote("a")
     assert up.vote("a")
     assert up.vote("b")
@@ -52,18 +53,18 @@ def voted(up: Up) -> Up:
 
 @pytest.fixture(scope="module")
 def poll(running):
-    """The `voting up` of this module, with three votes: the tests leave them as they were."""
+    """The `voting up` of this module, with three votes, which tests restore if they change them."""
     return voted(running)
 
 
-def test_an_audit_of_a_running_voting_up_is_fine_until_somebody_alters_it(poll):
+def test_an_audit_of_a_running_voting_up_finds_no_problem_until_the_data_is_altered(poll):
     command = ("audit", "--data", str(poll.data))
 
     plain = voting(*command)
     assert (plain.returncode, plain.stderr) == (0, "")
     first, *_, last = plain.stdout.splitlines()
     assert first == "votes         a 2, b 1"
-    assert last == "fine"
+    assert last == "no problems"
 
     machine = voting(*command, "--json")
     found = json.loads(machine.stdout)
@@ -83,13 +84,13 @@ def test_an_audit_of_a_running_voting_up_is_fine_until_somebody_alters_it(poll):
     assert found["votes"] == found["tally"] == {"a": 2, "b": 1}
 
 
-def test_a_replay_counts_again_what_the_database_has_lost(poll):
+def test_a_replay_recounts_votes_that_the_database_lost(poll):
     command = ("replay", "--data", str(poll.data))
     nothing = voting(*command)
     assert (nothing.returncode, nothing.stderr) == (0, "")
     assert nothing.stdout.splitlines()[-2:] == [
-        "counted again 0",
-        "fine, as far as the queue goes back",
+        "recounted     0",
+        "complete for the time that the queue covers",
     ]
 
     sql(poll, "DELETE FROM votes WHERE choice = 'a'")
@@ -103,7 +104,9 @@ def test_a_replay_counts_again_what_the_database_has_lost(poll):
     assert voting("audit", "--data", str(poll.data)).returncode == 0
 
 
-def test_a_running_voting_up_is_found_where_its_sockets_are_elsewhere(start, data, used):
+def test_commands_find_a_running_voting_up_whose_sockets_are_in_a_temporary_directory(
+    start, data, used
+):
     folder = data / "so und ähnlich"
     folder.mkdir(mode=0o711)
     up = start(copy(used, folder)).ready()
@@ -111,16 +114,31 @@ def test_a_running_voting_up_is_found_where_its_sockets_are_elsewhere(start, dat
     assert up.interrupt() == 0
     assert not (folder / "run").exists()
     assert voting("audit", "--data", str(folder)).returncode == 2
-    # Its trace does not keep the next one from starting.
+    # What it left does not keep the next one from starting.
     assert start(folder).ready().interrupt() == 0
 
 
+def test_the_urls_of_a_voting_up_are_private_and_used_only_while_it_runs(start, data):
+    up = start(data).ready()
+    urls = data / "servers.env"
+    assert stat.filemode(urls.stat().st_mode) == "-rw-------"
+    assert voting("status", "--data", str(data)).returncode == 0
+    up.kill()
+    wait_for("its processes to end", lambda: not holders(data))
+    assert urls.exists()  # a killed `voting up` can't delete it
+    refused = voting("status", "--data", str(data))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("Error: invalid settings:\n")
+    assert start(data).ready().interrupt() == 0
+    assert not urls.exists()
+
+
 @pytest.mark.parametrize("command", ["audit", "replay"])
-def test_without_settings_and_a_running_voting_up_both_settings_are_named(data, command):
+def test_without_servers_both_missing_settings_are_named(data, command):
     refused = voting(command, "--data", str(data))
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.splitlines() == [
-        "voting: the settings are not right:",
+        "Error: invalid settings:",
         "  DATABASE_URL: is required",
         "  REDIS_URL: is required",
     ]
@@ -136,25 +154,25 @@ def test_one_server_that_is_set_is_never_paired_with_one_that_is_not(running, na
 
 @pytest.mark.parametrize("command", ["audit", "replay"])
 @pytest.mark.parametrize("away", ["DATABASE_URL", "REDIS_URL"])
-def test_a_server_that_can_not_be_reached_is_told_in_one_line(poll, command, away):
-    # There is something to compare.
+def test_a_server_that_is_unreachable_is_reported_in_one_line(poll, command, away):
+    # With votes there is something to compare.
     folders = DataDir(poll.data, poll.data / "run")
     servers = {"DATABASE_URL": folders.database_url(), "REDIS_URL": folders.redis_url}
     failed = voting(command, **{**servers, away: AWAY[away]})
     assert (failed.returncode, failed.stdout) == (1, "")
     [line] = failed.stderr.splitlines()
-    assert line.startswith("voting: the ")
+    assert line.startswith("Error: the ")
 
 
 @pytest.mark.parametrize("options", [[], ["--wait=0.2"]])
-def test_a_migration_says_in_one_line_that_the_database_is_away(options):
+def test_a_migration_reports_an_unreachable_database_in_one_line(options):
     failed = voting("migrate", *options, **AWAY, LOG_LEVEL="warning")
     assert (failed.returncode, failed.stdout) == (1, "")
     [line] = failed.stderr.splitlines()
-    assert line.startswith("voting: the database can't be migrated: ")
+    assert line.startswith("Error: the database can't be migrated: ")
 
 
-def test_who_waits_for_the_schema_says_why_and_ends_when_asked():
+def test_a_wait_for_the_schema_logs_the_reason_and_ends_on_sigterm():
     with subprocess.Popen(
         [sys.executable, "-m", "voting", "wait"],
         env={**ENVIRON, **AWAY, "LOG_FORMAT": "console"},
@@ -168,13 +186,13 @@ def test_who_waits_for_the_schema_says_why_and_ends_when_asked():
         assert waiting.stderr.read() == ""
 
 
-def test_who_waits_for_a_schema_that_is_there_goes_on_at_once(running):
+def test_a_wait_for_a_schema_that_is_there_ends_at_once(running):
     url = DataDir(running.data, running.data / "run").database_url()
     done = voting("wait", DATABASE_URL=url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_database_that_is_not_migrated_is_told_in_one_line(running):
+def test_a_database_that_is_not_migrated_is_reported_in_one_line(running):
     sql(running, "CREATE DATABASE empty")
     folders = DataDir(running.data, running.data / "run")
     servers = {"DATABASE_URL": folders.database_url("empty"), "REDIS_URL": folders.redis_url}

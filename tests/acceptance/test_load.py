@@ -186,10 +186,10 @@ def test_a_page_that_does_not_respond_or_is_another_is_named(running, page):
         failed = voting("load", *at(running), f"--{page}-url", url, "--check")
     assert (failed.returncode, failed.stdout) == (1, "")
     [line] = failed.stderr.splitlines()
-    assert line.startswith(f"voting: no response from {url}/")
+    assert line.startswith(f"Error: no response from {url}/")
     other = voting("load", "--vote-url", at(running)[3])
     assert (other.returncode, other.stdout) == (1, "")
-    assert other.stderr == f"voting: {at(running)[3]}/ is not a page to vote on: status 200\n"
+    assert other.stderr == f"Error: {at(running)[3]}/ is not a page to vote on: status 200\n"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Opening and closing a vote, as an operator does."""
+"""The commands that open, close and reset a poll, run as an operator runs them."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from environ import ENVIRON
 
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 
 from .conftest import DEADLINE, GUARDIAN, Up, wait_for
 from .test_commands import AWAY, voted, voting
@@ -32,7 +32,7 @@ def votes(up: Up, choice: str) -> httpx.Response:
 
 
 def answered(up: Up, answer: str, *command: str) -> tuple[int, str]:
-    """Give a command at a terminal, answer its question, and return what it said."""
+    """Run a command at a terminal, answer its prompt; return its exit code and output."""
     terminal, theirs = pty.openpty()
     try:
         with subprocess.Popen(
@@ -73,7 +73,7 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
 
     opened = lines(up, "open", "--yes")
     assert opened[0] == "round         1, open"
-    assert opened[-1].endswith("round 1: a 2, b 1, undone")
+    assert opened[-1].endswith("round 1: a 2, b 1, revoked")
     assert up.vote("b")
     wait_for("the vote", lambda: up.tally() == {"a": 2, "b": 2})
 
@@ -81,14 +81,14 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
     started = lines(up, "reset", "--yes")
     assert started[:2] == ["round         2, open", "votes         a 0, b 0"]
     assert [line.partition(", ")[2] for line in started[-2:]] == [
-        "round 1: a 2, b 1, undone",
+        "round 1: a 2, b 1, revoked",
         "round 1: a 2, b 2",
     ]
     wait_for("the page to be empty", lambda: up.tally() == {"a": 0, "b": 0})
     assert up.vote("b")
     wait_for("the vote of round 2", lambda: up.tally() == {"a": 0, "b": 1})
-    assert lines(up, "audit")[-1] == "fine"
-    assert lines(up, "replay")[1] == "counted again 0"
+    assert lines(up, "audit")[-1] == "no problems"
+    assert lines(up, "replay")[1] == "recounted     0"
 
     found = json.loads("\n".join(lines(up, "status", "--json")))
     assert (found["phase"], found["poll"]["round"], found["backlog"]) == ("open", 2, 0)
@@ -100,7 +100,7 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
     assert again.tally() == {"a": 0, "b": 1}
 
 
-def test_the_status_keeps_back_what_the_pages_do(running):
+def test_the_status_hides_the_totals_that_the_pages_hide(running):
     hidden = voting("status", "--data", str(running.data), SHOW_RESULTS="after_close")
     assert re.fullmatch(r"votes         \d+ in all", hidden.stdout.splitlines()[1])
     told = voting("status", "--json", "--data", str(running.data), SHOW_RESULTS="after_close")
@@ -108,7 +108,7 @@ def test_the_status_keeps_back_what_the_pages_do(running):
     assert (counts["a"], counts["b"]) == (None, None)
 
 
-def test_a_poll_closes_by_itself_and_says_when_on_the_page(start, data):
+def test_a_poll_closes_at_its_time_which_the_page_shows(start, data):
     up = start(data, "--scale", "vote=2").ready()
     planned = lines(up, "close", "--at", "+4s", "--yes")
     assert re.fullmatch(f"round         1, open, closes at {TIME}", planned[0])
@@ -120,12 +120,12 @@ def test_a_poll_closes_by_itself_and_says_when_on_the_page(start, data):
     counted = up.tally()
     assert counted["a"] == 1
     assert lines(up, "status")[-1].endswith(f"round 1: a 1, b {counted['b']}")
-    assert lines(up, "audit")[-1] == "fine"
+    assert lines(up, "audit")[-1] == "no problems"
 
 
-def test_what_would_be_lost_is_said_before_and_nothing_is_done_without_a_yes(running):
+def test_consequences_are_printed_first_and_nothing_changes_without_a_yes(running):
     voted(running)
-    closing = r"Close round 1 now\?\n  Nobody can vote from then on\."
+    closing = r"Close round 1 now\?\n  Votes are refused from then on\."
     code, said = answered(running, "no", "close")
     assert code == 1
     assert re.match(closing, said)
@@ -137,8 +137,8 @@ def test_what_would_be_lost_is_said_before_and_nothing_is_done_without_a_yes(run
     assert "final since" in said
 
     for command, words in (
-        ("open", ["Its result is final no more", "a 2, b 1, final since"]),
-        ("reset", ["Lost is who voted what: 3 votes of round 1", "timeline are kept"]),
+        ("open", ["This revokes its final result", "a 2, b 1, final since"]),
+        ("reset", ["This deletes the 3 votes of round 1", "timeline are kept"]),
     ):
         code, said = answered(running, "", command)
         assert code == 1
@@ -147,24 +147,24 @@ def test_what_would_be_lost_is_said_before_and_nothing_is_done_without_a_yes(run
 
         unasked = voting(command, "--data", str(running.data))
         assert (unasked.returncode, unasked.stdout) == (2, "")
-        assert "say --yes" in unasked.stderr
+        assert "confirm with --yes" in unasked.stderr
 
     code, said = answered(running, "yes", "open")
     assert code == 0
     lines(running, "close", "--at", "+1h", "--yes")
     code, said = answered(running, "no", "open")
-    assert "It does not close at" in said
+    assert "This cancels its close at" in said
     assert lines(running, "open", "--yes")[0] == "round         1, open"
-    assert lines(running, "open")[0] == "round         1, open"  # nothing to ask
+    assert lines(running, "open")[0] == "round         1, open"  # nothing to confirm
 
 
-def test_a_close_while_redis_is_away_is_carried_out_by_a_worker(running):
+def test_a_close_while_redis_is_unreachable_is_completed_by_a_worker(running):
     lines(running, "open", "--yes")
     url = DataDir(running.data, running.data / "run").database_url()
     closed = voting("close", "--yes", DATABASE_URL=url, REDIS_URL=AWAY["REDIS_URL"])
     assert (closed.returncode, closed.stdout) == (1, "")
     [line] = closed.stderr.splitlines()
-    assert line.startswith("voting: it is written down, but Redis could not be told: ")
+    assert line.startswith("Error: the change is stored in Postgres, but not in Redis yet")
     wait_for("a worker to tell it", lambda: votes(running, "a").status_code == 409)
     lines(running, "open", "--yes")
 
@@ -172,24 +172,25 @@ def test_a_close_while_redis_is_away_is_carried_out_by_a_worker(running):
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        (["reset", "--yes"], 1, "round 1 is open: close it, and wait for final"),
+        (["reset", "--yes"], 1, "round 1 is open: close it and wait until it is final"),
         (["close", "--yes", "--at", "2020-01-01T00:00"], 2, "has passed"),
         (["close", "--yes", "--at", "soon"], 2, "must be like"),
     ],
 )
-def test_what_can_not_be_done_is_said_in_one_line(running, command, code, words):
+def test_an_impossible_change_is_refused_with_its_reason(running, command, code, words):
     refused = voting(*command, "--data", str(running.data))
     assert (refused.returncode, refused.stdout) == (code, "")
-    [line] = refused.stderr.splitlines()
+    *usage, line = refused.stderr.splitlines()
+    assert bool(usage) == (code == 2)
     assert words in line
 
 
 @pytest.mark.parametrize("command", [["status"], ["close", "--yes"], ["open"], ["reset", "--yes"]])
-def test_servers_that_are_away_are_told_in_one_line(command):
+def test_unreachable_servers_are_reported_in_one_line(command):
     failed = voting(*command, **AWAY)
     assert (failed.returncode, failed.stdout) == (1, "")
     [line] = failed.stderr.splitlines()
-    assert line.startswith("voting: the ")
+    assert line.startswith("Error: the ")
 
 
 def test_a_voter_of_the_round_before_has_not_voted_in_the_next(running):

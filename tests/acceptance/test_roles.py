@@ -1,4 +1,4 @@
-"""The roles as a container runs them: `python -m voting` with ROLE and what else it needs."""
+"""The roles as a container runs them: `python -m voting` with ROLE and its settings."""
 
 import signal
 import socket
@@ -19,7 +19,7 @@ from voting import __version__
 from .conftest import DEADLINE, GUARDIAN, wait_for
 
 KEY = "0123456789abcdef" * 2
-# Nobody listens there.
+# Addresses at which no server listens.
 AWAY = {
     "REDIS_URL": "unix:///nowhere/valkey.sock",
     "DATABASE_URL": "postgresql://postgres@/postgres?host=/nowhere",
@@ -29,10 +29,10 @@ OPS_PATHS = ["/healthz", "/readyz", "/metrics", "/version"]
 
 
 class Role:
-    """A role on two free ports of its own, with what it printed so far in `output`."""
+    """A role on two free ports of its own, with its output so far in `output`."""
 
     def __init__(self, role: str, **environ: str) -> None:
-        # Like `voting up`, these keep the ports from others until the role listens.
+        # Like `voting up`, reserve the ports until the role listens.
         self._reserved = [socket.socket(), socket.socket()]
         for each in self._reserved:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -75,7 +75,7 @@ class Role:
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}")
 
     def ended(self) -> int:
-        """Wait until it has ended by itself and return its exit code."""
+        """Wait until it exits, and return its exit code."""
         code = self.process.wait(DEADLINE)
         assert "Traceback" not in self.output
         return code
@@ -104,7 +104,7 @@ def run() -> Iterator[Callable[..., Role]]:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Callable[[str], Role]]:
-    """Find a role that runs without its servers; the tests of a module share it."""
+    """Return a role that runs without its servers; the tests of a module share it."""
     started: dict[str, Role] = {}
 
     def find(name: str) -> Role:
@@ -126,7 +126,7 @@ def vote(servers, database_url, run) -> Role:
 
 
 class VoteInFlight:
-    """A vote that the role has begun to read, and that waits for its last bytes."""
+    """A vote whose head the role has read, and whose body is not sent yet."""
 
     body = b"choice=a"
 
@@ -141,13 +141,13 @@ class VoteInFlight:
             f"Cookie: {cookie}",
             "Content-Type: application/x-www-form-urlencoded",
             f"Content-Length: {len(self.body)}",
-            "Expect: 100-continue",  # so the role says when it has begun
+            "Expect: 100-continue",  # the response shows that the role reads the body
         ]
         self._connection.sendall("\r\n".join([*head, "", ""]).encode())
         assert b"100 Continue" in self._connection.recv(1000)
 
     def finish(self) -> str:
-        """Send the rest and return all of the answer, up to the end of the connection."""
+        """Send the body, and return the response up to the end of the connection."""
         self._connection.sendall(self.body)
         with self._connection, self._connection.makefile("rb") as answer:
             return answer.read().decode()
@@ -197,7 +197,7 @@ def test_settings_are_refused_with_every_problem_and_no_value(run, environ, prob
     role = run(environ.pop("ROLE"), **environ)
     assert role.ended() == 2
     first, *lines = role.output.splitlines()
-    assert first == "voting: the settings are not right:"
+    assert first == "Error: invalid settings:"
     assert len(lines) == len(problems)
     for problem in problems:
         assert any(line.startswith(f"  {problem}") for line in lines), role.output
@@ -209,12 +209,12 @@ def test_settings_are_refused_with_every_problem_and_no_value(run, environ, prob
 
 @pytest.mark.parametrize("name", ["PORT", "OPS_PORT"])
 @pytest.mark.parametrize("role", ["vote", "result"])
-def test_a_port_that_somebody_listens_on_is_refused(run, role, name):
+def test_a_port_on_which_a_program_listens_is_refused(run, role, name):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         refused = run(role, **{**AWAY, name: port})
         assert refused.ended() == 1
-    assert refused.output.startswith("voting: ")
+    assert refused.output.startswith("Error: ")
     assert len(refused.output.splitlines()) == 1
     assert "ddress already in use" in refused.output
 
@@ -231,7 +231,7 @@ def test_a_role_without_its_servers_is_alive_and_not_ready(alone, name):
 
 
 @pytest.mark.parametrize("name", ["vote", "result"])
-def test_the_public_port_shows_nothing_of_operations(alone, name):
+def test_the_public_port_has_no_operations_routes(alone, name):
     with alone(name).page() as client:
         assert [client.get(path).status_code for path in OPS_PATHS] == [404] * len(OPS_PATHS)
 
@@ -285,7 +285,7 @@ def test_a_client_that_never_finishes_does_not_hold_up_the_stop(vote):
     flight.close()
 
 
-def test_a_migration_without_a_database_is_refused_in_one_line():
+def test_a_migration_without_a_database_fails_with_one_line():
     migration = subprocess.run(
         [sys.executable, "-m", "voting", "migrate"],
         env={**ENVIRON, "DATABASE_URL": AWAY["DATABASE_URL"]},
@@ -294,5 +294,5 @@ def test_a_migration_without_a_database_is_refused_in_one_line():
         check=False,
     )
     assert migration.returncode == 1
-    assert migration.stderr.startswith("voting: the database can't be migrated:")
+    assert migration.stderr.startswith("Error: the database can't be migrated:")
     assert "Traceback" not in migration.stderr

@@ -1,4 +1,4 @@
-"""`voting up`: what a newcomer sees."""
+"""`voting up` from its start to its stop, with ports, disks and processes that fail."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def port_of(address: str) -> str:
 
 
 def listening(process: psutil.Process, port: str) -> int:
-    """Count the connections that `process` has taken on that port."""
+    """Count the connections that `process` has accepted on that port."""
     return sum(
         each.status == psutil.CONN_ESTABLISHED and each.laddr.port == int(port)
         for each in process.net_connections("tcp")
@@ -43,14 +43,14 @@ def test_votes_are_still_there_after_a_restart(start, data):
 # Stopping
 
 
-def test_sigterm_stops_everything_in_order_and_says_no_more_than_that(start, data):
+def test_sigterm_stops_everything_in_order_and_prints_one_line(start, data):
     up = start(data).ready()
     assert up.vote("b")  # it is counted while the others stop
     children, said = up.children(), up.output
     up.process.terminate()
     assert up.process.wait(60) == 0
     assert not alive(children)
-    # A role that lost its server before it stopped would complain.
+    # A role would log an error if its server stopped before it.
     assert up.output == said + "voting: stopping\n"
     assert "database system is shut down" in (data / "postgres.log").read_text()
     assert "bye bye" in (data / "valkey.log").read_text()
@@ -62,7 +62,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_leaves_no_process_behind(start, dat
     assert up.vote("b")
     wait_for("the vote to be counted", lambda: up.tally() == {"a": 0, "b": 1})
     children = up.children()
-    # The stop would wait for it; and its group gets a SIGHUP that the guardian has to survive.
+    # A suspended role delays the stop, and the kernel sends its group SIGHUP when `voting up` ends.
     up.children("vote")[0].suspend()
     up.process.send_signal(signal.SIGINT)
     wait_for("the stop to begin", lambda: "stopping" in up.output)
@@ -85,7 +85,7 @@ def test_ctrl_c_while_it_starts_stops_it_cleanly(start, data, step):
     assert not (folder / "run").exists()
 
 
-def test_it_goes_on_without_its_terminal_and_stops_when_nobody_reads_what_it_says(data):
+def test_it_runs_without_its_terminal_and_stops_though_its_output_has_no_reader(data):
     options = ["--data", str(data), "--vote-port", "0", "--result-port", "0"]
     with subprocess.Popen(
         ["nohup", sys.executable, "-m", "voting", "up", *options],
@@ -104,35 +104,35 @@ def test_it_goes_on_without_its_terminal_and_stops_when_nobody_reads_what_it_say
     assert not holders(data)
 
 
-# What it can't start with
+# Starts that fail
 
 
-def test_a_second_start_on_the_same_folder_is_refused_and_the_first_goes_on(running):
+def test_a_second_start_on_the_same_directory_is_refused_and_the_first_continues(running):
     before, data = running.tally(), running.data
     second = voting("up", "--data", str(data), "--vote-port", "0", "--result-port", "0")
     assert (second.returncode, second.stdout) == (1, "")
     assert second.stderr == (
-        f"voting: {data} is in use by another `voting up` (process {running.process.pid})\n"
+        f"Error: {data} is in use by another `voting up` (process {running.process.pid})\n"
     )
     assert running.vote("a")
     wait_for("it to be counted", lambda: running.tally()["a"] == before["a"] + 1)
 
 
 @pytest.mark.parametrize("option", ["--vote-port", "--result-port"])
-def test_a_port_that_somebody_listens_on_is_refused(start, data, option):
+def test_a_port_on_which_a_program_listens_is_refused(start, data, option):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         said = start(data, option, port).refused()
-    assert said == f"voting: port {port} can't be had: Address already in use\n"
+    assert said == f"Error: port {port} is not available: Address already in use\n"
 
 
 def test_a_port_of_another_voting_up_is_refused(running, start, data):
     port = port_of(running.address("vote"))
     said = start(data, "--vote-port", port).refused()
-    assert said == f"voting: port {port} can't be had: Address already in use\n"
+    assert said == f"Error: port {port} is not available: Address already in use\n"
 
 
-def test_a_port_that_somebody_has_just_given_up_is_taken(start, data):
+def test_a_port_that_has_just_been_closed_is_used(start, data):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -141,38 +141,40 @@ def test_a_port_that_somebody_has_just_given_up_is_taken(start, data):
     assert start(data, "--vote-port", str(port)).ready().vote("a")
 
 
-def test_a_port_is_taken_from_the_moment_that_another_voting_up_starts(start, data):
+def test_a_port_is_reserved_as_soon_as_another_voting_up_starts(start, data):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     first = start(data / "first", "--vote-port", port)
     wait_for("its guardian", lambda: first.children("cat"))
     said = start(data, "--vote-port", port).refused()
-    assert said == f"voting: port {port} can't be had: Address already in use\n"
+    assert said == f"Error: port {port} is not available: Address already in use\n"
 
 
 def test_both_pages_on_one_port_are_refused(start, data):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     said = start(data, "--vote-port", port, "--result-port", port).refused()
-    assert said == f"voting: port {port} can't be had: Address already in use\n"
+    assert said == f"Error: port {port} is not available: Address already in use\n"
 
 
-def test_a_number_that_is_no_port_is_refused(start, data):
-    assert "port 99999 can't be had" in start(data, "--vote-port", "99999").refused()
+def test_a_number_that_is_not_a_port_is_wrong_use():
+    refused = voting("up", "--vote-port", "99999")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Invalid value for '--vote-port': 99999 is not in the range" in refused.stderr
 
 
-def test_a_folder_that_cannot_be_made_is_refused(start, data):
+def test_a_data_directory_that_cannot_be_created_is_refused(start, data):
     (data / "file").touch()
     folder = data / "file" / "votes"
-    assert start(folder).refused() == f"voting: {folder} can't be written: Not a directory\n"
+    assert start(folder).refused() == f"Error: {folder} can't be written: Not a directory\n"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_refused(start, data):
+def test_a_data_directory_that_cannot_be_written_is_refused(start, data):
     data.chmod(0o500)
     said = start(data).refused()
     data.chmod(0o700)
-    assert said == f"voting: {data} can't be written: Permission denied\n"
+    assert said == f"Error: {data} can't be written: Permission denied\n"
 
 
 @pytest.mark.parametrize(
@@ -182,15 +184,15 @@ def test_a_folder_that_cannot_be_written_is_refused(start, data):
         ({"VOTE_URL": "nonsense"}, "VOTE_URL: must be an address that starts with http://"),
     ],
 )
-def test_settings_that_are_not_right_are_named_and_stop_the_start(start, data, settings, problem):
+def test_invalid_settings_are_named_and_stop_the_start(start, data, settings, problem):
     assert problem in start(data, **settings).refused()
 
 
 @pytest.mark.parametrize("scale", ["nonsense", "worker", "worker=0", "worker=many", "cook=2"])
-def test_a_scale_that_makes_no_sense_is_wrong_use(start, data, scale):
-    up = start(data, "--scale", scale)
-    assert up.process.wait(60) == 2
-    assert "argument --scale: must be like worker=3" in up.output
+def test_an_invalid_scale_is_wrong_use(scale):
+    refused = voting("up", "--scale", scale)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Invalid value for '--scale': must be like worker=3" in refused.stderr
 
 
 # Processes that die
@@ -206,10 +208,10 @@ def test_a_scale_that_makes_no_sense_is_wrong_use(start, data, scale):
         ("postgres -D", "Postgres"),
     ],
 )
-def test_a_process_that_is_killed_is_started_again_and_no_vote_is_lost(running, part, name):
+def test_a_killed_process_is_restarted_and_no_vote_is_lost(running, part, name):
     before, said, voter = running.tally(), len(running.output), httpx.Cookies()
     assert running.vote("a")
-    if part == "worker":  # what it has in hand would be counted too, but after 15 s
+    if part == "worker":  # its pending ballots would be counted only after 15 s
         wait_for("it to be counted", lambda: running.tally()["a"] == before["a"] + 1)
     [process] = running.children(part)
     process.kill()
@@ -220,7 +222,7 @@ def test_a_process_that_is_killed_is_started_again_and_no_vote_is_lost(running, 
     wait_for("both to be counted", lambda: running.tally() == after)
 
 
-def test_killing_it_leaves_no_process_behind_and_the_next_start_works(start, data):
+def test_a_killed_voting_up_leaves_no_process_and_the_next_start_works(start, data):
     up = start(data).ready()
     assert up.vote("a")
     children = up.children()
@@ -232,7 +234,7 @@ def test_killing_it_leaves_no_process_behind_and_the_next_start_works(start, dat
     wait_for("the vote to be counted", lambda: again.tally() == {"a": 1, "b": 0})
 
 
-# Disks that are full
+# Full disks
 
 
 def fill(disk: Path) -> bool:
@@ -246,7 +248,7 @@ def fill(disk: Path) -> bool:
 
 
 def vote_until_full(up: Up, disk: Path) -> tuple[int, httpx.Cookies]:
-    """Vote as new voters until one is refused; tell how many were not, and who was."""
+    """Vote as new voters until a vote is refused; return how many were recorded, and that voter."""
     recorded, voter = 0, httpx.Cookies()
     while fill(disk) and up.vote("a", voter):
         recorded, voter = recorded + 1, httpx.Cookies()
@@ -256,28 +258,30 @@ def vote_until_full(up: Up, disk: Path) -> tuple[int, httpx.Cookies]:
 def test_a_disk_that_is_too_small_is_refused(small_disk, start):
     disk = small_disk(20)
     said = start(disk).refused()
-    assert said == f"voting: the disk of {disk} is full: 150 MB must be free\n"
+    assert said == f"Error: the disk of {disk} is full: 150 MB must be free\n"
     assert {path.name for path in disk.iterdir()} <= {"lock", "secret-key"}
 
 
 def test_a_disk_without_a_byte_left_is_refused(small_disk, start):
     disk = small_disk(1)
     fill(disk)
-    assert start(disk).refused() == f"voting: {disk} can't be written: No space left on device\n"
+    assert start(disk).refused() == f"Error: {disk} can't be written: No space left on device\n"
 
 
-def test_no_vote_is_lost_where_the_disk_fills_up_and_it_goes_on_by_itself(small_disk, start, used):
+def test_no_vote_is_lost_when_the_disk_fills_up_and_voting_resumes_once_it_has_space(
+    small_disk, start, used
+):
     disk = copy(used, small_disk(100))
     up = start(disk).ready()
     recorded, voter = vote_until_full(up, disk)
-    wait_for("a reason", lambda: "starting it again (its disk is full)" in up.output)
+    wait_for("a reason", lambda: "restarting (its disk is full)" in up.output)
     assert not up.vote("a", voter)
     (disk / "filler").unlink()
     wait_for("the vote to be recorded", lambda: up.vote("a", voter))
     wait_for("all to be counted", lambda: up.tally() == {"a": recorded + 1, "b": 0})
 
 
-def test_no_vote_is_lost_where_it_is_stopped_with_a_full_disk(small_disk, start, used):
+def test_no_vote_is_lost_when_it_is_stopped_with_a_full_disk(small_disk, start, used):
     disk = copy(used, small_disk(100))
     up = start(disk).ready()
     recorded, voter = vote_until_full(up, disk)
@@ -291,7 +295,7 @@ def test_no_vote_is_lost_where_it_is_stopped_with_a_full_disk(small_disk, start,
     wait_for("all to be counted", lambda: again.tally() == {"a": recorded + 1, "b": 0})
 
 
-# What it runs
+# Processes and servers
 
 
 def test_no_role_is_given_more_than_it_needs(running):
@@ -304,7 +308,7 @@ def test_no_role_is_given_more_than_it_needs(running):
     assert given("result") == {"DATABASE_URL"}
 
 
-def test_servers_that_are_given_are_used_and_none_is_started(start, data, servers, database):
+def test_servers_of_the_environment_are_used_and_none_is_started(start, data, servers, database):
     given = {
         "DATABASE_URL": servers.database_url(database),
         "REDIS_URL": f"{servers.redis_url()}?db=1",
@@ -317,7 +321,7 @@ def test_servers_that_are_given_are_used_and_none_is_started(start, data, server
     assert not list(data.glob("new/postgres*"))
 
 
-def test_only_the_server_that_is_not_given_is_started(start, data, servers, database):
+def test_only_the_server_that_is_not_set_is_started(start, data, servers, database):
     up = start(data, DATABASE_URL=servers.database_url(database)).ready()
     assert up.vote("a")
     wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
@@ -325,7 +329,7 @@ def test_only_the_server_that_is_not_given_is_started(start, data, servers, data
     assert up.children("valkey-server")
 
 
-def test_as_many_processes_run_as_asked_for_and_all_of_them_serve(start, data):
+def test_as_many_processes_run_as_the_scale_says_and_all_of_them_serve(start, data):
     up = start(data, "--scale", "worker=3", "--scale", "vote=2").ready()
     assert len(up.children("worker")) == 3
     assert len(up.children("result")) == 1
@@ -344,7 +348,7 @@ def test_as_many_processes_run_as_asked_for_and_all_of_them_serve(start, data):
 
 
 @pytest.mark.parametrize("name", ["long" * 30, "it's 100% odd, & so on"])
-def test_a_folder_may_have_a_name_that_sockets_cannot_have(start, data, name):
+def test_a_data_directory_may_have_a_path_that_sockets_cannot_have(start, data, name):
     temporary = data / "temporary"
     temporary.mkdir()
     up = start(data / name, TMPDIR=str(temporary)).ready()
@@ -355,7 +359,7 @@ def test_a_folder_may_have_a_name_that_sockets_cannot_have(start, data, name):
     assert not list(temporary.iterdir())
 
 
-def test_variables_that_are_empty_or_meant_for_other_programs_change_nothing(start, data):
+def test_empty_variables_and_those_of_other_programs_have_no_effect(start, data):
     empty = dict.fromkeys(["DATABASE_URL", "REDIS_URL", "SECRET_KEYS", "HOST", "VOTE_URL"], "")
     other = {"PGPORT": "1", "PGHOST": "nowhere", "PGDATA": "/nowhere", "PGUSER": "nobody"}
     up = start(data, **empty, **other, PGSSLMODE="require", LC_ALL="tr_TR.UTF-8").ready()

@@ -24,7 +24,7 @@ from waiting import run_apart
 from voting.database.engine import create_engine
 from voting.database.poll import PollChanged, close_poll, reopen_poll
 from voting.database.totals import fetch_result
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 from voting.queue.stream import BallotStream
 from voting.reconcile.poll import reconcile
 

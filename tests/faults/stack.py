@@ -23,7 +23,7 @@ from waiting import until
 from voting.database.schema import migrate
 from voting.local import servers as embedded
 from voting.local import up as local
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Guardian, Program
 from voting.queue.stream import GROUP, BallotStream
 from voting.roles.worker import IN_HAND
@@ -113,7 +113,9 @@ class Stack:
             command=[sys.executable, "-m", "faults.role", *self.mistakes, *patches],
             environment={
                 **ENVIRON,
-                **{key: value for key, value in urls.items() if key not in local.WITHHELD[role]},
+                **{
+                    key: value for key, value in urls.items() if key not in local.WITHHELD_ENV[role]
+                },
                 "PYTHONPATH": str(TESTS),
                 "ROLE": role,
                 "HOST": "127.0.0.1",
@@ -122,7 +124,7 @@ class Stack:
                 "LOG_LEVEL": "warning",
                 "LOG_FORMAT": "console",
             },
-            ready=partial(local.answers, "127.0.0.1", ops),
+            ready=partial(local.is_ready, "127.0.0.1", ops),
             log=self.folders.data / f"{role}.log",
         )
 

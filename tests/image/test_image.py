@@ -153,7 +153,7 @@ def test_every_command_is_there():
 def test_the_migrations_are_there():
     failed = run("migrate", DATABASE_URL=SERVERS["DATABASE_URL"])
     assert failed.returncode == 1
-    assert failed.stderr.startswith("voting: the database can't be migrated: ")
+    assert failed.stderr.startswith("Error: the database can't be migrated: ")
 
 
 def test_without_its_servers_voting_up_says_so_in_one_line():

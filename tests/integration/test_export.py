@@ -23,7 +23,7 @@ from voting.roles import downloads
 from voting.roles import result as result_module
 from voting.roles.downloads import DOWNLOADS
 from voting.roles.result import ResultRole
-from voting.settings import ResultSettings, load
+from voting.settings import ResultSettings, load_settings
 from voting.web.server import Site
 
 DEADLINE = 60
@@ -79,7 +79,7 @@ def rows(answer):
 @asynccontextmanager
 async def serving(engine, exports, **environ):
     """Run the role's server; yields its port."""
-    settings = load(ResultSettings, {**ENVIRON, **environ})
+    settings = load_settings(ResultSettings, {**ENVIRON, **environ})
     app = ResultRole(engine, settings, exports=exports).create_app()
     site = Site(app, "127.0.0.1", 0)
     running = asyncio.create_task(site.run())
@@ -157,7 +157,7 @@ async def test_more_rows_than_one_batch_are_exported(client, engine):
 
 async def test_totals_and_timeline_are_of_one_snapshot(engine, exports):
     await count(engine, (3, 2))
-    settings = load(ResultSettings, ENVIRON)
+    settings = load_settings(ResultSettings, ENVIRON)
     async with open_snapshot(exports, "always") as snapshot:
         await sql(engine, "UPDATE tally SET a = a + 100")
         form = formats.TIMELINE["json"](snapshot.result, settings.question)
@@ -187,14 +187,16 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
             return (await sql(admin, waiting)).all()
 
         await wait_until(is_waiting)
-        form = formats.VOTES["csv"](snapshot.result, load(ResultSettings, ENVIRON).question)
+        form = formats.VOTES["csv"](
+            snapshot.result, load_settings(ResultSettings, ENVIRON).question
+        )
         pieces = [piece async for piece in snapshot.votes(form)]
     assert b"".join(pieces).count(b"\r\na,") == 3
     await starting
 
 
 async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(engine):
-    settings = load(ResultSettings, ENVIRON)
+    settings = load_settings(ResultSettings, ENVIRON)
     async with open_snapshot(engine, "after_close", votes=True) as snapshot:
         with pytest.raises(VotesHidden):
             await anext(snapshot.votes(formats.VOTES["csv"](snapshot.result, settings.question)))

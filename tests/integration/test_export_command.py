@@ -79,7 +79,9 @@ def rows(output):
 
 
 def error_line(finished):
-    [line] = finished.stderr.decode().splitlines()
+    """Return the error; wrong use has the usage of the command before it."""
+    *usage, line = finished.stderr.decode().splitlines()
+    assert bool(usage) == (finished.returncode == 2)
     return line
 
 
@@ -108,7 +110,7 @@ async def test_file_gets_its_name_once_it_is_complete(export, tmp_path, admin):
     await sql(admin, "ALTER TABLE tally RENAME TO hidden")
     failed = export("--output", str(path))
     assert failed.returncode == 1
-    assert error_line(failed).startswith("voting: the votes can't be exported: ")
+    assert error_line(failed).startswith("Error: the votes can't be exported: ")
     assert (path.read_text(), list(tmp_path.iterdir())) == ("older", [path])
 
 
@@ -132,7 +134,7 @@ async def test_failure_midway_leaves_no_file(export, tmp_path, admin):
 async def test_output_path_that_is_not_a_file_is_left_alone(export, tmp_path, path):
     refused = export("--output", path.format(tmp_path))
     assert refused.returncode in {1, 2}
-    assert error_line(refused).startswith("voting: ")
+    assert error_line(refused).startswith("Error: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,7 +157,7 @@ async def test_hidden_votes_are_refused_and_hidden_totals_left_out(export, engin
     await fill(admin, 3)
     refused = export("--votes", SHOW_RESULTS="after_close")
     assert (refused.returncode, refused.stdout) == (1, b"")
-    assert error_line(refused) == "voting: the votes are kept back until the poll is closed"
+    assert error_line(refused) == "Error: the votes are hidden until the poll is closed"
     assert rows(export(SHOW_RESULTS="after_close").stdout)[-1] == ["2020-01-01T00:00:40+00:00", "3"]
     await close(engine)
     assert len(rows(export("--votes", SHOW_RESULTS="after_close").stdout)) == 4
@@ -172,7 +174,8 @@ async def test_earlier_round_has_totals_and_no_votes(export, engine, admin):
     assert (refused.returncode, refused.stdout) == (2, b"")
     assert "are not kept" in error_line(refused)
     nowhere = export("--round=3")
-    assert (nowhere.returncode, error_line(nowhere)) == (2, "voting: there is no round 3")
+    assert nowhere.returncode == 2
+    assert error_line(nowhere) == "Error: Invalid value for --round: there is no round 3"
 
 
 def read_one_line(database_url):

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from voting.roles import result as result_module
 from voting.roles.result import ResultRole
-from voting.settings import ResultSettings, load
+from voting.settings import ResultSettings, load_settings
 from voting.web import ops
 from voting.web import pages as web
 
@@ -66,7 +66,7 @@ class Site:
             return secure(app, **options)
 
         monkeypatch.setattr(web, "with_security_headers", noting)
-        role = ResultRole(engine, load(ResultSettings, ENVIRON), exports=engine)
+        role = ResultRole(engine, load_settings(ResultSettings, ENVIRON), exports=engine)
         pages = role.create_app()
         operations = ops.create_ops_app("result", "unknown", role.ready)
         [litestar] = found

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import click
 import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
@@ -320,8 +321,8 @@ async def test_silent_redis_raises_an_error_of_redis(open_poll, engine):
 async def test_command_that_can_not_reach_redis_reports_that_a_worker_will(engine, tmp_path):
     stream = BallotStream.at(f"unix://{tmp_path}/missing.sock")
     await close_poll(engine)
-    with pytest.raises(SystemExit, match="a worker will, once it can"):
-        await poll_commands._tell(stream, engine)
+    with pytest.raises(click.ClickException, match="a worker will retry"):
+        await poll_commands._apply(stream, engine)
     await stream.close()
 
 

@@ -15,7 +15,7 @@ from voting.database.totals import TIMELINE_POINTS
 from voting.poll.ballot import Choice, QueuedBallot, Version
 from voting.roles import result as result_module
 from voting.roles.result import ResultRole
-from voting.settings import ResultSettings, load
+from voting.settings import ResultSettings, load_settings
 from voting.telemetry import metrics
 
 CLOSED_AT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
@@ -30,7 +30,7 @@ def always_fresh(monkeypatch):
 
 
 def viewer(engine, **environ):
-    settings = load(ResultSettings, {**ENVIRON, **environ})
+    settings = load_settings(ResultSettings, {**ENVIRON, **environ})
     app = ResultRole(engine, settings, exports=engine).create_app()
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://result.localhost")
 
@@ -174,11 +174,13 @@ async def test_totals_that_were_never_read_are_not_zero(tmp_path):
     assert "0 votes" not in page.text
     assert answer.status_code == 503
     assert answer.json()["votes"] is None
-    assert not await ResultRole(engine, load(ResultSettings, ENVIRON), exports=engine).ready()
+    assert not await ResultRole(
+        engine, load_settings(ResultSettings, ENVIRON), exports=engine
+    ).ready()
 
 
 async def test_the_role_is_ready_when_it_can_read_the_totals(reader):
-    assert await ResultRole(reader, load(ResultSettings, ENVIRON), exports=reader).ready()
+    assert await ResultRole(reader, load_settings(ResultSettings, ENVIRON), exports=reader).ready()
 
 
 async def test_many_viewers_cause_one_question(reader, monkeypatch):

@@ -18,7 +18,7 @@ from voting.database.engine import create_engine
 from voting.database.export import open_snapshot
 from voting.database.totals import fetch_result
 from voting.local import servers as embedded
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 from voting.poll import formats
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
 from voting.queue.producer import PollClosed

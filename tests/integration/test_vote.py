@@ -10,7 +10,7 @@ from voting.poll.ballot import MIN_VERSION, Ballot, Choice
 from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
 from voting.roles.vote import Mine, VoteRole
-from voting.settings import VoteSettings, load
+from voting.settings import VoteSettings, load_settings
 from voting.telemetry import metrics
 from voting.web.cookies import VoterCookies
 from voting.web.texts import INVALID_FORM, Problem
@@ -21,7 +21,7 @@ HTMX = {"HX-Request": "true"}
 
 
 def browser(stream, base_url="http://vote.localhost", **environ):
-    app = VoteRole(stream.vote, load(VoteSettings, {**ENVIRON, **environ})).create_app()
+    app = VoteRole(stream.vote, load_settings(VoteSettings, {**ENVIRON, **environ})).create_app()
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
 
 
@@ -358,7 +358,7 @@ async def test_who_votes_too_often_is_told_when_to_come_again(prepared):
 
 
 async def test_who_leaves_in_the_middle_of_a_vote_is_no_error_of_ours(prepared, caplog):
-    app = VoteRole(prepared.vote, load(VoteSettings, ENVIRON)).create_app()
+    app = VoteRole(prepared.vote, load_settings(VoteSettings, ENVIRON)).create_app()
     headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"content-length", b"8")]
     scope = {"type": "http", "method": "POST", "path": "/vote", "query_string": b""}
     said = iter(

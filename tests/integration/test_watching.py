@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from voting.local import servers as embedded
-from voting.local.servers import DataDir
+from voting.local.data_dir import DataDir
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
 from voting.queue.fsync_probe import LOOKS
 from voting.queue.stream import BallotStream, connect

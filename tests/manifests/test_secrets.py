@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from voting.settings import ROLE_SETTINGS, DatabaseSettings, Role, load
+from voting.settings import ROLE_SETTINGS, DatabaseSettings, Role, load_settings
 
 from .rendering import DEPLOY, OVERLAYS, Resource, of, one, pod, render
 from .wiring import each_secret_that_is_read_is_there, secret_variables
@@ -56,11 +56,11 @@ def test_every_secret_that_is_read_is_there(resources):
 
 @pytest.mark.parametrize("role", list(Role))
 def test_every_role_takes_its_settings(resources, role):
-    assert load(ROLE_SETTINGS[role], environment(resources, "Deployment", role))
+    assert load_settings(ROLE_SETTINGS[role], environment(resources, "Deployment", role))
 
 
 def test_the_migration_takes_its_settings(resources):
-    assert load(DatabaseSettings, environment(resources, "Job", "migrate"))
+    assert load_settings(DatabaseSettings, environment(resources, "Job", "migrate"))
 
 
 def test_the_urls_lead_to_services_and_users_that_are_there(resources):

@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from voting import __version__
-from voting.settings import ResultSettings, Settings, VoteSettings, WorkerSettings, load
+from voting.settings import ResultSettings, Settings, VoteSettings, WorkerSettings, load_settings
 from voting.telemetry.logging import ChangeLogger, configure, log_startup
 
 KEY = "a-key-nobody-may-read"
@@ -30,7 +30,7 @@ def lines(capsys):
 
 
 def started_with(lines, model, **environ):
-    settings = load(model, environ)
+    settings = load_settings(model, environ)
     configure(settings, "role")
     log_startup(log, settings)
     [line] = lines()

@@ -8,8 +8,8 @@ from voting.settings import (
     SettingsError,
     VoteSettings,
     WorkerSettings,
-    load,
     load_role,
+    load_settings,
 )
 
 KEY = "k" * 32
@@ -18,19 +18,19 @@ VOTE = {"REDIS_URL": "redis://redis:6379/0", "SECRET_KEYS": KEY}
 
 def problems(model, environ):
     with pytest.raises(SettingsError) as caught:
-        load(model, environ)
+        load_settings(model, environ)
     return caught.value.problems
 
 
 def test_defaults_are_those_of_the_contract():
-    settings = load(VoteSettings, VOTE)
+    settings = load_settings(VoteSettings, VOTE)
     assert (settings.port, settings.ops_port) == (8080, 9090)
     assert (settings.option_a, settings.option_b) == ("Cats", "Dogs")
     assert (settings.log_level, settings.log_format) == ("info", "json")
 
 
 def test_keys_are_separated_by_commas_newest_first():
-    settings = load(VoteSettings, {**VOTE, "SECRET_KEYS": f"{'n' * 16}, {'o' * 16}"})
+    settings = load_settings(VoteSettings, {**VOTE, "SECRET_KEYS": f"{'n' * 16}, {'o' * 16}"})
     assert [key.get_secret_value() for key in settings.secret_keys] == ["n" * 16, "o" * 16]
 
 
@@ -65,7 +65,7 @@ def test_a_problem_never_shows_the_value():
 
 
 def test_a_secret_is_not_shown_when_settings_are():
-    assert KEY not in repr(load(VoteSettings, VOTE))
+    assert KEY not in repr(load_settings(VoteSettings, VOTE))
 
 
 @pytest.mark.parametrize("value", ["", None])
@@ -78,7 +78,9 @@ def test_an_empty_variable_counts_as_missing(value):
     "url", ["redis://h", "rediss://:secret@h:6380/1?ssl_cert_reqs=none", "unix:///run/redis.sock"]
 )
 def test_urls_of_redis_are_accepted(url):
-    assert load(VoteSettings, {**VOTE, "REDIS_URL": url}).redis_url.get_secret_value() == url
+    assert (
+        load_settings(VoteSettings, {**VOTE, "REDIS_URL": url}).redis_url.get_secret_value() == url
+    )
 
 
 def test_the_two_ports_differ_also_from_a_default():
@@ -86,7 +88,7 @@ def test_the_two_ports_differ_also_from_a_default():
 
 
 def test_both_ports_may_be_any_free_one():
-    settings = load(VoteSettings, {**VOTE, "PORT": "0", "OPS_PORT": "0"})
+    settings = load_settings(VoteSettings, {**VOTE, "PORT": "0", "OPS_PORT": "0"})
     assert (settings.port, settings.ops_port) == (0, 0)
 
 
@@ -96,7 +98,7 @@ def test_both_ports_may_be_any_free_one():
 )
 def test_cookies_are_for_tls_only_where_voters_come_over_tls(address, secure):
     environ = VOTE if address is None else {**VOTE, "VOTE_URL": address}
-    assert load(VoteSettings, environ).secure is secure
+    assert load_settings(VoteSettings, environ).secure is secure
 
 
 @pytest.mark.parametrize(
@@ -108,8 +110,8 @@ def test_what_is_no_web_address_is_refused(address):
 
 
 def test_a_load_finds_the_pages_where_they_are_unless_told():
-    assert load(LoadSettings, {}).vote_url == "http://localhost:8080"
-    settings = load(LoadSettings, {"RESULT_URL": "https://result.example.com/"})
+    assert load_settings(LoadSettings, {}).vote_url == "http://localhost:8080"
+    settings = load_settings(LoadSettings, {"RESULT_URL": "https://result.example.com/"})
     assert settings.result_url == "https://result.example.com"
 
 
@@ -141,9 +143,9 @@ def test_an_unknown_role_is_refused_with_all_else_that_is_wrong(environ):
 
 def test_totals_are_shown_always_unless_asked_otherwise():
     environ = {"DATABASE_URL": "postgresql://h"}
-    assert load(ResultSettings, environ).show_results == "always"
+    assert load_settings(ResultSettings, environ).show_results == "always"
     assert (
-        load(ResultSettings, {**environ, "SHOW_RESULTS": "after_close"}).show_results
+        load_settings(ResultSettings, {**environ, "SHOW_RESULTS": "after_close"}).show_results
         == "after_close"
     )
     [line] = problems(ResultSettings, {**environ, "SHOW_RESULTS": "never"})

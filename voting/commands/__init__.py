@@ -1,1 +1,1 @@
-"""The commands that operators give, a module per group. Only `__main__` imports them."""
+"""The command line: the group `voting` and the operator's commands. Only `__main__` imports it."""

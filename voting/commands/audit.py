@@ -1,53 +1,78 @@
-"""The commands that look after the data: audit, replay."""
+"""The commands that check and repair the data: audit, replay."""
 
-import argparse
 import asyncio
+import sys
+from pathlib import Path
 
-from voting.commands.context import as_json, one_line_for, say, with_servers
+import click
+
+from voting.commands.context import (
+    connect_servers,
+    data_option,
+    exit_on_error,
+    json_option,
+    to_json,
+)
 from voting.reconcile.audit import Audit
 from voting.reconcile.audit import audit as compare
 from voting.reconcile.replay import Replay
-from voting.reconcile.replay import replay as count_again
+from voting.reconcile.replay import replay as recount
 
 
-def audit(arguments: argparse.Namespace) -> int:
-    """Return 1 where something is wrong, or a server can't be asked."""
-    # No patience of its own: adding up all votes takes as long as it takes.
-    with one_line_for("the votes can't be audited"):
-        found = asyncio.run(with_servers(arguments, compare, patience=None))
-    if arguments.json:
-        say(as_json(found))
+@click.command()
+@data_option
+@json_option
+def audit(data: Path | None, *, json_output: bool) -> None:
+    """Check that queue, votes and tally agree.
+
+    The app may run meanwhile. The exit code is 1 if there is a problem.
+    """
+    with exit_on_error("the votes can't be audited"):
+        result = asyncio.run(_audit(data))
+    if json_output:
+        click.echo(to_json(result))
     else:
-        backlog = "unknown" if found.backlog is None else found.backlog
-        age = found.oldest_pending_seconds
+        backlog = "unknown" if result.backlog is None else result.backlog
+        age = result.oldest_pending_seconds
         oldest = "" if age is None else f", the oldest for {age:.0f} s"
-        say(
-            f"votes         a {found.votes.a}, b {found.votes.b}",
-            f"tally         a {found.tally.a}, b {found.tally.b}",
-            f"compared      {_entries(found)}",
-            f"not counted   {backlog}, with a worker {found.pending}{oldest}",
-            f"dead letters  {found.dead_letters}",
-            *(found.problems or ["fine"]),
-        )
-    return 1 if found.problems else 0
+        click.echo(f"votes         a {result.votes.a}, b {result.votes.b}")
+        click.echo(f"tally         a {result.tally.a}, b {result.tally.b}")
+        click.echo(f"compared      {_compared(result)}")
+        click.echo(f"not counted   {backlog}, pending {result.pending}{oldest}")
+        click.echo(f"dead letters  {result.dead_letters}")
+        click.echo("\n".join(result.problems or ["no problems"]))
+    sys.exit(1 if result.problems else 0)
 
 
-def replay(arguments: argparse.Namespace) -> int:
-    """Return 1 where a server can't be asked."""
-    with one_line_for("the ballots can't be counted again"):
-        found = asyncio.run(with_servers(arguments, count_again))
-    if arguments.json:
-        say(as_json(found))
+@click.command()
+@data_option
+@json_option
+def replay(data: Path | None, *, json_output: bool) -> None:
+    """Recount ballots that a restored database lost.
+
+    The queue keeps counted ballots for some time; older ones are only in backups.
+    """
+    with exit_on_error("the ballots can't be replayed"):
+        result = asyncio.run(_replay(data))
+    if json_output:
+        click.echo(to_json(result))
     else:
-        say(
-            f"compared      {_entries(found)}",
-            f"counted again {found.votes}",
-            # What was counted before that can be in a backup only.
-            "fine, as far as the queue goes back",
-        )
-    return 0
+        click.echo(f"compared      {_compared(result)}")
+        click.echo(f"recounted     {result.votes}")
+        click.echo("complete for the time that the queue covers")
 
 
-def _entries(found: Audit | Replay) -> str:
-    since = f", the oldest of {found.since:%Y-%m-%d %H:%M:%S} UTC" if found.since else ""
-    return f"{found.entries} ballots{since}"
+async def _audit(data: Path | None) -> Audit:
+    # The sum of all votes has no time limit on this side: it grows with their number.
+    async with connect_servers(data, patience=None) as (stream, engine):
+        return await compare(stream, engine)
+
+
+async def _replay(data: Path | None) -> Replay:
+    async with connect_servers(data) as (stream, engine):
+        return await recount(stream, engine)
+
+
+def _compared(result: Audit | Replay) -> str:
+    since = f", the oldest of {result.since:%Y-%m-%d %H:%M:%S} UTC" if result.since else ""
+    return f"{result.entries} ballots{since}"

@@ -1,76 +1,79 @@
-"""What the operator's commands share: finding the servers, and telling what came of it."""
+"""What the operator's commands share: options, connections to the servers, errors."""
 
-import argparse
 import json
 import os
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import click
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
-from voting.local import data_dir as folder
 from voting.queue.stream import BallotStream, StreamMissing
-from voting.settings import ServersSettings, load
+from voting.settings import ServersSettings, default_data_dir, load_settings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_Result = TypeVar("_Result")
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Data directory of a running `voting up`, whose servers are used if none is set.",
+)
+json_option = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
 
 
-async def with_servers(
-    arguments: argparse.Namespace,
-    work: Callable[[BallotStream, AsyncEngine], Awaitable[_Result]],
-    **limits: Any,
-) -> _Result:
-    """Do `work` with the servers that the environment names, or those of a `voting up`.
+@asynccontextmanager
+async def connect_servers(
+    data: Path | None, **limits: Any
+) -> AsyncIterator[tuple[BallotStream, AsyncEngine]]:
+    """Yield the queue and the database that `server_urls` names.
 
-    `limits` are create_engine's. Raises SettingsError and whatever `work` raises.
+    `limits` are arguments of create_engine. Raises SettingsError.
     """
-    settings = load(ServersSettings, environ(arguments))
+    settings = load_settings(ServersSettings, server_urls(data))
     stream = BallotStream.at(settings.redis_url.get_secret_value())
     engine = create_engine(
         settings.database_url.get_secret_value(), name="voting-operator", **limits
     )
     try:
-        return await work(stream, engine)
+        yield stream, engine
     finally:
         await stream.close()
         await engine.dispose()
 
 
-def environ(arguments: argparse.Namespace) -> Mapping[str, str]:
-    """The environment; where it names no server, with those of the `voting up` that runs."""
+def server_urls(data: Path | None) -> Mapping[str, str]:
+    """Return the environment. If it has no server's URL, add those of the running `voting up`."""
     if os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL"):
         return os.environ
-    servers = folder.running(arguments.data or folder.default())
-    if servers is None:
+    data = data or default_data_dir()
+    try:
+        # A killed `voting up` leaves its files: use them only while its process runs.
+        os.kill(int((data / "lock").read_text()), 0)
+        lines = (data / "servers.env").read_text().splitlines()
+    except (OSError, ValueError):
         return os.environ
-    return {**os.environ, "DATABASE_URL": servers.database_url(), "REDIS_URL": servers.redis_url}
+    return {**os.environ, **dict(line.split("=", 1) for line in lines)}
 
 
 @contextmanager
-def one_line_for(failure: str) -> Iterator[None]:
-    """End the process with one line, and exit code 1, where a server fails."""
+def exit_on_error(failure: str) -> Iterator[None]:
+    """Exit with code 1 and one line, which begins with `failure`, if a server fails."""
     try:
         yield
     except StreamMissing:
-        sys.exit(f"voting: {failure}: the queue is not there")
+        raise click.ClickException(f"{failure}: the queue is missing") from None
     except (RedisError, *DATABASE_ERRORS) as error:
-        sys.exit(f"voting: {failure}: {in_one_line(error)}")
+        raise click.ClickException(f"{failure}: {in_one_line(error)}") from None
 
 
-def say(*lines: str) -> None:
-    """Print lines for whoever has given the command."""
-    print("\n".join(lines))  # noqa: T201 - the terminal is the place
-
-
-def as_json(found: "DataclassInstance") -> str:
-    """Write what was found for machines, times as ISO 8601."""
-    return json.dumps(asdict(found), default=datetime.isoformat)
+def to_json(result: "DataclassInstance") -> str:
+    """Serialize a result, with times as ISO 8601."""
+    return json.dumps(asdict(result), default=datetime.isoformat)

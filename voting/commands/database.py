@@ -1,35 +1,49 @@
-"""The commands that look after the schema: migrate, wait. They need no Redis, and import none."""
+"""The commands for the schema: migrate, wait. They do not import Redis' client."""
 
-import argparse
 import asyncio
 import os
-import sys
+
+import click
 
 from voting.database import schema
 from voting.database.engine import DATABASE_ERRORS, in_one_line
-from voting.settings import DatabaseSettings, load
+from voting.settings import DatabaseSettings, load_settings
 from voting.telemetry.logging import configure
 
 
-def migrate(arguments: argparse.Namespace) -> int:
-    """Return 1 where that fails."""
+@click.command()
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0,
+    metavar="SECONDS",
+    help="Wait this long for the database server to respond.",
+)
+def migrate(wait: float) -> None:
+    """Migrate the database to this version.
+
+    Also sets the rights of the database's users. The schema of a later version stays as it is.
+    """
     url = _database_url("migrate")
     try:
-        if arguments.wait:
-            asyncio.run(schema.wait_for_server(url, arguments.wait))
+        if wait:
+            asyncio.run(schema.wait_for_server(url, wait))
         schema.migrate(url)
     except DATABASE_ERRORS as error:
-        sys.exit(f"voting: the database can't be migrated: {in_one_line(error)}")
-    return 0
+        reason = in_one_line(error)
+        raise click.ClickException(f"the database can't be migrated: {reason}") from None
 
 
-def wait(_: argparse.Namespace) -> int:
-    """Wait as long as it takes."""
+@click.command()
+def wait() -> None:
+    """Wait until the database is migrated.
+
+    It must have this version's schema or a later one. There is no timeout.
+    """
     asyncio.run(schema.wait_for_schema(_database_url("wait")))
-    return 0
 
 
 def _database_url(command: str) -> str:
-    settings = load(DatabaseSettings, os.environ)
+    settings = load_settings(DatabaseSettings, os.environ)
     configure(settings, command)
     return settings.database_url.get_secret_value()

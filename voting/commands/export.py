@@ -1,95 +1,113 @@
-"""`voting export`: totals and timeline, or the anonymous votes, to the terminal or into a file."""
+"""`voting export`: writes totals over time, or the anonymous votes, to stdout or to a file."""
 
-import argparse
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO
 
-from voting.commands.context import environ, one_line_for
+import click
+
+from voting.commands.context import data_option, exit_on_error, server_urls
 from voting.database.engine import create_engine
-from voting.database.export import NoSuchRound, Snapshot, VotesHidden, VotesNotKept, open_snapshot
+from voting.database.export import NoSuchRound, VotesHidden, VotesNotKept, open_snapshot
 from voting.poll import formats
-from voting.settings import ExportSettings, load
+from voting.settings import ExportSettings, load_settings
 
 
-class _ReaderGone(Exception):
-    """Who was reading has seen enough."""
+class _ReaderClosed(Exception):
+    """The process that reads stdout has closed it."""
 
 
-class _Refused(Exception):
-    """Why nothing is exported, with the exit code."""
+@click.command()
+@data_option
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["csv", "json"]),
+    default="csv",
+    help="Output format.",
+    show_default=True,
+)
+@click.option("--round", "number", type=int, metavar="N", help="Export an earlier round.")
+@click.option("--votes", is_flag=True, help="Export the anonymous votes instead, one a line.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to a file (default: stdout).",
+)
+def export(
+    data: Path | None, output_format: str, number: int | None, output: Path | None, *, votes: bool
+) -> None:
+    """Export totals over time, or the anonymous votes.
 
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
-def export(arguments: argparse.Namespace) -> int:
-    """Return 1 where that fails or votes are kept back, 2 where there is no such thing."""
-    settings = load(ExportSettings, environ(arguments))
+    A file gets its name when it is complete. Votes are in random order. They are exported only of
+    the current round, and with SHOW_RESULTS=after_close only after its close.
+    """
+    settings = load_settings(ExportSettings, server_urls(data))
     try:
-        with one_line_for("the votes can't be exported"):
-            asyncio.run(_export(settings, arguments))
-    except _ReaderGone:
-        return 141  # as of a program that SIGPIPE has ended
-    except _Refused as refused:
-        print("voting:", refused, file=sys.stderr)  # noqa: T201 - the terminal is the place
-        return refused.code
-    return 0
+        with exit_on_error("the votes can't be exported"):
+            asyncio.run(_export(settings, output_format, number, output, votes=votes))
+    except _ReaderClosed:
+        sys.exit(128 + signal.SIGPIPE)  # as a program that SIGPIPE ends
 
 
-async def _export(settings: ExportSettings, arguments: argparse.Namespace) -> None:
+async def _export(
+    settings: ExportSettings,
+    output_format: str,
+    number: int | None,
+    output: Path | None,
+    *,
+    votes: bool,
+) -> None:
     url = settings.database_url.get_secret_value()
-    # No patience of its own: sorting all votes takes as long as it takes.
+    # Sorting all votes has no time limit on this side: it grows with their number.
     engine = create_engine(url, name="voting-export", pool_size=1, patience=None)
     try:
         async with open_snapshot(
-            engine,
-            settings.show_results,
-            arguments.round,
-            votes=arguments.votes,
-            long_timeouts=True,
+            engine, settings.show_results, number, votes=votes, long_timeouts=True
         ) as found:
-            pieces = _pieces(found, settings, arguments)
-            with _output(arguments.output) as write:
-                async with aclosing(pieces):
-                    async for piece in pieces:
-                        write(piece)
+            poll = (found.result, settings.question)
+            if votes:
+                chunks = found.votes(formats.VOTES[output_format](*poll))
+            else:
+                chunks = found.timeline(formats.TIMELINE[output_format](*poll))
+            with _output(output) as write:
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        write(chunk)
     except NoSuchRound:
-        raise _Refused(2, f"there is no round {arguments.round}") from None
+        raise click.BadParameter(f"there is no round {number}", param_hint="--round") from None
     except VotesNotKept:
-        raise _Refused(2, "the votes of an earlier round are not kept, only its totals") from None
+        raise click.UsageError(
+            "the votes of an earlier round are not kept, only its totals"
+        ) from None
     except VotesHidden:
-        raise _Refused(1, "the votes are kept back until the poll is closed") from None
+        raise click.ClickException("the votes are hidden until the poll is closed") from None
     finally:
         await engine.dispose()
 
 
-def _pieces(
-    found: Snapshot, settings: ExportSettings, arguments: argparse.Namespace
-) -> AsyncGenerator[bytes, None]:
-    if arguments.votes:
-        return found.votes(formats.VOTES[arguments.format](found.result, settings.question))
-    return found.timeline(formats.TIMELINE[arguments.format](found.result, settings.question))
-
-
 @contextmanager
 def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """Open a file that has its name once it is complete; without a path, standard output."""
+    """Yield a function that writes to the file, which gets its name when all is on disk.
+
+    Without a path it writes to stdout.
+    """
     if path is None:
-        # A buffer of its own: where Python is told to have none, a write may do half its work.
+        # sys.stdout may be unbuffered (PYTHONUNBUFFERED), and then write only a part.
         with open(sys.stdout.fileno(), "wb", closefd=False) as file:
             yield partial(_print, file)
             _print(file, b"", flush=True)
         return
     path = path.resolve()
     if path.exists() and not path.is_file():
-        raise _Refused(2, f"{path} is there and no file")
+        raise click.BadParameter(f"{path} is not a file", param_hint="--output")
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with new.open("xb") as file:
@@ -101,14 +119,14 @@ def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         new.unlink(missing_ok=True)
 
 
-def _print(file: IO[bytes], piece: bytes, *, flush: bool = False) -> None:
+def _print(file: IO[bytes], chunk: bytes, *, flush: bool = False) -> None:
     try:
-        file.write(piece)
+        file.write(chunk)
         if flush:
             file.flush()
     except OSError as error:
-        # What is left in the buffer must not be tried once more when it is closed.
+        # Closing the file would write the rest of its buffer again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         if isinstance(error, BrokenPipeError):
-            raise _ReaderGone from None
+            raise _ReaderClosed from None
         raise

@@ -1,20 +1,27 @@
-"""The commands that lead a poll through its life: status, open, close, reset."""
+"""The commands that change the state of the poll: status, close, open, reset."""
 
-import argparse
 import asyncio
 import os
-import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import NoReturn
+from pathlib import Path
+from typing import TypeVar
 
+import click
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting.commands.context import as_json, one_line_for, say, with_servers
+from voting.commands.context import (
+    connect_servers,
+    data_option,
+    exit_on_error,
+    json_option,
+    to_json,
+)
+from voting.commands.when import When, resolve
 from voting.database.engine import DATABASE_ERRORS, in_one_line
 from voting.database.poll import PollChanged, close_poll, reopen_poll, start_round
 from voting.database.totals import fetch_final_results, fetch_result
@@ -22,240 +29,264 @@ from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.results import FinalResult, VoteCounts, publish
 from voting.queue.stream import BallotStream, StreamMissing
 from voting.reconcile.poll import finalize, reconcile
-from voting.settings import ShowResultsSettings, load
+from voting.settings import ShowResultsSettings, load_settings
 
-# Seconds between two looks at a poll that is waited for.
-PAUSE = 0.2
+POLL_INTERVAL = 0.2  # seconds between two checks whether the totals are final
 
-_STEP = re.compile(r"\+(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What an operator wants to know before changing anything."""
+    """The state of the poll, as an operator needs it before a change."""
 
     poll: Poll
     phase: Phase
     counts: VoteCounts
     backlog: int | None
-    """Accepted votes that are not counted yet; None where Redis can't tell."""
+    """Accepted ballots that are not counted yet; None if unknown, as are the dead letters."""
     dead_letters: int | None
     finals: list[FinalResult]
     """All totals that were ever declared final, the newest last."""
 
 
-def status(arguments: argparse.Namespace) -> int:
-    """Return 1 where a server can't be asked."""
-    with one_line_for("the poll can't be read"):
-        found = asyncio.run(with_servers(arguments, _look))
-    say(as_json(found) if arguments.json else "\n".join(_lines(found)))
-    return 0
+@click.command()
+@data_option
+@json_option
+def status(data: Path | None, *, json_output: bool) -> None:
+    """Show the state of the poll.
 
-
-def close(arguments: argparse.Namespace) -> int:
-    """Return 1 where that fails, or where `--wait` is over before the totals are final."""
-
-    async def work(stream: BallotStream, engine: AsyncEngine) -> None:
-        at = None if arguments.at is None else await _moment(stream, arguments.at)
-        found = await _look(stream, engine)
-        if not found.poll.allows(Event.CLOSE):
-            _end(1, f"round {found.poll.round} is closed already: {_when(found.poll)}")
-        _confirm(arguments, *_what_a_close_does(found, at))
-        await close_poll(engine, at=at)
-        await _tell(stream, engine)
-        if at is None and arguments.wait:
-            await _until_final(stream, engine, arguments.wait)
-        await _tell_status(stream, engine)
-
-    return _run(arguments, "the poll can't be closed", work)
-
-
-def open_(arguments: argparse.Namespace) -> int:
-    """Return 1 where that fails."""
-
-    async def work(stream: BallotStream, engine: AsyncEngine) -> None:
-        found = await _look(stream, engine)
-        if warnings := list(_what_opening_undoes(found)):
-            _confirm(arguments, *warnings)
-        await reopen_poll(engine, found.poll)
-        await _tell(stream, engine)
-        await _tell_status(stream, engine)
-
-    return _run(arguments, "the poll can't be opened", work)
-
-
-def reset(arguments: argparse.Namespace) -> int:
-    """Return 1 where that fails, or where the round is not final."""
-
-    async def work(stream: BallotStream, engine: AsyncEngine) -> None:
-        found = await _look(stream, engine)
-        if not found.poll.allows(Event.START_ROUND):
-            _end(1, f"round {found.poll.round} is {found.phase}: close it, and wait for final")
-        _confirm(
-            arguments,
-            f"Start round {found.poll.round + 1}, open at once?",
-            f"Lost is who voted what: {found.counts.votes:,} votes of round {found.poll.round}.",
-            "Its totals and its timeline are kept.",
-        )
-        await start_round(engine, found.poll.round)
-        await _tell(stream, engine)
-        await _tell_status(stream, engine)
-
-    return _run(arguments, "the next round can't be started", work)
-
-
-async def _moment(stream: BallotStream, text: str) -> datetime:
-    try:
-        return moment(text, datetime.fromtimestamp(await stream.clock(), UTC))
-    except (ValueError, OverflowError) as error:
-        _end(2, f"--at: {error}")
-
-
-def moment(text: str, now: datetime) -> datetime:
-    """Read a time: `20:15`, `2026-11-24T20:15`, or from now on `+10m`, `+1h30m`, `+90s`.
-
-    Without an offset it is this machine's local time; a time of day is the next such. Raises
-    ValueError where it can't be read, or has passed.
+    Lists the final totals of all rounds, and those that a reopened poll has revoked.
     """
-    step = _STEP.fullmatch(text)
-    if step and any(step.groups()):
-        hours, minutes, seconds = (int(each or 0) for each in step.groups())
-        return now + timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    try:
-        today = datetime.combine(now.astimezone(), time.fromisoformat(text))
-        at = today.astimezone()
-        if at <= now:  # by the calendar: a day may have 23 hours
-            at = (today + timedelta(days=1)).astimezone()
-    except ValueError:
-        try:
-            at = datetime.fromisoformat(text).astimezone()
-        except ValueError:
-            raise ValueError("must be like 20:15, 2026-11-24T20:15 or +10m") from None
-    if at <= now:
-        raise ValueError(f"{_at(at)} has passed")
-    return at.astimezone(UTC)
+    result = _run(data, "the poll can't be read", _fetch_status)
+    click.echo(to_json(result) if json_output else "\n".join(_lines(result)))
+
+
+@click.command()
+@data_option
+@click.option(
+    "--at",
+    type=When(),
+    metavar="TIME",
+    help="Close at this time: 20:15, 2026-11-24T20:15, +10m (default: now).",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0,
+    metavar="SECONDS",
+    help="Wait this long for the totals to be final; exit with 1 if they are not.",
+)
+@yes_option
+def close(
+    data: Path | None, at: timedelta | time | datetime | None, wait: float, *, yes: bool
+) -> None:
+    """Close the poll, now or at a time.
+
+    Votes are refused from then on. Totals are final once all accepted ballots are counted.
+    """
+
+    async def plan(stream: BallotStream, engine: AsyncEngine) -> tuple[Status, datetime | None]:
+        closes_at = None
+        if at is not None:  # by Redis' clock, which will close the poll
+            closes_at = resolve(at, datetime.fromtimestamp(await stream.clock(), UTC))
+        return await _fetch_status(stream, engine), closes_at
+
+    async def apply(stream: BallotStream, engine: AsyncEngine) -> None:
+        await close_poll(engine, at=closes_at)
+        await _apply(stream, engine)
+        if closes_at is None and wait:
+            await _until_final(stream, engine, wait)
+        await _print_status(stream, engine)
+
+    failure = "the poll can't be closed"
+    found, closes_at = _run(data, failure, plan)
+    if not found.poll.allows(Event.CLOSE):
+        raise click.ClickException(
+            f"round {found.poll.round} is closed already: {_state(found.poll)}"
+        )
+    if not yes:
+        _confirm(*_consequences_of_close(found, closes_at))
+    _run(data, failure, apply)
+
+
+@click.command("open")
+@data_option
+@yes_option
+def reopen(data: Path | None, *, yes: bool) -> None:
+    """Reopen the poll, or cancel a planned close.
+
+    Reopening a final poll revokes its result.
+    """
+
+    async def apply(stream: BallotStream, engine: AsyncEngine) -> None:
+        await reopen_poll(engine, found.poll)
+        await _apply(stream, engine)
+        await _print_status(stream, engine)
+
+    failure = "the poll can't be opened"
+    found = _run(data, failure, _fetch_status)
+    consequences = list(_consequences_of_open(found))
+    if consequences and not yes:
+        _confirm(*consequences)
+    _run(data, failure, apply)
+
+
+@click.command()
+@data_option
+@yes_option
+def reset(data: Path | None, *, yes: bool) -> None:
+    """Start the next round.
+
+    The poll must be final. Its totals and timeline are kept, its votes are deleted.
+    """
+
+    async def apply(stream: BallotStream, engine: AsyncEngine) -> None:
+        await start_round(engine, found.poll.round)
+        await _apply(stream, engine)
+        await _print_status(stream, engine)
+
+    failure = "the next round can't be started"
+    found = _run(data, failure, _fetch_status)
+    if not found.poll.allows(Event.START_ROUND):
+        raise click.ClickException(
+            f"round {found.poll.round} is {found.phase}: close it and wait until it is final"
+        )
+    if not yes:
+        _confirm(
+            f"Start round {found.poll.round + 1} now?",
+            f"This deletes the {found.counts.votes:,} votes of round {found.poll.round}.",
+            "Its totals and timeline are kept.",
+        )
+    _run(data, failure, apply)
 
 
 def _run(
-    arguments: argparse.Namespace,
+    data: Path | None,
     failure: str,
-    work: Callable[[BallotStream, AsyncEngine], Awaitable[None]],
-) -> int:
-    try:
-        with one_line_for(failure):
-            asyncio.run(with_servers(arguments, work))
-    except PollChanged:
-        raise SystemExit(f"voting: {failure}: somebody has changed it meanwhile") from None
-    return 0
+    work: Callable[[BallotStream, AsyncEngine], Awaitable[_Result]],
+) -> _Result:
+    """Run `work` with connections of its own.
+
+    A command that asks for confirmation does it between two runs: while an event loop runs, Ctrl-C
+    does not interrupt a prompt.
+    """
+
+    async def run() -> _Result:
+        async with connect_servers(data) as (stream, engine):
+            return await work(stream, engine)
+
+    with exit_on_error(failure):
+        try:
+            return asyncio.run(run())
+        except PollChanged:
+            raise click.ClickException(f"{failure}: it has been changed meanwhile") from None
 
 
-async def _look(stream: BallotStream, engine: AsyncEngine) -> Status:
-    shown = publish(await fetch_result(engine), load(ShowResultsSettings, os.environ).show_results)
+async def _fetch_status(stream: BallotStream, engine: AsyncEngine) -> Status:
+    settings = load_settings(ShowResultsSettings, os.environ)
+    result = publish(await fetch_result(engine), settings.show_results)
     backlog = letters = None
-    # What Postgres says is enough to go on with.
-    with suppress(StreamMissing, RedisError):
+    with suppress(StreamMissing, RedisError):  # Postgres alone is enough for a change
         letters = await stream.dead_letter_count()
         backlog = (await stream.progress()).backlog
     return Status(
-        poll=shown.poll,
-        phase=shown.poll.phase,
-        counts=shown.counts,
+        poll=result.poll,
+        phase=result.poll.phase,
+        counts=result.counts,
         backlog=backlog,
         dead_letters=letters,
         finals=await fetch_final_results(engine),
     )
 
 
-async def _tell(stream: BallotStream, engine: AsyncEngine) -> None:
-    """Have it take effect, as any worker would within seconds."""
+async def _apply(stream: BallotStream, engine: AsyncEngine) -> None:
+    """Publish the change in Redis at once; a worker would do it within seconds."""
     try:
         await reconcile(engine, stream)
     except (RedisError, *DATABASE_ERRORS) as error:
-        sys.exit(
-            "voting: it is written down, but Redis could not be told: a worker will, once it can:"
+        raise click.ClickException(
+            "the change is stored in Postgres, but not in Redis yet: a worker will retry:"
             f" {in_one_line(error)}"
-        )
+        ) from None
 
 
-async def _tell_status(stream: BallotStream, engine: AsyncEngine) -> None:
-    with one_line_for("it is done, but the poll can't be read"):
-        say(*_lines(await _look(stream, engine)))
+async def _print_status(stream: BallotStream, engine: AsyncEngine) -> None:
+    with exit_on_error("the poll is changed, but its status can't be read"):
+        click.echo("\n".join(_lines(await _fetch_status(stream, engine))))
 
 
 async def _until_final(stream: BallotStream, engine: AsyncEngine, seconds: float) -> None:
-    """Wait for the totals to be final, and declare them so, as any worker would within seconds."""
+    """Wait for the totals to be final, and declare them so, as a worker would within seconds."""
     try:
         async with asyncio.timeout(seconds):
             while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
                 with suppress(StreamMissing, RedisError):
                     if await finalize(engine, stream, poll):
                         continue
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(POLL_INTERVAL)
     except TimeoutError:
-        sys.exit(f"voting: the poll is closed; the totals are not final after {seconds:g} s")
+        raise click.ClickException(
+            f"the poll is closed, but its totals are not final after {seconds:g} s"
+        ) from None
 
 
-def _confirm(arguments: argparse.Namespace, question: str, *consequences: str) -> None:
-    """Ask, unless told not to. Ends the process where the answer is not yes."""
-    if arguments.yes:
-        return
+def _confirm(question: str, *consequences: str) -> None:
+    """Ask the operator. Exits unless the answer is yes."""
+    text = "\n  ".join((question, *consequences))
     if not sys.stdin.isatty():
-        _end(2, "this changes the poll: say --yes", question, *consequences)
-    say(question, *(f"  {each}" for each in consequences))
-    if input("Type yes to go on: ").strip().lower() != "yes":
-        _end(1, "nothing was changed")
+        raise click.UsageError(f"without a terminal, confirm with --yes: {text}")
+    click.echo(text)
+    if not click.confirm("Continue?"):
+        raise click.ClickException("nothing was changed")
 
 
-def _what_a_close_does(found: Status, at: datetime | None) -> Iterator[str]:
-    when = "now" if at is None else f"at {_at(at)}"
+def _consequences_of_close(found: Status, at: datetime | None) -> Iterator[str]:
+    when = "now" if at is None else f"at {_utc(at)}"
     yield f"Close round {found.poll.round} {when}?"
-    yield "Nobody can vote from then on. What was accepted before is counted, then it is final."
+    yield "Votes are refused from then on. Ballots accepted before are counted, then it is final."
     if found.poll.closes_at is not None:
-        yield f"It was to close at {_at(found.poll.closes_at)}."
+        yield f"This replaces the close planned for {_utc(found.poll.closes_at)}."
 
 
-def _what_opening_undoes(found: Status) -> Iterator[str]:
+def _consequences_of_open(found: Status) -> Iterator[str]:
     poll, counts = found.poll, found.counts
     if poll.phase is Phase.OPEN and poll.closes_at is not None:
-        yield f"Keep round {poll.round} open? It does not close at {_at(poll.closes_at)} then."
+        yield f"Keep round {poll.round} open? This cancels its close at {_utc(poll.closes_at)}."
     if poll.phase is Phase.COUNTING:
-        yield f"Open round {poll.round} again? It is being counted."
+        yield f"Reopen round {poll.round}? Its last ballots are being counted."
     if poll.final_at is not None:
-        yield f"Open round {poll.round} again? Its result is final no more:"
-        yield f"a {counts.a:,}, b {counts.b:,}, final since {_at(poll.final_at)}."
-        yield "`voting status` goes on to publish that it was."
+        yield f"Reopen round {poll.round}? This revokes its final result:"
+        yield f"a {counts.a:,}, b {counts.b:,}, final since {_utc(poll.final_at)}."
+        yield "`voting status` keeps listing it as revoked."
 
 
 def _lines(found: Status) -> Iterator[str]:
-    poll = found.poll
-    yield f"round         {poll.round}, {_when(poll)}"
-    a, b = found.counts.a, found.counts.b
-    yield (
-        f"votes         {found.counts.votes} in all" if a is None else f"votes         a {a}, b {b}"
-    )
+    poll, counts = found.poll, found.counts
+    yield f"round         {poll.round}, {_state(poll)}"
+    totals = f"{counts.votes} in total" if counts.a is None else f"a {counts.a}, b {counts.b}"
+    yield f"votes         {totals}"
     yield f"not counted   {'unknown' if found.backlog is None else found.backlog}"
     yield f"dead letters  {'unknown' if found.dead_letters is None else found.dead_letters}"
     if poll.queue_lost_at is not None:
-        yield f"queue lost    {_at(poll.queue_lost_at)}: votes not counted by then are missing"
-    stands = {each.round: each.final_at for each in found.finals} | {poll.round: poll.final_at}
+        yield f"queue lost    {_utc(poll.queue_lost_at)}: ballots not counted by then are missing"
+    # The newest final totals of a round are valid, unless the current round was reopened.
+    valid = {each.round: each.final_at for each in found.finals} | {poll.round: poll.final_at}
     for final in found.finals:
-        undone = "" if stands[final.round] == final.final_at else ", undone"
-        totals = f"a {final.a}, b {final.b}{undone}"
-        yield f"final         {_at(final.final_at)}, round {final.round}: {totals}"
+        revoked = "" if valid[final.round] == final.final_at else ", revoked"
+        totals = f"a {final.a}, b {final.b}{revoked}"
+        yield f"final         {_utc(final.final_at)}, round {final.round}: {totals}"
 
 
-def _when(poll: Poll) -> str:
+def _state(poll: Poll) -> str:
     if poll.phase is Phase.FINAL and poll.final_at:
-        return f"final since {_at(poll.final_at)}, closed at {_at(poll.closed_at)}"
+        return f"final since {_utc(poll.final_at)}, closed at {_utc(poll.closed_at)}"
     if poll.phase is Phase.COUNTING:
-        return f"closed at {_at(poll.closed_at)}, counting" if poll.closed_at else "closing"
-    return f"open, closes at {_at(poll.closes_at)}" if poll.closes_at else "open"
+        return f"closed at {_utc(poll.closed_at)}, counting" if poll.closed_at else "closing"
+    return f"open, closes at {_utc(poll.closes_at)}" if poll.closes_at else "open"
 
 
-def _at(at: datetime | None) -> str:
+def _utc(at: datetime | None) -> str:
     return "?" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _end(code: int, *lines: str) -> NoReturn:
-    print("voting:", "\n  ".join(lines), file=sys.stderr)  # noqa: T201 - the terminal is the place
-    sys.exit(code)

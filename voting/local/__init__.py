@@ -1,1 +1,1 @@
-"""`voting up`: the whole app with embedded servers on this machine. Only `__main__` imports it."""
+"""`voting up`: the whole app on this machine, with embedded servers. Only `__main__` imports it."""

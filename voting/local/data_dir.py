@@ -1,75 +1,79 @@
-"""The folder in which `voting up` keeps everything: one user at a time."""
+"""The directory in which `voting up` keeps its data. One `voting up` uses it at a time."""
 
 import asyncio
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from voting.local.servers import DataDir, fits_sockets
 from voting.local.supervisor import StartError
 
-# How long what a killed `voting up` left behind may take to die.
-LEFTOVERS_SECONDS = 10.0
+# How long the processes of a killed `voting up` may take to end.
+LEFTOVERS_TIMEOUT = 10.0
+
+# The longest path of a socket that all systems accept, less the longest file name used here.
+_MAX_SOCKET_DIR = 103 - len("/.s.PGSQL.5432")
 
 
-def default() -> Path:
-    """Where votes are kept unless told: the user's own folder for data."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/voting")  # /root is closed to the user that Postgres runs as
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "voting"
+@dataclass(frozen=True)
+class DataDir:
+    """The servers' files, which stay in `data`, and their sockets in `run`."""
+
+    data: Path
+    run: Path
+
+    def database_url(self, database: str = "postgres") -> str:
+        # Without the port, PGPORT would apply.
+        return f"postgresql://postgres@/{database}?host={self.run}&port=5432"
+
+    @property
+    def redis_url(self) -> str:
+        return f"unix://{self.run}/valkey.sock"
 
 
-async def lock(data: Path) -> int:
-    """Make sure that nobody else uses the folder, leftovers of a killed one included.
+async def acquire_lock(data: Path) -> int:
+    """Create the directory and lock it. Waits for the processes of a killed `voting up` to end.
 
-    Returns a file descriptor: the folder is taken as long as any process holds it open. Raises
-    StartError.
+    Returns a file descriptor; the lock lasts as long as any process has it open. Raises StartError.
     """
-    held = _open(data)
-    patience = asyncio.get_running_loop().time() + LEFTOVERS_SECONDS
-    while not _locked(held):
-        owner = os.pread(held, 20, 0).decode(errors="replace")
-        if _runs(owner):
+    lock = _open_lock(data)
+    deadline = asyncio.get_running_loop().time() + LEFTOVERS_TIMEOUT
+    while not _try_lock(lock):
+        owner = os.pread(lock, 20, 0).decode(errors="replace")
+        if _is_running(owner):
             raise StartError(f"{data} is in use by another `voting up` (process {owner})")
-        if asyncio.get_running_loop().time() > patience:
-            raise StartError(f"{data} is in use by what a killed `voting up` ({owner}) has left")
+        if asyncio.get_running_loop().time() > deadline:
+            raise StartError(f"{data} is in use by processes of a killed `voting up` ({owner})")
         await asyncio.sleep(0.05)
-    with _writing(data):
-        os.ftruncate(held, 0)
-        os.pwrite(held, str(os.getpid()).encode(), 0)
-    return held
+    with _writes_to(data):
+        (data / "servers.env").unlink(missing_ok=True)  # of a killed `voting up`
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock
 
 
-@contextmanager
-def _writing(data: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StartError(f"{data} can't be written: {error.strerror}") from None
-
-
-def _open(data: Path) -> int:
-    with _writing(data):
-        # Others may pass through, for Postgres may be another user; none may list it.
+def _open_lock(data: Path) -> int:
+    with _writes_to(data):
+        # Postgres may run as another user, who needs to pass through; listing is not needed.
         data.mkdir(mode=0o711, parents=True, exist_ok=True)
         return os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
 
 
-def _locked(held: int) -> bool:
+def _try_lock(lock: int) -> bool:
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _runs(process: str) -> bool:
+def _is_running(process: str) -> bool:
     try:
         os.kill(int(process), 0)
     except (ValueError, OSError):
@@ -77,45 +81,61 @@ def _runs(process: str) -> bool:
     return True
 
 
-def subfolders(data: Path) -> DataDir:
-    """Tell where the servers keep their data and their sockets. Raises StartError."""
+def socket_dir(data: Path) -> Path:
+    """Create an empty directory for the servers' sockets. Raises StartError.
+
+    It is `data/run`, or a temporary one if that path is too long for sockets or needs quoting in
+    URLs.
+    """
     run = data / "run"
-    with _writing(data):
-        if run.is_symlink():
+    with _writes_to(data):
+        if run.is_symlink():  # earlier versions linked to the temporary one
             run.unlink()
     shutil.rmtree(run, ignore_errors=True)
-    if fits_sockets(run):
-        with _writing(data):
-            run.mkdir(mode=0o700)
-        return DataDir(data, run)
-    elsewhere = Path(tempfile.mkdtemp(prefix="voting-"))
-    with _writing(data):
-        run.symlink_to(elsewhere)  # for `running` to find
-    return DataDir(data, elsewhere)
+    if len(str(run)) > _MAX_SOCKET_DIR or not re.fullmatch(r"[\w./-]+", str(run), re.ASCII):
+        return Path(tempfile.mkdtemp(prefix="voting-"))
+    with _writes_to(data):
+        run.mkdir(mode=0o700)
+    return run
 
 
-def running(data: Path) -> DataDir | None:
-    """Find the servers of the `voting up` that runs with that folder; None where none does."""
-    run = data.absolute() / "run"
+@contextmanager
+def published_urls(data: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    """Write the servers' URLs to servers.env, for the operator's commands. Raises StartError."""
+    path = data / "servers.env"
+    urls = "".join(f"{name}={environ[name]}\n" for name in ("DATABASE_URL", "REDIS_URL"))
+    with _writes_to(data):
+        _write_private(path, urls)
     try:
-        runs = _runs((data / "lock").read_text())
-        if run.is_symlink():
-            run = run.readlink()
-    except OSError:
-        return None
-    return DataDir(data, run) if runs else None
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def secret_key(data: Path) -> str:
-    """The key that signs voters' cookies: made once, so that they stay the same voters."""
+    """Return the key that signs voters' cookies. It is created once, so voters keep their votes."""
     path = data / "secret-key"
-    new = path.with_suffix(".new")
-    with _writing(data):
+    with _writes_to(data):
         if not path.exists():
-            new.touch(mode=0o600)
-            with new.open("w") as file:
-                file.write(secrets.token_hex(32))
-                file.flush()
-                os.fsync(file.fileno())  # before the name: an empty key would sign nothing
-            new.rename(path)
+            _write_private(path, secrets.token_hex(32))
         return path.read_text()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read. It gets its name when it is on disk."""
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+
+
+@contextmanager
+def _writes_to(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"{data} can't be written: {error.strerror}") from None

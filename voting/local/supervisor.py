@@ -1,4 +1,4 @@
-"""Child processes that are started again when they die, and that never outlive this one."""
+"""Child processes that are restarted when they die and never outlive this process."""
 
 import asyncio
 import os
@@ -10,34 +10,34 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 
-START_SECONDS = 60.0
-RESTART_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds; the last repeats
-FULL_BYTES = 1_000_000  # a disk with less is why programs on it end
-STEADY_SECONDS = 30.0  # a child that ran this long starts again with the shortest pause
+START_TIMEOUT = 60.0  # seconds
+RESTART_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds; the last repeats
+STABLE_SECONDS = 30.0  # the delays start again from the first after a child ran this long
+FULL_DISK_BYTES = 1_000_000  # with less free, a full disk is the likely cause of an exit
 
 
 class StartError(Exception):
-    """The app can't be started; the message is for the person who tried."""
+    """The app can't be started. The message is for the user."""
 
 
 class Guardian:
     """A small process that kills all the children when this process dies, even by SIGKILL.
 
-    The children are in its process group, so a Ctrl-C at the terminal doesn't reach them: this
-    process stops them in order. It works wherever there is a shell, unlike Linux' parent-death
-    signal. `held` is a file descriptor that stays open as long as anybody of the group lives.
+    The children are in its process group, so Ctrl-C at the terminal does not reach them: this
+    process stops them in order. It works on every system with a shell, unlike Linux' parent-death
+    signal. `lock` is a file descriptor that all processes of the group inherit, and so keep open.
     """
 
-    def __init__(self, held: int) -> None:
-        self.held = held
-        # `cat` ends when this process, the only one to hold the pipe's other end, is gone. No other
-        # signal than SIGKILL may end it: where one of the group is suspended when this process
-        # goes, the kernel sends the group a SIGHUP; some tools send a SIGTERM to all there is.
+    def __init__(self, lock: int) -> None:
+        self.lock = lock
+        # `cat` ends when this process ends, which alone has the other end of the pipe. Only SIGKILL
+        # may end the guardian: if a process of the group is suspended when this process ends, the
+        # kernel sends SIGHUP to the group; some tools send SIGTERM to all processes.
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", "trap '' HUP INT QUIT TERM; cat >/dev/null; kill -9 0"],
             stdin=subprocess.PIPE,
             process_group=0,
-            pass_fds=(held,),
+            pass_fds=(lock,),
         )
 
     @property
@@ -45,14 +45,14 @@ class Guardian:
         return self._process.pid
 
     def close(self) -> None:
-        """Kill whatever is left, itself included."""
+        """Kill all processes that are left in the group, and the guardian."""
         os.killpg(self.group, signal.SIGKILL)
         self._process.communicate()
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, and how to tell that it is ready."""
+    """A command, and a check that it is ready."""
 
     name: str
     command: Sequence[str]
@@ -61,18 +61,18 @@ class Program:
     stop_signal: signal.Signals = signal.SIGTERM
     user: int | None = None
     log: Path | None = None
-    """Where its output goes; None for this process' own."""
+    """The file for its output; None for the output of this process."""
 
 
 @dataclass
 class Child:
-    """One program, kept running from `start` until `stop`."""
+    """A program that is restarted whenever it ends, from `start` until `stop`."""
 
     program: Program
     guardian: Guardian
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     _process: asyncio.subprocess.Process | None = None
-    _keeper: asyncio.Task[None] | None = None
+    _monitoring: asyncio.Task[None] | None = None
     _stopping: bool = False
     _log_start: int = 0
 
@@ -84,18 +84,18 @@ class Child:
         """Run the program and wait until it is ready. Raises StartError."""
         process = await self._spawn()
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(START_TIMEOUT):
                 while not await self.program.ready():
                     if process.returncode is not None:
-                        raise StartError(f"{self.program.name} {_end(process)}{self._last_words()}")
+                        raise StartError(f"{self.program.name} {_exit(process)}{self._log_tail()}")
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            message = f"{self.program.name} was not ready in {START_SECONDS:.0f} s"
-            raise StartError(message + self._last_words()) from None
-        self._keeper = asyncio.create_task(self._keep(process))
+            message = f"{self.program.name} was not ready in {START_TIMEOUT:.0f} s"
+            raise StartError(message + self._log_tail()) from None
+        self._monitoring = asyncio.create_task(self._monitor(process))
 
     async def stop(self, seconds: float) -> None:
-        """Ask it to end, and make it end after `seconds`."""
+        """Send the stop signal, and SIGKILL after `seconds`."""
         self._stopping = True
         if self._process is None or self._process.returncode is not None:
             await self._cancel()
@@ -105,36 +105,36 @@ class Child:
             async with asyncio.timeout(seconds):
                 await self._process.wait()
         except TimeoutError:
-            self.say(f"{self.program.name} did not stop in {seconds:.0f} s and is killed")
+            self.report(f"{self.program.name} did not stop in {seconds:.0f} s and is killed")
             self._process.kill()
             await self._process.wait()
         await self._cancel()
 
     async def _cancel(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
+        if self._monitoring is not None:
+            self._monitoring.cancel()
+            await asyncio.wait({self._monitoring})
 
-    async def _keep(self, process: asyncio.subprocess.Process) -> None:
+    async def _monitor(self, process: asyncio.subprocess.Process) -> None:
         loop = asyncio.get_running_loop()
-        pauses = _pauses()
+        delays = _delays()
         while True:
             started = loop.time()
             await process.wait()
             if self._stopping:
                 return
-            if loop.time() - started > STEADY_SECONDS:
-                pauses = _pauses()
-            self.say(f"{self.program.name} {_end(process)}: starting it again{self._last_words()}")
-            process = await self._spawn_after(pauses)
+            if loop.time() - started > STABLE_SECONDS:
+                delays = _delays()
+            self.report(f"{self.program.name} {_exit(process)}, restarting{self._log_tail()}")
+            process = await self._respawn(delays)
 
-    async def _spawn_after(self, pauses: Iterator[float]) -> asyncio.subprocess.Process:
+    async def _respawn(self, delays: Iterator[float]) -> asyncio.subprocess.Process:
         while True:
-            await asyncio.sleep(next(pauses))
+            await asyncio.sleep(next(delays))
             try:
                 return await self._spawn()
-            except OSError as error:  # no memory, too many processes, programs being replaced
-                self.say(f"{self.program.name} can't be started: {error}: trying again")
+            except OSError as error:  # out of memory, too many processes, a program being replaced
+                self.report(f"{self.program.name} can't be restarted, retrying: {error}")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         output = self.program.log.open("ab") if self.program.log else None
@@ -148,7 +148,7 @@ class Child:
                 stdout=output,
                 stderr=output and subprocess.STDOUT,
                 process_group=self.guardian.group,
-                pass_fds=(self.guardian.held,),
+                pass_fds=(self.guardian.lock,),
                 user=self.program.user,
                 group=self.program.user,
                 extra_groups=None if self.program.user is None else [],
@@ -158,11 +158,11 @@ class Child:
                 output.close()
         return self._process
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         if self.program.log is None:
             return ""
         try:
-            full = shutil.disk_usage(self.program.log.parent).free < FULL_BYTES
+            full = shutil.disk_usage(self.program.log.parent).free < FULL_DISK_BYTES
             with self.program.log.open("rb") as log:
                 log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 2000))
                 lines = log.read().decode(errors="replace").splitlines()[-4:]
@@ -171,11 +171,11 @@ class Child:
         return (" (its disk is full)" if full else "") + "".join(f"\n    {line}" for line in lines)
 
 
-def _pauses() -> Iterator[float]:
-    return chain(RESTART_PAUSES, repeat(RESTART_PAUSES[-1]))
+def _delays() -> Iterator[float]:
+    return chain(RESTART_DELAYS, repeat(RESTART_DELAYS[-1]))
 
 
-def _end(process: asyncio.subprocess.Process) -> str:
+def _exit(process: asyncio.subprocess.Process) -> str:
     code = process.returncode
     if code is None or code >= 0:
         return f"ended with exit code {code}"

@@ -8,14 +8,14 @@ from importlib import import_module
 import structlog
 import uvloop
 
-from voting.settings import ROLE_SETTINGS, load, load_role
+from voting.settings import ROLE_SETTINGS, load_role, load_settings
 from voting.telemetry.logging import configure
 
 
 def run() -> int:
     """Return 1 where it has failed. Raises SettingsError, and OSError where a port can't be had."""
     role = load_role(os.environ)
-    settings = load(ROLE_SETTINGS[role], os.environ)
+    settings = load_settings(ROLE_SETTINGS[role], os.environ)
     configure(settings, role)
     # Only the role's own module: vote must run without a database driver's worth of memory.
     work = import_module(f"voting.roles.{role}").run
