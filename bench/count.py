@@ -13,7 +13,7 @@ from servers import TEMPLATE
 from bench import queue
 from bench.results import Results
 from bench.stack import Processes, Stack, run
-from voting.roles.worker import BATCH
+from voting.roles.worker import BATCH_SIZE
 from voting.settings import Role
 
 BACKLOG = 1_000_000
@@ -67,8 +67,8 @@ async def _upsert(stack: Stack, connections: int) -> float:
     """Write the rows of BACKLOG votes and return the rate."""
     url = stack.servers.database_url(TEMPLATE, "voting_worker")
     opened = [await asyncpg.connect(url) for _ in range(connections)]
-    batches = [_rows(index) for index in range(BACKLOG // BATCH)]
-    rows = BATCH * len(batches)
+    batches = [_rows(index) for index in range(BACKLOG // BATCH_SIZE)]
+    rows = BATCH_SIZE * len(batches)
 
     async def write(connection: Any) -> None:
         statement = await connection.prepare(_UPSERT)
@@ -84,8 +84,13 @@ async def _upsert(stack: Stack, connections: int) -> float:
 
 
 def _rows(index: int) -> tuple[list[Any], ...]:
-    voters = [UUID(bytes=os.urandom(16)) for _ in range(BATCH)]
-    return voters, ["ab"[each % 2] for each in range(BATCH)], [index] * BATCH, list(range(BATCH))
+    voters = [UUID(bytes=os.urandom(16)) for _ in range(BATCH_SIZE)]
+    return (
+        voters,
+        ["ab"[each % 2] for each in range(BATCH_SIZE)],
+        [index] * BATCH_SIZE,
+        list(range(BATCH_SIZE)),
+    )
 
 
 async def drained(stack: Stack) -> float:

@@ -12,7 +12,8 @@ from bench.results import Results
 from bench.stack import Stack, run
 from voting.database.engine import create_engine
 from voting.database.totals import fetch_result
-from voting.queue.stream import BallotStream
+from voting.queue.client import Queue, connect
+from voting.queue.state import QueueState
 from voting.reconcile.audit import audit
 from voting.settings import Role
 
@@ -67,11 +68,11 @@ async def _totals(stack: Stack) -> float:
 
 async def _audit(stack: Stack) -> float:
     """Return the seconds that an audit takes."""
-    engine, stream = _engine(stack), BallotStream.at(stack.servers.redis_url("worker"))
+    engine, queue = _engine(stack), Queue(connect(stack.servers.redis_url("worker")))
     start = perf_counter()
-    await audit(stream, engine)
+    await audit(QueueState(queue), engine)
     took = perf_counter() - start
-    await stream.close()
+    await queue.close()
     await engine.dispose()
     return took
 

@@ -16,7 +16,8 @@ from voters import Voters
 from waiting import run_apart
 
 from voting.poll.ballot import Choice
-from voting.queue.stream import BallotStream
+from voting.queue.client import Queue, connect
+from voting.queue.state import QueueState
 
 Page = Literal["vote", "result"]
 Role = Literal["vote", "result", "worker"]
@@ -112,11 +113,11 @@ class Target(ABC):
     async def state(self) -> AsyncIterator[StateReader]:
         """Read what the servers behind the app hold."""
         with self.servers() as servers:
-            stream = BallotStream.at(servers.redis_url)
+            queue = Queue(connect(servers.redis_url))
             try:
-                yield StateReader(servers.database_url, stream, self.address("result"))
+                yield StateReader(servers.database_url, QueueState(queue), self.address("result"))
             finally:
-                await stream.close()
+                await queue.close()
 
     @asynccontextmanager
     async def load(self, connections: int = 16) -> AsyncIterator[Voters]:

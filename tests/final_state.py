@@ -13,18 +13,20 @@ from waiting import until
 from voting.load.client import Connection
 from voting.load.pages import PageError, fetch_totals
 from voting.poll.ballot import Choice, Version
-from voting.queue.stream import BallotStream, StreamMissing
+from voting.queue.client import StreamMissing
+from voting.queue.state import QueueState
 
 SETTLED = 60.0  # seconds after which ballots that are not counted are lost
 
 
 class StateReader:
-    """Reads the state of the app with that database, stream and result page."""
+    """Reads the state of the app with that database, queue and result page."""
 
-    def __init__(self, database_url: str, stream: BallotStream, result_url: str) -> None:
+    def __init__(self, database_url: str, state: QueueState, result_url: str) -> None:
         self._database_url = database_url
-        self._stream = stream
-        self._redis: Any = stream._redis
+        self._state = state
+        self._queue = state.queue
+        self._redis: Any = state.queue.redis
         self._result_url = result_url
 
     async def sql(self, statement: str, *arguments: Any) -> list[Any]:
@@ -41,7 +43,7 @@ class StateReader:
         async def empty() -> bool:
             nonlocal backlog
             try:
-                backlog = (await self._stream.progress()).backlog
+                backlog = (await self._state.progress()).backlog
             except StreamMissing:
                 return False
             return backlog == 0
@@ -56,7 +58,7 @@ class StateReader:
         return Counter({Choice(choice): number for choice, number in rows})
 
     async def newest_entry(self) -> Version:
-        info = await self._redis.xinfo_stream(self._stream._stream)
+        info = await self._redis.xinfo_stream(self._queue.stream_key)
         return Version.parse(info["last-generated-id"])
 
     async def final_state(
@@ -77,7 +79,7 @@ class StateReader:
         strangers = counts - Counter(vote.choice for vote in votes.values()) - earlier
         [sums] = await self.sql("SELECT sum(a)::bigint, sum(b)::bigint FROM tally")
         tally = {Choice.A: sums[0] or 0, Choice.B: sums[1] or 0}
-        letters = await self._redis.xrange(self._stream._dead)
+        letters = await self._redis.xrange(self._queue.dead_letters_key)
         # Votes beyond those are of voters that sent none.
         votes |= {
             f"stranger {index}": Vote(choice, Version(0, 0))
@@ -94,7 +96,7 @@ class StateReader:
 
     async def _entries(self, since: Version) -> dict[str, list[Version]]:
         found: dict[str, list[Version]] = {}
-        for version, fields in await self._redis.xrange(self._stream._stream, f"({since}"):
+        for version, fields in await self._redis.xrange(self._queue.stream_key, f"({since}"):
             if len(fields.get(b"voter", b"")) == 16:
                 found.setdefault(fields[b"voter"].hex(), []).append(Version.parse(version))
         return found

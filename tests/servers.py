@@ -18,7 +18,10 @@ from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Guardian, Program
 from voting.poll.ballot import Ballot, Version
 from voting.poll.lifecycle import CastRules
-from voting.queue.stream import BallotStream, connect
+from voting.queue.client import Queue, connect
+from voting.queue.consumer import Consumer
+from voting.queue.producer import Caster
+from voting.queue.state import QueueState
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 # Who may do what in the deployment.
@@ -132,19 +135,24 @@ class Servers:
         self._loop.run_until_complete(run())
 
 
-class Stream(BallotStream):
-    """A stream as a worker has it; `cast` and what else the vote role asks, as that has it.
+class Stream(QueueState):
+    """The state of a queue of the test's own, read with a worker's rights.
 
-    `admin` is a client that may do all, for what a test arranges.
+    `cast`, `cast_rules` and `ready` have the rights of the vote role. `admin` is a client with all
+    rights, for what a test arranges.
     """
 
     def __init__(self, servers: Servers, name: str) -> None:
-        super().__init__(connect(servers.redis_url("worker")), name=name)
-        self.vote = BallotStream(connect(servers.redis_url("vote")), name=name)
+        super().__init__(Queue(connect(servers.redis_url("worker")), name=name))
+        self.vote = QueueState(Queue(connect(servers.redis_url("vote")), name=name))
+        self.caster = Caster(self.vote.queue)
         self.admin = connect(servers.redis_url())
 
+    def consumer(self, name: str) -> Consumer:
+        return Consumer(self.queue, name)
+
     async def cast(self, ballot: Ballot) -> Version:
-        return await self.vote.cast(ballot)
+        return await self.caster.cast(ballot)
 
     async def cast_rules(self) -> CastRules | None:
         return await self.vote.cast_rules()
@@ -153,8 +161,10 @@ class Stream(BallotStream):
         return await self.vote.ready()
 
     async def close(self) -> None:
-        parts = ("ballots", "poll", "dead", "tries")
-        await self.admin.delete(*(f"{{{self.name}}}:{part}" for part in parts))
+        queue = self.queue
+        await self.admin.delete(
+            queue.stream_key, queue.poll_key, queue.dead_letters_key, queue.probe_key
+        )
         await self.admin.aclose()
-        await self.vote.close()
-        await super().close()
+        await self.vote.queue.close()
+        await queue.close()

@@ -59,6 +59,7 @@ def _keys(value: object) -> object:
 
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Text = StringConstraints(strip_whitespace=True, min_length=1)
 _WebAddress = Annotated[str, AfterValidator(_web_address)]
 # A key shorter than this could be guessed; 32 random bytes in hex are 64 characters.
@@ -181,7 +182,9 @@ class ResultSettings(PageSettings, ExportSettings):
 
 
 class WorkerSettings(RoleSettings, RedisSettings, DatabaseSettings):
-    pass
+    # For tests only, and not in the documentation: seconds.
+    claim_min_idle: _Seconds = 15.0
+    maintenance_interval: _Seconds = 5.0
 
 
 ROLE_SETTINGS: Mapping[Role, type[RoleSettings]] = {

@@ -25,7 +25,8 @@ from voting.database.engine import create_engine
 from voting.database.poll import PollChanged, close_poll, reopen_poll
 from voting.database.totals import fetch_result
 from voting.local.data_dir import DataDir
-from voting.queue.stream import BallotStream
+from voting.queue.client import Queue, connect
+from voting.queue.state import QueueState
 from voting.reconcile.poll import reconcile
 
 ARGUMENTS = (
@@ -91,10 +92,10 @@ class Site:
 
         async def lead() -> None:
             engine = create_engine(self._folders.database_url(), name="tests")
-            stream = BallotStream.at(self._folders.redis_url)
+            queue = Queue(connect(self._folders.redis_url))
             await change(engine)
-            await reconcile(engine, stream)
-            await stream.close()
+            await reconcile(engine, QueueState(queue))
+            await queue.close()
             await engine.dispose()
 
         def knows() -> bool:

@@ -144,7 +144,7 @@ async def clock_steps_back(stack: Stack, voters: Voters) -> None:
     """Leave Redis with ids an hour ahead of its clock, as after a step back."""
     newest = await stack.state.newest_entry()
     ahead = f"{newest.ms + 3_600_000}-0"
-    await stack.valkey.execute_command("XSETID", stack.stream._stream, ahead)
+    await stack.valkey.execute_command("XSETID", stack.queue.stream_key, ahead)
     await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
 
 
@@ -156,17 +156,17 @@ async def clock_steps_back_and_redis_loses_everything(stack: Stack, voters: Vote
 async def group_is_lost(stack: Stack, voters: Voters) -> None:
     async with stack.workers_inside_a_statement():  # so that there is a backlog
         await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
-        await stack.valkey.xgroup_destroy(stack.stream._stream, "workers")
+        await stack.valkey.xgroup_destroy(stack.queue.stream_key, "workers")
 
 
 async def poison_is_queued(stack: Stack, voters: Voters) -> None:
-    before = await stack.valkey.xlen(stack.stream._dead)
+    before = await stack.valkey.xlen(stack.queue.dead_letters_key)
     for fields in ({"voter": "me", "choice": "a"}, {"voter": uuid4().bytes, "choice": "c"}):
-        await stack.valkey.xadd(stack.stream._stream, fields)
+        await stack.valkey.xadd(stack.queue.stream_key, fields)
     await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
 
     async def dead_lettered() -> bool:
-        return await stack.valkey.xlen(stack.stream._dead) == before + 2
+        return await stack.valkey.xlen(stack.queue.dead_letters_key) == before + 2
 
     await until(dead_lettered)
 

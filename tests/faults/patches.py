@@ -12,9 +12,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import text
 
 from voting.database import counting
-from voting.queue import producer as casting
-from voting.queue import stream
-from voting.queue.stream import GROUP, BallotStream, Entry
+from voting.queue import producer, state
+from voting.queue.client import GROUP
+from voting.queue.consumer import Consumer
+from voting.queue.entry import Entry
 from voting.roles.worker import Worker
 
 PATCHES: dict[str, Callable[[], None]] = {}
@@ -41,7 +42,7 @@ def after(owner: object, name: str, number: signal.Signals) -> None:
 
 @patch
 def die_after_the_read() -> None:
-    after(BallotStream, "read", signal.SIGKILL)
+    after(Consumer, "read", signal.SIGKILL)
 
 
 @patch
@@ -51,20 +52,20 @@ def die_after_the_commit() -> None:
 
 @patch
 def die_after_the_acknowledge() -> None:
-    read = BallotStream.read
+    read = Consumer.read
 
-    async def only_acknowledge(self, *args, done=(), **kwargs):
-        if done:
-            await self.done(done)
-        return await read(self, *args, **kwargs)
+    async def acknowledge_before(self, *, acknowledge=(), **limits):
+        if acknowledge:
+            await self.acknowledge(acknowledge)
+        return await read(self, **limits)
 
-    BallotStream.read = only_acknowledge
-    after(BallotStream, "done", signal.SIGKILL)
+    Consumer.read = acknowledge_before
+    after(Consumer, "acknowledge", signal.SIGKILL)
 
 
 @patch
 def suspend_after_the_read() -> None:
-    after(BallotStream, "read", signal.SIGSTOP)
+    after(Consumer, "read", signal.SIGSTOP)
 
 
 # --- mistakes
@@ -95,7 +96,7 @@ def acknowledge_before_the_commit() -> None:
     count = Worker._count
 
     async def acknowledge_first(self, ballots):
-        await self._stream.done([Entry.of(each).id for each in ballots])
+        await self._consumer.acknowledge([Entry.of(each).id for each in ballots])
         await count(self, ballots)
 
     Worker._count = acknowledge_first
@@ -103,38 +104,38 @@ def acknowledge_before_the_commit() -> None:
 
 @patch
 def client_retries() -> None:
-    """Do what redis-py does by default: connect and send again."""
-    ask = casting._ask
+    """Do what redis-py does by default: reconnect and send again."""
+    execute = producer._execute
 
-    async def ask_again(connection, until, *command):
+    async def execute_twice(connection, deadline, *command):
         try:
-            return await ask(connection, until, *command)
+            return await execute(connection, deadline, *command)
         except (RedisConnectionError, OSError):
             await connection.disconnect()
             await connection.connect()
-            return await ask(connection, until, *command)
+            return await execute(connection, deadline, *command)
 
-    casting._ask = ask_again
+    producer._execute = execute_twice
 
 
 @patch
 def group_created_at_the_end() -> None:
-    stream.SYNC_POLL = replace_once(stream.SYNC_POLL, "or '0'", "or '$'")
+    state.SYNC_POLL = replace_once(state.SYNC_POLL, "or '0'", "or '$'")
 
 
 @patch
 def dead_letters_by_delivery_count() -> None:
-    claim_idle = BallotStream.claim_idle
+    claim_idle = Consumer.claim_idle
 
-    async def bury_what_comes_again(self, consumer, *, idle, count):
-        taken = await claim_idle(self, consumer, idle=idle, count=count)
-        ids = {str(each.version).encode(): each for each in taken}
-        pending = await self._redis.xpending_range(
-            self._stream, GROUP, min="-", max="+", count=count, consumername=consumer
+    async def dead_letter_if_delivered_again(self, *, min_idle, count):
+        claimed = await claim_idle(self, min_idle=min_idle, count=count)
+        ids = {str(each.version).encode(): each for each in claimed}
+        pending = await self._queue.redis.xpending_range(
+            self._queue.stream_key, GROUP, min="-", max="+", count=count, consumername=self._name
         )
         for each in pending:
             if each["times_delivered"] > 1 and (entry := ids.pop(each["message_id"], None)):
                 await self.dead_letter(entry, "delivered too often")
         return list(ids.values())
 
-    BallotStream.claim_idle = bury_what_comes_again
+    Consumer.claim_idle = dead_letter_if_delivered_again

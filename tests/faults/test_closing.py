@@ -105,7 +105,7 @@ async def test_a_closed_poll_stays_closed_where_redis_loses_everything(fresh: St
         before = max(each.version for each in voters.results if each.version)
         await fresh.valkey.flushall()
         acknowledged = voters.counts[Acknowledgement.ACKNOWLEDGED]
-        await until(fresh.stream.ready)  # a worker has created it again
+        await until(fresh.queue_state.ready)  # a worker has created it again
         await voters.wait_for_more(40, Acknowledgement.REFUSED)
         assert voters.counts[Acknowledgement.ACKNOWLEDGED] == acknowledged
         lost = await voting(fresh, "status")

@@ -27,6 +27,6 @@ async def test_no_acknowledged_vote_is_lost_doubled_or_stale_when(
 
 async def test_after_all_that_the_audit_finds_nothing_but_the_poison(stack: Stack) -> None:
     engine = create_engine(stack.database_url, name="tests", patience=None)
-    problems = (await audit(stack.stream, engine)).problems
+    problems = (await audit(stack.queue_state, engine)).problems
     await engine.dispose()
     assert [each for each in problems if not each.startswith("dead letters")] == []

@@ -12,19 +12,21 @@ from voting.database import engine as database
 from voting.database.engine import DATABASE_ERRORS, create_engine
 from voting.database.poll import fetch_version_floor
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
+from voting.queue.client import StreamMissing
 from voting.queue.producer import CastError
-from voting.queue.stream import StreamMissing
 from voting.reconcile import audit as audit_module
 from voting.reconcile import entries
 from voting.reconcile.audit import Sums, audit
 from voting.reconcile.replay import replay
+from voting.roles import maintenance
 from voting.roles import worker as worker_module
+from voting.roles.maintenance import Timing
 from voting.roles.worker import Worker
 
 
 @pytest.fixture(autouse=True)
 def short_reads_and_pages(monkeypatch):
-    monkeypatch.setattr(worker_module, "BLOCK", 0.05)
+    monkeypatch.setattr(worker_module, "READ_BLOCK", 0.05)
     monkeypatch.setattr(entries, "PAGE", 7)
 
 
@@ -34,9 +36,10 @@ async def cast(stream, number, choice=Choice.A):
 
 async def count(stream, engine):
     """Count the entries of the stream, as a worker does."""
-    entries = await stream.read("counting", count=10_000, block=0.05)
+    consumer = stream.consumer("counting")
+    entries = await consumer.read(count=10_000, block=0.05)
     await counting.count(engine, [entry.ballot() for entry in entries])
-    await stream.done([each.id for each in entries])
+    await consumer.acknowledge([each.id for each in entries])
 
 
 async def sql(engine, statement):
@@ -60,9 +63,11 @@ async def votes(engine):
 
 
 @contextlib.asynccontextmanager
-async def working(stream, engine, workers=1):
+async def working(stream, engine, workers=1, **options):
     """Run workers, which have to stop at the end."""
-    running = [Worker(stream, engine, consumer=uuid4().hex) for _ in range(workers)]
+    running = [
+        Worker(stream.queue, engine, consumer=uuid4().hex, **options) for _ in range(workers)
+    ]
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         for worker in running:
             tasks.create_task(worker.run())
@@ -81,7 +86,7 @@ async def healthy(stream, engine):
     for choice, chosen in ((Choice.A, voters[:25]), (Choice.B, voters[20:])):
         for voter in chosen:
             fields = dict(zip((b"voter", b"choice"), Ballot(voter, choice).encode(), strict=True))
-            await stream.admin.xadd(stream._stream, fields)
+            await stream.admin.xadd(stream.queue.stream_key, fields)
             await asyncio.sleep(0.002)
     await count(stream, engine)
     return stream
@@ -99,7 +104,7 @@ async def test_traced_ballots_are_audited_and_replayed_like_others(stream, engin
     traces = [None, f"00-{'a' * 32}-{'b' * 16}-01", None]
     await asyncio.gather(*(stream.cast(Ballot(uuid4(), Choice.B, trace)) for trace in traces))
     fields = {"voter": uuid4().bytes, "choice": b"b", "trace": b"nonsense"}
-    await stream.admin.xadd(stream._stream, fields)
+    await stream.admin.xadd(stream.queue.stream_key, fields)
     await count(stream, engine)
     found = await audit(stream, engine)
     assert (found.problems, found.entries, found.votes) == ([], 4, Sums(0, 4))
@@ -128,12 +133,12 @@ async def test_poll_without_votes_has_no_problems(stream, engine):
 
 
 async def test_trimmed_or_recreated_queue_is_not_a_problem(healthy, engine):
-    await healthy.trim()
+    await healthy.consumer("me").trim()
     assert await healthy.length() == 1
     found = await audit(healthy, engine)
     assert (found.problems, found.entries) == ([], 1)
 
-    await healthy.admin.delete(healthy._stream)
+    await healthy.admin.delete(healthy.queue.stream_key)
     async with engine.connect() as connection:
         await healthy.sync_poll(await fetch_version_floor(connection), "open")
     found = await audit(healthy, engine)
@@ -142,7 +147,7 @@ async def test_trimmed_or_recreated_queue_is_not_a_problem(healthy, engine):
 
 async def test_backlog_is_reported_and_not_a_problem(healthy, engine):
     await cast(healthy, 20, Choice.B)
-    pending = await healthy.read("slow", count=12, block=1)
+    pending = await healthy.consumer("slow").read(count=12, block=1)
     found = await audit(healthy, engine)
     assert found.problems == []
     assert (found.entries, found.backlog, found.pending) == (35, 20, 12)
@@ -157,9 +162,11 @@ async def test_backlog_is_reported_and_not_a_problem(healthy, engine):
 
 async def test_unknown_backlog_is_not_a_problem(healthy, engine):
     first, *_ = await cast(healthy, 3)
-    await healthy.read("me", count=1, block=1)
-    await healthy.admin.xdel(healthy._stream, str(first))
-    await healthy.admin.execute_command("XGROUP", "SETID", healthy._stream, "workers", "1-1")
+    await healthy.consumer("me").read(count=1, block=1)
+    await healthy.admin.xdel(healthy.queue.stream_key, str(first))
+    await healthy.admin.execute_command(
+        "XGROUP", "SETID", healthy.queue.stream_key, "workers", "1-1"
+    )
     found = await audit(healthy, engine)
     assert (found.problems, found.backlog) == ([], None)
 
@@ -184,8 +191,7 @@ async def test_audit_may_take_longer_than_other_statements(healthy, database_url
 
 
 async def test_audits_under_load_find_no_problem(stream, engine, database_url, monkeypatch):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
-    monkeypatch.setattr(worker_module, "KEEP_ENTRIES", 300)
+    monkeypatch.setattr(maintenance, "RETENTION_ENTRIES", 300)
     monkeypatch.setattr(entries, "PAGE", 50)
     auditors = create_engine(database_url, name="tests")
     voters = [uuid4() for _ in range(200)]
@@ -198,7 +204,8 @@ async def test_audits_under_load_find_no_problem(stream, engine, database_url, m
             await asyncio.sleep(0.02)
 
     loop = asyncio.get_running_loop()
-    async with working(stream, engine, workers=2):
+    timing = Timing(maintenance_interval=0.05)
+    async with working(stream, engine, workers=2, timing=timing):
         voting = [asyncio.create_task(vote()) for _ in range(20)]
         while not await stream.ready():
             await asyncio.sleep(0.01)
@@ -275,8 +282,8 @@ async def test_forged_vote_differs_from_the_tally(healthy, engine, admin):
 
 async def test_ballots_acknowledged_but_not_counted_are_a_problem(healthy, engine):
     await cast(healthy, 3)
-    taken = await healthy.read("liar", count=10, block=1)
-    await healthy.done([each.id for each in taken])
+    taken = await healthy.consumer("liar").read(count=10, block=1)
+    await healthy.consumer("me").acknowledge([each.id for each in taken])
     found = await audit(healthy, engine)
     assert found.problems == ["counted ballots of voters who have no vote: 3"]
 
@@ -284,8 +291,8 @@ async def test_ballots_acknowledged_but_not_counted_are_a_problem(healthy, engin
 async def test_dead_letter_is_one_problem(healthy, engine):
     # These entries are ballots: without the dead letters they would be missing votes.
     await cast(healthy, 2)
-    for entry in await healthy.read("me", count=10, block=1):
-        await healthy.dead_letter(entry, "refused")
+    for entry in await healthy.consumer("me").read(count=10, block=1):
+        await healthy.consumer("me").dead_letter(entry, "refused")
     found = await audit(healthy, engine)
     assert found.problems == ["dead letters, which can't be counted: 2; inspect them"]
     assert (found.dead_letters, found.entries) == (2, 35)
@@ -293,7 +300,7 @@ async def test_dead_letter_is_one_problem(healthy, engine):
 
 async def test_malformed_dead_letter_does_not_stop_the_audit(healthy, engine):
     for fields in ({"id": "nonsense"}, {"reason": "none"}):
-        await healthy.admin.xadd(healthy._dead, fields)
+        await healthy.admin.xadd(healthy.queue.dead_letters_key, fields)
     assert (await audit(healthy, engine)).dead_letters == 2
 
 
@@ -306,22 +313,22 @@ async def test_undecodable_entry_is_a_problem_until_it_is_a_dead_letter(
 ):
     await stream.sync_poll(MIN_VERSION, "open")
     newest = int(await stream.clock() * 1000)
-    await stream.admin.xadd(stream._stream, fields, id=f"{newest}-{seq}")
-    entries = await stream.read("me", count=10, block=1)
+    await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{newest}-{seq}")
+    entries = await stream.consumer("me").read(count=10, block=1)
     assert (await audit(stream, engine)).problems == []  # it is still pending
 
-    await stream.done([each.id for each in entries])
+    await stream.consumer("me").acknowledge([each.id for each in entries])
     assert (await audit(stream, engine)).problems == [
         "entries that are neither ballots nor dead letters: 1"
     ]
-    await stream.dead_letter(entries[0], "no ballot")
+    await stream.consumer("me").dead_letter(entries[0], "no ballot")
     assert (await audit(stream, engine)).problems == [
         "dead letters, which can't be counted: 1; inspect them"
     ]
 
 
 async def test_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine, admin):
-    await healthy.admin.delete(healthy._stream)
+    await healthy.admin.delete(healthy.queue.stream_key)
     await sql(admin, "UPDATE tally SET a = a + 1")
     found = await audit(healthy, engine)
     assert found.problems == [
@@ -366,11 +373,11 @@ async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, adm
 
 async def test_replay_counts_neither_dead_letters_nor_undecodable_entries(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
-    await stream.admin.xadd(stream._stream, {"nonsense": "1"})
+    await stream.admin.xadd(stream.queue.stream_key, {"nonsense": "1"})
     await cast(stream, 2)
-    nonsense, dead_lettered, lost = await stream.read("me", count=10, block=1)
-    await stream.dead_letter(dead_lettered, "refused")
-    await stream.done([nonsense.id, lost.id])
+    nonsense, dead_lettered, lost = await stream.consumer("me").read(count=10, block=1)
+    await stream.consumer("me").dead_letter(dead_lettered, "refused")
+    await stream.consumer("me").acknowledge([nonsense.id, lost.id])
     assert (await replay(stream, engine)).votes == 1
     assert [Version(ms, seq) for _, ms, seq in (await votes(engine)).values()] == [lost.version]
 
@@ -390,7 +397,8 @@ async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(strea
     await count(stream, engine)
     # As with an empty database: only acknowledged entries are to be replayed.
     await sql(admin, "TRUNCATE votes, tally")
-    async with working(stream, engine, workers=2):
+    timing = Timing(maintenance_interval=0.05)
+    async with working(stream, engine, workers=2, timing=timing):
         voting = asyncio.create_task(vote(150))
         replays = await asyncio.gather(replay(stream, engine), replay(stream, engine))
         await voting

@@ -1,4 +1,4 @@
-"""What is on its way when a voter is told that nobody knows: it must not be applied afterwards."""
+"""Calls that arrive late: none may be applied after its client has returned an error."""
 
 import asyncio
 from uuid import uuid4
@@ -8,9 +8,10 @@ from proxy import Proxy
 from redis.exceptions import RedisError
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
-from voting.queue import producer as casting
-from voting.queue.producer import MaybeRecorded, NotRecorded
-from voting.queue.stream import BallotStream, connect
+from voting.queue import producer
+from voting.queue.client import Queue, connect
+from voting.queue.producer import Caster, MaybeRecorded, NotRecorded
+from voting.queue.state import QueueState
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ async def proxy(servers, tmp_path):
 
 
 async def deliver(proxy):
-    """Send on what was held, and wait until Redis has answered it."""
+    """Deliver what was held, and wait for the reply of Redis."""
     proxy.back.passed.clear()
     proxy.forth.release()
     await proxy.back.passed.wait()
@@ -29,40 +30,45 @@ async def deliver(proxy):
 
 @pytest.fixture
 async def through(proxy, stream, tmp_path):  # noqa: ARG001 - it is there by its path
-    """The stream by way of the proxy, with the clock known."""
+    """The queue by way of the proxy."""
     await stream.sync_poll(MIN_VERSION, "open")
-    client = BallotStream(
-        connect(f"unix://{tmp_path}/redis.sock"), name=stream.name, cast_timeout=0.4
-    )
-    await client.cast(Ballot(uuid4(), Choice.A))
-    yield client
-    await client.close()
+    queue = Queue(connect(f"unix://{tmp_path}/redis.sock"), name=stream.queue.name)
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+async def caster(through):
+    """Casts by way of the proxy, and has read Redis' clock."""
+    caster = Caster(through, timeout=0.4)
+    await caster.cast(Ballot(uuid4(), Choice.A))
+    return caster
 
 
 @pytest.mark.parametrize("hang_up", [True, False], ids=["broken", "silent"])
-async def test_a_vote_of_unknown_fate_can_not_come_after_the_one_that_replaces_it(
-    through, stream, proxy, hang_up
+async def test_a_vote_of_unknown_outcome_is_not_applied_after_the_one_that_replaces_it(
+    caster, stream, proxy, hang_up
 ):
     voter = uuid4()
     proxy.forth.hold()
-    unknown = asyncio.create_task(through.cast(Ballot(voter, Choice.A)))
+    unknown = asyncio.create_task(caster.cast(Ballot(voter, Choice.A)))
     await proxy.forth.caught.wait()
     if hang_up:
         proxy.hang_up()
     with pytest.raises(MaybeRecorded):
         await unknown
-    # Now the voter knows and votes again; what was held arrives only then.
+    # The voter gets the error and votes again; the held call arrives only then.
     replacing = await stream.cast(Ballot(voter, Choice.B))
     await deliver(proxy)
-    [*_, newest] = await stream.read("me", count=10, block=1)
+    [*_, newest] = await stream.consumer("me").read(count=10, block=1)
     assert newest.version == replacing
     assert await stream.length() == 2
 
 
-async def test_an_append_whose_reply_is_lost_is_not_sent_again(through, stream, proxy):
+async def test_a_cast_whose_reply_is_lost_is_not_sent_again(caster, stream, proxy):
     before = await stream.length()
     with proxy.back.dropping():
-        unknown = asyncio.create_task(through.cast(Ballot(uuid4(), Choice.A)))
+        unknown = asyncio.create_task(caster.cast(Ballot(uuid4(), Choice.A)))
         await proxy.back.caught.wait()
         proxy.hang_up()
     with pytest.raises(MaybeRecorded):
@@ -70,38 +76,39 @@ async def test_an_append_whose_reply_is_lost_is_not_sent_again(through, stream, 
     assert await stream.length() == before + 1
 
 
-async def test_a_clock_that_can_not_be_asked_means_not_recorded(
-    through, stream, proxy, monkeypatch
+async def test_a_cast_is_not_recorded_if_redis_clock_can_not_be_read(
+    caster, stream, proxy, monkeypatch
 ):
-    monkeypatch.setattr(casting, "CLOCK_SECONDS", -1)
+    monkeypatch.setattr(producer, "CLOCK_MAX_AGE", -1)
     proxy.forth.hold()
     with pytest.raises(NotRecorded, match="answer"):
-        await through.cast(Ballot(uuid4(), Choice.A))
+        await caster.cast(Ballot(uuid4(), Choice.A))
     assert await stream.length() == 1
 
 
-async def test_after_an_answer_that_did_not_come_the_clock_is_asked_again(through, proxy):
+async def test_after_a_missing_reply_the_clock_is_read_again(caster, proxy):
     proxy.forth.hold()
     with pytest.raises(MaybeRecorded):
-        await through.cast(Ballot(uuid4(), Choice.A))
-    assert through._caster._clock_read == float("-inf")
+        await caster.cast(Ballot(uuid4(), Choice.A))
+    assert caster._clock_read == float("-inf")
 
 
-async def test_a_poll_is_not_reopened_by_what_was_on_its_way(through, stream, proxy, monkeypatch):
-    monkeypatch.setattr("voting.queue.stream.SYNC_TIMEOUT", 0.4)
-    clock = through.clock
+async def test_a_late_sync_does_not_reopen_a_poll(through, stream, proxy, monkeypatch):
+    monkeypatch.setattr("voting.queue.state.SYNC_TIMEOUT", 0.4)
+    state = QueueState(through)
+    clock = state.clock
 
     async def then_hold():
         now = await clock()
         proxy.forth.hold()
         return now
 
-    monkeypatch.setattr(through, "clock", then_hold)
-    opening = asyncio.create_task(through.sync_poll(MIN_VERSION, "open"))
+    monkeypatch.setattr(state, "clock", then_hold)
+    opening = asyncio.create_task(state.sync_poll(MIN_VERSION, "open"))
     await proxy.forth.caught.wait()
     proxy.hang_up()
     with pytest.raises(RedisError):
         await opening
     await stream.sync_poll(MIN_VERSION, "closed")
     await deliver(proxy)
-    assert await stream.admin.hget(stream._poll, "state") == b"closed"
+    assert await stream.admin.hget(stream.queue.poll_key, "state") == b"closed"

@@ -30,8 +30,9 @@ from voting.database.poll import (
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.ballot import MAX_BIGINT, MIN_VERSION, Ballot, Choice, QueuedBallot, Version
 from voting.poll.lifecycle import TRANSITIONS, Event, LifecycleState, Phase, Poll
+from voting.queue.client import Queue, connect
 from voting.queue.producer import NotRecorded, PollClosed
-from voting.queue.stream import BallotStream
+from voting.queue.state import QueueState
 from voting.reconcile.poll import reconcile
 
 
@@ -142,7 +143,7 @@ async def test_closed_poll_stays_closed_and_ids_rise_after_redis_lost_everything
     before = await open_poll.cast(ballot())
     await close_poll(engine)
     closed, _ = await reconcile(engine, open_poll)
-    await open_poll.admin.delete(open_poll._stream, open_poll._poll)
+    await open_poll.admin.delete(open_poll.queue.stream_key, open_poll.queue.poll_key)
     with pytest.raises(NotRecorded):
         await open_poll.cast(ballot())
 
@@ -158,12 +159,12 @@ async def test_closed_poll_stays_closed_and_ids_rise_after_redis_lost_everything
 
 
 async def test_queue_loss_is_recorded_before_any_vote_was_counted(open_poll, engine):
-    await open_poll.admin.delete(open_poll._stream, open_poll._poll)
+    await open_poll.admin.delete(open_poll.queue.stream_key, open_poll.queue.poll_key)
     assert await reconcile(engine, open_poll, known=True) == (Poll(), True)
 
 
 async def test_poll_closes_after_an_id_that_does_not_fit_into_postgres(open_poll, engine):
-    await open_poll.admin.xadd(open_poll._stream, {"no": "ballot"}, id=f"{2**63}-{2**63}")
+    await open_poll.admin.xadd(open_poll.queue.stream_key, {"no": "ballot"}, id=f"{2**63}-{2**63}")
     await close_poll(engine)
     found, _ = await reconcile(engine, open_poll)
     assert found.last_version == Version(MAX_BIGINT, MAX_BIGINT)
@@ -298,7 +299,7 @@ async def test_worker_that_waits_for_a_slow_redis_keeps_the_lock_and_records_its
     open_poll, engine, monkeypatch
 ):
     await count(engine, (1, "a", 1))
-    await open_poll.admin.delete(open_poll._stream)
+    await open_poll.admin.delete(open_poll.queue.stream_key)
     sync_poll = open_poll.sync_poll
 
     async def sync_slowly(*rules, **more):
@@ -319,11 +320,11 @@ async def test_silent_redis_raises_an_error_of_redis(open_poll, engine):
 
 
 async def test_command_that_can_not_reach_redis_reports_that_a_worker_will(engine, tmp_path):
-    stream = BallotStream.at(f"unix://{tmp_path}/missing.sock")
+    stream = QueueState(Queue(connect(f"unix://{tmp_path}/missing.sock")))
     await close_poll(engine)
     with pytest.raises(click.ClickException, match="a worker will retry"):
         await poll_commands._apply(stream, engine)
-    await stream.close()
+    await stream.queue.close()
 
 
 async def test_stale_state_is_refused_by_redis(open_poll, engine):
@@ -338,8 +339,8 @@ async def test_stale_state_is_refused_by_redis(open_poll, engine):
         await open_poll.cast(ballot())
 
     # After a minute Redis accepts it: a database restored from a backup has it for good.
-    changed = int(await open_poll.admin.hget(open_poll._poll, "revised"))
-    await open_poll.admin.hset(open_poll._poll, "revised", changed - 61_000)
+    changed = int(await open_poll.admin.hget(open_poll.queue.poll_key, "revised"))
+    await open_poll.admin.hset(open_poll.queue.poll_key, "revised", changed - 61_000)
     await open_poll.sync_poll(MIN_VERSION, "open", **late)
     assert await open_poll.cast(ballot())
 
@@ -356,7 +357,7 @@ async def test_poll_closes_at_its_time_after_every_worker_that_still_opens_it(op
                 await asyncio.sleep(0.01)
         # A worker of the previous version opens the poll without a time.
         await open_poll.admin.hset(
-            open_poll._poll, mapping={"state": "open", "closes_at": "", "revision": 0}
+            open_poll.queue.poll_key, mapping={"state": "open", "closes_at": "", "revision": 0}
         )
         taken = await open_poll.cast(ballot())
     found, _ = await closing

@@ -21,13 +21,18 @@ from voting.local import servers as embedded
 from voting.local.data_dir import DataDir
 from voting.poll import formats
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
-from voting.queue.producer import PollClosed
-from voting.queue.stream import GROUP, BallotStream, connect
+from voting.queue.client import GROUP, Queue, connect
+from voting.queue.consumer import Consumer
+from voting.queue.fsync_probe import FsyncProbe
+from voting.queue.producer import Caster, PollClosed
+from voting.queue.state import QueueState
 from voting.reconcile.audit import audit
 from voting.reconcile.replay import replay
+from voting.roles import maintenance
 from voting.roles import worker as worker_module
+from voting.roles.maintenance import Timing
 from voting.roles.worker import Worker
-from voting.roles.worker_metrics import Watch
+from voting.roles.worker_metrics import QueueMonitor
 from voting.settings import PollSettings
 from voting.telemetry import metrics
 
@@ -83,28 +88,28 @@ def redis(servers, tmp_path_factory):
 async def streams(redis):
     """An empty stream as the vote role and as a worker open it."""
     async with connect(redis("vote")) as vote, connect(redis("worker")) as worker:
-        yield BallotStream(vote), BallotStream(worker)
+        yield QueueState(Queue(vote)), QueueState(Queue(worker))
 
 
 async def consumers(stream):
-    found = await stream._redis.xinfo_consumers(stream._stream, GROUP)
+    found = await stream.queue.redis.xinfo_consumers(stream.queue.stream_key, GROUP)
     return {each["name"] for each in found}
 
 
 async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypatch):
-    monkeypatch.setattr(worker_module, "BLOCK", 0.1)
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.1)
+    monkeypatch.setattr(worker_module, "READ_BLOCK", 0.1)
     voting, working = streams
     engine = create_engine(database("voting_worker"), name="tests")
-    worker = Worker(working, engine, consumer=uuid4().hex)
+    timing = Timing(maintenance_interval=0.1)
+    worker = Worker(working.queue, engine, consumer=uuid4().hex, timing=timing)
     running = asyncio.create_task(worker.run())
     async with asyncio.timeout(30):
         while not await worker.ready():
             await asyncio.sleep(0.01)
         assert await voting.ready()
         for choice in (Choice.A, Choice.A, Choice.B):
-            await voting.cast(Ballot(uuid4(), choice))
-        await voting._redis.xadd(voting._stream, {"no": "ballot"})
+            await Caster(voting.queue).cast(Ballot(uuid4(), choice))
+        await voting.queue.redis.xadd(voting.queue.stream_key, {"no": "ballot"})
         while (await voting.progress()).backlog != 0:
             await asyncio.sleep(0.01)
         assert not await voting.memory_is_low()
@@ -113,9 +118,9 @@ async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypat
         assert (await replay(working, engine)).votes == 0
 
         # Maintenance too: counted entries are trimmed, idle consumers deleted.
-        assert await working.read("silent", count=1, block=0.001) == []
-        monkeypatch.setattr(worker_module, "KEEP_SECONDS", -60)
-        monkeypatch.setattr(worker_module, "CONSUMER_EXPIRY", 0)
+        assert await Consumer(working.queue, "silent").read(count=1, block=0.001) == []
+        monkeypatch.setattr(maintenance, "RETENTION_SECONDS", -60)
+        monkeypatch.setattr(maintenance, "CONSUMER_EXPIRY", 0)
         while await working.length() > 1 or b"silent" in await consumers(working):
             await asyncio.sleep(0.01)
         assert await worker.ready()
@@ -125,7 +130,7 @@ async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypat
     assert await working.midpoint() > MIN_VERSION
     await working.sync_poll(MIN_VERSION, "closed")
     with pytest.raises(PollClosed):
-        await voting.cast(Ballot(uuid4(), Choice.A))
+        await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A))
     await engine.dispose()
 
     reading = create_engine(database("voting_result"), name="tests")
@@ -296,9 +301,9 @@ async def test_autoscaler_may_read_the_length_of_the_queue(streams, redis):
     await working.sync_poll(MIN_VERSION, "open")
     async with connect(redis("keda")) as client:
         assert "redis_version" in await client.info()
-        [group] = await client.xinfo_groups(working._stream)
+        [group] = await client.xinfo_groups(working.queue.stream_key)
         assert group["lag"] is not None
-        assert await client.xlen(working._stream) >= 0
+        assert await client.xlen(working.queue.stream_key) >= 0
         for command in ("XTRIM {voting}:ballots MAXLEN 0", "XADD {voting}:ballots * a b"):
             with pytest.raises(NoPermissionError):
                 await client.execute_command(*command.split())
@@ -318,8 +323,8 @@ def watched():
 async def test_worker_may_read_all_that_its_metrics_show(streams):
     _, working = streams
     await working.sync_poll(MIN_VERSION, "open")
-    await working._redis.xadd(working._stream, {"no": "ballot"})
-    await Watch(working).look()
+    await working.queue.redis.xadd(working.queue.stream_key, {"no": "ballot"})
+    await QueueMonitor(working.queue).collect()
     found = watched()
     assert found["backlog_ballots"] > 0
     assert found["redis_fsync_always"] == 1
@@ -335,9 +340,9 @@ async def test_worker_without_the_right_to_waitaof_reads_the_rest(servers):
     await admin.execute_command("ACL", "SETUSER", "earlier", *rights)
     url = servers.redis_url().replace("unix://", "unix://earlier@") + "?password=insecure"
     async with connect(url) as redis:
-        await Watch(BallotStream(redis)).look()
+        await QueueMonitor(Queue(redis)).collect()
         found = watched()
-    await admin.delete("{voting}:tries")
+    await admin.delete("{voting}:probe")
     await admin.acl_deluser("earlier")
     await admin.aclose()
     assert isnan(found["redis_fsync_always"])
@@ -388,19 +393,19 @@ async def test_essentials_work_with_the_rights_of_the_previous_version(servers):
             each = (f"~{{{name}}}:*", "-@all", "+client|setinfo", *rights.split())
             await client.execute_command("ACL", "SETUSER", user, "on", ">secret", *each)
             url = servers.redis_url().replace("unix://", f"unix://{user}@")
-            streams[role] = BallotStream(connect(f"{url}?password=secret"), name=name)
+            streams[role] = QueueState(Queue(connect(f"{url}?password=secret"), name=name))
         voting, working = streams["vote"], streams["worker"]
         at = datetime(2030, 1, 1, tzinfo=UTC)
         assert (await working.sync_poll(MIN_VERSION, "open", closes_at=at)).created
         assert (await voting.cast_rules()).closes_at == at
-        version = await voting.cast(Ballot(uuid4(), Choice.A))
+        version = await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A))
         closed = await working.sync_poll(MIN_VERSION, "closed")
         assert closed.last_version == version
         assert closed.closed_at is not None
         with pytest.raises(PollClosed):
-            await voting.cast(Ballot(uuid4(), Choice.A))
+            await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A))
         assert not (await voting.cast_rules()).open
-        assert await working.is_durable() is None
+        assert await FsyncProbe(working.queue).check() is None
         for stream in streams.values():
-            await stream.close()
-        await client.delete(working._stream, working._poll)
+            await stream.queue.close()
+        await client.delete(working.queue.stream_key, working.queue.poll_key)

@@ -1,4 +1,4 @@
-"""TLS to Redis and Postgres, asked for in their URLs, with certificates that a test has made."""
+"""TLS to Redis and Postgres as their URLs request it, with certificates made for the test."""
 
 import asyncio
 import ssl
@@ -16,8 +16,9 @@ from tls import Front
 
 from voting.database.engine import DATABASE_ERRORS, create_engine
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
-from voting.queue.producer import NotRecorded
-from voting.queue.stream import BallotStream, connect
+from voting.queue.client import Queue, connect
+from voting.queue.producer import Caster, NotRecorded
+from voting.queue.state import QueueState
 from voting.roles.worker import Worker
 
 
@@ -28,7 +29,7 @@ def authority():
 
 @pytest.fixture(scope="module")
 def trusted(authority, tmp_path_factory):
-    """The authority's certificate as a file, which a pod would have from a Secret."""
+    """The authority's certificate as a file; a pod has it from a Secret."""
     path = tmp_path_factory.mktemp("tls") / "ca.crt"
     authority.cert_pem.write_to_path(path)
     return path
@@ -36,7 +37,7 @@ def trusted(authority, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    """The certificate of an authority that has nothing to do with the servers."""
+    """The certificate of an authority that has signed none of the servers' certificates."""
     path = tmp_path_factory.mktemp("tls") / "other.crt"
     trustme.CA().cert_pem.write_to_path(path)
     return path
@@ -44,7 +45,7 @@ def other(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def context(authority):
-    """What a server has that is called localhost, and not 127.0.0.1."""
+    """The TLS context of a server whose certificate is for localhost, not for 127.0.0.1."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     return context
@@ -52,7 +53,7 @@ def context(authority):
 
 @pytest.fixture
 async def front(servers, database):
-    """Start a front of a server, with this certificate or none; its URLs ask for TLS."""
+    """Start a front of a server, with this certificate or none; its URLs request TLS."""
     async with AsyncExitStack() as fronts:
 
         async def redis(context):
@@ -76,12 +77,12 @@ def postgres_url(database, front, user, host="localhost", **options):
     return f"postgresql://voting_{user}:secret@{host}:{front.port}/{database}?{query}"
 
 
-async def test_a_vote_goes_all_the_way_in_tls(front, stream, context, trusted):
+async def test_a_vote_is_cast_and_counted_over_tls(front, stream, context, trusted):
     redis, redis_url = await front["redis"](context)
     postgres, postgres_url = await front["postgres"](context)
     url = partial(redis_url, redis, ssl_ca_certs=trusted)
     voting, working = (
-        BallotStream(connect(url(user)), name=stream.name) for user in ("vote", "worker")
+        Queue(connect(url(user)), name=stream.queue.name) for user in ("vote", "worker")
     )
     engine = create_engine(postgres_url(postgres, "worker", sslrootcert=trusted), name="tests")
     worker = Worker(working, engine, consumer="me")
@@ -89,8 +90,8 @@ async def test_a_vote_goes_all_the_way_in_tls(front, stream, context, trusted):
     async with asyncio.timeout(30):
         while not await worker.ready():
             await asyncio.sleep(0.01)
-        await voting.cast(Ballot(uuid4(), Choice.A))
-        while (await voting.progress()).backlog:
+        await Caster(voting).cast(Ballot(uuid4(), Choice.A))
+        while (await QueueState(voting).progress()).backlog:
             await asyncio.sleep(0.01)
     worker.stop()
     await running
@@ -102,7 +103,7 @@ async def test_a_vote_goes_all_the_way_in_tls(front, stream, context, trusted):
     assert redis.plain == postgres.plain == b""
 
 
-# What is wrong with the server, or with what its certificate is trusted by.
+# Why the client cannot verify the server.
 WRONG = ["another authority", "no authority", "another name", "no TLS"]
 
 
@@ -116,32 +117,32 @@ def wrong(case, context, trusted, other):
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_a_redis_that_can_not_prove_who_it_is_gets_nothing(
+async def test_redis_with_an_invalid_certificate_gets_no_data(
     front, stream, case, context, trusted, other
 ):
     await stream.sync_poll(MIN_VERSION, "open")
     context, authority, host = wrong(case, context, trusted, other)
     redis, url = await front["redis"](context)
     options = {"ssl_ca_certs": authority} if authority else {}
-    voting = BallotStream(connect(url(redis, "vote", host, **options)), name=stream.name)
-    assert not await voting.ready()
+    queue = Queue(connect(url(redis, "vote", host, **options)), name=stream.queue.name)
+    assert not await QueueState(queue).ready()
     with pytest.raises(NotRecorded):
-        await voting.cast(Ballot(uuid4(), Choice.A))
+        await Caster(queue).cast(Ballot(uuid4(), Choice.A))
     with pytest.raises(RedisError):
-        await voting.progress()
-    await voting.close()
+        await QueueState(queue).progress()
+    await queue.close()
     assert await stream.length() == 0
     assert passwords()["vote"].encode() not in redis.plain
     assert b"AUTH" not in redis.plain
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_a_postgres_that_can_not_prove_who_it_is_gets_nothing(
+async def test_postgres_with_an_invalid_certificate_gets_no_data(
     front, case, context, trusted, other
 ):
     context, authority, host = wrong(case, context, trusted, other)
     postgres, url = await front["postgres"](context)
-    # Without this, the user's own authority would be looked for in the home folder.
+    # Without this, asyncpg reads the certificate authority of the home folder.
     options = {"sslrootcert": authority or "/nowhere/root.crt"}
     engine = create_engine(url(postgres, "worker", host, **options), name="tests")
     with pytest.raises((*DATABASE_ERRORS, ssl.SSLError, ValueError)):
@@ -151,7 +152,7 @@ async def test_a_postgres_that_can_not_prove_who_it_is_gets_nothing(
     assert postgres.plain == b""
 
 
-async def test_where_tls_is_required_but_not_proven_it_is_tls_all_the_same(front, context):
+async def test_sslmode_require_encrypts_without_verification_and_refuses_plain_text(front, context):
     postgres, url = await front["postgres"](context)
     engine = create_engine(url(postgres, "worker", sslmode="require"), name="tests")
     async with engine.connect() as connection:

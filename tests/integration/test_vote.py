@@ -21,7 +21,8 @@ HTMX = {"HX-Request": "true"}
 
 
 def browser(stream, base_url="http://vote.localhost", **environ):
-    app = VoteRole(stream.vote, load_settings(VoteSettings, {**ENVIRON, **environ})).create_app()
+    settings = load_settings(VoteSettings, {**ENVIRON, **environ})
+    app = VoteRole(stream.caster, stream.vote, settings).create_app()
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
 
 
@@ -45,7 +46,7 @@ async def voter(client):
 
 
 async def queued(stream):
-    entries = await stream.read("test", count=1000, block=0.01)
+    entries = await stream.consumer("test").read(count=1000, block=0.01)
     return [Ballot.decode(each.fields) for each in entries]
 
 
@@ -118,8 +119,8 @@ async def test_the_receipt_turns_from_recorded_to_counted(voter, prepared):
     recorded = (await voter.get("/receipt")).text
     assert "recorded" in recorded
     assert "hx-trigger" in recorded
-    [entry] = await prepared.read("test", count=10, block=1)
-    await prepared.done([entry.id])
+    [entry] = await prepared.consumer("test").read(count=10, block=1)
+    await prepared.consumer("me").acknowledge([entry.id])
 
     async def receipt():
         return (await voter.get("/receipt")).text
@@ -291,7 +292,7 @@ async def test_a_vote_that_fails_says_what_became_of_it_and_keeps_the_choice(
     async def fail(_):
         raise error
 
-    monkeypatch.setattr(prepared.vote, "cast", fail)
+    monkeypatch.setattr(prepared.caster, "cast", fail)
     answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
     assert answer.status_code == status
     assert words in answer.text
@@ -358,7 +359,8 @@ async def test_who_votes_too_often_is_told_when_to_come_again(prepared):
 
 
 async def test_who_leaves_in_the_middle_of_a_vote_is_no_error_of_ours(prepared, caplog):
-    app = VoteRole(prepared.vote, load_settings(VoteSettings, ENVIRON)).create_app()
+    settings = load_settings(VoteSettings, ENVIRON)
+    app = VoteRole(prepared.caster, prepared.vote, settings).create_app()
     headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"content-length", b"8")]
     scope = {"type": "http", "method": "POST", "path": "/vote", "query_string": b""}
     said = iter(
@@ -391,7 +393,7 @@ async def test_a_vote_that_was_certainly_not_recorded_was_not_too_often(
     async with browser(prepared, VOTES_PER_MINUTE="1") as client:
         await client.get("/")
         with monkeypatch.context() as patch:
-            patch.setattr(prepared.vote, "cast", fail)
+            patch.setattr(prepared.caster, "cast", fail)
             await client.post("/vote", data={"choice": "a"})
         assert (await client.post("/vote", data={"choice": "a"})).status_code == status
 
@@ -520,7 +522,7 @@ async def test_a_cast_that_fails_is_measured_by_its_reason(
     async def fail(_):
         raise error
 
-    monkeypatch.setattr(prepared.vote, "cast", fail)
+    monkeypatch.setattr(prepared.caster, "cast", fail)
     before = refused()
     await voter.post("/vote", data={"choice": "a"})
     assert refused() == before | {reason: before[reason] + 1}
@@ -553,7 +555,7 @@ async def test_a_vote_is_in_flight_until_it_is_answered(voter, prepared, monkeyp
         await go.wait()
         raise NotRecorded
 
-    monkeypatch.setattr(prepared.vote, "cast", wait)
+    monkeypatch.setattr(prepared.caster, "cast", wait)
     before = measured("ballots_in_flight")
     voting = asyncio.create_task(voter.post("/vote", data={"choice": "a"}))
     async with asyncio.timeout(30):

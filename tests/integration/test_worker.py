@@ -15,9 +15,12 @@ from voting.database.poll import close_poll
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
 from voting.poll.lifecycle import Phase
+from voting.queue.client import Queue, connect
 from voting.queue.producer import PollClosed
-from voting.queue.stream import BallotStream, connect
+from voting.queue.state import QueueState
+from voting.roles import maintenance
 from voting.roles import worker as worker_module
+from voting.roles.maintenance import Timing
 from voting.roles.worker import Worker
 from voting.telemetry import metrics, tracing
 
@@ -29,15 +32,18 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
+OFTEN = Timing(maintenance_interval=0.05)
+
+
 @pytest.fixture(autouse=True)
 def short_reads(monkeypatch):
-    monkeypatch.setattr(worker_module, "BLOCK", 0.1)
+    monkeypatch.setattr(worker_module, "READ_BLOCK", 0.1)
 
 
 @contextlib.asynccontextmanager
 async def working(stream, engine, **options):
-    """Run a worker; at the end it is asked to stop, and has to."""
-    worker = Worker(stream, engine, consumer=uuid4().hex, **options)
+    """Run a worker, and stop it at the end."""
+    worker = Worker(stream.queue, engine, consumer=uuid4().hex, **options)
     running = asyncio.create_task(worker.run())
     try:
         yield worker
@@ -77,7 +83,7 @@ def counted(stream, engine, number):
 @pytest.fixture
 async def pending(stream):
     async def count():
-        return (await stream.admin.xpending(stream._stream, "workers"))["pending"]
+        return (await stream.admin.xpending(stream.queue.stream_key, "workers"))["pending"]
 
     return count
 
@@ -93,14 +99,14 @@ async def test_ballots_become_votes(stream, engine):
 
 
 async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "BATCH", 7)
+    monkeypatch.setattr(worker_module, "BATCH_SIZE", 7)
     async with working(stream, engine), working(stream, engine), working(stream, engine) as worker:
         await until(worker.ready)
         await cast(stream, 500)
         await until(counted(stream, engine, 500))
 
 
-async def test_ballots_cast_before_any_worker_came_are_counted(stream, engine):
+async def test_ballots_cast_before_any_worker_started_are_counted(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 5)
     async with working(stream, engine):
@@ -134,7 +140,7 @@ async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pen
     await other.dispose()
 
 
-async def test_a_stopped_worker_has_finished_the_batch_in_hand(stream, engine, pending):
+async def test_a_stopped_worker_finishes_its_current_batch(stream, engine, pending):
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast(stream, 50)
@@ -147,66 +153,65 @@ async def test_a_stopped_worker_has_finished_the_batch_in_hand(stream, engine, p
     assert await votes(engine) == 50
 
 
-async def test_a_dead_workers_entries_are_taken_over(stream, engine, caplog):
+async def test_the_entries_of_a_dead_worker_are_claimed(stream, engine, caplog):
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 3)
-    assert len(await stream.read("dead", count=10, block=1)) == 3
-    async with working(stream, engine, idle=0):
+    assert len(await stream.consumer("dead").read(count=10, block=1)) == 3
+    async with working(stream, engine, timing=Timing(claim_min_idle=0)):
         await until(counted(stream, engine, 3))
-    said = [each for each in caplog.records if "took over" in each.getMessage()]
-    assert said[0].entries == 3
+    claims = [each for each in caplog.records if "claimed idle" in each.getMessage()]
+    assert claims[0].entries == 3
 
 
 async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 2)
-    bad = await stream.admin.xadd(stream._stream, {"voter": b"short", "choice": b"a"})
+    bad = await stream.admin.xadd(stream.queue.stream_key, {"voter": b"short", "choice": b"a"})
     await cast(stream, 2)
     async with working(stream, engine):
         await until(counted(stream, engine, 4))
-    [(_, letter)] = await stream.admin.xrange(stream._dead)
+    [(_, letter)] = await stream.admin.xrange(stream.queue.dead_letters_key)
     assert letter[b"id"] == bad
     assert letter[b"voter"] == b"short"
     assert letter[b"reason"].startswith(b"no ballot")
 
 
-async def test_an_entry_that_postgres_refuses_is_found_and_the_rest_is_counted(stream, engine):
+async def test_an_entry_that_postgres_refuses_is_dead_lettered_the_rest_counted(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 5)
     last = (await cast(stream, 1))[0]
     fields = {"voter": uuid4().bytes, "choice": b"b"}
     # A number that is fine for Redis and too large for a bigint.
-    bad = await stream.admin.xadd(stream._stream, fields, id=f"{last.ms + 1}-{2**63}")
-    await stream.admin.xadd(stream._stream, fields, id=f"{last.ms + 2}-0")
+    bad = await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{last.ms + 1}-{2**63}")
+    await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{last.ms + 2}-0")
     async with working(stream, engine):
         await until(counted(stream, engine, 7))
-    [(_, letter)] = await stream.admin.xrange(stream._dead)
+    [(_, letter)] = await stream.admin.xrange(stream.queue.dead_letters_key)
     assert letter[b"id"] == bad
     assert letter[b"reason"].startswith(b"refused by Postgres")
 
 
-async def test_a_lost_stream_is_made_anew_above_what_is_counted(stream, engine, caplog):
+async def test_a_lost_stream_is_recreated_above_the_counted_versions(stream, engine, caplog):
     async with working(stream, engine) as worker:
         await until(worker.ready)
         [version] = await cast(stream, 1)
         await until(counted(stream, engine, 1))
-        await stream.admin.delete(stream._stream, stream._poll)
+        await stream.admin.delete(stream.queue.stream_key, stream.queue.poll_key)
         await until(stream.ready)
         [after] = await cast(stream, 1)
         assert after > version
         await until(counted(stream, engine, 2))
-    assert "made anew" in caplog.text
+    assert "stream missing, recreated" in caplog.text
 
 
-async def test_a_new_stream_of_a_new_poll_is_no_alarm(stream, engine, caplog):
+async def test_the_first_stream_of_a_poll_logs_no_error(stream, engine, caplog):
     async with working(stream, engine) as worker:
         await until(worker.ready)
-    assert "made anew" not in caplog.text
+    assert "stream missing" not in caplog.text
 
 
-async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
-    async with working(stream, engine) as worker:
+async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine):
+    async with working(stream, engine, timing=OFTEN) as worker:
         await until(worker.ready)
         await cast(stream, 1)
         async with engine.connect() as connection:
@@ -223,13 +228,12 @@ async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine, monk
 
 
 async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
-    async with working(stream, engine) as worker:
+    async with working(stream, engine, timing=OFTEN) as worker:
         await until(worker.ready)
         await cast(stream, 5)
         await until(counted(stream, engine, 5))
         assert await stream.length() == 5
-        monkeypatch.setattr(worker_module, "KEEP_ENTRIES", 2)
+        monkeypatch.setattr(maintenance, "RETENTION_ENTRIES", 2)
 
         async def trimmed():
             return await stream.length() <= 2
@@ -238,55 +242,52 @@ async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch)
         assert await stream.length() > 0  # the older ones go first
 
 
-async def test_when_memory_is_full_what_is_in_is_counted_and_makes_room(
-    stream, engine, monkeypatch
-):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
+async def test_when_memory_is_full_the_backlog_is_counted_and_trimmed(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 5)
-    await stream.admin.xadd(stream._stream, {"no": "ballot"})
+    await stream.admin.xadd(stream.queue.stream_key, {"no": "ballot"})
     await stream.admin.config_set("maxmemory", 1)
     try:
-        async with working(stream, engine):
+        async with working(stream, engine, timing=OFTEN):
             await until(counted(stream, engine, 5))
 
             async def made_room():
                 return await stream.length() <= 1
 
             await until(made_room)
-        assert await stream.admin.xlen(stream._dead) == 1
+        assert await stream.admin.xlen(stream.queue.dead_letters_key) == 1
     finally:
         await stream.admin.config_set("maxmemory", "1gb")
 
 
-async def test_consumers_that_are_gone_are_forgotten(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "CONSUMER_EXPIRY", 0)
+async def test_idle_consumers_are_deleted(stream, engine, monkeypatch):
+    monkeypatch.setattr(maintenance, "CONSUMER_EXPIRY", 0)
     await stream.sync_poll(MIN_VERSION, "open")
-    await stream.read("an earlier pod", count=1, block=0.01)
+    await stream.consumer("an earlier pod").read(count=1, block=0.01)
     async with working(stream, engine):
 
         async def gone():
-            consumers = await stream.admin.xinfo_consumers(stream._stream, "workers")
+            consumers = await stream.admin.xinfo_consumers(stream.queue.stream_key, "workers")
             return b"an earlier pod" not in [each["name"] for each in consumers]
 
         await until(gone)
 
 
-async def test_a_worker_waits_for_postgres_and_says_so_once(stream, engine, caplog, monkeypatch):
-    monkeypatch.setattr(worker_module, "PAUSES", (0.01,))
+async def test_a_worker_retries_postgres_and_logs_it_once(stream, engine, caplog, monkeypatch):
+    monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
     fail_to_count(monkeypatch, [OSError("gone")] * 5)
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast(stream, 3)
         await until(counted(stream, engine, 3))
         assert await worker.ready()
-    away, back = [each for each in caplog.records if "Postgres" in each.getMessage()]
-    assert away.getMessage() == "Postgres is away, waiting for it"
-    assert away.reason == "OSError('gone')"
-    assert back.getMessage() == "Postgres is back"
+    down, up = [each for each in caplog.records if "Postgres" in each.getMessage()]
+    assert down.getMessage() == "Postgres is down, retrying"
+    assert down.reason == "OSError('gone')"
+    assert up.getMessage() == "Postgres is up again"
 
 
-async def test_a_conflict_of_transactions_is_tried_again_and_no_outage(
+async def test_a_transaction_conflict_is_retried_without_a_warning(
     stream, engine, caplog, monkeypatch
 ):
     fail_to_count(monkeypatch, [_Deadlock()])
@@ -294,14 +295,14 @@ async def test_a_conflict_of_transactions_is_tried_again_and_no_outage(
         await until(worker.ready)
         await cast(stream, 3)
         await until(counted(stream, engine, 3))
-    assert "away" not in caplog.text
+    assert "is down" not in caplog.text
 
 
 class _Deadlock(OSError):
     sqlstate = "40P01"
 
 
-async def test_a_terminated_connection_is_made_again(stream, engine, database_url):
+async def test_a_terminated_connection_is_replaced(stream, engine, database_url):
     other = create_engine(database_url, name="other")
     terminate = text(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -317,32 +318,32 @@ async def test_a_terminated_connection_is_made_again(stream, engine, database_ur
     await other.dispose()
 
 
-async def test_without_redis_a_worker_waits_is_not_ready_and_can_be_stopped(
+async def test_without_redis_a_worker_is_not_ready_and_can_be_stopped(
     engine, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(worker_module, "PAUSES", (0.01,))
-    stream = BallotStream(connect(f"unix://{tmp_path}/nobody.sock"))
+    monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
+    stream = QueueState(Queue(connect(f"unix://{tmp_path}/missing.sock")))
     async with working(stream, engine) as worker:
 
-        async def said():
-            return "Redis is away" in caplog.text
+        async def logged():
+            return "Redis is down" in caplog.text
 
-        await until(said)
+        await until(logged)
         assert not await worker.ready()
-    assert caplog.text.count("Redis is away") == 1
-    await stream.close()
+    assert caplog.text.count("Redis is down") == 1
+    await stream.queue.close()
 
 
-async def test_a_server_is_back_when_nobody_waits_for_it_any_more(stream, engine, caplog):
-    worker = Worker(stream, engine, consumer="me")
+async def test_a_server_is_up_once_no_task_waits_for_it(stream, engine, caplog):
+    worker = Worker(stream.queue, engine, consumer="me")
     reading, counting = set(), set()
-    worker._miss("Redis", reading, OSError())
-    worker._miss("Redis", counting, OSError())
-    worker._miss("Redis", counting, OSError())
-    worker._found(reading)
-    assert [record.message for record in caplog.records] == ["Redis is away, waiting for it"]
-    worker._found(counting)
-    assert caplog.records[-1].message == "Redis is back"
+    worker._mark_down("Redis", reading, OSError())
+    worker._mark_down("Redis", counting, OSError())
+    worker._mark_down("Redis", counting, OSError())
+    worker._mark_up(reading)
+    assert [record.message for record in caplog.records] == ["Redis is down, retrying"]
+    worker._mark_up(counting)
+    assert caplog.records[-1].message == "Redis is up again"
 
 
 @pytest.fixture
@@ -370,7 +371,7 @@ async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
 
         await until(none_left)
     assert await pending() == 3
-    assert "stays pending" in caplog.text
+    assert "stay pending" in caplog.text
     finished = spans.get_finished_spans()
     # The text of a database error may hold a voter and a choice: spans have no text of errors.
     assert not any(each.events or each.status.description for each in finished)
@@ -386,7 +387,7 @@ async def test_the_log_at_debug_names_a_followed_ballot_when_it_is_counted(strea
     trace = f"00-{'a' * 32}-{'b' * 16}-00"
     followed = await stream.cast(Ballot(uuid4(), Choice.B, trace))
     fields = {"voter": b"short", "choice": b"a", "trace": trace}
-    await stream.admin.xadd(stream._stream, fields)
+    await stream.admin.xadd(stream.queue.stream_key, fields)
     async with working(stream, engine):
         await until(counted(stream, engine, 3))
     [line] = [each for each in caplog.records if each.name == "voting.telemetry.tracing"]
@@ -394,7 +395,7 @@ async def test_the_log_at_debug_names_a_followed_ballot_when_it_is_counted(strea
     assert line.ballot == str(followed)
 
 
-async def test_a_mistake_in_the_code_ends_the_worker(stream, engine, monkeypatch):
+async def test_an_unexpected_error_ends_the_worker(stream, engine, monkeypatch):
     async def count(*_):
         raise ZeroDivisionError
 
@@ -402,11 +403,11 @@ async def test_a_mistake_in_the_code_ends_the_worker(stream, engine, monkeypatch
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 1)
     with pytest.raises(ExceptionGroup) as caught:
-        await Worker(stream, engine, consumer="me").run()
+        await Worker(stream.queue, engine, consumer="me").run()
     assert caught.group_contains(ZeroDivisionError)
 
 
-async def test_versions_are_redis_time(stream):
+async def test_versions_are_times_of_redis_clock(stream):
     await stream.sync_poll(Version(1, 1), "open")
     [version] = await cast(stream, 1)
     assert abs(version.ms / 1000 - await stream.clock()) < 60
@@ -416,36 +417,35 @@ async def phase(engine):
     return (await fetch_result(engine)).poll.phase
 
 
-async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 0.05)
-    monkeypatch.setattr(worker_module, "COUNTING", 0.05)
+async def test_totals_are_final_once_all_accepted_ballots_are_counted(stream, engine, monkeypatch):
+    timing = Timing(maintenance_interval=0.05, finalize_interval=0.05)
     await stream.sync_poll(MIN_VERSION, "open")
     for choice in (Choice.A, Choice.B, Choice.B):
         await stream.cast(Ballot(uuid4(), choice))
-    [held] = await stream.read("slow", count=1, block=0.01)  # by a worker that is still at it
+    [held] = await stream.consumer("slow").read(count=1, block=0.01)  # still pending there
     await close_poll(engine)
-    async with working(stream, engine):
+    async with working(stream, engine, timing=timing):
 
         async def counted():
             return await votes(engine) == 2
 
         async def looked():
-            # Two more rounds of housekeeping have seen that all but one are counted.
+            # Maintenance has run twice since all but one were counted.
             return len(looks) > 1
 
         await until(counted)
-        looks, progress = [], stream.progress
+        looks, progress = [], QueueState.progress
 
-        async def look():
-            looks.append(await progress())
+        async def look(state):
+            looks.append(await progress(state))
             return looks[-1]
 
-        monkeypatch.setattr(stream, "progress", look)
+        monkeypatch.setattr(QueueState, "progress", look)
         await until(looked)
         assert await phase(engine) is Phase.COUNTING
 
         await counting.count(engine, [held.ballot()])
-        await stream.done([held.id])
+        await stream.consumer("me").acknowledge([held.id])
 
         async def final():
             return await phase(engine) is Phase.FINAL
@@ -455,11 +455,10 @@ async def test_totals_are_final_once_all_that_was_accepted_is_counted(stream, en
     assert (declared.a, declared.b) == (1, 2)
 
 
-async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "HOUSEKEEPING", 3600)
-    monkeypatch.setattr(worker_module, "COUNTING", 0.05)
+async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine):
+    timing = Timing(maintenance_interval=3600, finalize_interval=0.05)
     await close_poll(engine, at=datetime.fromtimestamp(await stream.clock() + 0.5, UTC))
-    async with working(stream, engine):
+    async with working(stream, engine, timing=timing):
 
         async def final():
             return await phase(engine) is Phase.FINAL
@@ -488,11 +487,11 @@ def grown(before):
     return {name: value - before[name] for name, value in measured().items()}
 
 
-async def test_what_a_worker_does_is_measured(stream, engine):
+async def test_a_worker_counts_what_it_does_in_metrics(stream, engine):
     before = measured()
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 3)
-    await stream.admin.xadd(stream._stream, {"no": "ballot"})
+    await stream.admin.xadd(stream.queue.stream_key, {"no": "ballot"})
     async with working(stream, engine):
         await until(counted(stream, engine, 3))
     assert grown(before) == {
@@ -506,15 +505,13 @@ async def test_what_a_worker_does_is_measured(stream, engine):
     }
 
 
-async def test_entries_that_are_taken_over_are_measured_and_so_is_each_time_they_are_counted(
-    stream, engine
-):
+async def test_claimed_entries_are_measured_each_time_they_are_counted(stream, engine):
     before = measured()
     await stream.sync_poll(MIN_VERSION, "open")
     await cast(stream, 3)
-    assert len(await stream.read("dead", count=10, block=1)) == 3
-    # With no idle time a worker takes over what it has in hand itself, too.
-    async with working(stream, engine, idle=0):
+    assert len(await stream.consumer("dead").read(count=10, block=1)) == 3
+    # With an idle time of 0 a worker claims the entries of its own current batch, too.
+    async with working(stream, engine, timing=Timing(claim_min_idle=0)):
         await until(counted(stream, engine, 3))
     grew = grown(before)
     assert grew["ballots_redelivered_total"] >= 3
@@ -522,8 +519,8 @@ async def test_entries_that_are_taken_over_are_measured_and_so_is_each_time_they
     assert grew["ballots_counted_total"] == grew["batch_ballots_sum"]
 
 
-async def test_a_count_that_failed_is_not_measured(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "PAUSES", (0.01,))
+async def test_a_failed_count_is_not_measured(stream, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
     fail_to_count(monkeypatch, [OSError("gone")] * 3)
     before = measured()
     async with working(stream, engine) as worker:
@@ -534,23 +531,23 @@ async def test_a_count_that_failed_is_not_measured(stream, engine, monkeypatch):
     assert grown(before)["ballots_counted_total"] == 1
 
 
-async def test_the_time_from_accept_to_count_is_that_of_the_oldest_of_a_batch(stream, engine):
+async def test_the_time_from_accept_to_count_is_that_of_a_batchs_oldest_ballot(stream, engine):
     name = "voting_accept_to_count_seconds_sum"
     before = metrics.OF_ROLE["worker"].get_sample_value(name)
     await stream.sync_poll(MIN_VERSION, "open")
     now = int(await stream.clock() * 1000)
     for ago in (3600, 60, 1):
         fields = dict(zip(("voter", "choice"), Ballot(uuid4(), Choice.A).encode(), strict=True))
-        await stream.admin.xadd(stream._stream, fields, id=f"{now - ago * 1000}-0")
+        await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{now - ago * 1000}-0")
     async with working(stream, engine):
         await until(counted(stream, engine, 3))
     assert 3600 <= metrics.OF_ROLE["worker"].get_sample_value(name) - before < 3660
 
 
-async def test_a_ballot_counts_where_its_age_is_not_known(stream, engine, monkeypatch):
-    assert stream.age(MIN_VERSION) is None  # nobody has asked for the time
-    monkeypatch.setattr(stream, "age", lambda _: None)
+async def test_a_ballot_of_unknown_age_is_counted(stream, engine, monkeypatch):
+    assert stream.age(MIN_VERSION) is None  # the clock was not read
     async with working(stream, engine) as worker:
+        monkeypatch.setattr(worker._state, "age", lambda _: None)
         await until(worker.ready)
         await stream.cast(Ballot(uuid4(), Choice.A))
 

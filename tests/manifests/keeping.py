@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from voting.queue.stream import GROUP, BallotStream, connect
+from voting.queue.client import GROUP, Queue, connect
 
 from .rendering import Resource, containers, matches, of, one, pod, title, workloads
 
@@ -82,10 +82,10 @@ def autoscalers_rule_alone(resources: list[Resource]) -> Iterator[str]:
 
 
 def the_worker_is_scaled_by_the_stream_that_it_reads(resources: list[Resource]) -> Iterator[str]:
-    stream = BallotStream(connect("redis://nobody"))
+    stream = Queue(connect("redis://redis")).stream_key
     [trigger] = one(resources, "ScaledObject", "worker")["spec"]["triggers"]
-    if trigger["metadata"]["stream"] != stream._stream:
-        yield f"the stream is {stream._stream}"
+    if trigger["metadata"]["stream"] != stream:
+        yield f"the stream is {stream}"
     if trigger["metadata"]["consumerGroup"] != GROUP:
         yield f"the group is {GROUP}"
     service = one(resources, "Service", "redis")

@@ -7,9 +7,11 @@ from simulation.postgres_model import Postgres
 from sqlalchemy import text
 
 from voting.database import poll
-from voting.queue import producer as casting
-from voting.queue import stream
-from voting.queue.stream import GROUP, BallotStream, Entry, GroupProgress
+from voting.queue import producer, state
+from voting.queue.client import GROUP
+from voting.queue.consumer import Consumer
+from voting.queue.entry import Entry
+from voting.queue.state import GroupProgress
 from voting.roles.worker import Worker
 
 
@@ -24,7 +26,8 @@ def acknowledge_before_commit():
     count = Worker._count
 
     async def acknowledge_first(self, ballots):
-        await self._persist(lambda: self._stream.done([Entry.of(each).id for each in ballots]))
+        ids = [Entry.of(each).id for each in ballots]
+        await self._retry(lambda: self._consumer.acknowledge(ids))
         await count(self, ballots)
 
     with mock.patch.object(Worker, "_count", acknowledge_first):
@@ -32,37 +35,37 @@ def acknowledge_before_commit():
 
 
 def group_created_at_the_end():
-    return _replaced(stream, "SYNC_POLL", "or '0'", "or '$'")
+    return _replaced(state, "SYNC_POLL", "or '0'", "or '$'")
 
 
 @contextmanager
 def dead_letters_by_delivery_count():
-    claim_idle = BallotStream.claim_idle
+    claim_idle = Consumer.claim_idle
 
-    async def bury_the_often_delivered(self, consumer, *, idle, count):
-        taken = await claim_idle(self, consumer, idle=idle, count=count)
-        deliveries = {
-            each["message_id"].decode(): each["times_delivered"]
-            for each in await self._redis.xpending_range(self._stream, GROUP, "-", "+", 1000)
-        }
+    async def dead_letter_if_delivered_often(self, *, min_idle, count):
+        claimed = await claim_idle(self, min_idle=min_idle, count=count)
+        pending = await self._queue.redis.xpending_range(
+            self._queue.stream_key, GROUP, "-", "+", 1000
+        )
+        deliveries = {each["message_id"].decode(): each["times_delivered"] for each in pending}
         left = []
-        for entry in taken:
+        for entry in claimed:
             if deliveries.get(str(entry.version), 0) >= 3:
                 await self.dead_letter(entry, "delivered too often")
             else:
                 left.append(entry)
         return left
 
-    with mock.patch.object(BallotStream, "claim_idle", bury_the_often_delivered):
+    with mock.patch.object(Consumer, "claim_idle", dead_letter_if_delivered_often):
         yield
 
 
 def no_deadline():
-    return _replaced(casting, "CAST", "if now >= tonumber(ARGV[1]) then", "if false then")
+    return _replaced(producer, "CAST", "if now >= tonumber(ARGV[1]) then", "if false then")
 
 
 def ids_not_raised():
-    return _replaced(stream, "SYNC_POLL", "redis.call('XSETID'", "tostring('XSETID'")
+    return _replaced(state, "SYNC_POLL", "redis.call('XSETID'", "tostring('XSETID'")
 
 
 def final_before_all_is_counted():
@@ -78,7 +81,7 @@ def statement_that_the_model_does_not_know():
 
 
 def closed_late_where_a_time_is_set():
-    return _replaced(casting, "CAST", "or (closes_at and now >= closes_at)", "")
+    return _replaced(producer, "CAST", "or (closes_at and now >= closes_at)", "")
 
 
 CONTROLS = {

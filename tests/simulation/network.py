@@ -13,7 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 from simulation.loop import PROCESS, WORLD, State
 from simulation.redis_model import BLOCKED, Refused, Status
 
-from voting.queue.stream import connect
+from voting.queue.client import connect
 
 FAULTS = (
     "crash before",  # the process is killed and the server hears nothing of it
@@ -277,7 +277,7 @@ class RedisLink(Link):
 
     def left(self):
         for answer in self._waits:
-            self._redis.delete_idle_consumers(answer)
+            self._redis.forget(answer)
 
 
 class RedisConnection(AbstractConnection):
@@ -326,7 +326,14 @@ def encode(reply):
     return b"*%d\r\n%s" % (len(reply), b"".join(map(encode, reply)))
 
 
-_WORDS = {"accept": "cast", "make": "sync_poll", "move": "dead_letter", "multi": "progress"}
+# By the first word of a script's comment: controls change the rest of its text.
+_WORDS = {
+    "accept": "cast",
+    "make": "sync_poll",
+    "move": "dead_letter",
+    "delete": "delete_idle_consumers",
+    "multi": "progress",
+}
 
 
 def _step(command):

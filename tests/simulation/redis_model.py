@@ -155,7 +155,7 @@ class Redis:
         if self._waiting.pop(answer, None):
             answer(None)
 
-    def delete_idle_consumers(self, answer):
+    def forget(self, answer):
         self._waiting.pop(answer, None)
 
     def _reply(self, args):

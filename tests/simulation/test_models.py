@@ -35,8 +35,10 @@ from voting.database.poll import (
 )
 from voting.database.totals import fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
-from voting.queue.producer import CastError
-from voting.queue.stream import GROUP, BallotStream, StreamMissing, connect
+from voting.queue.client import GROUP, Queue, StreamMissing, connect
+from voting.queue.consumer import Consumer
+from voting.queue.producer import Caster, CastError
+from voting.queue.state import QueueState
 
 VOTERS = [UUID(int=number + 1) for number in range(4)]
 FAR = 9_999_999_999_999  # ms
@@ -59,6 +61,19 @@ class Clock:
         return self.now
 
 
+class Side:
+    """All of the app's own code on top of one of the two: the real Redis or the model."""
+
+    def __init__(self, queue):
+        self.queue = queue
+        self.redis = queue.redis
+        self.state = QueueState(queue)
+        self.caster = Caster(queue)
+
+    def consumer(self, name="one"):
+        return Consumer(self.queue, name)
+
+
 class Machine(RuleBasedStateMachine):
     """Asks the same of both. `servers` and `runner` are given by the test."""
 
@@ -75,15 +90,14 @@ class Machine(RuleBasedStateMachine):
 
     async def _begin(self):
         self.name = f"test-{uuid4().hex}"
-        redis = connect(self.servers.redis_url())
-        self.real = BallotStream(redis, name=self.name)
+        self.real = Side(Queue(connect(self.servers.redis_url()), name=self.name))
         self.engine = create_engine(self.database_url, name="tests")
         async with self.engine.connect() as connection:
             await connection.execute(text("TRUNCATE votes, tally, finals, past_tally, poll"))
             await connection.execute(text("INSERT INTO poll DEFAULT VALUES"))
         self.clock, faults = Clock(), Faults()
         self.redis, self.postgres = Redis(self.clock), Postgres(self.clock)
-        self.model = BallotStream(client(Server(faults), self.redis), name=self.name)
+        self.model = Side(Queue(client(Server(faults), self.redis), name=self.name))
         self.model_engine = Engine(Server(faults), self.postgres)
 
     def teardown(self):
@@ -91,21 +105,22 @@ class Machine(RuleBasedStateMachine):
             self.run(self._end())
 
     async def _end(self):
-        await self.real._redis.delete(self.real._stream, self.real._poll, self.real._dead)
-        await self.real.close()
-        await self.model.close()
+        keys = self.real.queue
+        await self.real.redis.delete(keys.stream_key, keys.poll_key, keys.dead_letters_key)
+        await self.real.queue.close()
+        await self.model.queue.close()
         await self.engine.dispose()
 
     def run(self, coroutine):
         return self.runner.run(coroutine)
 
     def both(self, ask):
-        """Ask both streams; their answers, or errors, have to be the same."""
+        """Ask both; their answers, or errors, have to be the same."""
         return self.run(self._both(ask))
 
     async def _both(self, ask):
         real = await _outcome(ask(self.real))
-        self.clock.now = await self.real.clock()
+        self.clock.now = await self.real.state.clock()
         model = await _outcome(ask(self.model))
         assert model == real
         return real
@@ -120,13 +135,11 @@ class Machine(RuleBasedStateMachine):
     )
     def prepare(self, ms, seq, state, closes_at):
         after = Version(ms, seq)
-        self.both(
-            lambda stream: _prepare(stream, after, state, closes_at=closes_at, after_version=after)
-        )
+        self.both(lambda on: _prepare(on, after, state, closes_at=closes_at, after_version=after))
 
     @rule()
     def open(self):
-        self.both(lambda stream: _prepare(stream, MIN_VERSION, "open"))
+        self.both(lambda on: _prepare(on, MIN_VERSION, "open"))
 
     @rule(ballots=BALLOTS)
     def cast(self, ballots):
@@ -134,21 +147,23 @@ class Machine(RuleBasedStateMachine):
 
     async def _cast(self, ballots):
         mine = [Ballot(*ballot) for ballot in ballots]
-        self.clock.now = await self.real.clock()
-        real = await asyncio.gather(*map(self.real.cast, mine), return_exceptions=True)
+        self.clock.now = await self.real.state.clock()
+        real = await asyncio.gather(*map(self.real.caster.cast, mine), return_exceptions=True)
         # The model's ids are made from the moment at which the real server made its own.
         if real and isinstance(real[0], Version) and real[0].ms < FAR:
             self.clock.now = real[0].ms / 1000 + 0.0001
-        model = await asyncio.gather(*map(self.model.cast, mine), return_exceptions=True)
+        model = await asyncio.gather(*map(self.model.caster.cast, mine), return_exceptions=True)
         assert [_plain(each) for each in model] == [_plain(each) for each in real]
 
     @rule(consumer=CONSUMERS, count=st.integers(1, 4))
     def read(self, consumer, count):
-        self._keep(self.both(lambda stream: stream.read(consumer, count=count, block=0)))
+        self._keep(self.both(lambda on: on.consumer(consumer).read(count=count, block=0)))
 
-    @rule(consumer=CONSUMERS, idle=st.sampled_from([0, 3600]), count=st.integers(1, 4))
-    def claim_idle(self, consumer, idle, count):
-        self._keep(self.both(lambda stream: stream.claim_idle(consumer, idle=idle, count=count)))
+    @rule(consumer=CONSUMERS, min_idle=st.sampled_from([0, 3600]), count=st.integers(1, 4))
+    def claim_idle(self, consumer, min_idle, count):
+        self._keep(
+            self.both(lambda on: on.consumer(consumer).claim_idle(min_idle=min_idle, count=count))
+        )
 
     def _keep(self, entries):
         if isinstance(entries, list):
@@ -159,75 +174,79 @@ class Machine(RuleBasedStateMachine):
         return [seen[pick % len(seen)] for pick in picks] if seen else []
 
     @rule(picks=PICKS)
-    def done(self, picks):
+    def acknowledge(self, picks):
         ids = [each.id for each in self._pick(picks)]
-        self.both(lambda stream: stream.done(ids))
+        self.both(lambda on: on.consumer().acknowledge(ids))
 
     @rule(pick=st.integers(0, 30))
     def dead_letter(self, pick):
         for each in self._pick([pick]):
-            self.both(lambda stream, entry=each: stream.dead_letter(entry, "no ballot"))
+            self.both(lambda on, entry=each: on.consumer().dead_letter(entry, "no ballot"))
 
     @rule(ms=st.sampled_from([0, FAR]))
     def trim(self, ms):
-        self.both(lambda stream: stream.trim(Version(ms, 0)))
+        self.both(lambda on: on.consumer().trim(Version(ms, 0)))
 
     @rule()
     def trim_all(self):
-        self.both(lambda stream: stream.trim())
+        self.both(lambda on: on.consumer().trim())
 
-    @rule(silent=st.sampled_from([-1, 3600]))
-    def delete_idle_consumers(self, silent):
-        self.both(lambda stream: stream.delete_idle_consumers(silent))
+    @rule(min_idle=st.sampled_from([-1, 3600]))
+    def delete_idle_consumers(self, min_idle):
+        self.both(lambda on: on.consumer().delete_idle_consumers(min_idle))
 
     @rule(before=st.none() | st.integers(0, 30), count=st.integers(1, 4))
     def entries_before(self, before, count):
         version = None if before is None else next(iter(self._pick([before])), None)
         version = version and version.version
-        self.both(lambda stream: stream.entries_before(version, count))
+        self.both(lambda on: on.state.entries_before(version, count))
 
     @rule()
     def lose_the_stream(self):
-        self.both(lambda stream: stream._redis.delete(stream._stream))
+        self.both(lambda on: on.redis.delete(on.queue.stream_key))
 
     @rule()
     def destroy_the_group(self):
-        self.both(lambda stream: stream._redis.xgroup_destroy(stream._stream, GROUP))
+        self.both(lambda on: on.redis.xgroup_destroy(on.queue.stream_key, GROUP))
 
     @rule(step=st.integers(1, 3), seq=st.sampled_from([0, 3, 2**63]))
     def append_poison(self, step, seq):
         self.run(self._append_poison(step, seq))
 
     async def _append_poison(self, step, seq):
-        [(version, _)] = await self.real._redis.xrevrange(self.real._stream, count=1) or [(None, 0)]
+        last = await self.real.redis.xrevrange(self.real.queue.stream_key, count=1)
+        [(version, _)] = last or [(None, 0)]
         if version:
             poison = Version(Version.parse(version).ms + step, seq)
-            await self._both(lambda on: on._redis.xadd(on._stream, {"no": "vote"}, id=str(poison)))
+            await self._append({"no": "vote"}, poison)
+
+    async def _append(self, fields, version):
+        await self._both(lambda on: on.redis.xadd(on.queue.stream_key, fields, id=str(version)))
 
     @rule(pick=st.integers(0, 30))
     def delete_an_entry(self, pick):
         for each in self._pick([pick]):
-            self.both(lambda on, entry=each: on._redis.xdel(on._stream, str(entry.version)))
+            self.both(lambda on, entry=each: on.redis.xdel(on.queue.stream_key, str(entry.version)))
 
     @rule(identity=st.sampled_from(["1-1", "$"]))
     def set_the_group_back(self, identity):
-        command = ("XGROUP", "SETID", self.real._stream, GROUP, identity)
-        self.both(lambda stream: stream._redis.execute_command(*command))
+        command = ("XGROUP", "SETID", self.real.queue.stream_key, GROUP, identity)
+        self.both(lambda on: on.redis.execute_command(*command))
 
     @rule()
     def memory_runs_full_for_a_moment(self):
         self.run(self._memory_full())
 
     async def _memory_full(self):
-        await self.real._redis.config_set("maxmemory", 1)
+        await self.real.redis.config_set("maxmemory", 1)
         self.redis.memory_full = True
         try:
-            await self._both(lambda stream: stream.memory_is_low())
+            await self._both(lambda on: on.state.memory_is_low())
             await self._cast([(VOTERS[0], Choice.A)])
-            await self._both(lambda stream: _prepare(stream, MIN_VERSION, "open"))
-            await self._both(lambda on: on._redis.xadd(on._stream, {"no": "room"}, id=f"{FAR * 9}"))
+            await self._both(lambda on: _prepare(on, MIN_VERSION, "open"))
+            await self._append({"no": "room"}, FAR * 9)
         finally:
-            await self.real._redis.config_set("maxmemory", "1gb")
+            await self.real.redis.config_set("maxmemory", "1gb")
             self.redis.memory_full = False
 
     @invariant()
@@ -237,12 +256,12 @@ class Machine(RuleBasedStateMachine):
 
     async def _look(self):
         for ask in (
-            lambda stream: stream.progress(),
-            lambda stream: stream.midpoint(),
-            lambda stream: stream.length(),
-            lambda stream: stream.ready(),
-            lambda stream: stream._redis.xrange(stream._stream),
-            lambda stream: stream.cast_rules(),
+            lambda on: on.state.progress(),
+            lambda on: on.state.midpoint(),
+            lambda on: on.state.length(),
+            lambda on: on.state.ready(),
+            lambda on: on.redis.xrange(on.queue.stream_key),
+            lambda on: on.state.cast_rules(),
             _deliveries,
             _consumers,
             _letters,
@@ -339,8 +358,8 @@ class Machine(RuleBasedStateMachine):
         assert answers[0] == answers[1]
 
 
-async def _prepare(stream, *args, **rules):
-    prepared = await stream.sync_poll(*args, **rules)
+async def _prepare(on, *args, **rules):
+    prepared = await on.state.sync_poll(*args, **rules)
     return prepared._replace(closed_at=prepared.closed_at is not None)
 
 
@@ -372,20 +391,20 @@ async def _outcome(asked):
         return _plain(error)
 
 
-async def _deliveries(stream):
-    pending = await stream._redis.xpending_range(stream._stream, GROUP, "-", "+", 100)
+async def _deliveries(on):
+    pending = await on.redis.xpending_range(on.queue.stream_key, GROUP, "-", "+", 100)
     names = ("message_id", "consumer", "times_delivered")
-    summary = await stream._redis.xpending(stream._stream, GROUP)
+    summary = await on.redis.xpending(on.queue.stream_key, GROUP)
     return [[each[name] for name in names] for each in pending], summary
 
 
-async def _consumers(stream):
-    consumers = await stream._redis.xinfo_consumers(stream._stream, GROUP)
+async def _consumers(on):
+    consumers = await on.redis.xinfo_consumers(on.queue.stream_key, GROUP)
     return [(each["name"], each["pending"]) for each in consumers]
 
 
-async def _letters(stream):
-    return [entry.fields for entry in await stream.dead_letters()]
+async def _letters(on):
+    return [entry.fields for entry in await on.state.dead_letters()]
 
 
 def test_the_models_answer_as_the_servers_do(servers, database):

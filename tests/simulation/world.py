@@ -20,9 +20,12 @@ from simulation.redis_model import Redis, Refused
 from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Ballot, Choice, Version
 from voting.poll.lifecycle import Phase
-from voting.queue.producer import CLOCK_SECONDS, MaybeRecorded, NotRecorded, PollClosed
-from voting.queue.stream import GROUP, BallotStream
+from voting.queue.client import GROUP, Queue
+from voting.queue.producer import CLOCK_MAX_AGE, Caster, MaybeRecorded, NotRecorded, PollClosed
+from voting.queue.state import QueueState
+from voting.roles import maintenance
 from voting.roles import worker as worker_module
+from voting.roles.maintenance import Timing
 from voting.roles.worker import Worker
 from voting.telemetry.logging import use_standard_library
 
@@ -59,8 +62,8 @@ def run(seed):
     logging.disable(logging.CRITICAL)
     with ExitStack() as stack:
         stack.callback(logging.disable, disabled)
-        for name, value in world.constants().items():
-            stack.enter_context(mock.patch.object(worker_module, name, value))
+        for (module, name), value in world.constants().items():
+            stack.enter_context(mock.patch.object(module, name, value))
         return loop.run(world.run())
 
 
@@ -79,7 +82,8 @@ class World:
         self._redis_server = Server(self._faults)
         self._postgres = Postgres(lambda: loop.time() + START)
         self._postgres_server = Server(self._faults)
-        self._streams = []
+        self._queues = []
+        self._timing = Timing()
         self._results = []
         self._poison = set()
         self._repeated = set()
@@ -92,17 +96,20 @@ class World:
         return self._loop.time() + self._clock_ahead
 
     def constants(self):
-        """Choose what the worker's constants are in this run."""
+        """Draw the worker's constants for this run."""
         draw = self._random.choice
+        batch_size = draw((1, 2, 3, 5))
+        concurrent_batches = draw((1, 2, 4))
+        self._timing = Timing(maintenance_interval=draw((5.0, 10.0)))
         return {
-            "BATCH": draw((1, 2, 3, 5)),
-            "IN_HAND": draw((1, 2, 4)),
-            "BLOCK": 4.0,
-            "HOUSEKEEPING": draw((5.0, 10.0)),
-            "KEEP_SECONDS": draw((3600, 2)),
-            "KEEP_ENTRIES": draw((1_000_000, 4)),
-            "CONSUMER_EXPIRY": draw((3600, 10)),
-            "random": self._random,
+            (worker_module, "BATCH_SIZE"): batch_size,
+            (worker_module, "CONCURRENT_BATCHES"): concurrent_batches,
+            (worker_module, "READ_BLOCK"): 4.0,
+            (worker_module, "random"): self._random,
+            (maintenance, "CLAIM_COUNT"): batch_size,
+            (maintenance, "RETENTION_SECONDS"): draw((3600, 2)),
+            (maintenance, "RETENTION_ENTRIES"): draw((1_000_000, 4)),
+            (maintenance, "CONSUMER_EXPIRY"): draw((3600, 10)),
         }
 
     async def run(self):
@@ -125,8 +132,8 @@ class World:
         await self._judge()
         seconds = self._loop.time()
         await self._loop.cancel_all()
-        for stream in self._streams:
-            await stream.close()
+        for queue in self._queues:
+            await queue.close()
         self.wrong += [f"a callback failed: {each}" for each in self._loop.errors]
         told = Counter(each.acknowledgement.name for each in self._results)
         return Run(self.seed, self.wrong, self._faults.trace, self._faults.seen, told, seconds)
@@ -154,17 +161,18 @@ class World:
         if not ended.done():
             ended.set_result(None)
 
-    def _stream(self):
-        stream = BallotStream(client(self._redis_server, self._redis), name="voting")
-        self._streams.append(stream)
-        return stream
+    def _queue(self):
+        queue = Queue(client(self._redis_server, self._redis), name="voting")
+        self._queues.append(queue)
+        return queue
 
     def _vote_process(self, _):
-        return self._stream()
+        return Caster(self._queue())
 
     def _worker(self, process):
         engine = Engine(self._postgres_server, self._postgres)
-        worker = Worker(self._stream(), engine, consumer=process.name.replace(" ", "-"))
+        name = process.name.replace(" ", "-")
+        worker = Worker(self._queue(), engine, consumer=name, timing=self._timing)
         process.start(self._work(process, worker))
         return worker
 
@@ -188,18 +196,18 @@ class World:
             while not self._vote:
                 await asyncio.sleep(0.5)
             slot = self._random.choice(sorted(self._vote))
-            stream, process = self._vote[slot]
+            caster, process = self._vote[slot]
             ballot = Ballot(voter, self._random.choice(list(Choice)))
             answer = self._loop.create_future()
             process.at_death.append(partial(self._tell, answer, Acknowledgement.NO_RESPONSE))
-            process.start(self._serve(stream, ballot, answer))
+            process.start(self._serve(caster, ballot, answer))
             told, version = await answer
             self._results.append(VoteResult(voter.hex, ballot.choice, told, version))
             self._faults.log(f"voter {voter.hex[:4]}", f"{ballot.choice}: {told.name} {version}")
 
-    async def _serve(self, stream, ballot, answer):
+    async def _serve(self, caster, ballot, answer):
         try:
-            version = await stream.cast(ballot)
+            version = await caster.cast(ballot)
         except (PollClosed, NotRecorded):
             self._tell(answer, Acknowledgement.REFUSED)
         except MaybeRecorded:
@@ -302,7 +310,7 @@ class World:
         self._redis_server.go_down()
         self._redis.execute([b"FLUSHALL"], None)
         self._clock_ahead -= self._random.choice((0, 1, 3600))
-        self._faults.punctual_until = self._loop.time() + CLOCK_SECONDS + 5
+        self._faults.punctual_until = self._loop.time() + CLOCK_MAX_AGE + 5
         self._redis_server.up = True
         return None
 
@@ -425,7 +433,7 @@ class World:
             self.wrong.append(f"dead letters: {sorted(dead)}, poison: {sorted(self._poison)}")
         backlog = self._backlog()
         if backlog is not None:  # a missing group is in `wrong` already
-            reported = (await self._stream().progress()).backlog
+            reported = (await QueueState(self._queue()).progress()).backlog
             if reported not in {None, backlog}:
                 self.wrong.append(f"the backlog is {backlog}, and the app reports {reported}")
         if (state := self._state_in_redis()) != poll.state:

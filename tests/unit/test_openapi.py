@@ -7,7 +7,9 @@ import pytest
 from litestar import Litestar
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from voting.queue.stream import BallotStream
+from voting.queue.client import Queue, connect
+from voting.queue.producer import Caster
+from voting.queue.state import QueueState
 from voting.roles.result import ResultRole
 from voting.roles.vote import VoteRole
 from voting.settings import ResultSettings, VoteSettings
@@ -18,7 +20,9 @@ from voting.web.openapi import describe
 
 def vote():
     url = "redis://unused"
-    return VoteRole(BallotStream.at(url), VoteSettings(redis_url=url, secret_keys="k" * 16))
+    queue = Queue(connect(url))
+    settings = VoteSettings(redis_url=url, secret_keys="k" * 16)
+    return VoteRole(Caster(queue), QueueState(queue), settings)
 
 
 def result():

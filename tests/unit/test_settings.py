@@ -1,5 +1,6 @@
 import pytest
 
+from voting.roles.maintenance import Timing
 from voting.settings import (
     DatabaseSettings,
     LoadSettings,
@@ -32,6 +33,21 @@ def test_defaults_are_those_of_the_contract():
 def test_keys_are_separated_by_commas_newest_first():
     settings = load_settings(VoteSettings, {**VOTE, "SECRET_KEYS": f"{'n' * 16}, {'o' * 16}"})
     assert [key.get_secret_value() for key in settings.secret_keys] == ["n" * 16, "o" * 16]
+
+
+WORKER = {"REDIS_URL": "redis://redis", "DATABASE_URL": "postgresql://postgres"}
+
+
+def test_a_worker_times_its_maintenance_as_its_code_does_by_default():
+    settings = load_settings(WorkerSettings, WORKER)
+    assert Timing(settings.claim_min_idle, settings.maintenance_interval) == Timing()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+@pytest.mark.parametrize("name", ["CLAIM_MIN_IDLE", "MAINTENANCE_INTERVAL"])
+def test_times_must_be_positive_numbers(name, seconds):
+    [line] = problems(WorkerSettings, {**WORKER, name: seconds})
+    assert line.startswith(f"{name}: ")
 
 
 def test_every_problem_is_in_one_message():

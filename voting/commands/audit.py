@@ -64,13 +64,13 @@ def replay(data: Path | None, *, json_output: bool) -> None:
 
 async def _audit(data: Path | None) -> Audit:
     # The sum of all votes has no time limit on this side: it grows with their number.
-    async with connect_servers(data, patience=None) as (stream, engine):
-        return await compare(stream, engine)
+    async with connect_servers(data, patience=None) as (state, engine):
+        return await compare(state, engine)
 
 
 async def _replay(data: Path | None) -> Replay:
-    async with connect_servers(data) as (stream, engine):
-        return await recount(stream, engine)
+    async with connect_servers(data) as (state, engine):
+        return await recount(state, engine)
 
 
 def _compared(result: Audit | Replay) -> str:

@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
-from voting.queue.stream import BallotStream, StreamMissing
+from voting.queue.client import Queue, StreamMissing, connect
+from voting.queue.state import QueueState
 from voting.settings import ServersSettings, default_data_dir, load_settings
 
 if TYPE_CHECKING:
@@ -32,20 +33,20 @@ json_option = click.option("--json", "json_output", is_flag=True, help="Print JS
 @asynccontextmanager
 async def connect_servers(
     data: Path | None, **limits: Any
-) -> AsyncIterator[tuple[BallotStream, AsyncEngine]]:
+) -> AsyncIterator[tuple[QueueState, AsyncEngine]]:
     """Yield the queue and the database that `server_urls` names.
 
     `limits` are arguments of create_engine. Raises SettingsError.
     """
     settings = load_settings(ServersSettings, server_urls(data))
-    stream = BallotStream.at(settings.redis_url.get_secret_value())
+    queue = Queue(connect(settings.redis_url.get_secret_value()))
     engine = create_engine(
         settings.database_url.get_secret_value(), name="voting-operator", **limits
     )
     try:
-        yield stream, engine
+        yield QueueState(queue), engine
     finally:
-        await stream.close()
+        await queue.close()
         await engine.dispose()
 
 

@@ -27,7 +27,8 @@ from voting.database.poll import PollChanged, close_poll, reopen_poll, start_rou
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.results import FinalResult, VoteCounts, publish
-from voting.queue.stream import BallotStream, StreamMissing
+from voting.queue.client import StreamMissing
+from voting.queue.state import QueueState
 from voting.reconcile.poll import finalize, reconcile
 from voting.settings import ShowResultsSettings, load_settings
 
@@ -88,18 +89,18 @@ def close(
     Votes are refused from then on. Totals are final once all accepted ballots are counted.
     """
 
-    async def plan(stream: BallotStream, engine: AsyncEngine) -> tuple[Status, datetime | None]:
+    async def plan(state: QueueState, engine: AsyncEngine) -> tuple[Status, datetime | None]:
         closes_at = None
         if at is not None:  # by Redis' clock, which will close the poll
-            closes_at = resolve(at, datetime.fromtimestamp(await stream.clock(), UTC))
-        return await _fetch_status(stream, engine), closes_at
+            closes_at = resolve(at, datetime.fromtimestamp(await state.clock(), UTC))
+        return await _fetch_status(state, engine), closes_at
 
-    async def apply(stream: BallotStream, engine: AsyncEngine) -> None:
+    async def apply(state: QueueState, engine: AsyncEngine) -> None:
         await close_poll(engine, at=closes_at)
-        await _apply(stream, engine)
+        await _apply(state, engine)
         if closes_at is None and wait:
-            await _until_final(stream, engine, wait)
-        await _print_status(stream, engine)
+            await _until_final(state, engine, wait)
+        await _print_status(state, engine)
 
     failure = "the poll can't be closed"
     found, closes_at = _run(data, failure, plan)
@@ -121,10 +122,10 @@ def reopen(data: Path | None, *, yes: bool) -> None:
     Reopening a final poll revokes its result.
     """
 
-    async def apply(stream: BallotStream, engine: AsyncEngine) -> None:
+    async def apply(state: QueueState, engine: AsyncEngine) -> None:
         await reopen_poll(engine, found.poll)
-        await _apply(stream, engine)
-        await _print_status(stream, engine)
+        await _apply(state, engine)
+        await _print_status(state, engine)
 
     failure = "the poll can't be opened"
     found = _run(data, failure, _fetch_status)
@@ -143,10 +144,10 @@ def reset(data: Path | None, *, yes: bool) -> None:
     The poll must be final. Its totals and timeline are kept, its votes are deleted.
     """
 
-    async def apply(stream: BallotStream, engine: AsyncEngine) -> None:
+    async def apply(state: QueueState, engine: AsyncEngine) -> None:
         await start_round(engine, found.poll.round)
-        await _apply(stream, engine)
-        await _print_status(stream, engine)
+        await _apply(state, engine)
+        await _print_status(state, engine)
 
     failure = "the next round can't be started"
     found = _run(data, failure, _fetch_status)
@@ -166,7 +167,7 @@ def reset(data: Path | None, *, yes: bool) -> None:
 def _run(
     data: Path | None,
     failure: str,
-    work: Callable[[BallotStream, AsyncEngine], Awaitable[_Result]],
+    work: Callable[[QueueState, AsyncEngine], Awaitable[_Result]],
 ) -> _Result:
     """Run `work` with connections of its own.
 
@@ -175,8 +176,8 @@ def _run(
     """
 
     async def run() -> _Result:
-        async with connect_servers(data) as (stream, engine):
-            return await work(stream, engine)
+        async with connect_servers(data) as (state, engine):
+            return await work(state, engine)
 
     with exit_on_error(failure):
         try:
@@ -185,13 +186,13 @@ def _run(
             raise click.ClickException(f"{failure}: it has been changed meanwhile") from None
 
 
-async def _fetch_status(stream: BallotStream, engine: AsyncEngine) -> Status:
+async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
     settings = load_settings(ShowResultsSettings, os.environ)
     result = publish(await fetch_result(engine), settings.show_results)
     backlog = letters = None
     with suppress(StreamMissing, RedisError):  # Postgres alone is enough for a change
-        letters = await stream.dead_letter_count()
-        backlog = (await stream.progress()).backlog
+        letters = await state.dead_letter_count()
+        backlog = (await state.progress()).backlog
     return Status(
         poll=result.poll,
         phase=result.poll.phase,
@@ -202,10 +203,10 @@ async def _fetch_status(stream: BallotStream, engine: AsyncEngine) -> Status:
     )
 
 
-async def _apply(stream: BallotStream, engine: AsyncEngine) -> None:
+async def _apply(state: QueueState, engine: AsyncEngine) -> None:
     """Publish the change in Redis at once; a worker would do it within seconds."""
     try:
-        await reconcile(engine, stream)
+        await reconcile(engine, state)
     except (RedisError, *DATABASE_ERRORS) as error:
         raise click.ClickException(
             "the change is stored in Postgres, but not in Redis yet: a worker will retry:"
@@ -213,18 +214,18 @@ async def _apply(stream: BallotStream, engine: AsyncEngine) -> None:
         ) from None
 
 
-async def _print_status(stream: BallotStream, engine: AsyncEngine) -> None:
+async def _print_status(state: QueueState, engine: AsyncEngine) -> None:
     with exit_on_error("the poll is changed, but its status can't be read"):
-        click.echo("\n".join(_lines(await _fetch_status(stream, engine))))
+        click.echo("\n".join(_lines(await _fetch_status(state, engine))))
 
 
-async def _until_final(stream: BallotStream, engine: AsyncEngine, seconds: float) -> None:
+async def _until_final(state: QueueState, engine: AsyncEngine, seconds: float) -> None:
     """Wait for the totals to be final, and declare them so, as a worker would within seconds."""
     try:
         async with asyncio.timeout(seconds):
             while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
                 with suppress(StreamMissing, RedisError):
-                    if await finalize(engine, stream, poll):
+                    if await finalize(engine, state, poll):
                         continue
                 await asyncio.sleep(POLL_INTERVAL)
     except TimeoutError:

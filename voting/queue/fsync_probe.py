@@ -1,85 +1,92 @@
-"""Whether Redis syncs writes to disk before it answers: tried, as CONFIG is not for its users."""
+"""Checks by experiment whether Redis fsyncs writes before it replies: users may not read CONFIG."""
 
 from collections import deque
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-# A server that answers first and syncs later may seem to be durable: it has synced in between, or
-# only says so (all of Valkey 8 and 9: https://github.com/redis/redis/pull/13793). Measured under
-# load that is one try in five, so of so many at once, in so many looks, one tells.
-TRIES = 5
-LOOKS = 3
+from voting.queue.client import Queue
+
+# A server that fsyncs after its reply may pass a probe: the fsync has finished by then, or the
+# server only reports so (all of Valkey 8 and 9: https://github.com/redis/redis/pull/13793). Under
+# load it passed one probe in five, so PROBES_PER_CHECK * CHECKS probes in a row have to succeed.
+PROBES_PER_CHECK = 5
+CHECKS = 3
 
 _WAITAOF = (("MULTI",), ("WAITAOF", 1, 0, 1), ("EXEC",))
 
 log = structlog.get_logger(__name__)
 
 
-async def is_durable(redis: Redis, key: str) -> bool | None:
-    """Write to the hash `key` a few times, and tell whether each was on disk before its reply.
+class FsyncProbe:
+    """Combines the last few checks. Logs a warning whenever the result changes."""
 
-    None where that can't be told: Redis is older than 7.2, memory is full, the user has no right.
-    A no is certain, a yes is not. Raises redis' own errors where Redis does not answer.
-    """
-    for _ in range(TRIES):
-        if (on_disk := await _try(redis, key)) is not True:
-            return on_disk
-    return True
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._checks: deque[bool] = deque(maxlen=CHECKS)
+        self._fsynced = True
 
+    async def run(self) -> bool | None:
+        """Check once, and return what the last CHECKS checks together say.
 
-async def _try(redis: Redis, key: str) -> bool | None:
-    pool: Any = redis.connection_pool  # its methods have no types
-    # WAITAOF is about the writes of its own connection.
-    connection = await pool.get_connection()
-    try:
-        await connection.send_command("HSET", key, "tried", 1)
-        await connection.read_response()
-        # Only now, or it would be asked before Redis comes to syncing. In a transaction it does not
-        # wait, but tells what is.
-        await connection.send_packed_command(connection.pack_commands(_WAITAOF))
-        *_, told = [await _reply(connection) for _ in _WAITAOF]
-    except ResponseError:
+        None if this check was inconclusive. Raises redis' own errors if Redis fails.
+        """
+        return self.observe(fsynced=await self.check())
+
+    async def check(self) -> bool | None:
+        """Write a few times, and return whether each write was on disk before its reply.
+
+        False is certain, True is likely. None if inconclusive: Redis is older than 7.2, its memory
+        is full, or the user lacks the right to WAITAOF.
+        """
+        for _ in range(PROBES_PER_CHECK):
+            if (on_disk := await self._probe()) is not True:
+                return on_disk
+        return True
+
+    def observe(self, *, fsynced: bool | None) -> bool | None:
+        """Add the result of a check, and return what the last CHECKS checks together say."""
+        if fsynced is None:
+            return None
+        self._checks.append(fsynced)
+        all_fsynced = all(self._checks)
+        if all_fsynced != self._fsynced:
+            self._fsynced = all_fsynced
+            if all_fsynced:
+                log.warning("Redis again fsyncs votes before it replies")
+            else:
+                log.warning(
+                    "Redis replies before votes are on disk, and may lose them:"
+                    " it needs `appendonly yes` and `appendfsync always`"
+                )
+        return all_fsynced
+
+    async def _probe(self) -> bool | None:
+        pool: Any = self._queue.redis.connection_pool  # its methods have no types
+        # WAITAOF covers the writes of its own connection only.
+        connection = await pool.get_connection()
+        try:
+            await connection.send_command("HSET", self._queue.probe_key, "probed", 1)
+            await connection.read_response()
+            # Sent only after the reply: sent with the write, it would run before the fsync. In a
+            # transaction it does not wait, but returns the present state.
+            await connection.send_packed_command(connection.pack_commands(_WAITAOF))
+            *_, executed = [await _read_reply(connection) for _ in _WAITAOF]
+        except ResponseError:
+            return None
+        finally:
+            await pool.release(connection)
+        match executed:
+            case [[on_disk, _]]:
+                return bool(on_disk)
+            case [ResponseError() as error] if "appendonly is disabled" in str(error):
+                return False
         return None
-    finally:
-        await pool.release(connection)
-    match told:
-        case [[on_disk, _]]:
-            return bool(on_disk)
-        case [ResponseError() as error] if "appendonly is disabled" in str(error):
-            return False
-    return None
 
 
-async def _reply(connection: Any) -> Any:
+async def _read_reply(connection: Any) -> Any:
     try:
         return await connection.read_response()
     except ResponseError as error:
         return error
-
-
-class Durability:
-    """What the last few looks say together. A line in the log says when that changes."""
-
-    def __init__(self) -> None:
-        self._looks: deque[bool] = deque(maxlen=LOOKS)
-        self._durable = True
-
-    def judge(self, *, found: bool | None) -> bool | None:
-        """Add a look and tell whether Redis is durable; None where this one could not tell."""
-        if found is None:
-            return None
-        self._looks.append(found)
-        durable = all(self._looks)
-        if durable != self._durable:
-            self._durable = durable
-            if durable:
-                log.warning("Redis syncs votes to disk before it answers, again")
-            else:
-                log.warning(
-                    "Redis answers before votes are on disk, and may lose them:"
-                    " it needs `appendonly yes` and `appendfsync always`"
-                )
-        return durable

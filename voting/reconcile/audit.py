@@ -14,7 +14,8 @@ from voting.database.engine import set_local
 from voting.database.models import Final, Poll, Tally, Vote
 from voting.database.poll import fetch_poll
 from voting.poll.ballot import Version
-from voting.queue.stream import BallotStream, GroupProgress, StreamMissing
+from voting.queue.client import StreamMissing
+from voting.queue.state import GroupProgress, QueueState
 from voting.reconcile.entries import cast_at, counted_versions, decode, pages
 
 VOTES = select(
@@ -94,7 +95,7 @@ class Audit:
     problems: list[str]
 
 
-async def audit(stream: BallotStream, engine: AsyncEngine) -> Audit:
+async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
     """Compare the entries that the queue still has with the votes and the tally.
 
     `engine` must have no `patience`: adding up millions of votes takes longer than any other
@@ -103,11 +104,11 @@ async def audit(stream: BallotStream, engine: AsyncEngine) -> Audit:
     # Read the queue's progress first: what it calls counted is committed, so later snapshots have
     # it.
     try:
-        progress = await stream.progress()
+        progress = await state.progress()
     except StreamMissing:
         progress = None
-    dead_letters = await stream.dead_letters()
-    age = await _oldest_pending_age(stream, progress)
+    dead_letters = await state.dead_letters()
+    age = await _oldest_pending_age(state, progress)
 
     transactions = engine.execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -120,7 +121,7 @@ async def audit(stream: BallotStream, engine: AsyncEngine) -> Audit:
         after = (await fetch_poll(snapshot)).after_version
         # Read the entries last: every vote in the snapshot was in the stream before.
         counted = counted_versions(progress, dead_letters, after)
-        found, since = await _compare(stream, snapshot, counted)
+        found, since = await _compare(state, snapshot, counted)
 
     return Audit(
         votes=Sums(votes.a, votes.b),
@@ -168,14 +169,14 @@ def _problems(
     return (problem for wrong, problem in checks if wrong)
 
 
-async def _oldest_pending_age(stream: BallotStream, progress: GroupProgress | None) -> float | None:
+async def _oldest_pending_age(state: QueueState, progress: GroupProgress | None) -> float | None:
     if progress is None or progress.oldest_pending is None:
         return None
-    return max(0.0, await stream.clock() - progress.oldest_pending.ms / 1000)
+    return max(0.0, await state.clock() - progress.oldest_pending.ms / 1000)
 
 
 async def _compare(
-    stream: BallotStream, snapshot: AsyncConnection, counted: Callable[[Version], bool]
+    state: QueueState, snapshot: AsyncConnection, counted: Callable[[Version], bool]
 ) -> tuple[Counter[str], datetime | None]:
     """Compare the stream with the votes, in both directions.
 
@@ -183,7 +184,7 @@ async def _compare(
     """
     found: Counter[str] = Counter()
     oldest = since = None
-    async for page in pages(stream):
+    async for page in pages(state):
         ballots = decode(page)
         flags = [counted(each.version) for each in ballots]
         due = [each for each, flag in zip(ballots, flags, strict=True) if flag]

@@ -5,18 +5,19 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from voting.poll.ballot import MAX_BIGINT, QueuedBallot, Version
-from voting.queue.stream import BallotStream, Entry, GroupProgress
+from voting.queue.entry import Entry
+from voting.queue.state import GroupProgress, QueueState
 
 PAGE = 10_000  # entries
 
 
-async def pages(stream: BallotStream) -> AsyncIterator[list[Entry]]:
+async def pages(state: QueueState) -> AsyncIterator[list[Entry]]:
     """Yield all entries, the newest first.
 
     So the pages have all entries since the oldest one yielded, even if workers trim meanwhile.
     """
     before = None
-    while page := await stream.entries_before(before, PAGE):
+    while page := await state.entries_before(before, PAGE):
         yield page
         before = page[-1].version
 

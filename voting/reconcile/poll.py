@@ -16,11 +16,11 @@ from voting.database.poll import (
 )
 from voting.poll.ballot import MAX_BIGINT, MIN_VERSION, Version
 from voting.poll.lifecycle import Event, Poll
-from voting.queue.stream import BallotStream, SyncedPoll
+from voting.queue.state import QueueState, SyncedPoll
 
 
 async def reconcile(
-    engine: AsyncEngine, stream: BallotStream, *, known: bool = False
+    engine: AsyncEngine, state: QueueState, *, known: bool = False
 ) -> tuple[Poll, bool]:
     """Copy the poll to Redis, and record in Postgres what Redis knows of its close.
 
@@ -34,7 +34,7 @@ async def reconcile(
         async with transactions.begin() as connection:
             poll = await fetch_poll_for_share(connection)
             floor = await fetch_version_floor(connection)
-            synced = await stream.sync_poll(
+            synced = await state.sync_poll(
                 floor,
                 poll.state,
                 closes_at=poll.closes_at,
@@ -63,7 +63,7 @@ async def _confirm_close(connection: AsyncConnection, poll: Poll, synced: Synced
     return replace(poll, closed_at=closed_at, last_version=last_version)
 
 
-async def finalize(engine: AsyncEngine, stream: BallotStream, poll: Poll) -> bool:
+async def finalize(engine: AsyncEngine, state: QueueState, poll: Poll) -> bool:
     """Declare the totals final if every ballot accepted before the close is counted.
 
     Returns whether this call did it. Raises StreamMissing, redis' own errors and DATABASE_ERRORS.
@@ -71,5 +71,5 @@ async def finalize(engine: AsyncEngine, stream: BallotStream, poll: Poll) -> boo
     if not poll.allows(Event.ALL_COUNTED) or poll.last_version is None:
         return False
     # Workers acknowledge after the commit: an entry that is not pending is in the tally.
-    counted = (await stream.progress()).all_counted(poll.last_version)
+    counted = (await state.progress()).all_counted(poll.last_version)
     return counted and await declare_final(engine, poll.last_version)

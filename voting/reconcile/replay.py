@@ -10,7 +10,7 @@ from voting.database.counting import count
 from voting.database.models import Vote
 from voting.database.poll import fetch_poll
 from voting.poll.ballot import MIN_VERSION, Version
-from voting.queue.stream import BallotStream
+from voting.queue.state import QueueState
 from voting.reconcile.entries import cast_at, counted_versions, decode, pages
 
 STORED_VERSIONS = select(Vote.voter, Vote.ms, Vote.seq).where(
@@ -27,7 +27,7 @@ class Replay:
     since: datetime | None
 
 
-async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
+async def replay(state: QueueState, engine: AsyncEngine) -> Replay:
     """Count again the ballots that the queue calls counted and that a restored database lacks.
 
     Newest first, so that each voter is counted once. Workers may run meanwhile: ballots that are
@@ -36,10 +36,10 @@ async def replay(stream: BallotStream, engine: AsyncEngine) -> Replay:
     async with engine.connect() as connection:
         poll = await fetch_poll(connection)
     counted = counted_versions(
-        await stream.progress(), await stream.dead_letters(), poll.after_version, poll.last_version
+        await state.progress(), await state.dead_letters(), poll.after_version, poll.last_version
     )
     entries, votes, oldest = 0, 0, None
-    async for page in pages(stream):
+    async for page in pages(state):
         ballots = [each for each in decode(page) if counted(each.version)]
         newest = {each.voter: each for each in reversed(ballots)}
         async with engine.connect() as connection:

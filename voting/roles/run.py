@@ -1,4 +1,4 @@
-"""Runs the role that ROLE names."""
+"""Runs the role that the environment variable ROLE names."""
 
 import asyncio
 import gc
@@ -13,29 +13,32 @@ from voting.telemetry.logging import configure
 
 
 def run() -> int:
-    """Return 1 where it has failed. Raises SettingsError, and OSError where a port can't be had."""
+    """Run the role until a signal stops it. Returns 0, or 1 if it failed.
+
+    Raises SettingsError, and OSError if a port is not free.
+    """
     role = load_role(os.environ)
     settings = load_settings(ROLE_SETTINGS[role], os.environ)
     configure(settings, role)
-    # Only the role's own module: vote must run without a database driver's worth of memory.
-    work = import_module(f"voting.roles.{role}").run
-    collect_seldom()
+    # Import this role's module only: vote needs no database driver, which takes memory.
+    run_role = import_module(f"voting.roles.{role}").run
+    tune_gc()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(work(settings))
+            runner.run(run_role(settings))
         except OSError:
             raise
-        except Exception:  # noqa: BLE001 - whatever it is, it belongs into the log
+        except Exception:  # noqa: BLE001 - any error goes into the log, formatted as its other lines
             structlog.get_logger(__name__).exception("the role has failed")
             return 1
     return 0
 
 
-def collect_seldom() -> None:
-    """Have garbage looked for less often, and not among what is loaded by now."""
-    # Looking through all of that held up votes for 40 ms. What a worker has in hand is no garbage
-    # either: with the usual threshold it took 7 % of its time. Where there is some after all, older
-    # objects are looked at sooner, for the first number is so high.
+def tune_gc() -> None:
+    """Make the garbage collector run less often, and skip the objects that exist by now."""
+    # A full collection of all loaded modules held up votes for 40 ms. A worker's batches are no
+    # garbage either: with the default threshold collections took 7 % of its time. Since the first
+    # threshold is high, the older generations are collected after fewer rounds (2 instead of 10).
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 2, 2)

@@ -15,8 +15,9 @@ from opentelemetry.trace import Span
 
 from voting.poll.ballot import Ballot, Choice, Version
 from voting.poll.lifecycle import CastRules
-from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
-from voting.queue.stream import BallotStream, GroupProgress
+from voting.queue.client import Queue, connect
+from voting.queue.producer import Caster, CastError, MaybeRecorded, NotRecorded, PollClosed
+from voting.queue.state import GroupProgress, QueueState
 from voting.settings import VoteSettings
 from voting.telemetry import metrics, tracing
 from voting.web.cache import Latest
@@ -105,8 +106,8 @@ class Mine(NamedTuple):
 class VoteRole:
     """The handlers' work, with all that they need."""
 
-    def __init__(self, stream: BallotStream, settings: VoteSettings) -> None:
-        self._stream = stream
+    def __init__(self, caster: Caster, state: QueueState, settings: VoteSettings) -> None:
+        self._caster = caster
         self._tracing = tracing.CastTracing(settings)
         self._pages = Pages(settings)
         self._voters = VoterCookies([key.get_secret_value() for key in settings.secret_keys])
@@ -116,9 +117,9 @@ class VoteRole:
         self._cookie_ends = f"; HttpOnly; Max-Age={YEAR}; Path=/; SameSite=lax"
         if settings.secure:
             self._cookie_ends += "; Secure"
-        self._progress: Latest[GroupProgress] = Latest(stream.progress, interval=1.0)
-        self._rules: Latest[CastRules | None] = Latest(stream.cast_rules, interval=1.0)
-        self._full: Latest[bool] = Latest(stream.memory_is_low, interval=1.0)
+        self._progress: Latest[GroupProgress] = Latest(state.progress, interval=1.0)
+        self._rules: Latest[CastRules | None] = Latest(state.cast_rules, interval=1.0)
+        self._full: Latest[bool] = Latest(state.memory_is_low, interval=1.0)
 
     def create_app(self) -> ASGIApp:
         @get("/")
@@ -216,7 +217,7 @@ class VoteRole:
     async def _send(self, ballot: Ballot, span: Span) -> Version:
         async def cast(trace: str | None) -> Version:
             followed = ballot if trace is None else replace(ballot, trace=trace)
-            return await self._stream.cast(followed)
+            return await self._caster.cast(followed)
 
         return await self._tracing.cast(cast, span)
 
@@ -293,11 +294,12 @@ def _reason(problem: Problem) -> str:
 
 async def run(settings: VoteSettings) -> None:
     """Run the role until a signal stops it."""
-    stream = BallotStream.at(settings.redis_url.get_secret_value())
+    queue = Queue(connect(settings.redis_url.get_secret_value()))
+    state = QueueState(queue)
     flush_traces = tracing.start("vote", settings)
-    app = VoteRole(stream, settings).create_app()
+    app = VoteRole(Caster(queue), state, settings).create_app()
     try:
-        await serve("vote", settings, Site(app, settings.host, settings.port), stream.ready)
+        await serve("vote", settings, Site(app, settings.host, settings.port), state.ready)
     finally:
-        await stream.close()
+        await queue.close()
         flush_traces()

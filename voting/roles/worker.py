@@ -5,7 +5,7 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
@@ -17,121 +17,117 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database import counting
-from voting.database.engine import (
-    DATABASE_ERRORS,
-    STATEMENT_TIMEOUT,
-    create_engine,
-    is_bad_data,
-    is_conflict,
-)
+from voting.database.engine import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
 from voting.poll.ballot import QueuedBallot, Version
-from voting.poll.lifecycle import Phase, Poll
-from voting.queue.stream import BallotStream, Entry, StreamMissing
-from voting.reconcile.poll import finalize, reconcile
-from voting.roles.worker_metrics import Watch
+from voting.queue.client import Queue, StreamMissing, connect
+from voting.queue.consumer import Consumer
+from voting.queue.entry import Entry
+from voting.queue.state import QueueState
+from voting.roles.maintenance import Maintenance, Timing
+from voting.roles.worker_metrics import QueueMonitor
 from voting.settings import WorkerSettings
 from voting.telemetry import metrics, tracing
-from voting.telemetry.logging import ChangeLogger
 from voting.web.server import serve
 
-BATCH = 2_000  # entries: larger ones are hardly faster, and take more memory
-IN_HAND = 2  # batches: while one waits for a server, the other goes on, 1.4 times as fast
-BLOCK = 1.0  # seconds a read waits for the first entry
-HOUSEKEEPING = 5.0  # seconds between two rounds, at most
-COUNTING = 0.5  # likewise, where people wait for the final totals
-IDLE = STATEMENT_TIMEOUT * 3  # seconds after which a worker's entries are taken over
-# Counted entries stay for a while, to be counted again should the database be restored. The older
-# half goes when they are many, all of them when memory is short.
-KEEP_SECONDS = 3600
-KEEP_ENTRIES = 1_000_000
-CONSUMER_EXPIRY = 3600  # after which a silent consumer is gone: pods have new names each time
-PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before the next try; the last repeats
+BATCH_SIZE = 2_000  # entries: larger batches are hardly faster, and take more memory
+CONCURRENT_BATCHES = 2  # one waits for a server while the other runs: 1.4 times as fast as 1
+READ_BLOCK = 1.0  # seconds that a read waits for the first entry
+BACKOFF = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before each retry; the last repeats
 
 log = structlog.get_logger(__name__)
 
 _Result = TypeVar("_Result")
 
 
-class _Stopping(Exception):
-    """A server is away and the worker is asked to stop: what is in hand stays pending."""
-
-
 class _Batch(NamedTuple):
-    """What entries hold that were read together: nothing else of them is kept, they are large."""
+    """The content of entries that were read together. The entries are not kept: they are large."""
 
     ids: list[bytes]
     ballots: list[QueuedBallot]
     undecodable: list[tuple[Entry, str]]
-    """With the reason."""
+    """Entries that hold no ballot, each with the reason."""
 
 
-_NOTHING = _Batch([], [], [])
+_EMPTY = _Batch([], [], [])
 
 
 class Worker:
-    """Reads batches while others commit; acknowledges after the commit only.
+    """Reads a batch while another commits; acknowledges a batch only after its commit.
 
-    `idle` is in seconds. Any number of workers may run, as long as their `consumer` differ.
+    Any number of workers may run, each with a `consumer` name of its own.
     """
 
     def __init__(
         self,
-        stream: BallotStream,
+        queue: Queue,
         engine: AsyncEngine,
         *,
         consumer: str,
-        idle: float = IDLE,
+        timing: Timing = Timing(),  # noqa: B008 - frozen
     ) -> None:
-        self._stream = stream
+        self._consumer = Consumer(queue, consumer)
+        self._state = QueueState(queue)
         self._engine = engine
-        self._consumer = consumer
-        self._idle = idle
+        self._maintenance = Maintenance(self._consumer, self._state, engine, timing)
         self._tracing = tracing.CountTracing()
         self._stop = asyncio.Event()
-        # For each server, how many of the tasks wait for it.
-        self._away: Counter[str] = Counter()
-        self._prepared = False
-        self._preparing = asyncio.Lock()
-        self._changes = ChangeLogger(log, f"the poll is {Phase.OPEN}")
+        # For each server, the number of tasks that retry because it is down.
+        self._down: Counter[str] = Counter()
 
     async def ready(self) -> bool:
-        return self._prepared and not self._away.total()
+        return self._maintenance.synced and not self._down.total()
 
     def stop(self) -> None:
-        """Ask `run` to finish the batches in hand and return."""
+        """Make `run` finish the current batches and return."""
         self._stop.set()
 
     async def run(self) -> None:
         """Count ballots until `stop`."""
         with suppress(_Stopping):
-            await self._persist(self._prepare)
+            await self._retry(self._maintenance.sync_poll)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_house())
-            for _ in range(IN_HAND):
+            tasks.create_task(self._maintain())
+            for _ in range(CONCURRENT_BATCHES):
                 tasks.create_task(self._move_batches())
 
     async def _move_batches(self) -> None:
-        batch = _NOTHING
+        batch = _EMPTY
         try:
             while not self._stop.is_set():
-                batch = await self._persist(partial(self._read_after, batch))
+                batch = await self._retry(partial(self._read_after, batch))
                 await self._count_batch(batch)
-            await self._persist(partial(self._stream.done, batch.ids))
+            await self._retry(partial(self._consumer.acknowledge, batch.ids))
         except _Stopping:
-            self._leave(batch)
+            self._abandon(batch)
+
+    async def _maintain(self) -> None:
+        claimed = _EMPTY
+        try:
+            while not self._stop.is_set():
+                claimed, next_in = await self._retry(self._maintain_once)
+                await self._count_batch(claimed)
+                await self._retry(partial(self._consumer.acknowledge, claimed.ids))
+                claimed = _EMPTY
+                await self._pause(next_in)
+        except _Stopping:
+            self._abandon(claimed)
+
+    async def _maintain_once(self) -> tuple[_Batch, float]:
+        done = await self._maintenance.run_once()
+        return self._decode(done.claimed), done.next_in
 
     async def _read_after(self, counted: _Batch) -> _Batch:
         """Acknowledge a batch and read the next."""
         try:
-            entries = await self._stream.read(
-                self._consumer, count=BATCH, block=BLOCK, done=counted.ids
+            entries = await self._consumer.read(
+                count=BATCH_SIZE, block=READ_BLOCK, acknowledge=counted.ids
             )
         except StreamMissing:
-            await self._prepare()
-            return _NOTHING
+            await self._maintenance.sync_poll()
+            return _EMPTY
         return self._decode(entries)
 
-    def _decode(self, entries: list[Entry]) -> _Batch:
+    def _decode(self, entries: Sequence[Entry]) -> _Batch:
         batch = _Batch([each.id for each in entries], [], [])
         for entry in entries:
             try:
@@ -146,77 +142,18 @@ class Worker:
             await self._dead_letter(entry, reason)
         if batch.ballots:
             await self._count(batch.ballots)
-            batch.ballots.clear()  # or twice as many would be in memory once the next are read
+            batch.ballots.clear()  # before the next read, which would double the memory
 
-    def _leave(self, batch: _Batch) -> None:
+    def _abandon(self, batch: _Batch) -> None:
         if batch.ids:
-            log.warning("stopped with a batch in hand: it stays pending for the next worker")
+            log.warning("stopped with an uncounted batch; its entries stay pending")
         self._tracing.failed(map(Version.parse, batch.ids), "stopped")
 
-    async def _keep_house(self) -> None:
-        taken = _NOTHING
-        try:
-            while not self._stop.is_set():
-                taken, pause = await self._persist(self._tidy)
-                await self._count_batch(taken)
-                await self._persist(partial(self._stream.done, taken.ids))
-                taken = _NOTHING
-                await self._pause(pause)
-        except _Stopping:
-            self._leave(taken)
-
-    async def _tidy(self) -> tuple[_Batch, float]:
-        """Do what is to be done now and then.
-
-        Returns entries that nobody has finished, to be counted, and how many seconds the next time
-        may wait.
-        """
-        poll = await self._prepare()
-        with suppress(StreamMissing):  # it is made anew by who reads
-            if taken := await self._stream.claim_idle(self._consumer, idle=self._idle, count=BATCH):
-                metrics.REDELIVERED.inc(len(taken))
-                log.warning("took over entries that nobody has finished", entries=len(taken))
-                return self._decode(taken), 0.0  # and look for more at once
-            await self._trim()
-            await self._stream.delete_idle_consumers(CONSUMER_EXPIRY)
-            if await finalize(self._engine, self._stream, poll):
-                log.info("the totals are declared final", round=poll.round)
-        return _NOTHING, await self._pause_after(poll)
-
-    async def _prepare(self) -> Poll:
-        """Bring Redis in line with Postgres, which is the truth."""
-        async with self._preparing:
-            poll, lost = await reconcile(self._engine, self._stream, known=self._prepared)
-        if lost:
-            log.error("the stream was gone and is made anew: ballots not yet counted are lost")
-        self._prepared = True
-        self._changes.log(f"the poll is {poll.phase}", round=poll.round)
-        return poll
-
-    async def _pause_after(self, poll: Poll) -> float:
-        """Tell how many seconds the housekeeping may wait."""
-        if poll.phase is Phase.COUNTING:
-            return COUNTING
-        if poll.phase is Phase.OPEN and poll.closes_at is not None:
-            left = poll.closes_at.timestamp() - await self._stream.clock()
-            return min(HOUSEKEEPING, max(left, COUNTING))
-        return HOUSEKEEPING
-
-    async def _trim(self) -> None:
-        if await self._stream.memory_is_low():
-            await self._stream.trim()
-            return
-        seconds = await self._stream.clock() - KEEP_SECONDS
-        before = Version(int(seconds * 1000), 0)
-        if await self._stream.length() > KEEP_ENTRIES:
-            before = max(before, await self._stream.midpoint())
-        await self._stream.trim(before)
-
     async def _count(self, ballots: list[QueuedBallot]) -> None:
-        """Count what Postgres takes; halve what it refuses until the culprit is found."""
+        """Count the ballots that Postgres accepts; bisect to find those that it refuses."""
         try:
             with self._tracing.batch(len(ballots), (each.version for each in ballots)):
-                await self._persist(lambda: self._commit(ballots), may_refuse=True)
+                await self._retry(lambda: self._commit(ballots), may_refuse=True)
         except _BadData as error:
             if len(ballots) == 1:
                 await self._dead_letter(Entry.of(ballots[0]), f"refused by Postgres: {error}")
@@ -233,42 +170,42 @@ class Worker:
         metrics.COUNT_SECONDS.observe(perf_counter() - started)
         metrics.BATCH_BALLOTS.observe(len(ballots))
         metrics.COUNTED.inc(len(ballots))
-        if (age := self._stream.age(ballots[0].version)) is not None:
+        if (age := self._state.age(ballots[0].version)) is not None:
             metrics.ACCEPT_TO_COUNT_SECONDS.observe(age)
 
     async def _dead_letter(self, entry: Entry, reason: str) -> None:
-        log.error("an entry goes to the dead letters", ballot=str(entry.version), reason=reason)
-        await self._persist(lambda: self._stream.dead_letter(entry, reason))
+        log.error("moving an entry to the dead letters", ballot=str(entry.version), reason=reason)
+        await self._retry(lambda: self._consumer.dead_letter(entry, reason))
         self._tracing.failed([entry.version], "dead letter")
         metrics.DEAD.inc()
 
-    async def _persist(
+    async def _retry(
         self, attempt: Callable[[], Awaitable[_Result]], *, may_refuse: bool = False
     ) -> _Result:
-        """Try until it works, saying once that a server is away and once that it is back.
+        """Call `attempt` until it succeeds. Logs when a server goes down, and when it is up.
 
-        Raises _BadData where Postgres refuses the values and may, and _Stopping when asked to stop.
+        Raises _Stopping after `stop`; with `may_refuse` also _BadData, if Postgres refuses values.
         """
-        missed: set[str] = set()
-        pauses = chain(PAUSES, repeat(PAUSES[-1]))
+        down: set[str] = set()
+        pauses = chain(BACKOFF, repeat(BACKOFF[-1]))
         while True:
             try:
                 result = await attempt()
             except RedisError as error:
-                self._miss("Redis", missed, error)
+                self._mark_down("Redis", down, error)
             except DATABASE_ERRORS as error:
                 if may_refuse and is_bad_data(error):
                     raise _BadData(type(error).__name__) from error
                 if not is_conflict(error):
-                    self._miss("Postgres", missed, error)
+                    self._mark_down("Postgres", down, error)
             else:
-                self._found(missed)
+                self._mark_up(down)
                 _raise_if_cancelled()
                 return result
             await self._pause(next(pauses))
 
     async def _pause(self, seconds: float) -> None:
-        # Jitter keeps many workers from coming back at the same moment.
+        # Jitter, so that many workers do not retry at the same moment.
         try:
             async with asyncio.timeout(seconds * random.uniform(0.5, 1)):  # noqa: S311 - no secret
                 await self._stop.wait()
@@ -276,18 +213,19 @@ class Worker:
             return
         raise _Stopping
 
-    def _miss(self, server: str, missed: set[str], error: Exception) -> None:
-        if server not in missed:
-            missed.add(server)
-            self._away[server] += 1
-            if self._away[server] == 1:
-                log.warning("%s is away, waiting for it", server, reason=repr(error))
+    def _mark_down(self, server: str, down: set[str], error: Exception) -> None:
+        """Add a server to those that a task, with its set `down`, waits for."""
+        if server not in down:
+            down.add(server)
+            self._down[server] += 1
+            if self._down[server] == 1:
+                log.warning("%s is down, retrying", server, reason=repr(error))
 
-    def _found(self, missed: set[str]) -> None:
-        for server in missed:
-            self._away[server] -= 1
-            if self._away[server] == 0:
-                log.warning("%s is back", server)
+    def _mark_up(self, down: set[str]) -> None:
+        for server in down:
+            self._down[server] -= 1
+            if self._down[server] == 0:
+                log.warning("%s is up again", server)
 
 
 def _traceparents(batch: _Batch) -> dict[Hashable, str]:
@@ -302,13 +240,17 @@ def _traceparents(batch: _Batch) -> dict[Hashable, str]:
 
 
 def _raise_if_cancelled() -> None:
-    """Make up for redis-py, which loses a cancellation that comes while it writes.
+    """Raise a cancellation that redis-py has swallowed while it wrote.
 
-    Source: asyncio.wait_for of Python 3.11, https://github.com/python/cpython/issues/86296
+    It uses asyncio.wait_for of Python 3.11: https://github.com/python/cpython/issues/86296
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+class _Stopping(Exception):
+    """`stop` was called during a retry or a pause: uncounted entries stay pending."""
 
 
 class _BadData(Exception):
@@ -317,22 +259,23 @@ class _BadData(Exception):
 
 async def run(settings: WorkerSettings) -> None:
     """Run the role until a signal stops it."""
-    stream = BallotStream.at(settings.redis_url.get_secret_value())
+    queue = Queue(connect(settings.redis_url.get_secret_value()))
     url = settings.database_url.get_secret_value()
-    engine = create_engine(url, name="voting-worker", pool_size=IN_HAND + 1)
+    engine = create_engine(url, name="voting-worker", pool_size=CONCURRENT_BATCHES + 1)
     flush_traces = tracing.start("worker", settings)
     worker = Worker(
-        stream,
+        queue,
         engine,
         consumer=f"{socket.gethostname()}-{os.getpid()}",
+        timing=Timing(settings.claim_min_idle, settings.maintenance_interval),
     )
-    watch = Watch(stream)
-    watching = asyncio.create_task(watch.run())
+    monitor = QueueMonitor(queue)
+    monitoring = asyncio.create_task(monitor.run())
     try:
         await serve("worker", settings, worker, worker.ready)
     finally:
-        watch.stop()
-        await asyncio.wait({watching}, timeout=1)  # Redis may be away
-        await stream.close()
+        monitor.stop()
+        await asyncio.wait({monitoring}, timeout=1)  # Redis may be down
+        await queue.close()
         await engine.dispose()
         flush_traces()

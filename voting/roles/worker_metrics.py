@@ -1,6 +1,6 @@
-"""What the workers have left to do, and how Redis is: looked at every few seconds, for /metrics.
+"""Gauges of the whole queue and of Redis: collected every few seconds for /metrics.
 
-Apart from the counting, so that it goes on while Postgres is away, and can't hold anything up.
+Separate from the counting, so that they stay current while Postgres is down, and never delay it.
 """
 
 import asyncio
@@ -12,88 +12,98 @@ import structlog
 from prometheus_client import Gauge
 from redis.exceptions import RedisError
 
-from voting.queue.fsync_probe import Durability
-from voting.queue.stream import BallotStream, GroupProgress, StreamMissing
+from voting.queue.client import Queue, StreamMissing
+from voting.queue.fsync_probe import FsyncProbe
+from voting.queue.state import GroupProgress, QueueState
 from voting.telemetry import metrics
 
-INTERVAL = 5.0  # seconds between two looks: three in the time between two scrapes
-PATIENCE = 2.0  # seconds after which numbers are not known
+INTERVAL = 5.0  # seconds: three collections between two scrapes
+TIMEOUT = 2.0  # seconds, after which values are unknown
 
-_QUEUE = (metrics.BACKLOG, metrics.BACKLOG_AGE, metrics.PENDING)
-_SERVER = (
+_QUEUE_GAUGES = (metrics.BACKLOG, metrics.BACKLOG_AGE, metrics.PENDING)
+_SERVER_GAUGES = (
     metrics.STREAM_ENTRIES,
     metrics.DEAD_LETTER_ENTRIES,
     metrics.MEMORY_USED,
     metrics.FSYNC_ALWAYS,
 )
 
-# Of these the worker itself tells.
-_USUAL = (RedisError, OSError, TimeoutError, StreamMissing)
+# The worker itself logs these.
+_EXPECTED_ERRORS = (RedisError, OSError, TimeoutError, StreamMissing)
 
 log = structlog.get_logger(__name__)
 
-_Numbers = Mapping[Gauge, float | None]
+_Values = Mapping[Gauge, float | None]
 
 
-class Watch:
-    """Sets the gauges of the worker that are about all workers and Redis."""
+class QueueMonitor:
+    """Sets the worker's gauges that are about all workers and Redis. Times are in seconds."""
 
-    def __init__(self, stream: BallotStream) -> None:
-        self._stream = stream
-        self._durability = Durability()
+    def __init__(
+        self, queue: Queue, *, interval: float = INTERVAL, timeout: float = TIMEOUT
+    ) -> None:
+        self._state = QueueState(queue)
+        self._fsync_probe = FsyncProbe(queue)
+        self._interval = interval
+        self._timeout = timeout
         self._failed = False
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Ask `run` to return after the look in hand."""
+        """Make `run` return after the current collection."""
         self._stop.set()
 
     async def run(self) -> None:
-        """Look until `stop`."""
-        # An event, as redis-py loses a cancellation that comes while it writes.
+        """Collect until `stop`."""
+        # Not by cancellation: redis-py can lose one while it writes.
         while not self._stop.is_set():
-            await self.look()
+            await self.collect()
             with suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
+                async with asyncio.timeout(self._interval):
                     await self._stop.wait()
 
-    async def look(self) -> None:
-        """Look once. What can't be known becomes NaN; nothing is raised."""
-        # Apart: where the stream is gone, the server is still there.
-        for gauges, ask in ((_QUEUE, self._ask_queue), (_SERVER, self._ask_server)):
-            numbers: _Numbers = {}
+    async def collect(self) -> None:
+        """Set all gauges, NaN if a value is unknown. Raises no error."""
+        # One after the other: the server's gauges do not need the stream.
+        for gauges, fetch in (
+            (_QUEUE_GAUGES, self._fetch_queue),
+            (_SERVER_GAUGES, self._fetch_server),
+        ):
+            values: _Values = {}
             try:
-                async with asyncio.timeout(PATIENCE):
-                    numbers = await ask()
-            except _USUAL as error:
-                log.debug("not known", reason=repr(error))
+                async with asyncio.timeout(self._timeout):
+                    values = await fetch()
+            except _EXPECTED_ERRORS as error:
+                log.debug("metrics of the queue are unknown", reason=repr(error))
             except Exception:
                 if not self._failed:
-                    log.exception("looking failed in a way that nobody expected")
+                    log.exception("unexpected error while collecting metrics of the queue")
                 self._failed = True
             for gauge in gauges:
-                number = numbers.get(gauge)
-                gauge.set(nan if number is None else number)
+                value = values.get(gauge)
+                gauge.set(nan if value is None else value)
 
-    async def _ask_queue(self) -> _Numbers:
-        progress = await self._stream.progress()
+    async def _fetch_queue(self) -> _Values:
+        progress = await self._state.progress()
         return {
             metrics.BACKLOG: progress.backlog,
             metrics.PENDING: progress.pending,
-            metrics.BACKLOG_AGE: await self._age(progress),
+            metrics.BACKLOG_AGE: await self._backlog_age(progress),
         }
 
-    async def _age(self, progress: GroupProgress) -> float | None:
-        oldest = progress.oldest_pending or await self._stream.next_entry_after(progress.delivered)
+    async def _backlog_age(self, progress: GroupProgress) -> float | None:
+        oldest = progress.oldest_pending
+        if oldest is None:
+            oldest = await self._state.next_entry_after(progress.last_delivered)
         if oldest is None:
             return 0.0
-        await self._stream.clock()
-        return self._stream.age(oldest)
+        await self._state.clock()
+        return self._state.age(oldest)
 
-    async def _ask_server(self) -> _Numbers:
+    async def _fetch_server(self) -> _Values:
         return {
-            metrics.STREAM_ENTRIES: await self._stream.length(),
-            metrics.DEAD_LETTER_ENTRIES: await self._stream.dead_letter_count(),
-            metrics.MEMORY_USED: await self._stream.memory_used(),
-            metrics.FSYNC_ALWAYS: self._durability.judge(found=await self._stream.is_durable()),
+            metrics.STREAM_ENTRIES: await self._state.length(),
+            metrics.DEAD_LETTER_ENTRIES: await self._state.dead_letter_count(),
+            metrics.MEMORY_USED: await self._state.memory_used_ratio(),
+            metrics.FSYNC_ALWAYS: await self._fsync_probe.run(),
         }

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- Move an entry to the dead letters. Also where memory is full: it holds up those behind it.
+-- Move an entry to the dead letters. Allowed when memory is full, or the entry would stay pending
+-- and workers would retry it without end.
 --
 -- KEYS  1 the stream, 2 the dead letters
--- ARGV  1 the group, 2 the entry's id, 3 the reason, then the entry's fields and values, of
---       which the first hundred are kept
+-- ARGV  1 the group, 2 the entry's id, 3 the reason, then the entry's field names and values
 
--- Last, as of two fields with a name the last is read. Lua can't pass more than some thousands.
+-- Keep the first hundred fields: Lua's unpack fails for more than a few thousand values.
 local letter = {unpack(ARGV, 4, math.min(#ARGV, 203))}
+-- `id` and `reason` come last: readers take the last of two fields with the same name.
 for _, part in ipairs({'id', ARGV[2], 'reason', ARGV[3]}) do
   letter[#letter + 1] = part
 end

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Forget consumers that are gone. One that has entries is kept, for they would be lost with it; so
--- nothing may come between looking and deleting.
+-- Delete idle consumers. One with pending entries is kept, since XGROUP DELCONSUMER deletes these
+-- too; as a script, so that no consumer reads between the check and the deletion.
 --
 -- KEYS  1 the stream
--- ARGV  1 the group, 2 how long a consumer has to have been silent (ms)
--- Returns how many were forgotten.
+-- ARGV  1 the group, 2 the least idle time (ms)
+-- Returns the number of deleted consumers.
 
-local forgotten = 0
+local deleted = 0
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local consumer = {}
   for i = 1, #info, 2 do
@@ -14,7 +14,7 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
   if consumer.pending == 0 and consumer.idle > tonumber(ARGV[2]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
-    forgotten = forgotten + 1
+    deleted = deleted + 1
   end
 end
-return forgotten
+return deleted

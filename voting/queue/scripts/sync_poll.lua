@@ -1,26 +1,25 @@
 #!lua flags=allow-oom
--- Make the stream fit for casting and reading, and bring the poll in line with what Postgres says;
--- changes nothing where both already are. Also where memory is full: nothing would be read, counted
--- and dropped otherwise.
+-- Make sure that the stream and its group exist, and write the poll's rules. Idempotent. Allowed
+-- when memory is full: workers free memory by counting and trimming, which needs the group.
 --
 -- KEYS  1 the stream, 2 the poll
 -- ARGV  1 the group, 2 and 3 the newest version in Postgres (ms, seq), 4 the poll's state,
---       5 the deadline (Redis' clock, ms), 6 when the poll closes (likewise; empty: not by itself),
---       7 the version that this round's are above, 8 the poll's revision
--- Returns {1 where the stream had to be made, else 0; the poll's state; the stream's last id; since
--- when it is closed, if it is (Redis' clock, ms)}.
+--       5 the deadline (Redis' clock, ms), 6 when the poll closes by itself (Redis' clock, ms; or
+--       empty), 7 the last version of the round before, 8 the poll's revision
+-- Returns {1 if the stream was missing, else 0; the poll's state; the stream's last id; if closed,
+-- since when (Redis' clock, ms)}.
 
--- Past the deadline the caller has given up, and the poll may have another state.
+-- After the deadline the caller has given up, and the poll may have changed since.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now >= tonumber(ARGV[5]) then
-  return redis.error_reply('LATE it reached Redis after its deadline')
+  return redis.error_reply('LATE the call reached Redis after its deadline')
 end
 
--- Nor is it to have again the state that it had before a change. Who sends this holds a lock against
--- changes, but may have lost it on the way, with its connection to Postgres or with its life. After a
--- minute nothing of that kind is under way, and Postgres may have been restored to an earlier state.
--- A user made for the version before may not ask: then it is as if nothing was known.
+-- Refuse a stale state. The caller held the Postgres lock when it read the poll, but may have lost
+-- it since (connection dropped, process killed). A minute after a change no such call is under way:
+-- then an earlier revision means that Postgres was restored from a backup.
+-- With pcall: users of earlier deployments have no right to HMGET, so that nothing is known here.
 local known = redis.pcall('HMGET', KEYS[2], 'state', 'closes_at', 'closed_at', 'revision', 'revised')
 local revision, revised = tonumber(known[4] or '') or 0, tonumber(known[5] or '') or 0
 if revision > tonumber(ARGV[8]) and now < revised + 60000 then
@@ -30,17 +29,17 @@ if revision ~= tonumber(ARGV[8]) then
   revised = now
 end
 
--- Never from $: whatever is in a stream has not been counted by a group that is new. In a new
--- stream, everything up to the newest version is counted.
-local made = 1 - redis.call('EXISTS', KEYS[1])
-local from = made == 1 and (ARGV[2] .. '-' .. ARGV[3]) or '0'
-local group = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], from, 'MKSTREAM')
+-- Never from $: a new group has counted none of the entries of an existing stream. In a new stream
+-- everything up to the newest version in Postgres is counted.
+local created = 1 - redis.call('EXISTS', KEYS[1])
+local start = created == 1 and (ARGV[2] .. '-' .. ARGV[3]) or '0'
+local group = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], start, 'MKSTREAM')
 if group.err and not string.find(group.err, 'BUSYGROUP', 1, true) then
   return group
 end
 
--- A stream that was lost may restart below what Postgres has counted, where the clock stepped back;
--- its ballots would look older than the votes they replace.
+-- If Redis' clock stepped back, a recreated stream would start below the versions in Postgres,
+-- and new ballots would look older than the votes that they replace.
 local last
 local info = redis.call('XINFO', 'STREAM', KEYS[1])
 for i = 1, #info, 2 do
@@ -56,7 +55,7 @@ for i = 1, #info, 2 do
   end
 end
 
--- Where it is closed now, no ballot will have an id above the last one.
+-- Once the poll is closed, no ballot gets an id above the last one.
 local state, since = ARGV[4], ''
 if ARGV[6] ~= '' and now >= tonumber(ARGV[6]) then
   state = 'closed'
@@ -67,11 +66,11 @@ if state == 'closed' then
   if known[1] == 'closed' and closed_at then
     since = closed_at
   elseif ARGV[6] ~= '' and known[2] == ARGV[6] then
-    since = tonumber(ARGV[6])  -- casts knew the time, and have obeyed it
+    since = tonumber(ARGV[6])  -- casts have obeyed this time already
   end
 end
 redis.call(
   'HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'closed_at', since, 'after', ARGV[7],
   'revision', ARGV[8], 'revised', revised
 )
-return {made, state, last, since}
+return {created, state, last, since}

@@ -1,0 +1,440 @@
+import asyncio
+from uuid import uuid4
+
+import pytest
+from redis.exceptions import RedisError, ResponseError
+
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
+from voting.queue import state as state_module
+from voting.queue.client import GROUP, Queue, StreamMissing, connect
+from voting.queue.consumer import Consumer
+from voting.queue.entry import Entry
+from voting.queue.producer import Caster, MaybeRecorded, NotRecorded, PollClosed
+from voting.queue.state import QueueState
+
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+def ballot(choice=Choice.A):
+    return Ballot(uuid4(), choice)
+
+
+@pytest.fixture
+async def prepared(stream):
+    assert (await stream.sync_poll(MIN_VERSION, "open")).created
+    return stream
+
+
+@pytest.fixture
+def me(prepared):
+    return prepared.consumer("me")
+
+
+@pytest.fixture
+async def calls(prepared):
+    """Return a function that returns how often Redis has run a script."""
+
+    async def count():
+        return (await prepared.admin.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)
+
+    return count
+
+
+async def test_a_cast_ballot_is_in_the_stream_unchanged(prepared, me):
+    mine = ballot(Choice.B)
+    version = await prepared.cast(mine)
+    [entry] = await me.read(count=10, block=1)
+    assert entry.ballot() == QueuedBallot.of(version, mine)
+
+
+async def test_ballots_of_one_turn_of_the_loop_are_sent_in_one_call_in_order(prepared, me, calls):
+    before = await calls()
+    mine = [ballot() for _ in range(100)]
+    versions = await asyncio.gather(*map(prepared.cast, mine))
+    assert await calls() - before == 1
+    entries = await me.read(count=1000, block=1)
+    assert [each.version for each in entries] == versions == sorted(versions)
+    assert [each.ballot() for each in entries] == list(map(QueuedBallot.of, versions, mine))
+
+
+async def test_only_a_traced_ballot_has_the_trace_field(prepared, me, calls):
+    before = await calls()
+    traces = [None, TRACE, None, f"00-{'c' * 32}-{'d' * 16}-00", None]
+    mine = [Ballot(uuid4(), Choice.B, trace) for trace in traces]
+    versions = await asyncio.gather(*map(prepared.cast, mine))
+    assert await calls() - before == 1
+    entries = await me.read(count=10, block=1)
+    assert [each.version for each in entries] == versions == sorted(versions)
+    assert [each.ballot() for each in entries] == list(map(QueuedBallot.of, versions, mine))
+    plain, traced = {b"voter", b"choice"}, {b"voter", b"choice", b"trace"}
+    assert [each.fields.keys() for each in entries] == [
+        traced if each else plain for each in traces
+    ]
+
+
+async def test_ballots_without_traces_have_two_fields(prepared, me):
+    await asyncio.gather(*(prepared.cast(ballot()) for _ in range(3)))
+    entries = await me.read(count=10, block=1)
+    assert [each.fields.keys() for each in entries] == [{b"voter", b"choice"}] * 3
+
+
+async def test_ballots_gather_while_calls_are_in_flight(prepared):
+    async def trickle():
+        casts = []
+        for _ in range(200):
+            casts.append(asyncio.create_task(prepared.cast(ballot())))
+            await asyncio.sleep(0)
+        return await asyncio.gather(*casts)
+
+    assert len(set(await trickle())) == 200
+    assert await prepared.length() == 200
+
+
+async def test_a_cast_is_refused_before_a_worker_has_created_the_stream(stream):
+    with pytest.raises(NotRecorded, match="no worker"):
+        await stream.cast(ballot())
+    assert await stream.length() == 0
+
+
+async def test_a_cast_is_refused_if_the_stream_is_missing(stream):
+    await stream.sync_poll(MIN_VERSION, "open")
+    await stream.admin.delete(stream.queue.stream_key)
+    with pytest.raises(NotRecorded):
+        await stream.cast(ballot())
+    assert not await stream.ready()
+
+
+async def test_a_cast_is_refused_if_the_poll_is_missing(prepared):
+    await prepared.admin.delete(prepared.queue.poll_key)
+    with pytest.raises(NotRecorded):
+        await prepared.cast(ballot())
+
+
+async def test_a_cast_is_refused_when_the_poll_is_closed(prepared):
+    await prepared.sync_poll(MIN_VERSION, "closed")
+    with pytest.raises(PollClosed):
+        await prepared.cast(ballot())
+    assert await prepared.length() == 0
+
+
+async def test_a_cast_is_refused_after_its_deadline_by_redis_clock(prepared):
+    # As if Redis' clock had just jumped far ahead.
+    prepared.caster._clock_read = asyncio.get_running_loop().time()
+    with pytest.raises(NotRecorded, match="deadline"):
+        await prepared.cast(ballot())
+    assert await prepared.length() == 0
+    assert await prepared.cast(ballot())  # the refusal returned the new time
+
+
+async def test_a_cast_is_refused_if_memory_is_full(prepared, me):
+    await prepared.cast(ballot())
+    await prepared.admin.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(NotRecorded, match="refuses"):
+            await prepared.cast(ballot())
+        # The entries already in the stream can still be counted.
+        [entry] = await me.read(count=10, block=1)
+        await me.acknowledge([entry.id])
+    finally:
+        await prepared.admin.config_set("maxmemory", "1gb")
+    assert await prepared.cast(ballot())
+
+
+async def test_a_cast_is_not_recorded_if_redis_is_unreachable(tmp_path):
+    queue = Queue(connect(f"unix://{tmp_path}/missing.sock"))
+    with pytest.raises(NotRecorded, match="reached"):
+        await Caster(queue).cast(ballot())
+    assert not await QueueState(queue).ready()
+    await queue.close()
+
+
+async def test_a_cast_is_not_recorded_if_redis_clock_can_not_be_read(servers, prepared):
+    queue = Queue(connect(servers.redis_url()), name=prepared.queue.name)
+    await QueueState(queue).ready()
+    await prepared.admin.client_pause(500)
+    with pytest.raises(NotRecorded, match="answer"):
+        await Caster(queue, timeout=0.05).cast(ballot())
+    await prepared.admin.client_unpause()
+    await queue.close()
+
+
+async def test_an_unexpected_error_of_redis_is_maybe_recorded(prepared):
+    await prepared.admin.delete(prepared.queue.stream_key)
+    await prepared.admin.set(prepared.queue.stream_key, "not a stream")
+    with pytest.raises(MaybeRecorded):
+        await prepared.cast(ballot())
+
+
+async def test_a_cancelled_cast_does_not_affect_others_of_its_batch(prepared):
+    leaving = asyncio.create_task(prepared.cast(ballot()))
+    staying = asyncio.create_task(prepared.cast(ballot()))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying
+    assert await prepared.length() == 2
+
+
+async def test_a_cancelled_call_is_maybe_recorded(prepared):
+    casting = asyncio.create_task(prepared.cast(ballot()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    [call] = prepared.caster._calls
+    call.cancel()
+    with pytest.raises(MaybeRecorded):
+        await casting
+
+
+async def test_a_second_sync_changes_nothing(prepared, me):
+    version = await prepared.cast(ballot())
+    assert not (await prepared.sync_poll(MIN_VERSION, "open")).created
+    [entry] = await me.read(count=10, block=1)
+    assert entry.version == version
+
+
+async def test_a_recreated_group_reads_entries_from_before_it(prepared, me):
+    version = await prepared.cast(ballot())
+    await prepared.admin.xgroup_destroy(prepared.queue.stream_key, GROUP)
+    assert not (
+        await prepared.sync_poll(MIN_VERSION, "open")
+    ).created  # the stream itself was there
+    [entry] = await me.read(count=10, block=1)
+    assert entry.version == version
+
+
+async def test_a_new_stream_treats_versions_in_postgres_as_counted(stream):
+    counted = Version(1_700_000_000_000, 5)
+    await stream.sync_poll(counted, "open")
+    assert (await stream.progress()).counted(counted)
+    assert not (await stream.progress()).counted(await stream.cast(ballot()))
+
+
+async def test_a_sync_after_its_deadline_is_not_applied(stream, monkeypatch):
+    monkeypatch.setattr(state_module, "SYNC_TIMEOUT", 0)
+    with pytest.raises(ResponseError, match="LATE"):
+        await stream.sync_poll(MIN_VERSION, "open")
+    assert not await stream.ready()
+
+
+async def test_pending_entries_that_were_deleted_are_logged_as_an_error(prepared, caplog):
+    version = await prepared.cast(ballot())
+    await prepared.consumer("dead").read(count=1, block=1)
+    await prepared.admin.xdel(prepared.queue.stream_key, str(version))
+    assert await prepared.consumer("alive").claim_idle(min_idle=0, count=10) == []
+    [record] = [each for each in caplog.records if "were deleted" in each.getMessage()]
+    assert record.entries == 1
+
+
+async def test_new_ids_are_above_the_newest_version_in_postgres(stream):
+    future = Version(9_999_999_999_999, 7)
+    await stream.sync_poll(future, "open")
+    assert await stream.cast(ballot()) > future
+
+
+async def test_a_sync_never_lowers_the_last_id(prepared):
+    future = Version(9_999_999_999_999, 7)
+    await prepared.sync_poll(future, "open")
+    await prepared.sync_poll(Version(5, 5), "open")
+    await prepared.sync_poll(Version(future.ms, 6), "open")
+    assert await prepared.cast(ballot()) > future
+
+
+async def test_a_key_of_another_type_is_an_error(stream):
+    await stream.admin.set(stream.queue.stream_key, "not a stream")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await stream.sync_poll(MIN_VERSION, "open")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await stream.consumer("me").read(count=1, block=0.01)
+
+
+async def test_a_read_with_no_time_to_block_returns(me):
+    assert await me.read(count=1, block=0) == []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda stream: stream.consumer("me").read(count=1, block=0.01),
+        lambda stream: stream.consumer("me").claim_idle(min_idle=0, count=1),
+        lambda stream: stream.progress(),
+        lambda stream: stream.consumer("me").trim(MIN_VERSION),
+        lambda stream: stream.consumer("me").delete_idle_consumers(0),
+    ],
+    ids=["read", "claim_idle", "progress", "trim", "delete_idle_consumers"],
+)
+async def test_a_missing_stream_raises_stream_missing(stream, ask):
+    with pytest.raises(StreamMissing):
+        await ask(stream)
+
+
+async def test_each_entry_is_delivered_to_one_consumer(prepared):
+    await asyncio.gather(*(prepared.cast(ballot()) for _ in range(10)))
+    one = await prepared.consumer("one").read(count=6, block=1)
+    two = await prepared.consumer("two").read(count=6, block=1)
+    assert len(one) == 6
+    assert len(two) == 4
+    assert not {each.version for each in one} & {each.version for each in two}
+
+
+async def test_entries_of_a_dead_consumer_are_claimed(prepared):
+    await prepared.cast(ballot())
+    [entry] = await prepared.consumer("dead").read(count=10, block=1)
+    assert await prepared.consumer("alive").claim_idle(min_idle=60, count=10) == []
+    assert await prepared.consumer("alive").claim_idle(min_idle=0, count=10) == [entry]
+
+
+async def test_acknowledged_entries_are_not_claimed(prepared, me):
+    await prepared.cast(ballot())
+    [entry] = await me.read(count=10, block=1)
+    await me.acknowledge([entry.id])
+    await me.acknowledge([])
+    assert await prepared.consumer("other").claim_idle(min_idle=0, count=10) == []
+
+
+async def test_a_read_acknowledges_earlier_entries(prepared, me):
+    for _ in range(3):
+        await prepared.cast(ballot())
+    first = await me.read(count=2, block=1)
+    [last] = await me.read(count=2, block=1, acknowledge=[each.id for each in first])
+    assert await prepared.consumer("other").claim_idle(min_idle=0, count=10) == [last]
+    # Also if there is nothing to read.
+    assert await me.read(count=2, block=0.01, acknowledge=[last.id]) == []
+    assert (await prepared.progress()).backlog == 0
+
+
+async def test_a_read_that_acknowledges_detects_a_missing_group(prepared, me):
+    await prepared.cast(ballot())
+    [entry] = await me.read(count=2, block=1)
+    await prepared.admin.xgroup_destroy(prepared.queue.stream_key, GROUP)
+    with pytest.raises(StreamMissing):
+        await me.read(count=2, block=0.01, acknowledge=[entry.id])
+    assert await prepared.length() == 1
+
+
+async def test_a_failed_read_leaves_no_reply_to_the_next_command(prepared, me):
+    with pytest.raises(ResponseError, match="Invalid stream ID"):
+        await me.read(count=2, block=1, acknowledge=[b"nonsense"])
+    assert await prepared.length() == 0  # while Redis still runs the failed read
+
+
+async def test_an_entry_can_be_rebuilt_from_its_ballot(prepared, me):
+    await prepared.cast(ballot())
+    await prepared.cast(Ballot(uuid4(), Choice.B, TRACE))
+    entries = await me.read(count=2, block=1)
+    assert [Entry.of(each.ballot()) for each in entries] == entries
+
+
+async def test_a_ballot_is_counted_when_all_entries_up_to_it_are_acknowledged(prepared, me):
+    first, second = await asyncio.gather(prepared.cast(ballot()), prepared.cast(ballot()))
+    progress = await prepared.progress()
+    assert (progress.counted(first), progress.backlog) == (False, 2)
+
+    entries = await me.read(count=10, block=1)
+    progress = await prepared.progress()
+    assert (progress.counted(first), progress.backlog) == (False, 2)
+
+    await me.acknowledge([entries[0].id])
+    progress = await prepared.progress()
+    assert (progress.counted(first), progress.counted(second)) == (True, False)
+
+    await me.acknowledge([entries[1].id])
+    progress = await prepared.progress()
+    assert (progress.counted(second), progress.backlog) == (True, 0)
+
+
+async def test_the_backlog_is_none_if_redis_does_not_know_the_lag(prepared, me):
+    first, *_ = await asyncio.gather(*(prepared.cast(ballot()) for _ in range(3)))
+    await me.read(count=1, block=1)
+    await prepared.admin.xdel(prepared.queue.stream_key, str(first))
+    await prepared.admin.execute_command("XGROUP", "SETID", prepared.queue.stream_key, GROUP, "1-1")
+    assert (await prepared.progress()).backlog is None
+
+
+async def test_a_dead_letter_keeps_the_fields_of_its_entry(prepared, me):
+    await prepared.admin.xadd(prepared.queue.stream_key, {"nonsense": "1"})
+    [entry] = await me.read(count=10, block=1)
+    await me.dead_letter(entry, "no ballot")
+    [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
+    assert letter == {
+        b"nonsense": b"1",
+        b"id": str(entry.version).encode(),
+        b"reason": b"no ballot",
+    }
+    assert (await prepared.progress()).oldest_pending is None
+
+
+async def test_an_entry_with_a_field_id_and_too_many_fields_is_dead_lettered(prepared, me):
+    fields = {"id": "mine", **{str(number): number for number in range(10_000)}}
+    await prepared.admin.xadd(prepared.queue.stream_key, fields)
+    [entry] = await me.read(count=10, block=1)
+    await me.dead_letter(entry, "no ballot")
+    [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
+    assert letter[b"id"] == str(entry.version).encode()
+    assert letter[b"98"] == b"98"
+    assert (await prepared.progress()).oldest_pending is None
+
+
+async def test_trimming_deletes_counted_entries_only(prepared, me):
+    versions = [await prepared.cast(ballot()) for _ in range(4)]
+    everything = Version(9_999_999_999_999, 0)
+    await me.trim(everything)
+    assert await prepared.length() == 4  # none is read
+
+    entries = await me.read(count=3, block=1)
+    await me.acknowledge([entries[0].id, entries[2].id])
+    await me.trim(everything)
+    left = [each.version for each in await prepared.entries_before(None, 10)]
+    assert left == versions[:0:-1]  # the second is pending, the fourth not read
+
+    await me.acknowledge([entries[1].id])
+    await me.trim(MIN_VERSION)
+    assert await prepared.length() == 3  # all are newer
+    await me.trim()
+    assert await prepared.length() == 2
+
+
+async def test_a_consumer_is_deleted_only_when_idle_and_without_pending_entries(prepared, me):
+    await prepared.cast(ballot())
+    await prepared.consumer("with an entry").read(count=1, block=1)
+    await prepared.consumer("without").read(count=1, block=0.01)
+    await asyncio.sleep(0.002)
+    assert await me.delete_idle_consumers(60) == 0
+    assert await me.delete_idle_consumers(0) == 1
+    [left] = await prepared.admin.xinfo_consumers(prepared.queue.stream_key, GROUP)
+    assert (left["name"], left["pending"]) == (b"with an entry", 1)
+    # A consumer that was deleted too early exists again with its next read.
+    await prepared.cast(ballot())
+    assert await prepared.consumer("without").read(count=1, block=1)
+
+
+async def test_the_midpoint_is_half_way_in_time(prepared):
+    assert await prepared.midpoint() == MIN_VERSION
+    for version in ("1000-0", "1001-0", "3000-0"):
+        await prepared.admin.xadd(prepared.queue.stream_key, {"any": "thing"}, id=version)
+    assert await prepared.midpoint() == Version(2000, 0)
+
+
+async def test_the_midpoint_within_one_millisecond_is_half_way_in_sequence(prepared):
+    for version in ("1000-1", "1000-2", "1000-9"):
+        await prepared.admin.xadd(prepared.queue.stream_key, {"any": "thing"}, id=version)
+    assert await prepared.midpoint() == Version(1000, 5)
+
+
+@pytest.mark.parametrize(("limit", "full"), [("0", False), ("1gb", False), ("1", True)])
+async def test_memory_is_low_before_it_is_full(prepared, limit, full):
+    await prepared.admin.config_set("maxmemory", limit)
+    try:
+        assert await prepared.memory_is_low() == full
+    finally:
+        await prepared.admin.config_set("maxmemory", "1gb")
+
+
+async def test_the_clock_is_that_of_redis(prepared):
+    before = (await prepared.cast(ballot())).ms / 1000
+    assert await prepared.clock() >= before
+
+
+async def test_errors_of_redis_are_raised(tmp_path):
+    queue = Queue(connect(f"unix://{tmp_path}/missing.sock"))
+    with pytest.raises(RedisError):
+        await Consumer(queue, "me").read(count=1, block=0.01)
+    await queue.close()
