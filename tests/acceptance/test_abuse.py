@@ -17,7 +17,7 @@ from voting.load.client import Connection
 from voting.load.pages import new_voter, vote
 from voting.load.record import Acknowledgement
 from voting.poll.ballot import Choice
-from voting.web import protocol as connections
+from voting.web import protocol
 
 from .conftest import Up
 
@@ -120,10 +120,10 @@ async def idle(port: int, arrived: Callable[[], None]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def many_files() -> None:
-    connections.allow_many()
+    protocol.raise_file_limit()
 
 
-def test_others_vote_beside_5000_slow_clients(running, record_testsuite_property):
+def test_voters_vote_beside_5000_slow_clients(running, record_testsuite_property):
     async def check() -> None:
         async with held(port_of(running), 5_000, slow):
             took = await vote_beside(running)
@@ -135,7 +135,7 @@ def test_others_vote_beside_5000_slow_clients(running, record_testsuite_property
     assert "Traceback" not in running.output
 
 
-def test_others_vote_beside_10000_idle_clients_in_the_memory_of_a_pod(running):
+def test_voters_vote_beside_10000_idle_clients_in_the_memory_of_a_pod(running):
     [megabytes] = re.findall(r"limits: .*memory: (\d+)Mi", POD.read_text())
 
     async def check() -> None:
@@ -146,7 +146,7 @@ def test_others_vote_beside_10000_idle_clients_in_the_memory_of_a_pod(running):
     on_a_loop(check())
 
 
-def test_nothing_is_kept_of_voters_who_only_look(start, data):
+def test_loading_the_page_stores_nothing_on_the_server(start, data):
     up = start(data).ready()
 
     async def look(number: int) -> None:
@@ -193,7 +193,7 @@ def mutations(seed: str, number: int) -> list[bytes]:
     return changed
 
 
-def test_no_request_that_makes_no_sense_breaks_anything(running):
+def test_malformed_requests_cause_no_server_error(running):
     """Nothing is answered with an error of the server, and nothing is told of its inside."""
     statuses: Counter[int] = Counter()
 

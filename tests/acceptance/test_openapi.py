@@ -88,7 +88,9 @@ def look(case: Case, answer: Response) -> None:
         if mode is GenerationMode.POSITIVE or operation in REFUSING
     ],
 )
-def test_no_answer_is_unexpected(roles, role, operation, mode, pytestconfig, record_property):
+def test_every_response_conforms_to_the_document(
+    roles, role, operation, mode, pytestconfig, record_property
+):
     schema = schemathesis.openapi.from_dict(roles[role].ask("/openapi.json").json())
     method, path = operation.split()
     cookies = VoterCookies([KEY])

@@ -19,12 +19,12 @@ from voting.database.poll import confirm_close, declare_final, fetch_poll
 from voting.database.totals import fetch_result
 from voting.poll import formats
 from voting.poll.ballot import Version
-from voting.roles import downloads
+from voting.roles import exports as exports_module
 from voting.roles import result as result_module
-from voting.roles.downloads import DOWNLOADS
+from voting.roles.exports import MAX_CONCURRENT_EXPORTS
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
-from voting.web.server import Site
+from voting.web.server import HTTPServer
 
 DEADLINE = 60
 UNTIL = Version(9, 0)
@@ -81,7 +81,7 @@ async def serving(engine, exports, **environ):
     """Run the role's server; yields its port."""
     settings = load_settings(ResultSettings, {**ENVIRON, **environ})
     app = ResultRole(engine, settings, exports=exports).create_app()
-    site = Site(app, "127.0.0.1", 0)
+    site = HTTPServer(app, "127.0.0.1", 0)
     running = asyncio.create_task(site.run())
     try:
         while not site._server.started:
@@ -94,13 +94,13 @@ async def serving(engine, exports, **environ):
 
 @pytest.fixture(autouse=True)
 def always_fresh(monkeypatch):
-    monkeypatch.setattr(result_module, "INTERVAL", 0)
+    monkeypatch.setattr(result_module, "RESULT_TTL", 0)
 
 
 @pytest.fixture
 async def exports(servers, database):
     url = servers.database_url(database, "voting_result")
-    engine = create_engine(url, name="voting-export", pool_size=DOWNLOADS)
+    engine = create_engine(url, name="voting-export", pool_size=MAX_CONCURRENT_EXPORTS)
     yield engine
     await engine.dispose()
 
@@ -351,8 +351,8 @@ async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
     engine, admin, database_url, monkeypatch
 ):
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT", 1.0)  # so after two seconds
-    monkeypatch.setattr(downloads, "STALLED", DEADLINE)
-    exports = create_engine(database_url, name="voting-export", pool_size=DOWNLOADS)
+    monkeypatch.setattr(exports_module, "SEND_TIMEOUT", DEADLINE)
+    exports = create_engine(database_url, name="voting-export", pool_size=MAX_CONCURRENT_EXPORTS)
     await count_many(engine)
     async with (
         serving(engine, exports) as port,
@@ -362,18 +362,18 @@ async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
             await wait_until(partial(sessions, admin))
             await wait_until(partial(none_open, admin))
             await expect_incomplete(reader)
-        for _ in range(DOWNLOADS + 1):
+        for _ in range(MAX_CONCURRENT_EXPORTS + 1):
             assert (await client.get("/export.csv?round=2")).status_code == 404
         assert len(rows(await client.get("/export.csv"))) == MANY + 1
     await exports.dispose()
 
 
-@pytest.mark.parametrize("limit", ["STALLED", "LONGEST"])
-async def test_a_client_that_does_not_read_makes_room_for_others(
+@pytest.mark.parametrize("limit", ["SEND_TIMEOUT", "EXPORT_TIMEOUT"])
+async def test_an_export_to_a_client_that_does_not_read_is_ended(
     client, port, engine, admin, monkeypatch, limit
 ):
-    for each in ("STALLED", "LONGEST"):
-        monkeypatch.setattr(downloads, each, 0.5 if each == limit else 10 * DEADLINE)
+    for each in ("SEND_TIMEOUT", "EXPORT_TIMEOUT"):
+        monkeypatch.setattr(exports_module, each, 0.5 if each == limit else 10 * DEADLINE)
     await count_many(engine)
     async with idler(port) as one, idler(port) as other:
         await wait_until(partial(none_open, admin))

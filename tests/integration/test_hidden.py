@@ -11,7 +11,7 @@ from voting.roles import result as result_module
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
 from voting.web import ops
-from voting.web import pages as web
+from voting.web.server import head_as_get
 
 A, B = 7351, 2948
 ENVIRON = {
@@ -57,32 +57,21 @@ class Answer:
 class Site:
     """The role's two applications, and every address that they have."""
 
-    def __init__(self, engine, monkeypatch):
-        found = []
-        secure = web.with_security_headers
-
-        def noting(app, **options):
-            found.append(app)
-            return secure(app, **options)
-
-        monkeypatch.setattr(web, "with_security_headers", noting)
+    def __init__(self, engine):
         role = ResultRole(engine, load_settings(ResultSettings, ENVIRON), exports=engine)
-        pages = role.create_app()
-        operations = ops.create_ops_app("result", "unknown", role.ready)
-        [litestar] = found
-        self._apps = ((pages, litestar), (operations, operations))
+        self._apps = role.create_app(), ops.create_ops_app("result", "unknown", role.ready)
 
     def addresses(self):
-        for app, litestar in self._apps:
-            for route in litestar.routes:
+        for app in self._apps:
+            for route in app.routes:
                 yield app, re.sub(r"{([^}]*)}", lambda match: PARAMETERS[match[1]], route.path)
             yield app, "/nowhere"
 
     async def answers(self):
-        """Ask everything in every way."""
+        """Send every request of the sweep."""
         found = []
         for app, path in self.addresses():
-            transport = httpx.ASGITransport(app)
+            transport = httpx.ASGITransport(head_as_get(app))
             async with httpx.AsyncClient(transport=transport, base_url="http://result") as client:
                 for method in ("GET", "HEAD", "POST"):
                     for query in QUERIES:
@@ -122,12 +111,12 @@ async def close(engine):
 
 @pytest.fixture(autouse=True)
 def always_fresh(monkeypatch):
-    monkeypatch.setattr(result_module, "INTERVAL", 0)
+    monkeypatch.setattr(result_module, "RESULT_TTL", 0)
 
 
 @pytest.fixture
-def site(reader, monkeypatch):
-    return Site(reader, monkeypatch)
+def site(reader):
+    return Site(reader)
 
 
 def telling(answers):
@@ -142,13 +131,13 @@ ALL = {
 }
 
 
-async def test_every_answer_is_looked_at(site):
+async def test_the_sweep_covers_every_path(site):
     paths = {path for _, path in site.addresses()}
     assert {*PAGES, "/export.csv", "/export.json"} < paths
     assert {"/metrics", "/version", "/nowhere", "/static/0123456789ab/style.css"} < paths
 
 
-async def test_nothing_tells_a_total_before_the_close_and_all_does_afterwards(site, admin):
+async def test_no_response_has_a_total_before_the_close_and_all_have_it_afterwards(site, admin):
     await count(admin, A, B)
     one = await site.answers()
     assert telling(one) == set()

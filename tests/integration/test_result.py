@@ -26,7 +26,7 @@ ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": "<Cats>", "POLL_TI
 
 @pytest.fixture(autouse=True)
 def always_fresh(monkeypatch):
-    monkeypatch.setattr(result_module, "INTERVAL", 0)
+    monkeypatch.setattr(result_module, "RESULT_TTL", 0)
 
 
 def viewer(engine, **environ):
@@ -72,7 +72,7 @@ def shares(page):
     return re.findall(r'class="share">([^<]*)<', page)
 
 
-async def test_no_votes_is_not_fifty_fifty(client):
+async def test_without_votes_there_are_no_percentages(client):
     page = (await client.get("/")).text
     assert "No votes yet" in page
     assert "%" not in "".join(shares(page))
@@ -88,20 +88,20 @@ async def test_totals_are_shown_as_numbers_and_percentages(client, engine):
     assert "&lt;Cats&gt;" in page
 
 
-async def test_the_poll_answers_with_the_part_that_the_page_has(client, engine):
+async def test_tally_returns_the_same_part_as_the_page(client, engine):
     await count(engine, 1, 0)
     part = (await client.get("/tally", headers={"HX-Request": "true"})).text.strip()
     assert part.startswith("<section")
     assert part in (await client.get("/")).text
 
 
-async def test_what_a_page_polls_is_short_whatever_the_names(engine, reader):
+async def test_the_polled_part_is_short_with_long_option_names(engine, reader):
     await count(engine, 2, 1)
     async with viewer(reader, OPTION_A="🐈" * 60, OPTION_B="🐕" * 60) as client:
         assert len((await client.get("/tally")).content) < 2000
 
 
-async def test_an_unchanged_answer_is_not_sent_again(client, engine):
+async def test_an_unchanged_tally_is_not_sent_again(client, engine):
     await count(engine, 1, 0)
     first = await client.get("/tally")
     assert "max-age=0" in first.headers["cache-control"]
@@ -114,7 +114,7 @@ async def test_an_unchanged_answer_is_not_sent_again(client, engine):
     assert changed.status_code == 200
 
 
-async def test_the_api_tells_names_and_votes(client, engine):
+async def test_the_api_has_names_and_votes(client, engine):
     await count(engine, 2, 1)
     answer = (await client.get("/api/tally")).json()
     assert answer.pop("at").startswith("20")
@@ -133,7 +133,7 @@ async def test_the_api_tells_names_and_votes(client, engine):
     }
 
 
-async def test_while_postgres_is_away_the_last_totals_stay_and_the_page_says_since_when(
+async def test_while_postgres_is_unavailable_the_last_totals_are_shown_with_their_time(
     client, engine, monkeypatch
 ):
     await count(engine, 1, 0)
@@ -164,7 +164,7 @@ class _Failing:
         pass
 
 
-async def test_totals_that_were_never_read_are_not_zero(tmp_path):
+async def test_totals_that_could_not_be_read_are_not_zero(tmp_path):
     engine = create_engine(f"postgresql://postgres@/postgres?host={tmp_path}", name="tests")
     async with viewer(engine) as client:
         page = await client.get("/")
@@ -183,8 +183,8 @@ async def test_the_role_is_ready_when_it_can_read_the_totals(reader):
     assert await ResultRole(reader, load_settings(ResultSettings, ENVIRON), exports=reader).ready()
 
 
-async def test_many_viewers_cause_one_question(reader, monkeypatch):
-    monkeypatch.setattr(result_module, "INTERVAL", 3600)
+async def test_many_viewers_cause_one_query(reader, monkeypatch):
+    monkeypatch.setattr(result_module, "RESULT_TTL", 3600)
     asked, standing = [], totals.fetch_result
 
     async def counting(engine, **how):
@@ -197,7 +197,7 @@ async def test_many_viewers_cause_one_question(reader, monkeypatch):
     assert len(asked) == 1
 
 
-async def test_the_timeline_is_read_in_place_of_the_totals_and_seldom(engine, monkeypatch, reader):
+async def test_the_timeline_is_queried_with_the_totals_and_rarely(engine, monkeypatch, reader):
     asked, standing = [], totals.fetch_result
 
     async def noting(engine, *, timeline=False):
@@ -255,7 +255,7 @@ async def test_the_screen_shows_where_to_vote_and_the_same_totals(client, engine
     assert ">vote.example.com/cats<" in page
 
 
-async def test_other_sites_are_told_totals_once_they_are_final(client, engine):
+async def test_the_link_preview_has_totals_once_they_are_final(client, engine):
     await count(engine, 2, 1)
     described = '<meta property="og:description" content="{}">'
     assert described.format("See how the vote goes.") in (await client.get("/")).text
@@ -264,7 +264,7 @@ async def test_other_sites_are_told_totals_once_they_are_final(client, engine):
     assert final in (await client.get("/")).text
 
 
-async def test_a_round_has_no_timeline_of_the_one_before(client, engine, admin):
+async def test_a_round_does_not_show_the_timeline_of_the_previous_one(client, engine, admin):
     await count(engine, 1, 1)
     assert "<path" in (await client.get("/timeline")).text
     await sql(admin, "DELETE FROM tally")
@@ -284,7 +284,7 @@ async def test_a_closed_poll_says_that_the_last_votes_are_being_counted(client, 
     assert (answer["phase"], answer["closed_at"]) == ("counting", CLOSED_AT.isoformat())
 
 
-async def test_a_final_result_says_since_when_and_is_asked_for_no_more(client, engine):
+async def test_a_final_result_shows_its_time_and_is_not_polled(client, engine):
     await count(engine, 2, 1)
     await close(engine)
     page = (await client.get("/tally")).text
@@ -309,7 +309,7 @@ async def test_a_final_result_says_since_when_and_is_asked_for_no_more(client, e
         ((700, 600), "<strong>1,300</strong> people have voted."),
     ],
 )
-async def test_a_result_that_is_kept_back_tells_how_many_have_voted(engine, votes, said, reader):
+async def test_a_hidden_result_shows_the_turnout(engine, votes, said, reader):
     await count(engine, *votes)
     async with viewer(reader, SHOW_RESULTS="after_close") as client:
         page = (await client.get("/")).text
@@ -322,7 +322,7 @@ async def test_a_result_that_is_kept_back_tells_how_many_have_voted(engine, vote
     assert [each["votes"] for each in answer["options"].values()] == [None, None]
 
 
-async def test_a_lost_queue_is_told_once_the_poll_is_closed(client, engine, admin):
+async def test_a_lost_queue_is_shown_once_the_poll_is_closed(client, engine, admin):
     await count(engine, 2, 1)
     await sql(admin, "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'")
     lost = "The queue of votes was lost at"
@@ -340,7 +340,7 @@ def measured(name, **labels):
     return metrics.OF_ROLE["result"].get_sample_value(f"voting_{name}", labels)
 
 
-async def test_questions_are_measured_by_their_outcome(client, engine, monkeypatch):
+async def test_queries_are_measured_by_their_outcome(client, engine, monkeypatch):
     def asked():
         return [measured("totals_queries_total", outcome=each) for each in metrics.OUTCOMES]
 
@@ -359,7 +359,7 @@ async def test_the_turnout_is_that_of_all_options_together(client, engine):
     assert measured("votes_counted") == 5
 
 
-async def test_the_age_of_the_totals_grows_until_they_are_told_again(engine, monkeypatch, reader):
+async def test_the_age_of_the_totals_grows_until_the_next_query(engine, monkeypatch, reader):
     now = 1000.0
     monkeypatch.setattr(result_module, "monotonic", lambda: now)
     async with viewer(reader) as client:
@@ -378,7 +378,7 @@ async def test_the_age_of_the_totals_grows_until_they_are_told_again(engine, mon
                 await asyncio.sleep(0.01)
 
 
-async def test_answers_to_viewers_are_measured_by_whether_something_is_new(client):
+async def test_responses_to_viewers_are_measured_by_status(client):
     def views():
         return [measured("result_responses_total", status=each) for each in metrics.STATUSES]
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
 from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
-from voting.roles.vote import Mine, VoteRole
+from voting.roles.vote import VoteRole
 from voting.settings import VoteSettings, load_settings
 from voting.telemetry import metrics
-from voting.web.cookies import VoterCookies
-from voting.web.texts import INVALID_FORM, Problem
+from voting.web.cookies import Receipt, VoterCookies
+from voting.web.errors import INVALID_FORM, Problem
 
 KEY = "k" * 32
 ENVIRON = {"REDIS_URL": "redis://unused", "SECRET_KEYS": KEY, "OPTION_A": "<Cats>"}
@@ -57,7 +57,7 @@ def pressed(page):
     return found
 
 
-async def test_the_page_offers_both_choices_and_makes_a_voter(client):
+async def test_the_page_shows_both_options_and_sets_a_voter_cookie(client):
     page = await client.get("/")
     assert page.status_code == 200
     assert "&lt;Cats&gt;" in page.text
@@ -87,7 +87,7 @@ async def test_a_voter_stays_the_same(voter):
     assert (await voter.get("/")).headers.get_list("set-cookie") == []
 
 
-async def test_a_vote_without_javascript_leads_back_to_the_page(voter, prepared):
+async def test_a_vote_without_javascript_redirects_to_the_page(voter, prepared):
     answer = await voter.post("/vote", data={"choice": "b"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     [ballot] = await queued(prepared)
@@ -96,7 +96,7 @@ async def test_a_vote_without_javascript_leads_back_to_the_page(voter, prepared)
     assert pressed((await voter.get("/")).text) == ["b"]
 
 
-async def test_a_vote_with_htmx_answers_with_the_ballot(voter, prepared):
+async def test_a_vote_with_htmx_returns_the_ballot(voter, prepared):
     answer = await voter.post("/vote", data={"choice": "a"}, headers=HTMX)
     assert answer.status_code == 200
     assert answer.text.startswith('<form id="ballot"')
@@ -104,7 +104,7 @@ async def test_a_vote_with_htmx_answers_with_the_ballot(voter, prepared):
     assert len(await queued(prepared)) == 1
 
 
-async def test_a_mind_can_be_changed(voter, prepared):
+async def test_a_voter_can_vote_again(voter, prepared):
     for choice in "aba":
         await voter.post("/vote", data={"choice": choice})
     ballots = await queued(prepared)
@@ -131,7 +131,7 @@ async def test_the_receipt_turns_from_recorded_to_counted(voter, prepared):
     assert "hx-trigger" not in counted
 
 
-async def test_a_receipt_that_says_the_same_is_not_sent_again(voter):
+async def test_an_unchanged_receipt_is_not_sent_again(voter):
     await voter.post("/vote", data={"choice": "a"})
     first = await voter.get("/receipt")
     assert first.headers["cache-control"] == "private, no-cache"
@@ -143,23 +143,23 @@ async def test_a_receipt_that_says_the_same_is_not_sent_again(voter):
     assert (await voter.get("/receipt", headers=known)).status_code == 200
 
 
-async def test_a_receipt_is_short_whatever_the_names(prepared):
+async def test_a_receipt_is_short_with_long_option_names(prepared):
     async with browser(prepared, OPTION_A="🐈" * 60) as client:
         await client.get("/")
         await client.post("/vote", data={"choice": "a"})
         assert len((await client.get("/receipt")).content) < 2000
 
 
-async def test_a_receipt_that_waits_long_says_so(voter, monkeypatch):
+async def test_a_late_receipt_says_that_counting_takes_longer(voter, monkeypatch):
     await voter.post("/vote", data={"choice": "a"})
     assert "in a moment" in (await voter.get("/receipt")).text
-    monkeypatch.setattr(vote, "LONG", -60)
+    monkeypatch.setattr(vote, "LATE_AFTER", -60)
     late = (await voter.get("/receipt")).text
     assert "is recorded and will be counted. That takes longer than usual" in late
     assert "hx-trigger" in late
 
 
-async def test_many_receipts_cause_one_question(voter, prepared, monkeypatch):
+async def test_many_receipts_cause_one_query(voter, prepared, monkeypatch):
     await voter.post("/vote", data={"choice": "a"})
     asked, progress = [], prepared.vote.progress
 
@@ -174,7 +174,7 @@ async def test_many_receipts_cause_one_question(voter, prepared, monkeypatch):
     assert len(asked) == 1
 
 
-async def test_the_page_is_shown_while_redis_is_away(prepared, voter, monkeypatch):
+async def test_the_page_is_shown_while_redis_is_unavailable(prepared, voter, monkeypatch):
     await voter.post("/vote", data={"choice": "a"})
 
     async def fail():
@@ -207,7 +207,7 @@ async def test_the_page_is_shown_while_redis_is_away(prepared, voter, monkeypatc
     ],
 )
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
-async def test_bad_input_is_refused_in_plain_words_and_nothing_is_queued(
+async def test_invalid_input_is_refused_and_not_queued(
     voter, prepared, body, content_type, status, headers
 ):
     answer = await voter.post(
@@ -262,7 +262,7 @@ def forged():
 
 
 @pytest.mark.parametrize("cookie", forged().values(), ids=forged().keys())
-async def test_a_cookie_that_is_not_ours_is_no_cookie(client, prepared, cookie):
+async def test_a_vote_with_an_invalid_cookie_is_refused(client, prepared, cookie):
     headers = {} if cookie is None else {"cookie": f"voter={cookie}"}
     answer = await client.post("/vote", data={"choice": "a"}, headers=headers)
     assert answer.status_code == 400
@@ -283,7 +283,7 @@ async def test_a_cookie_that_is_not_ours_is_no_cookie(client, prepared, cookie):
     ],
 )
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
-async def test_a_vote_that_fails_says_what_became_of_it_and_keeps_the_choice(
+async def test_a_failed_vote_reports_its_outcome_and_keeps_the_previous_choice(
     voter, prepared, monkeypatch, error, status, words, recorded, headers
 ):
     before = await voter.post("/vote", data={"choice": "b"}, headers=headers)
@@ -302,16 +302,16 @@ async def test_a_vote_that_fails_says_what_became_of_it_and_keeps_the_choice(
     assert ("retry-after" in answer.headers) == (status == 503)
 
 
-def test_every_error_of_casting_has_its_words():
-    assert set(vote._CAST) == set(CastError.__subclasses__())
+def test_every_cast_error_has_a_problem():
+    assert set(vote._CAST_PROBLEMS) == set(CastError.__subclasses__())
 
 
-async def test_a_closed_poll_is_said_to_be_closed(voter, prepared):
+async def test_a_vote_for_a_closed_poll_is_a_conflict(voter, prepared):
     await prepared.sync_poll(MIN_VERSION, "closed")
     assert (await voter.post("/vote", data={"choice": "a"})).status_code == 409
 
 
-async def test_before_a_worker_came_votes_are_refused(stream):
+async def test_votes_are_refused_before_a_worker_has_created_the_stream(stream):
     async with browser(stream) as client:
         await client.get("/")
         answer = await client.post("/vote", data={"choice": "a"})
@@ -319,9 +319,7 @@ async def test_before_a_worker_came_votes_are_refused(stream):
     assert "was not recorded" in answer.text
 
 
-async def test_where_memory_is_short_votes_are_refused_before_it_is_full(
-    voter, prepared, monkeypatch
-):
+async def test_votes_are_refused_before_the_memory_of_redis_is_full(voter, prepared, monkeypatch):
     async def memory_is_low():
         return True
 
@@ -337,7 +335,7 @@ async def test_where_memory_is_short_votes_are_refused_before_it_is_full(
     assert ballot.choice == Choice.B
 
 
-async def test_who_votes_too_often_is_told_when_to_come_again(prepared):
+async def test_a_rate_limited_response_has_retry_after(prepared):
     async with browser(prepared, VOTES_PER_MINUTE="3") as client:
         await client.get("/")
         for choice in "aba":
@@ -358,7 +356,7 @@ async def test_who_votes_too_often_is_told_when_to_come_again(prepared):
     assert len(await queued(prepared)) == 4
 
 
-async def test_who_leaves_in_the_middle_of_a_vote_is_no_error_of_ours(prepared, caplog):
+async def test_a_client_that_disconnects_in_the_body_causes_no_server_error(prepared, caplog):
     settings = load_settings(VoteSettings, ENVIRON)
     app = VoteRole(prepared.caster, prepared.vote, settings).create_app()
     headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"content-length", b"8")]
@@ -384,9 +382,7 @@ async def test_who_leaves_in_the_middle_of_a_vote_is_no_error_of_ours(prepared, 
 @pytest.mark.parametrize(
     ("error", "status"), [(NotRecorded(), 303), (PollClosed(), 303), (MaybeRecorded(), 429)]
 )
-async def test_a_vote_that_was_certainly_not_recorded_was_not_too_often(
-    prepared, monkeypatch, error, status
-):
+async def test_a_vote_that_was_not_recorded_is_refunded(prepared, monkeypatch, error, status):
     async def fail(_):
         raise error
 
@@ -398,7 +394,7 @@ async def test_a_vote_that_was_certainly_not_recorded_was_not_too_often(
         assert (await client.post("/vote", data={"choice": "a"})).status_code == status
 
 
-async def test_a_cookie_that_several_use_is_one_voter(voter, prepared):
+async def test_a_cookie_in_two_browsers_is_one_voter(voter, prepared):
     async with browser(prepared) as thief:
         thief.cookies = voter.cookies
         await thief.post("/vote", data={"choice": "b"})
@@ -407,7 +403,7 @@ async def test_a_cookie_that_several_use_is_one_voter(voter, prepared):
     assert first.voter == second.voter
 
 
-async def test_voters_stay_who_they_are_while_the_key_is_replaced(prepared):
+async def test_voters_keep_their_id_during_a_key_rotation(prepared):
     old, new = "o" * 32, "n" * 32
     async with browser(prepared, SECRET_KEYS=old) as client:
         await client.get("/")
@@ -425,8 +421,8 @@ async def test_voters_stay_who_they_are_while_the_key_is_replaced(prepared):
 
 
 @pytest.mark.parametrize("cookie", ["", "a", "a.", "c.1-1", "a.1", "a.1-x", "a.1-1.1", "<b>.1-1"])
-async def test_a_ballot_cookie_that_makes_no_sense_is_none(voter, cookie):
-    assert Mine.read(cookie) is None
+async def test_a_malformed_receipt_cookie_is_ignored(voter, cookie):
+    assert Receipt.parse(cookie) is None
     voter.cookies["ballot"] = cookie
     page = await voter.get("/")
     assert page.status_code == 200
@@ -434,9 +430,9 @@ async def test_a_ballot_cookie_that_makes_no_sense_is_none(voter, cookie):
 
 
 @given(st.text(max_size=60))
-def test_a_ballot_cookie_is_what_it_says_or_none(cookie):
-    mine = Mine.read(cookie)
-    assert mine is None or Mine.read(str(mine)) == mine
+def test_a_receipt_cookie_is_parsed_or_ignored(cookie):
+    receipt = Receipt.parse(cookie)
+    assert receipt is None or Receipt.parse(str(receipt)) == receipt
 
 
 # Pieces of cookies as a header has them.
@@ -454,14 +450,14 @@ COOKIES = st.lists(
 
 @given(header=COOKIES)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_a_cookie_header_holds_it_is_a_page(client, header):
+async def test_any_cookie_header_gets_a_page(client, header):
     client.cookies.clear()
     for method, path, form in (("GET", "/", None), ("POST", "/vote", {"choice": "c"})):
         answer = await client.request(method, path, data=form, headers={b"cookie": header})
         assert answer.status_code == (200 if method == "GET" else 422)
 
 
-async def test_a_new_voter_has_not_voted_whatever_a_cookie_says(client):
+async def test_a_new_voter_has_no_receipt(client):
     page = await client.get("/", headers={"cookie": "ballot=a.1-1; voter=of.another.key"})
     assert pressed(page.text) == []
     assert "Pick one. You can" in page.text
@@ -528,7 +524,7 @@ async def test_a_cast_that_fails_is_measured_by_its_reason(
     assert refused() == before | {reason: before[reason] + 1}
 
 
-async def test_a_vote_that_finds_memory_short_is_measured_as_that(prepared, monkeypatch):
+async def test_a_vote_refused_for_low_memory_is_measured_as_full(prepared, monkeypatch):
     async def memory_is_low():
         return True
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from voting.settings import ROLE_SETTINGS, Role, RoleSettings
 from voting.web import server
-from voting.web.ops import READY_SECONDS
+from voting.web.ops import READY_TIMEOUT
 
 from .rendering import (
     Resource,
@@ -103,7 +103,7 @@ def probes_ask_what_they_should(resources: list[Resource]) -> Iterator[str]:
         ):
             if container.get(f"{kind}Probe", {}).get("httpGet") != {"path": path, "port": "ops"}:
                 yield f"{role}: {kind} does not ask {path}"
-        if container.get("readinessProbe", {}).get("timeoutSeconds", 1) <= READY_SECONDS + 0.5:
+        if container.get("readinessProbe", {}).get("timeoutSeconds", 1) <= READY_TIMEOUT + 0.5:
             yield f"{role}: readiness is given up before the role is"
 
 
@@ -116,7 +116,7 @@ def a_rollout_refuses_nobody(resources: list[Resource]) -> Iterator[str]:
         sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if role != Role.WORKER and sleep < 5:
             yield f"{role}: it goes before the proxies know"
-        if pod(deployment)["terminationGracePeriodSeconds"] < sleep + server.DRAIN + 1:
+        if pod(deployment)["terminationGracePeriodSeconds"] < sleep + server.SHUTDOWN_TIMEOUT + 1:
             yield f"{role}: it is killed before it has drained"
         budget = one(resources, "PodDisruptionBudget", role)["spec"]
         if budget["maxUnavailable"] != 1:

@@ -39,7 +39,7 @@ def test_the_choice_is_read(content_type):
         b'{"choice": "a"}',
     ],
 )
-def test_a_form_with_another_choice_or_none_or_several_is_refused(body):
+def test_a_form_without_exactly_one_valid_choice_is_refused(body):
     with pytest.raises(FormError) as caught:
         read_choice(FORM, body)
     assert caught.value.status is HTTPStatus.UNPROCESSABLE_ENTITY
@@ -63,7 +63,7 @@ PIECES = st.sampled_from(
 @given(st.one_of(st.binary(max_size=60), st.lists(PIECES, max_size=8).map(b"".join)))
 @example(b"choice=a&choice=a")
 @example(b"choice=%61&other=")
-def test_any_body_is_the_one_choice_in_it_or_refused(body):
+def test_any_body_has_exactly_one_choice_or_is_refused(body):
     with contextlib.suppress(FormError):
         choice = read_choice(FORM, body)
         assert parse_qs(body, strict_parsing=True, keep_blank_values=True)[b"choice"] == [

@@ -22,12 +22,12 @@ async def no():
 
 
 @pytest.mark.parametrize(("ready", "status"), [(yes, 200), (no, 503)])
-async def test_readiness_is_what_the_role_says(ready, status):
+async def test_readiness_is_that_of_the_role(ready, status):
     assert (await ask("/readyz", ready)).status_code == status
     assert f'voting_ready{{role="vote"}} {status == 200:.1f}' in (await ask("/metrics", ready)).text
 
 
-async def test_a_change_of_readiness_is_told_once(caplog):
+async def test_a_change_of_readiness_is_logged_once(caplog):
     caplog.set_level("INFO", "voting.web.ops")
     said = iter([False, True, True, False, False, True])
 
@@ -42,19 +42,19 @@ async def test_a_change_of_readiness_is_told_once(caplog):
     assert told == ["ready", "not ready", "ready"]
 
 
-async def test_a_role_that_does_not_know_in_time_is_not_ready(monkeypatch):
-    monkeypatch.setattr(ops, "READY_SECONDS", 0.01)
+async def test_a_role_whose_check_times_out_is_not_ready(monkeypatch):
+    monkeypatch.setattr(ops, "READY_TIMEOUT", 0.01)
     assert (await ask("/readyz", asyncio.Event().wait)).status_code == 503
 
 
-async def test_liveness_asks_nobody():
+async def test_liveness_does_not_depend_on_readiness():
     async def fail():
-        pytest.fail("asked")
+        pytest.fail("called")
 
     assert (await ask("/healthz", fail)).status_code == 200
 
 
-async def test_the_version_names_role_version_and_commit():
+async def test_version_has_role_version_and_commit():
     version = (await ask("/version", yes)).json()
     assert (version["role"], version["version"], version["commit"]) == (
         "vote",

@@ -19,27 +19,27 @@ def drawing(*steps, results="always"):
     return draw(publish(PollResult(totals, Poll(), tuple(made)), results))
 
 
-def test_without_votes_there_is_nothing_to_draw():
+def test_there_is_no_drawing_before_the_first_vote():
     assert draw(None) is None
     assert drawing() is None
     assert drawing((0, 1, 0), (10, -1, 0)) is None
 
 
-def test_the_first_step_is_a_line_from_its_start():
+def test_the_first_bucket_is_a_horizontal_line():
     found = drawing((0, 3, 1))
     assert found.path == "M-9 209V50h9h1000h9V209z"
     assert (found.start, found.end) == ("03:04:50", "03:05:00")
     assert found.shares == (75.0,)
 
 
-def test_shares_move_while_votes_are_counted_and_rest_while_none_are():
+def test_the_line_moves_only_in_buckets_with_votes():
     found = drawing((0, 1, 0), (10, 0, 1), (90, 0, 2))
     # All, then half until the last ten seconds, then a quarter.
     assert found.path == "M-9 209V0h9h100l100 100h700l100 50h9V209z"
     assert (min(found.shares), max(found.shares)) == (25.0, 100.0)
 
 
-def test_what_is_kept_back_is_drawn_as_how_many_have_voted():
+def test_a_hidden_result_is_drawn_as_turnout():
     one = drawing((0, 1, 0), (10, 0, 1), (90, 0, 2), results="after_close")
     other = drawing((0, 0, 1), (10, 1, 0), (90, 2, 0), results="after_close")
     assert one == other
@@ -51,7 +51,7 @@ def test_what_is_kept_back_is_drawn_as_how_many_have_voted():
     ("seconds", "start", "end"),
     [(50, "03:04:50", "03:05:50"), (7200, "03:04", "05:05"), (90_000, "02 Jan, 03:04", "03 Jan")],
 )
-def test_times_are_as_exact_as_the_length_allows(seconds, start, end):
+def test_times_are_shown_by_the_length_of_the_timeline(seconds, start, end):
     found = drawing((0, 1, 0), (seconds, 1, 0))
     assert found.start == start
     assert found.end.startswith(end)

@@ -1,15 +1,20 @@
+import asyncio
 import gzip
 
 import httpx
 import pytest
-from litestar import get, post
+from litestar import asgi, get, post
 from litestar.datastructures import Headers
 from litestar.exceptions import ClientException
+from litestar.types import Receive, Scope, Send
 
 from voting.settings import PageSettings, ResultSettings, VoteSettings
-from voting.web.exchange import Answer
-from voting.web.pages import Pages, ProblemError, is_same_origin, static_url
-from voting.web.texts import FULL
+from voting.web.body import MAX_BODY
+from voting.web.errors import FULL, ProblemError
+from voting.web.headers import conditional_response, html_response, is_same_origin, make_etag
+from voting.web.pages import Pages
+from voting.web.server import head_as_get
+from voting.web.static_files import static_url
 
 VOTE = {"redis_url": "redis://unused", "secret_keys": "k" * 16}
 RESULT = {"database_url": "postgresql://unused"}
@@ -20,50 +25,37 @@ async def broken() -> None:
     raise RuntimeError("secret detail")
 
 
-@get("/odd")
-async def odd() -> None:
+@get("/invalid")
+async def invalid() -> None:
     raise ClientException("secret detail")
 
 
-async def short(request):
-    """Go past Litestar."""
-    match await request.body(10):
-        case b"broken":
-            raise RuntimeError("secret detail")
-        case b"full":
-            raise ProblemError(FULL)
-    return Answer("short", headers={})
+@get("/full")
+async def full() -> None:
+    raise ProblemError(FULL)
 
 
-@post("/short")
-async def long() -> str:
-    return "long"
+@post("/body")
+async def body(body: bytes) -> str:
+    return str(len(body))
+
+
+@asgi("/asgi", copy_scope=False)
+async def raw(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["query_string"] == b"broken":
+        raise RuntimeError("secret detail")
+    if scope["query_string"] == b"full":
+        raise ProblemError(FULL)
+    await html_response("raw", headers={})(scope, receive, send)
 
 
 @pytest.fixture
 async def client():
     pages = Pages(PageSettings(poll_title="<b>Tabs</b> or spaces?"))
-    app = pages.create_app([broken, odd, long], straight={"/short": short})
+    app = head_as_get(pages.create_app([broken, invalid, full, body, raw]))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
-
-
-async def test_a_short_way_is_for_its_method_and_path_alone(client):
-    assert (await client.post("/short")).text == "short"
-    assert (await client.post("/short/")).text == "long"
-    assert (await client.get("/short")).status_code == 405
-
-
-@pytest.mark.parametrize(("body", "status"), [("broken", 500), ("full", 503)])
-async def test_an_error_on_the_short_way_is_a_page_as_any_other(client, caplog, body, status):
-    answer = await client.post("/short", content=body)
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.headers["cache-control"] == "no-store"
-    assert "content-security-policy" in answer.headers
-    assert "secret detail" not in answer.text
-    assert ("secret detail" in caplog.text) is (status == 500)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +66,7 @@ async def test_an_error_on_the_short_way_is_a_page_as_any_other(client, caplog, 
         ({"sec-fetch-site": "none"}, True),
         ({"sec-fetch-site": "same-site"}, False),
         ({"sec-fetch-site": "cross-site"}, False),
-        # What the browser says of itself outweighs the rest.
+        # Sec-Fetch-Site, which the browser sets, takes precedence.
         ({"sec-fetch-site": "cross-site", "origin": "http://me", "host": "me"}, False),
         ({"origin": "http://me:8080", "host": "me:8080"}, True),
         ({"origin": "http://me:8080", "host": "me"}, False),
@@ -85,29 +77,34 @@ async def test_an_error_on_the_short_way_is_a_page_as_any_other(client, caplog, 
         ({"origin": "file://me", "host": "me"}, False),
     ],
 )
-def test_only_this_sites_own_page_may_change_something(headers, same):
+def test_a_cross_origin_request_is_recognized(headers, same):
     assert is_same_origin(Headers(headers)) is same
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/nope", 404),
-        ("POST", "/broken", 405),
-        ("GET", "/broken", 500),
-        ("GET", "/odd", 400),
-    ],
-)
-async def test_an_error_is_a_page_in_plain_words_with_every_header(client, method, path, status):
-    answer = await client.request(method, path)
+ERRORS = [
+    ("GET", "/nope", 404),
+    ("POST", "/broken", 405),
+    ("POST", "/body", 413),
+    ("GET", "/broken", 500),
+    ("GET", "/invalid", 400),
+    ("GET", "/full", 503),
+    ("GET", "/asgi?broken", 500),
+    ("GET", "/asgi?full", 503),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), ERRORS)
+async def test_an_error_is_a_page_without_internal_details(client, caplog, method, path, status):
+    answer = await client.request(method, path, content=b"a" * (MAX_BODY + 1))
     assert answer.status_code == status
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers.get("retry-after") == ("30" if status == 503 else None)
     assert 'role="alert"' in answer.text
     assert "secret detail" not in answer.text
     assert "Traceback" not in answer.text
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "unsafe" not in answer.headers["content-security-policy"]
     assert "server" not in answer.headers
+    assert ("secret detail" in caplog.text) is (status == 500)
 
 
 @pytest.mark.parametrize(
@@ -115,37 +112,51 @@ async def test_an_error_is_a_page_in_plain_words_with_every_header(client, metho
     [
         (VoteSettings(**VOTE, vote_url="https://vote.example.com"), True),
         (VoteSettings(**VOTE, vote_url="http://vote.localhost"), False),
-        # Another host, which may be without TLS.
+        # Another host, which may have no TLS.
         (VoteSettings(**VOTE, result_url="https://result.example.com"), False),
         (ResultSettings(**RESULT, result_url="https://result.example.com"), True),
         (ResultSettings(**RESULT, vote_url="https://vote.example.com"), False),
         (ResultSettings(**RESULT), False),
     ],
 )
-async def test_who_came_over_tls_has_to_come_over_tls_again(page, secure):
+async def test_hsts_is_sent_if_the_page_has_an_https_address(page, secure):
     transport = httpx.ASGITransport(Pages(page).create_app([]))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         headers = (await client.get("/nope")).headers
     assert headers.get("strict-transport-security") == ("max-age=31536000" if secure else None)
 
 
-async def test_every_answer_has_these_headers(client):
-    for path in ("/nope", "/broken", static_url("style.css")):
-        headers = (await client.get(path)).headers
-        assert headers["content-security-policy"] == (
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-            "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-        )
-        assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "same-origin"
-        assert headers["cross-origin-opener-policy"] == "same-origin"
-        assert headers["cross-origin-resource-policy"] == "same-origin"
-        features = headers["permissions-policy"].split(", ")
-        assert {"camera=()", "geolocation=()", "microphone=()", "payment=()"} < set(features)
-        assert all(each.endswith("=()") for each in features)
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [*ERRORS, ("GET", "/asgi", 200), ("GET", static_url("style.css"), 200)],
+)
+async def test_every_response_has_the_security_headers(client, method, path, status):
+    answer = await client.request(method, path, content=b"a" * (MAX_BODY + 1))
+    assert answer.status_code == status
+    assert answer.headers["content-security-policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "same-origin"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    features = answer.headers["permissions-policy"].split(", ")
+    assert {"camera=()", "geolocation=()", "microphone=()", "payment=()"} < set(features)
+    assert all(each.endswith("=()") for each in features)
 
 
-async def test_a_method_that_there_is_not_is_told_which_there_are(client):
+async def test_a_chunked_body_has_the_same_limit(client):
+    async def chunks():
+        for _ in range(2):
+            await asyncio.sleep(0)
+            yield b"a" * MAX_BODY
+
+    assert (await client.post("/body", content=chunks())).status_code == 413
+    assert (await client.post("/body", content=b"a" * MAX_BODY)).text == str(MAX_BODY)
+
+
+async def test_a_405_response_lists_the_allowed_methods(client):
     answer = await client.post("/broken")
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
@@ -156,33 +167,64 @@ async def test_head_is_get(client):
     assert (head.status_code, head.headers) == (page.status_code, page.headers)
 
 
-async def test_the_title_is_text_not_markup(client):
+async def test_the_title_is_escaped(client):
     assert "&lt;b&gt;Tabs&lt;/b&gt; or spaces?" in (await client.get("/nope")).text
 
 
-async def test_a_static_file_is_kept_for_ever_by_its_digest(client):
+def test_a_response_has_its_headers_its_cookies_and_its_length():
+    answer = html_response(
+        "\u00e9", status=404, headers={"ETag": '"1"'}, set_cookies=["a=1; Path=/", "b=2"]
+    )
+    assert (answer.status_code, answer.body) == (404, b"\xc3\xa9")
+    assert sorted(answer.encode_headers()) == [
+        (b"content-length", b"2"),
+        (b"content-type", b"text/html; charset=utf-8"),
+        (b"etag", b'"1"'),
+        (b"set-cookie", b"a=1; Path=/"),
+        (b"set-cookie", b"b=2"),
+    ]
+
+
+def test_an_unchanged_response_has_no_body_and_no_length():
+    """Its length would be that of the body which it does not have.
+
+    Source: RFC 9110, section 8.6.
+    """
+    etag = make_etag("page")
+    for known, status in (("", 200), (etag, 304), (f'W/"1", {etag}', 304), (make_etag("b"), 200)):
+        answer = conditional_response(
+            Headers({"if-none-match": known}), "page", etag=etag, headers={"Vary": "Cookie"}
+        )
+        headers = dict(answer.encode_headers())
+        assert answer.status_code == status
+        assert answer.body == (b"page" if status == 200 else b"")
+        assert (headers[b"etag"], headers[b"vary"]) == (etag.encode(), b"Cookie")
+        assert (b"content-length" in headers) is (status == 200)
+
+
+async def test_a_static_file_is_cacheable_for_a_year_under_its_digest(client):
     answer = await client.get(static_url("style.css"))
     assert answer.headers["content-type"].startswith("text/css")
-    assert "immutable" in answer.headers["cache-control"]
+    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
 
 
-async def test_a_static_file_of_another_version_is_served_but_not_kept(client):
+async def test_a_static_file_is_served_but_not_stored_under_another_digest(client):
     answer = await client.get("/static/0123456789ab/style.css")
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("name", ["nope.css", "..%2f__init__.py", "%2e%2e"])
-async def test_there_are_no_other_files(client, name):
+async def test_only_static_files_are_served(client, name):
     assert (await client.get(f"/static/0123456789ab/{name}")).status_code == 404
 
 
-async def test_static_files_travel_compressed_where_the_client_can(client):
+async def test_a_static_file_is_compressed_if_the_client_accepts_gzip(client):
     plain = await client.get(
         static_url("htmx-4.0.1.min.js"), headers={"accept-encoding": "identity"}
     )
     zipped = await client.get(static_url("htmx-4.0.1.min.js"), headers={"accept-encoding": "gzip"})
     assert "content-encoding" not in plain.headers
     assert zipped.headers["content-encoding"] == "gzip"
-    assert zipped.content == plain.content  # httpx unzips
+    assert zipped.content == plain.content  # httpx decompresses
     assert int(zipped.headers["content-length"]) == len(gzip.compress(plain.content, mtime=0))

@@ -1,4 +1,4 @@
-"""The latest answer to a question that many ask and that is worth asking once."""
+"""A cached value that concurrent requests share, and that one of them refreshes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,60 +6,60 @@ from typing import Generic, TypeVar
 
 import structlog
 
-# How long who asks waits for a fresh answer before the last one has to do, in seconds.
-PATIENCE = 1.0
+# Seconds for which a caller waits for a refresh before it gets the last value.
+REFRESH_TIMEOUT = 1.0
 
 log = structlog.get_logger(__name__)
 
-_Answer = TypeVar("_Answer")
+_Value = TypeVar("_Value")
 
 
-class Latest(Generic[_Answer]):
-    """Asks at most every `interval` seconds however many want to know, and only if someone does.
+class SingleFlight(Generic[_Value]):
+    """Refreshes a value on demand, at most once per `ttl` seconds, whatever the number of callers.
 
-    Where asking fails or takes too long, the last answer stays and `failing` is true until it
-    works again. Belongs to one event loop.
+    If `fetch` raises or takes too long, callers get the last value and `stale` is true until a
+    refresh succeeds. Belongs to one event loop.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[_Answer]], *, interval: float) -> None:
-        self._ask = ask
-        self._interval = interval
-        self._answer: _Answer | None = None
-        self._asking: asyncio.Task[None] | None = None
-        self._next = 0.0
-        self.failing = False
+    def __init__(self, fetch: Callable[[], Awaitable[_Value]], *, ttl: float) -> None:
+        self._fetch = fetch
+        self._ttl = ttl
+        self._value: _Value | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._expires = 0.0
+        self.stale = False
 
     @property
-    def last(self) -> _Answer | None:
-        """The latest answer, without asking."""
-        return self._answer
+    def value(self) -> _Value | None:
+        """The last value, without a refresh; None before the first."""
+        return self._value
 
-    async def get(self) -> _Answer | None:
-        """Return the latest answer; None where there never was one."""
+    async def get(self) -> _Value | None:
+        """Return the value, refreshed if its ttl is over; None if no refresh ever succeeded."""
         now = asyncio.get_running_loop().time()
-        if self._asking is None and now >= self._next:
-            self._next = now + self._interval
-            self._asking = asyncio.create_task(self._refresh())
-        # Who comes while it fails gets the last answer at once, rather than wait for a timeout.
-        if self._asking is not None and (not self.failing or self._answer is None):
-            answered, _ = await asyncio.wait({self._asking}, timeout=PATIENCE)
-            if not answered:
-                self._fail(TimeoutError())
-        return self._answer
+        if self._refreshing is None and now >= self._expires:
+            self._expires = now + self._ttl
+            self._refreshing = asyncio.create_task(self._refresh())
+        # While refreshes fail, callers get the last value at once instead of after a timeout.
+        if self._refreshing is not None and (not self.stale or self._value is None):
+            done, _ = await asyncio.wait({self._refreshing}, timeout=REFRESH_TIMEOUT)
+            if not done:
+                self._mark_stale(TimeoutError())
+        return self._value
 
     async def _refresh(self) -> None:
         try:
-            self._answer = await self._ask()
-        except Exception as error:  # noqa: BLE001 - whatever it is, viewers keep the last answer
-            self._fail(error)
+            self._value = await self._fetch()
+        except Exception as error:  # noqa: BLE001 - after any error, callers get the last value
+            self._mark_stale(error)
         else:
-            if self.failing:
-                log.warning("fresh answers again")
-            self.failing = False
+            if self.stale:
+                log.warning("refresh works again")
+            self.stale = False
         finally:
-            self._asking = None
+            self._refreshing = None
 
-    def _fail(self, error: Exception) -> None:
-        if not self.failing:
-            log.warning("no fresh answer, the last one stays", reason=repr(error))
-        self.failing = True
+    def _mark_stale(self, error: Exception) -> None:
+        if not self.stale:
+            log.warning("refresh failed, the last value is served", reason=repr(error))
+        self.stale = True

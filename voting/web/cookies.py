@@ -1,12 +1,18 @@
-"""The cookie that makes a browser one voter."""
+"""The two cookies of the vote page: the signed voter id, and the receipt of the latest vote."""
 
 import hashlib
 import secrets
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from itsdangerous import BadSignature, Signer
 from itsdangerous.encoding import want_bytes
+from litestar.datastructures import Headers
+
+from voting.poll.ballot import Choice, Version
+
+MAX_AGE = 365 * 24 * 3600  # seconds
 
 
 class _Signer(Signer):
@@ -26,24 +32,91 @@ class _Signer(Signer):
 
 
 class VoterCookies:
-    """Mints and reads signed voter ids.
+    """Creates and verifies signed voter ids.
 
-    `keys`: newest first; the newest signs, all of them verify, so that a key can be replaced while
-    its cookies live on.
+    `keys`: newest first. The newest signs and all of them verify, so that a key can be replaced
+    while cookies that it signed are in use.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._signer = _Signer(keys)
 
     def mint(self) -> str:
-        """Make the cookie of a voter who has none: 128 random bits, in hex."""
+        """Return the cookie of a new voter: 128 random bits in hex, and their signature."""
         return self._signer.sign(secrets.token_hex(16)).decode("ascii")
 
     def read(self, cookie: str | None) -> UUID | None:
-        """Tell the voter; None for a cookie that is missing, tampered with or of another key."""
+        """Return the voter, or None if the cookie is missing, tampered with or of another key."""
         if not cookie:
             return None
         try:
             return UUID(self._signer.unsign(cookie.encode()).decode("ascii"))
         except (BadSignature, ValueError):
             return None
+
+
+class Receipt(NamedTuple):
+    """The latest vote of a browser: the value of its receipt cookie.
+
+    The cookie is not signed: the server shows it to the browser that sent it, and decides nothing
+    by it.
+    """
+
+    choice: Choice
+    version: Version
+
+    @classmethod
+    def parse(cls, cookie: str | None) -> "Receipt | None":
+        choice, _, version = (cookie or "").partition(".")
+        try:
+            return cls(Choice(choice), Version.parse(version))
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"{self.choice}.{self.version}"
+
+
+class Cookies:
+    """Reads both cookies of a request, and formats the values of Set-Cookie.
+
+    `secure`: over TLS, which binds the cookies to the host.
+    """
+
+    def __init__(self, keys: Sequence[str], *, secure: bool) -> None:
+        self._voters = VoterCookies(keys)
+        prefix = "__Host-" if secure else ""
+        self._voter_name, self._receipt_name = f"{prefix}voter", f"{prefix}ballot"
+        self._attributes = f"; HttpOnly; Max-Age={MAX_AGE}; Path=/; SameSite=lax"
+        if secure:
+            self._attributes += "; Secure"
+
+    def voter(self, headers: Headers) -> UUID | None:
+        return self._voters.read(find_cookie(headers, self._voter_name))
+
+    def receipt(self, headers: Headers) -> Receipt | None:
+        return Receipt.parse(find_cookie(headers, self._receipt_name))
+
+    def set_new_voter(self) -> str:
+        return self._format(self._voter_name, self._voters.mint())
+
+    def set_receipt(self, receipt: Receipt) -> str:
+        return self._format(self._receipt_name, str(receipt))
+
+    def _format(self, name: str, value: str) -> str:
+        return f"{name}={value}{self._attributes}"
+
+
+def find_cookie(headers: Headers, name: str) -> str | None:
+    """Return the value of a cookie, of the last one if several have that name.
+
+    `Request.cookies` reads the first Cookie header only. HTTP/2 allows a client to split them, and
+    a proxy may pass on several.
+    """
+    found = None
+    for header in headers.getall("cookie", []):
+        for cookie in header.split(";"):
+            key, _, value = cookie.partition("=")
+            if key.strip() == name:
+                found = value.strip()
+    return found

@@ -1,6 +1,6 @@
-"""HTTP connections with limits: a client that is slow, large or odd costs little, and not for long.
+"""uvicorn's HTTP protocol with limits on time, size and number, which uvicorn does not have.
 
-uvicorn has none of these limits itself; an ingress controller may have them, or not.
+An ingress controller may have such limits or not.
 """
 
 import asyncio
@@ -12,71 +12,74 @@ from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Seconds from connecting, or from the first byte, to the last byte of a request. All are small.
-REQUEST_SECONDS = 10.0
+# Seconds from the connect, or from the first byte, to the last byte of a request.
+RECEIVE_TIMEOUT = 10.0
 
-# Seconds for which a client may read nothing of its answer.
-ANSWER_SECONDS = 30.0
+# Seconds for which a client may read nothing of its response.
+SEND_TIMEOUT = 30.0
 
-# Bytes of a request's first line and headers. Browsers and proxies send one or two thousand.
+# Bytes of a request line and headers. Browsers and proxies send one or two thousand.
 MAX_HEAD = 16_384
 
-# Requests that wait for the answer to the one before. Browsers and proxies have none.
+# Requests that wait for the response to an earlier one. Browsers and proxies do not pipeline.
 MAX_PIPELINE = 16
 
-# Connections that wait for their clients. With so many a process takes 200 MB.
-MAX_WAITING = 10_000
+# Connections that wait for their client. 10,000 take 200 MB in a process.
+MAX_IDLE_CONNECTIONS = 10_000
 
-# Files that a process asks for: each connection is one, and often it may have 1,024 by default.
+# Open files of a process. Each connection is one; the usual soft limit is 1,024.
 MAX_FILES = 65_536
 
-# How many `Host` headers there may be, by the version of HTTP.
-_HOSTS: Mapping[str, Sequence[int]] = {"1.0": (0, 1), "1.1": (1,)}
+# Allowed numbers of `Host` headers by HTTP version.
+_HOST_HEADERS: Mapping[str, Sequence[int]] = {"1.0": (0, 1), "1.1": (1,)}
 
 
-def allow_many() -> None:
-    """Let this process have as many connections as the system gives it, with some files to spare.
+def raise_file_limit() -> None:
+    """Raise the limit of open files, and limit idle connections to three quarters of it.
 
-    Where it has no file for another connection, nobody could come any more.
+    A server without a free file descriptor cannot accept any connection.
     """
     files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS has no hard limit and yet refuses larger numbers than it likes.
+    # macOS reports no hard limit, yet refuses large numbers.
     more = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
         files = more
-    Connection.most = min(MAX_WAITING, files * 3 // 4)
+    LimitedHttpProtocol.max_idle = min(MAX_IDLE_CONNECTIONS, files * 3 // 4)
 
 
-class Connection(HttpToolsProtocol):
-    """One client's connection. What ends it early is told to nobody: it would fill the logs."""
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """The connection of one client.
 
-    most: ClassVar[int] = MAX_WAITING
-    # All that wait for their clients, in this process, the longest first.
-    _waiting: ClassVar[dict["Connection", None]] = {}
+    It logs nothing about connections that it ends early, so that clients cannot fill the logs.
+    """
+
+    max_idle: ClassVar[int] = MAX_IDLE_CONNECTIONS
+    # The connections of this process that wait for their client, the longest-idle first.
+    _idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._request = _Limit(self.loop, REQUEST_SECONDS, self._end)
-        self._answer = _Limit(self.loop, ANSWER_SECONDS, self._end)
-        # Bytes: of the latest read, and of all reads in which the head is that is being read.
+        self._receive_timeout = _Timeout(self.loop, RECEIVE_TIMEOUT, self._abort)
+        self._send_timeout = _Timeout(self.loop, SEND_TIMEOUT, self._abort)
+        # Bytes of the latest read, and of all reads since the one in which the current head began.
         self._chunk = self._read = 0
         self._in_head = False
-        self._refusal = HTTPStatus.BAD_REQUEST
+        self._error_status = HTTPStatus.BAD_REQUEST
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._request.set()
-        self._wait()
+        self._receive_timeout.start()
+        self._mark_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # which is not done where the client resets it
-        self._request.end()
-        self._answer.end()
-        self._waiting.pop(self, None)
-        # Its memory is free at once, though garbage is looked for seldom. A request that is still
-        # being answered has been told.
+        self._unset_keepalive_if_required()  # uvicorn does not if the client reset the connection
+        self._receive_timeout.close()
+        self._send_timeout.close()
+        self._idle.pop(self, None)
+        # Break the reference cycles, as the garbage collector runs rarely. uvicorn has already sent
+        # http.disconnect to a request in progress.
         self.pipeline.clear()
         self.cycle = None  # type: ignore[assignment]
 
@@ -84,21 +87,21 @@ class Connection(HttpToolsProtocol):
         self._chunk = len(data)
         self._read += self._chunk
         super().data_received(data)
-        if self._answering:
-            self._request.lift()
-            self._waiting.pop(self, None)
+        if self._responding:
+            self._receive_timeout.cancel()
+            self._idle.pop(self, None)
             return
-        self._request.set()
+        self._receive_timeout.start()
         if self._in_head and self._read > MAX_HEAD and not self.transport.is_closing():
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            self._reject(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     @property
-    def _answering(self) -> bool:
-        """Whether all of the latest request is here, and not all of its answer is sent."""
+    def _responding(self) -> bool:
+        """Whether the latest request is complete and its response is not."""
         cycle = self.cycle
         return cycle is not None and not cycle.more_body and not cycle.response_complete
 
-    # --- what the parser finds; an exception ends the connection
+    # --- parser callbacks; an exception ends the connection
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -108,35 +111,35 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         if self._read > MAX_HEAD and self._head_size() > MAX_HEAD:
-            self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise ValueError("too large a head")
-        if self._hosts() not in _HOSTS.get(self.parser.get_http_version(), ()):
-            raise ValueError("not one host, or another version of HTTP")
+            self._error_status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise ValueError("request head too large")
+        if self._host_headers() not in _HOST_HEADERS.get(self.parser.get_http_version(), ()):
+            raise ValueError("invalid number of Host headers, or unsupported HTTP version")
         if len(self.pipeline) >= MAX_PIPELINE:
-            raise ValueError("too many requests at once")
+            raise ValueError("too many pipelined requests")
         super().on_headers_complete()
-        # What comes after the body is no header of the request, and has no limit.
+        # The parser appends trailers here, without a limit. They are not headers of the request.
         self.headers = _TRAILERS
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    def _hosts(self) -> int:
+    def _host_headers(self) -> int:
         return sum(name == b"host" for name, _ in self.headers)
 
-    # --- the ends of a connection
+    # --- the end of a connection
 
     def _unsupported_upgrade_warning(self) -> None:
-        # The parser stops here, and takes what follows for another request. A proxy takes it for
-        # this one's body, and the next answer for the next request's.
+        # The parser stops here and reads what follows as another request. A proxy may read it as
+        # the body of this one, and would pass the next response to another client.
         self.cycle.keep_alive = False
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words
-        self._refuse(self._refusal)
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's message
+        self._reject(self._error_status)
 
-    def _refuse(self, status: HTTPStatus) -> None:
-        if self._answering:
-            # First the answer to what came before: its vote may be recorded.
+    def _reject(self, status: HTTPStatus) -> None:
+        if self._responding:
+            # The earlier request gets its response first: its vote may be recorded.
             self.cycle.keep_alive = False
             return
         body = f"{status.phrase}\n"
@@ -153,68 +156,68 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            self._answer.set()
-        elif not self._answering:  # another one, that came meanwhile
-            self._wait()
+            self._send_timeout.start()
+        elif not self._responding:  # not to a pipelined request either
+            self._mark_idle()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._answer.set()
+        self._send_timeout.start()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._answer.lift()
+        self._send_timeout.cancel()
 
-    def _wait(self) -> None:
-        self._waiting[self] = None
-        if len(self._waiting) > self.most:
-            longest = next(iter(self._waiting))
-            del self._waiting[longest]
-            longest._end()  # noqa: SLF001 - another of this class
+    def _mark_idle(self) -> None:
+        self._idle[self] = None
+        if len(self._idle) > self.max_idle:
+            longest_idle = next(iter(self._idle))
+            del self._idle[longest_idle]
+            longest_idle._abort()  # noqa: SLF001 - another of this class
 
     def timeout_keep_alive_handler(self) -> None:
-        self._end()
+        self._abort()
 
-    def _end(self) -> None:
-        # Not close(), which waits for the client to read what is not sent yet.
+    def _abort(self) -> None:
+        # Not close(), which waits until the client has read the unsent data.
         self.transport.abort()
 
 
 class _Trailers(list[tuple[bytes, bytes]]):
     def append(self, _: tuple[bytes, bytes]) -> None:
-        """Keep nothing."""
+        """Drop the trailer."""
 
 
 _TRAILERS: Final = _Trailers()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-class _Limit:
-    """Calls `act` after so many seconds, unless it is lifted before. Setting it twice is once."""
+class _Timeout:
+    """Calls `callback` `seconds` after `start`, unless cancelled. A second `start` is ignored."""
 
-    __slots__ = ("_act", "_handle", "_loop", "_seconds")
+    __slots__ = ("_callback", "_handle", "_loop", "_seconds")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, seconds: float, callback: Callable[[], None]
     ) -> None:
         self._loop = loop
         self._seconds = seconds
-        self._act = act
+        self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
 
-    def set(self) -> None:
+    def start(self) -> None:
         if self._handle is None:
-            self._handle = self._loop.call_later(self._seconds, self._act)
+            self._handle = self._loop.call_later(self._seconds, self._callback)
 
-    def lift(self) -> None:
+    def cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
-    def end(self) -> None:
-        """Lift it for ever."""
-        self.lift()
-        self._act = _nothing
+    def close(self) -> None:
+        """Cancel it for good, and drop the reference to the callback."""
+        self.cancel()
+        self._callback = _do_nothing

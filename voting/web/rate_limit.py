@@ -1,4 +1,4 @@
-"""How often somebody may do something: in memory, so that asking costs no round trip."""
+"""A rate limit for each voter: in memory, so that it costs no round trip."""
 
 from array import array
 from collections.abc import Callable
@@ -6,47 +6,47 @@ from time import monotonic
 
 PERIOD = 60.0  # seconds
 
-# Who is remembered, with 16 bytes each: 2 MB. One is forgotten sooner where somebody else falls on
-# the same slot, half of all after 90,000 others: this is about who comes often, not about a crowd.
-# Who has two cookies for one slot can have each forgotten with the other. That is no way around:
-# whoever can get them can vote with a new one each time.
+# 131,072 slots of 16 bytes: 2 MB. A slot collision evicts the earlier voter; after 90,000 other
+# voters half are evicted. Acceptable: the limit targets frequent voters, not crowds. A client with
+# two cookies of one slot can evict each with the other, but a client that collects cookies can as
+# well vote with a new one each time.
 SLOTS = 2**17
 
 
 class RateLimit:
-    """At most `times` in a row, and as many again in each minute after. 0 is no limit.
+    """Allows bursts of `limit` requests, refilled at `limit` a minute. 0 is no limit.
 
-    The generic cell rate algorithm: for each voter, 128 random bits, it keeps one time, at which
-    all that was taken is free again.
+    The generic cell rate algorithm: it stores one time for each voter (128 random bits), at which
+    the whole burst is available again.
     Source: https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm
 
-    Each process counts for itself: who is spread over several may do so much with each.
+    Each process has its own: a voter whose requests reach several has the limit in each.
     """
 
-    def __init__(self, times: int, clock: Callable[[], float] = monotonic) -> None:
-        self._times = times
+    def __init__(self, limit: int, clock: Callable[[], float] = monotonic) -> None:
+        self._limit = limit
         self._clock = clock
-        self._each = PERIOD / times if times else 0.0
-        slots = SLOTS if times else 0
+        self._interval = PERIOD / limit if limit else 0.0
+        slots = SLOTS if limit else 0
         self._voters = array("Q", bytes(8 * slots))  # the upper half of each; the lower is the slot
-        self._free = array("d", bytes(8 * slots))
+        self._full_at = array("d", bytes(8 * slots))
 
-    def take(self, voter: int) -> float:
-        """Take one and return 0, or return the seconds after which there is one again."""
-        if not self._times:
+    def acquire(self, voter: int) -> float:
+        """Take one and return 0, or return the seconds until one is available."""
+        if not self._limit:
             return 0.0
         now = self._clock()
         slot, upper = voter % SLOTS, voter >> 64
-        known = self._free[slot] if self._voters[slot] == upper else 0.0
-        free = max(known, now) + self._each
-        if (wait := free - now - PERIOD) > 0:
+        full_at = self._full_at[slot] if self._voters[slot] == upper else 0.0
+        full_at = max(full_at, now) + self._interval
+        if (wait := full_at - now - PERIOD) > 0:
             return wait
         self._voters[slot] = upper
-        self._free[slot] = free
+        self._full_at[slot] = full_at
         return 0.0
 
-    def give_back(self, voter: int) -> None:
-        """Undo a `take` that came to nothing."""
+    def refund(self, voter: int) -> None:
+        """Undo an `acquire` of a request that had no effect."""
         slot = voter % SLOTS
-        if self._times and self._voters[slot] == voter >> 64:
-            self._free[slot] -= self._each
+        if self._limit and self._voters[slot] == voter >> 64:
+            self._full_at[slot] -= self._interval

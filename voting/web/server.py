@@ -1,4 +1,4 @@
-"""Running a role: its job beside its operations port, until a signal asks it to stop."""
+"""The HTTP server, and `serve`: runs a role and its operations port until a signal."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 import uvicorn
@@ -15,19 +15,21 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from voting.settings import RoleSettings
 from voting.telemetry.logging import log_startup
 from voting.web.ops import create_ops_app
-from voting.web.protocol import Connection, allow_many
+from voting.web.protocol import LimitedHttpProtocol, raise_file_limit
 
-# From the first signal to the end. Kubernetes gives 30 s less the preStop sleep; ten are promised.
-DRAIN = 9.0
+# Seconds from the first signal to the end. Kubernetes allows 30 less the preStop sleep; the promise
+# is ten.
+SHUTDOWN_TIMEOUT = 9.0
 
-# How long clients have to learn, with an answer, that their connection ends.
-LEAVE = 0.5
+# Seconds in which `Connection: close` reaches clients with a response, before idle connections are
+# closed.
+CONNECTION_CLOSE_DELAY = 0.5
 
 log = structlog.get_logger(__name__)
 
 
-class Job(Protocol):
-    """What a role does: `run` returns soon after `stop`, with whatever is in hand finished."""
+class Service(Protocol):
+    """The work of a role: `run` returns soon after `stop`, when the work in progress is done."""
 
     async def run(self) -> None: ...
 
@@ -37,36 +39,36 @@ class Job(Protocol):
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # `serve` listens for signals: two servers in one process can't both
+        yield  # `serve` handles signals, as this process runs two servers
 
 
-class Site:
-    """An HTTP server for `app`. Raises OSError where the port can't be had.
+class HTTPServer:
+    """An HTTP server for `app`. Raises OSError if the port is not available.
 
-    uvicorn, not granian: measured on two cores, both take the same number of votes a second but
-    granian spends 1.3 times the processor on each; and clients that keep their connection lose no
-    request when it is stopped (0 in 5 stops under load, granian 8 to 31).
+    uvicorn, not granian: measured on two cores, both take the same number of votes a second, but
+    granian uses 1.3 times the processor time for each; and clients with a kept-alive connection
+    lose no request when it stops (0 in 5 stops under load, granian 8 to 31).
     """
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        self._app = app
-        self._draining = False
+        self._app = head_as_get(app)
+        self._stopping = False
         self._server = _Server(
             uvicorn.Config(
-                self._closing,
-                http=Connection,
+                self._handle,
+                http=LimitedHttpProtocol,
                 log_config=None,
-                log_level="error",  # below it, uvicorn tells what clients do wrong
+                log_level="error",  # below, uvicorn logs mistakes of clients
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
                 lifespan="off",
                 ws="none",
                 interface="asgi3",
-                # Longer than a proxy keeps its idle connections (Traefik: 90 s), or it would send
-                # a request into a connection that is just being closed.
+                # Longer than a proxy keeps idle connections (Traefik: 90 s), which could otherwise
+                # send a request on a connection that this server is closing.
                 timeout_keep_alive=120,
-                timeout_graceful_shutdown=int(DRAIN) - 2,
+                timeout_graceful_shutdown=int(SHUTDOWN_TIMEOUT) - 2,
             )
         )
         self._socket = _listen(host, port)
@@ -75,58 +77,77 @@ class Site:
         await self._server.serve(sockets=[self._socket])
 
     def stop(self) -> None:
-        """Tell clients that keep their connection to leave, then close what is idle."""
-        self._draining = True
-        asyncio.get_running_loop().call_later(LEAVE, setattr, self._server, "should_exit", True)  # noqa: FBT003 - setattr has no other form
+        """Send `Connection: close` with every response, then close idle connections and stop."""
+        self._stopping = True
+        asyncio.get_running_loop().call_later(
+            CONNECTION_CLOSE_DELAY,
+            setattr,
+            self._server,
+            "should_exit",
+            True,  # noqa: FBT003 - setattr has no other form
+        )
 
-    async def _closing(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_closing(message: Message) -> None:
-            if self._draining and message["type"] == "http.response.start":
+            if self._stopping and message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         await self._app(scope, receive, send_closing)
 
 
+def head_as_get(app: ASGIApp) -> ASGIApp:
+    """Have `app` handle HEAD as GET. uvicorn omits the body; Litestar would answer 405."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") == "HEAD":
+            scope = cast("Scope", {**scope, "method": "GET"})
+        await app(scope, receive, send)
+
+    return handle
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Several processes of a role may share a port; the kernel spreads connections over them.
+    # Several processes of a role may share a port; the kernel balances connections among them.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise OSError(f"port {port} can't be had: {error.strerror}") from None
+        raise OSError(f"port {port} is not available: {error.strerror}") from None
     return listener
 
 
 async def serve(
-    role: str, settings: RoleSettings, job: Job, ready: Callable[[], Awaitable[bool]]
+    role: str, settings: RoleSettings, service: Service, ready: Callable[[], Awaitable[bool]]
 ) -> None:
-    """Run `job` and the operations port until SIGTERM or SIGINT, or until one of them fails.
+    """Run `service` and the operations port until SIGTERM or SIGINT, or until one of them fails.
 
-    The first signal turns readiness off and lets the job finish; the second ends the process.
+    After the first signal the role is not ready and `service` may finish; the second signal ends
+    the process.
     """
-    allow_many()
+    raise_file_limit()
     stopping = asyncio.Event()
     _on_signals(stopping)
 
     async def ready_now() -> bool:
         return not stopping.is_set() and await ready()
 
-    ops = Site(create_ops_app(role, settings.commit, ready_now), settings.host, settings.ops_port)
+    app = create_ops_app(role, settings.commit, ready_now)
+    ops = HTTPServer(app, settings.host, settings.ops_port)
     log_startup(log, settings)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(ops.run())
-        working = tasks.create_task(job.run())
+        working = tasks.create_task(service.run())
         waiting = tasks.create_task(stopping.wait())
         await asyncio.wait({serving, working, waiting}, return_when=asyncio.FIRST_COMPLETED)
         stopping.set()
         log.info("stopping")
-        job.stop()
-        await asyncio.wait({working}, timeout=DRAIN)
-        working.cancel()  # where it took too long; nothing that was acknowledged is lost
+        service.stop()
+        await asyncio.wait({working}, timeout=SHUTDOWN_TIMEOUT)
+        working.cancel()  # on a timeout; acknowledged votes are in the queue
         ops.stop()
     log.info("stopped")
 

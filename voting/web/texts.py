@@ -1,12 +1,10 @@
-"""Every text of the pages: plain English, short. Pure, and nothing else of the app in it."""
+"""Every text of the pages except the error messages: plain English, short."""
 
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 
 from markupsafe import Markup
 
-# Two forms where it depends on a number, `n`: for one, and for none or many.
+# A pair is a text that depends on a number `n`: for 1, and for every other number.
 TEXTS: dict[str, str | tuple[str, str]] = {
     # Both pages
     "vote": "Vote",
@@ -76,121 +74,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
 }
 
 
-def say(name: str, n: int | None = None, **values: Any) -> Markup:
-    """Fill in a text, as markup: what is no markup itself is escaped. Raises KeyError."""
-    text = TEXTS[name]
-    return Markup(text if isinstance(text, str) else text[n != 1]).format(n=n, **values)  # noqa: S704 - ours
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What went wrong, in plain words, and what it means for the vote."""
-
-    status: HTTPStatus
-    headline: str
-    advice: str
-    # In seconds. The same problem may take longer another time; no page tells how long.
-    retry_after: int | None = field(default=None, compare=False)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        headers = {"Cache-Control": "no-store"}
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
-        return headers
-
-
-# On both pages
-NOT_FOUND = Problem(HTTPStatus.NOT_FOUND, "There is no such page.", "Check the address.")
-NOT_ALLOWED = Problem(
-    HTTPStatus.METHOD_NOT_ALLOWED, "This page can't be asked in that way.", "Go back and reload it."
-)
-TOO_LARGE = Problem(
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "That is too much to read.",
-    "Nothing was recorded. Go back and choose again.",
-)
-INTERNAL_ERROR = Problem(
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    "Something broke on our side.",
-    "Please try again in a moment.",
-)
-
-
-def bad_request(status: HTTPStatus) -> Problem:
-    """Say that a request makes no sense."""
-    return Problem(status, "That request can't be understood.", "Reload the page.")
-
-
-# For a vote
-CROSS_ORIGIN = Problem(
-    HTTPStatus.FORBIDDEN,
-    "This vote came from another site.",
-    "It was not recorded. Open the voting page itself and choose there.",
-)
-NO_COOKIE = Problem(
-    HTTPStatus.BAD_REQUEST,
-    "Your browser has to accept cookies to vote.",
-    "Your vote was not recorded. Allow cookies for this site, reload the page and choose again.",
-)
-RATE_LIMITED = Problem(
-    HTTPStatus.TOO_MANY_REQUESTS,
-    "That was too often.",
-    "This vote was not recorded. The one before it counts. Please wait, then choose again.",
-    retry_after=60,
-)
-CLOSED = Problem(
-    HTTPStatus.CONFLICT,
-    "Voting is closed.",
-    "This vote was not recorded. If you had voted before, that vote counts.",
-)
-QUEUE_UNAVAILABLE = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "We can't take votes right now.",
-    "Your vote was not recorded. Please choose again in a moment.",
-    retry_after=2,
-)
-FULL = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "Too many votes are waiting to be counted.",
-    "Your vote was not recorded. Please choose again in a minute.",
-    retry_after=30,
-)
-UNKNOWN = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "We don't know whether your vote was recorded.",
-    "It may have been, or not. Please choose again: only your last choice counts.",
-    retry_after=2,
-)
-_FORM_ADVICE = "Nothing was recorded. Go back to the page and choose there."
-INVALID_FORM = {
-    status: Problem(status, headline, _FORM_ADVICE)
-    for status, headline in (
-        (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "This is not what the voting page sends."),
-        (HTTPStatus.UNPROCESSABLE_ENTITY, "This is not one of the two choices."),
-    )
-}
-
-# For an export
-EXPORT_BUSY = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "Others are downloading the result right now.",
-    "Please try again in a few seconds.",
-    retry_after=5,
-)
-DATABASE_UNAVAILABLE = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "The result can't be read right now.",
-    "Please try again in a few seconds.",
-    retry_after=5,
-)
-NO_ROUND = Problem(
-    HTTPStatus.NOT_FOUND,
-    "There is no such round.",
-    "Leave the round out of the address for the one that runs now.",
-)
-INVALID_ROUND = Problem(
-    HTTPStatus.BAD_REQUEST,
-    "A round is a number.",
-    "Leave the round out of the address for the one that runs now.",
-)
+def text(name: str, n: int | None = None, **values: Any) -> Markup:
+    """Return a text as markup, with `n` and `values` filled in and escaped. Raises KeyError."""
+    found = TEXTS[name]
+    return Markup(found if isinstance(found, str) else found[n != 1]).format(n=n, **values)  # noqa: S704 - a constant

@@ -1,4 +1,4 @@
-"""Drawing how a vote went, as the path of an SVG. Pure."""
+"""The timeline of a poll as an SVG path."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,30 +6,30 @@ from datetime import timedelta
 
 from voting.poll.results import PublicResult
 
-# Of the drawing, in units of its own: the page stretches it.
+# In units of the SVG's viewBox, which the page stretches.
 WIDTH, HEIGHT = 1000, 200
-MARGIN = 9  # around it, where the area's outline is cut off
+MARGIN = 9  # outside of the viewBox, which clips the outline of the area there
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """An area: under it is what option `a` has of all votes or, while that is kept back, all."""
+    """The area below the share of option `a` or, while results are hidden, below the turnout."""
 
     path: str
     start: str
     end: str
     shares: tuple[float, ...]
-    """Percentages of `a`, in order; none while they are kept back."""
+    """Percentages of option `a` in order; empty while results are hidden."""
 
 
-def draw(shown: PublicResult | None) -> Drawing | None:
-    """Draw the timeline; None where there is nothing to draw yet."""
-    points = shown.timeline if shown else ()
-    if shown is None or not points or not points[-1].counts.votes:
+def draw(result: PublicResult | None) -> Drawing | None:
+    """Return the drawing, or None before the first vote."""
+    points = result.timeline if result else ()
+    if result is None or not points or not points[-1].counts.votes:
         return None
     start, end = points[0].time, points[-1].time
-    # Before the first vote there are no shares: the first ones go back to the start.
-    drawn = points if shown.hidden else [each for each in points if each.counts.votes]
+    # There are no shares before the first vote: the first share is drawn from the start on.
+    drawn = points if result.hidden else [each for each in points if each.counts.votes]
     most = points[-1].counts.votes
     heights = [
         (each.counts.votes / most if shares is None else shares["a"] / 100)
@@ -41,15 +41,15 @@ def draw(shown: PublicResult | None) -> Drawing | None:
         (round(WIDTH * ((each.time - start) / (end - start))), round(HEIGHT * (1 - height)))
         for each, height in zip(drawn, heights, strict=True)
     ]
-    form = _form(end - start)
-    shares = () if shown.hidden else tuple(100 * each for each in heights)
-    return Drawing(_path(line), start.strftime(form), end.strftime(form), shares)
+    time_format = _time_format(end - start)
+    shares = () if result.hidden else tuple(100 * each for each in heights)
+    return Drawing(_path(line), start.strftime(time_format), end.strftime(time_format), shares)
 
 
 def _path(line: Sequence[tuple[int, int]]) -> str:
-    """Go up at the left, along the line, and down at the right, both out of sight.
+    """Return the outline: up at the left, along the line, down at the right.
 
-    In few characters, as each is sent.
+    Relative commands, and no point twice: the path is part of each response.
     """
     (_, first), *others = line
     moves = [f"M{-MARGIN} {HEIGHT + MARGIN}V{first}h{MARGIN}"]
@@ -62,7 +62,7 @@ def _path(line: Sequence[tuple[int, int]]) -> str:
     return "".join(moves) + f"h{MARGIN}V{HEIGHT + MARGIN}z"
 
 
-def _form(duration: timedelta) -> str:
+def _time_format(duration: timedelta) -> str:
     if duration >= timedelta(days=1):
         return "%d %b, %H:%M"
     return "%H:%M" if duration >= timedelta(hours=1) else "%H:%M:%S"

@@ -2,8 +2,9 @@ import itsdangerous
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from litestar.datastructures import Headers
 
-from voting.web.cookies import VoterCookies
+from voting.web.cookies import VoterCookies, find_cookie
 
 OLD, NEW = "o" * 32, "n" * 32
 
@@ -19,13 +20,13 @@ def test_two_minted_cookies_are_two_voters():
     assert cookies.read(cookies.mint()) != cookies.read(cookies.mint())
 
 
-def test_each_of_the_128_bits_of_a_voter_is_random():
+def test_each_of_the_128_bits_of_a_voter_id_is_random():
     cookies = VoterCookies([NEW])
     voters = [cookies.read(cookies.mint()).int for _ in range(200)]
     assert all(0 < sum(voter >> bit & 1 for voter in voters) < 200 for bit in range(128))
 
 
-def test_a_cookie_of_the_old_key_lives_on_after_a_rotation():
+def test_a_cookie_of_the_old_key_is_valid_after_a_rotation():
     cookie = VoterCookies([OLD]).mint()
     assert VoterCookies([NEW, OLD]).read(cookie) == VoterCookies([OLD]).read(cookie) is not None
 
@@ -36,35 +37,35 @@ def test_the_newest_key_signs():
     assert VoterCookies([OLD]).read(cookie) is None
 
 
-def test_a_cookie_of_another_key_is_none():
+def test_a_cookie_of_another_key_is_invalid():
     assert VoterCookies([NEW]).read(VoterCookies([OLD]).mint()) is None
 
 
-def test_every_truncated_cookie_is_none():
+def test_every_truncated_cookie_is_invalid():
     cookies = VoterCookies([NEW])
     cookie = cookies.mint()
     assert [cookies.read(cookie[:end]) for end in range(len(cookie))] == [None] * len(cookie)
 
 
-def test_a_signature_for_another_purpose_is_none():
+def test_a_signature_with_another_salt_is_invalid():
     other = itsdangerous.Signer(NEW, salt="something else")
     assert VoterCookies([NEW]).read(other.sign("0" * 32).decode()) is None
 
 
 @pytest.mark.parametrize("value", ["0" * 31, "", "not hex" * 5, "ü"])
-def test_a_well_signed_value_that_is_no_voter_is_none(value):
+def test_a_signed_value_that_is_not_a_voter_id_is_invalid(value):
     cookies = VoterCookies([NEW])
     assert cookies.read(cookies._signer.sign(value.encode()).decode("latin-1")) is None
 
 
 @given(st.one_of(st.none(), st.text()))
-def test_any_other_text_is_none(cookie):
+def test_any_other_text_is_invalid(cookie):
     assert VoterCookies([NEW]).read(cookie) is None
 
 
 @st.composite
 def mutations(draw):
-    """Make a cookie, and another text of its parts: cut, turned around, said twice, with others."""
+    """Return a cookie, another one, and a text that changes and combines their parts."""
     cookie, other = (VoterCookies([NEW]).mint() for _ in range(2))
     pieces = [cookie, cookie.upper(), other, *cookie.split("."), *other.split(".")]
     changed = draw(st.sampled_from(pieces))
@@ -81,3 +82,25 @@ def test_no_change_to_a_cookie_makes_another_voter(made):
     cookies = VoterCookies([NEW])
     *minted, changed = made
     assert cookies.read(changed) in {None, *map(cookies.read, minted)}
+
+
+@pytest.mark.parametrize(
+    ("headers", "value"),
+    [
+        ([], None),
+        ([("cookie", "")], None),
+        ([("cookie", "other=1")], None),
+        ([("cookie", "wanted=1")], "1"),
+        ([("cookie", "wanted=")], ""),
+        ([("cookie", "a=b; wanted = 1=2 ;c")], "1=2"),
+        ([("cookie", "unwanted=0; wanted=1; wanted=2")], "2"),
+        # HTTP/2 allows a client to split them, and a proxy may pass on several headers.
+        ([("cookie", "wanted=1"), ("cookie", "a=b")], "1"),
+        ([("cookie", "a=b"), ("accept", "c"), ("cookie", "wanted=1")], "1"),
+        # Other headers hold no cookies.
+        ([("accept", "wanted=1"), ("accept", "wanted=2")], None),
+    ],
+)
+def test_a_cookie_is_found_at_any_position(headers, value):
+    raw = [(name.encode(), text.encode()) for name, text in headers]
+    assert find_cookie(Headers(raw), "wanted") == value

@@ -1,4 +1,4 @@
-"""Clients of all kinds on real sockets, and a server as the roles have it."""
+"""Clients of all kinds on real sockets, and the HTTP server of the roles."""
 
 import asyncio
 import gc
@@ -14,9 +14,14 @@ import pytest
 import uvloop
 from waiting import until
 
-from voting.web import protocol as connections
-from voting.web.protocol import MAX_HEAD, MAX_PIPELINE, MAX_WAITING, Connection
-from voting.web.server import Site
+from voting.web import protocol
+from voting.web.protocol import (
+    MAX_HEAD,
+    MAX_IDLE_CONNECTIONS,
+    MAX_PIPELINE,
+    LimitedHttpProtocol,
+)
+from voting.web.server import HTTPServer
 
 HOST = b"Host: here\r\n"
 PLAIN = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -25,7 +30,7 @@ SIZES = {"/large": 30_000_000, "/medium": 30_000}
 
 
 @pytest.fixture(autouse=True)
-def as_quiet_as_before():
+def restore_uvicorn_log_level():
     logger = logging.getLogger("uvicorn.error")
     level = logger.level
     yield
@@ -33,35 +38,35 @@ def as_quiet_as_before():
 
 
 class Server:
-    """A site on a port of its own, and what it has been asked: each path with its body."""
+    """A server on a port of its own, and the requests that it received: path and body of each."""
 
     def __init__(self):
-        self.asked = []
-        self.answered = asyncio.Event()
-        self.answered.set()
-        self.site = Site(self.answer, "127.0.0.1", 0)
-        self.port = self.site._socket.getsockname()[1]
+        self.received = []
+        self.may_respond = asyncio.Event()
+        self.may_respond.set()
+        self.http = HTTPServer(self.respond, "127.0.0.1", 0)
+        self.port = self.http._socket.getsockname()[1]
 
-    async def answer(self, scope, receive, send):
+    async def respond(self, scope, receive, send):
         body, more = b"", True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
             body, more = body + message["body"], message["more_body"]
-        self.asked.append((scope["path"], body))
+        self.received.append((scope["path"], body))
         self.scope = scope
-        await self.answered.wait()
-        said = b"x" * SIZES[scope["path"]] if scope["path"] in SIZES else scope["path"].encode()
-        headers = [(b"content-length", b"%d" % len(said))]
+        await self.may_respond.wait()
+        body = b"x" * SIZES[scope["path"]] if scope["path"] in SIZES else scope["path"].encode()
+        headers = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": said})
+        await send({"type": "http.response.body", "body": body})
 
     async def connect(self):
         return await asyncio.open_connection("127.0.0.1", self.port)
 
-    async def heard(self, sent):
-        """Send all that, and return all that comes until the server ends the connection."""
+    async def exchange(self, sent):
+        """Send bytes, and return all received bytes when the server has closed the connection."""
         reader, writer = await self.connect()
         writer.write(sent)
         try:
@@ -74,24 +79,24 @@ class Server:
 
     @property
     def connections(self):
-        return self.site._server.server_state.connections
+        return self.http._server.server_state.connections
 
 
 @asynccontextmanager
 async def serving():
     server = Server()
-    running = asyncio.create_task(server.site.run())
-    await until(lambda: server.site._server.started)
+    running = asyncio.create_task(server.http.run())
+    await until(lambda: server.http._server.started)
     try:
         yield server
     finally:
-        server.answered.set()
-        server.site._server.should_exit = server.site._server.force_exit = True
+        server.may_respond.set()
+        server.http._server.should_exit = server.http._server.force_exit = True
         await running
 
 
 def serve(check):
-    """Run a test on the loop that the roles have."""
+    """Run a test on the event loop of the roles."""
 
     async def run():
         async with serving() as server, asyncio.timeout(60):
@@ -109,21 +114,21 @@ def post(*headers, body=b"", path=b"/"):
     return b"\r\n".join([b"POST " + path + b" HTTP/1.1", b"Host: here", *headers, b"", body])
 
 
-def end(writer):
+def close(writer):
     writer.close()
 
 
 def reset(writer):
-    """End a connection as a client does that is gone all of a sudden."""
+    """Reset a connection, as if the client had crashed."""
     linger = struct.pack("ii", 1, 0)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     writer.transport.abort()
 
 
-def test_a_connection_that_ends_leaves_no_garbage_to_collect():
+def test_a_closed_connection_leaves_no_garbage_to_collect():
     async def check(server):
         for sent, ends in product(
-            (b"", b"GET /one HTTP/1.1\r\n", PLAIN, PLAIN + PLAIN), (end, reset)
+            (b"", b"GET /one HTTP/1.1\r\n", PLAIN, PLAIN + PLAIN), (close, reset)
         ):
             reader, writer = await server.connect()
             writer.write(sent)
@@ -143,24 +148,24 @@ def test_a_connection_that_ends_leaves_no_garbage_to_collect():
         gc.enable()
 
 
-def test_what_is_said_of_a_client_by_others_is_not_believed():
+def test_forwarding_headers_are_ignored():
     headers = (
         *(b"X-Forwarded-For: 192.0.2.1", b"X-Real-IP: 192.0.2.1", b"X-Forwarded-Proto: https"),
         *(b"X-Forwarded-Host: evil", b"Forwarded: for=192.0.2.1;proto=https;host=evil"),
     )
 
     async def check(server):
-        assert status(await server.heard(post(*headers, b"Connection: close"))) == 200
+        assert status(await server.exchange(post(*headers, b"Connection: close"))) == 200
         assert server.scope["client"][0] == "127.0.0.1"
         assert server.scope["scheme"] == "http"
 
     serve(check)
 
 
-def test_an_answer_does_not_tell_what_the_server_is():
+def test_a_response_does_not_name_the_server_software():
     async def check(server):
         for sent in (post(b"Connection: close"), b"no HTTP\r\n\r\n"):
-            answer = (await server.heard(sent)).lower()
+            answer = (await server.exchange(sent)).lower()
             assert not [word for word in (b"server:", b"uvicorn", b"python") if word in answer]
 
     serve(check)
@@ -170,7 +175,7 @@ def test_an_answer_does_not_tell_what_the_server_is():
 
 
 async def trickle(server, first, more):
-    """Send a little again and again until the server has had enough."""
+    """Send a little again and again until the server closes the connection."""
     reader, writer = await server.connect()
     writer.write(first)
     try:
@@ -200,7 +205,7 @@ async def trickle(server, first, more):
         (PLAIN + b"GET / HTTP/1.1\r\nX-Slow: ", b"a"),
     ],
     ids=[
-        *("says nothing", "empty lines", "one byte", "a header", "headers"),
+        *("sends nothing", "empty lines", "one byte", "a header", "headers"),
         *(
             "a body",
             "chunks",
@@ -210,26 +215,26 @@ async def trickle(server, first, more):
         ),
     ],
 )
-def test_a_client_that_is_slow_to_ask_is_let_go(monkeypatch, first, more):
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.3)
+def test_a_client_that_sends_slowly_is_disconnected(monkeypatch, first, more):
+    monkeypatch.setattr(protocol, "RECEIVE_TIMEOUT", 0.3)
     serve(lambda server: trickle(server, first, more))
 
 
-def test_who_asks_bit_by_bit_but_in_time_is_answered():
+def test_a_request_in_single_bytes_within_the_timeout_is_answered():
     async def check(server):
         reader, writer = await server.connect()
         for byte in post(b"Content-Length: 3", b"Connection: close", body=b"abc"):
             writer.write(bytes([byte]))
             await writer.drain()
         assert status(await reader.read()) == 200
-        assert server.asked == [("/", b"abc")]
+        assert server.received == [("/", b"abc")]
         writer.close()
 
     serve(check)
 
 
-def test_time_is_for_a_request_and_not_for_all_of_a_connection(monkeypatch):
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.5)
+def test_the_receive_timeout_is_for_each_request(monkeypatch):
+    monkeypatch.setattr(protocol, "RECEIVE_TIMEOUT", 0.5)
 
     async def check(server):
         reader, writer = await server.connect()
@@ -244,23 +249,23 @@ def test_time_is_for_a_request_and_not_for_all_of_a_connection(monkeypatch):
     serve(check)
 
 
-def test_an_answer_may_take_longer_than_a_request(monkeypatch):
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
+def test_a_response_may_take_longer_than_the_receive_timeout(monkeypatch):
+    monkeypatch.setattr(protocol, "RECEIVE_TIMEOUT", 0.2)
 
     async def check(server):
-        server.answered.clear()
-        asking = asyncio.create_task(server.heard(post(b"Connection: close")))
-        await until(lambda: server.asked)
+        server.may_respond.clear()
+        asking = asyncio.create_task(server.exchange(post(b"Connection: close")))
+        await until(lambda: server.received)
         await asyncio.sleep(0.5)
-        server.answered.set()
+        server.may_respond.set()
         assert status(await asking) == 200
 
     serve(check)
 
 
 @asynccontextmanager
-async def deaf(server):
-    """Connect as a client that reads nothing."""
+async def not_reading(server):
+    """Connect a client that reads nothing."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)  # noqa: FBT003 - the only form
@@ -268,30 +273,30 @@ async def deaf(server):
         yield client
 
 
-def test_a_client_that_does_not_read_is_let_go(monkeypatch):
-    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.3)
+def test_a_client_that_does_not_read_is_disconnected(monkeypatch):
+    monkeypatch.setattr(protocol, "SEND_TIMEOUT", 0.3)
 
     async def check(server):
-        async with deaf(server) as client:
+        async with not_reading(server) as client:
             # The kernels of both sides take some megabytes before the server has to wait.
             client.send(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
-            await until(lambda: server.asked and not server.connections)
+            await until(lambda: server.received and not server.connections)
 
     serve(check)
 
 
-def test_a_client_that_does_not_read_the_end_is_let_go_too(monkeypatch):
-    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.3)
+def test_a_client_that_does_not_read_the_last_bytes_is_disconnected(monkeypatch):
+    monkeypatch.setattr(protocol, "SEND_TIMEOUT", 0.3)
 
     async def check(server):
-        async with deaf(server) as client:
+        async with not_reading(server) as client:
             await until(lambda: server.connections)
             [connection] = server.connections
-            # Until there is something to send, and so little that nobody waits for it.
+            # Until the server has unsent bytes, but too few for the application to wait for them.
             while not connection.transport.get_write_buffer_size():
-                asked = len(server.asked)
+                asked = len(server.received)
                 client.send(b"GET /medium HTTP/1.1\r\n" + HOST + b"\r\n")
-                await until(lambda asked=asked: len(server.asked) > asked)
+                await until(lambda asked=asked: len(server.received) > asked)
                 await asyncio.sleep(0)
             client.send(b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
             await until(lambda: not server.connections)
@@ -311,10 +316,10 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("sent", TOO_LARGE.values(), ids=TOO_LARGE.keys())
-def test_a_head_that_is_too_large_is_refused(sent):
+def test_a_request_head_that_is_too_large_is_refused(sent):
     async def check(server):
-        assert status(await server.heard(sent)) == 431
-        # Bit by bit, and after a body.
+        assert status(await server.exchange(sent)) == 431
+        # In pieces, and after a body.
         reader, writer = await server.connect()
         writer.write(post(b"Content-Length: 100000") + b"a" * 100_000)
         await reader.readuntil(b"\r\n\r\n/")
@@ -325,21 +330,21 @@ def test_a_head_that_is_too_large_is_refused(sent):
                 await writer.drain()
         with suppress(ConnectionError):
             assert status(await reader.read()) in {431, None}
-        assert [path for path, _ in server.asked] == ["/"]
+        assert [path for path, _ in server.received] == ["/"]
         writer.close()
 
     serve(check)
 
 
-def test_a_head_that_is_nearly_too_large_is_read():
+def test_a_request_head_below_the_limit_is_read():
     async def check(server):
         head = b"Connection: close\r\nX-Large: " + b"a" * (MAX_HEAD - 200) + b"\r\n"
         sent = b"GET / HTTP/1.1\r\n" + HOST + head + b"\r\n"
-        assert status(await server.heard(sent)) == 200
-        # After a body, whatever its size, too; and in two pieces.
+        assert status(await server.exchange(sent)) == 200
+        # After a large body too, and in two pieces.
         reader, writer = await server.connect()
         writer.write(post(b"Content-Length: 100000") + b"a" * 100_000)
-        await until(lambda: len(server.asked) > 1)
+        await until(lambda: len(server.received) > 1)
         [connection] = server.connections
         writer.write(sent[:500])
         await until(lambda: connection._in_head)
@@ -350,7 +355,7 @@ def test_a_head_that_is_nearly_too_large_is_read():
     serve(check)
 
 
-def test_what_comes_after_a_body_is_no_header():
+def test_trailers_are_not_headers_and_are_not_stored():
     async def check(server):
         reader, writer = await server.connect()
         writer.write(post(b"Transfer-Encoding: chunked") + b"0\r\n")
@@ -370,27 +375,27 @@ def test_what_comes_after_a_body_is_no_header():
 # Number
 
 
-def test_requests_at_once_are_answered_in_order_up_to_a_number():
+def test_pipelined_requests_are_answered_in_order_up_to_the_limit():
     async def check(server):
-        server.answered.clear()
+        server.may_respond.clear()
         several = b"".join(PLAIN.replace(b"/", b"/%d" % n, 1) for n in range(1000))
-        asking = asyncio.create_task(server.heard(several))
-        await until(lambda: server.asked)
-        server.answered.set()
+        asking = asyncio.create_task(server.exchange(several))
+        await until(lambda: server.received)
+        server.may_respond.set()
         answers = await asking
         assert answers.count(b"HTTP/1.1 200") == MAX_PIPELINE + 1
-        assert [path for path, _ in server.asked] == [f"/{n}" for n in range(MAX_PIPELINE + 1)]
+        assert [path for path, _ in server.received] == [f"/{n}" for n in range(MAX_PIPELINE + 1)]
 
     serve(check)
 
 
-def test_of_too_many_who_wait_the_longest_is_let_go(monkeypatch):
-    monkeypatch.setattr(Connection, "most", 3)
+def test_beyond_the_limit_the_longest_idle_connection_is_closed(monkeypatch):
+    monkeypatch.setattr(LimitedHttpProtocol, "max_idle", 3)
 
     async def check(server):
         first, *others = [await server.connect() for _ in range(3)]
-        await until(lambda: len(Connection._waiting) == 3)
-        # It starts to wait anew.
+        await until(lambda: len(LimitedHttpProtocol._idle) == 3)
+        # A request makes it the connection that was idle for the shortest time.
         first[1].write(PLAIN)
         await first[0].readuntil(b"\r\n\r\n/")
         _, last = await server.connect()
@@ -401,30 +406,30 @@ def test_of_too_many_who_wait_the_longest_is_let_go(monkeypatch):
         for _, writer in (first, *others):
             writer.close()
         last.close()
-        await until(lambda: not Connection._waiting)
+        await until(lambda: not LimitedHttpProtocol._idle)
 
     serve(check)
 
 
 @pytest.mark.parametrize(
-    ("limits", "asked", "most"),
+    ("limits", "raised", "max_idle"),
     [
-        ((1_024, 524_288), 65_536, MAX_WAITING),
-        ((256, resource.RLIM_INFINITY), 65_536, MAX_WAITING),
+        ((1_024, 524_288), 65_536, MAX_IDLE_CONNECTIONS),
+        ((256, resource.RLIM_INFINITY), 65_536, MAX_IDLE_CONNECTIONS),
         ((1_024, 4_096), 4_096, 3_072),
     ],
 )
-def test_as_many_can_come_as_the_system_has_files_for(monkeypatch, limits, asked, most):
+def test_idle_connections_are_limited_by_the_file_limit(monkeypatch, limits, raised, max_idle):
     given = []
-    monkeypatch.setattr(Connection, "most", 0)
+    monkeypatch.setattr(LimitedHttpProtocol, "max_idle", 0)
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: given.append(limits))
-    connections.allow_many()
-    assert given == [(asked, limits[1])]
-    assert Connection.most == most
+    protocol.raise_file_limit()
+    assert given == [(raised, limits[1])]
+    assert LimitedHttpProtocol.max_idle == max_idle
 
 
-# What is no HTTP, or could be taken for two things
+# Malformed and ambiguous requests
 
 
 def chunked(*headers):
@@ -452,7 +457,7 @@ AMBIGUOUS = {
     "a header without a name": post(b": empty"),
     "a size that is no number": post(b"Transfer-Encoding: chunked", body=b"zz\r\n"),
     "a size beyond 64 bits": post(b"Transfer-Encoding: chunked", body=b"f" * 17 + b"\r\n"),
-    "a chunk longer than it says": post(b"Transfer-Encoding: chunked", body=b"1\r\nabc\r\n"),
+    "a chunk longer than its size": post(b"Transfer-Encoding: chunked", body=b"1\r\nabc\r\n"),
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two hosts": b"GET / HTTP/1.1\r\n" + HOST + b"Host: there\r\n\r\n",
     "no version": b"GET /\r\n\r\n",
@@ -468,53 +473,53 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("sent", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
-def test_what_could_be_taken_for_two_things_is_refused_and_the_connection_ends(sent):
+def test_an_ambiguous_request_is_refused_and_the_connection_closed(sent):
     async def check(server):
-        answer = await server.heard(sent + PLAIN.replace(b"/", b"/second", 1))
+        answer = await server.exchange(sent + PLAIN.replace(b"/", b"/second", 1))
         assert status(answer) == 400
         assert answer.count(b"HTTP/1.1") == 1
         assert b"nosniff" in answer
-        assert server.asked == []
+        assert server.received == []
 
     serve(check)
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["at once", "apart"])
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"anything"])
-def test_nothing_is_read_after_a_request_for_another_protocol(upgrade, apart):
-    """A proxy reads on as for any request: what follows is the body to it."""
+def test_nothing_is_read_after_an_upgrade_request(upgrade, apart):
+    """A proxy may read what follows as the body of that request."""
 
     async def check(server):
         smuggled = PLAIN.replace(b"/", b"/smuggled", 1)
         length = b"Content-Length: %d" % len(smuggled)
         first = post(b"Connection: Upgrade", b"Upgrade: " + upgrade, length)
-        server.answered.clear()
+        server.may_respond.clear()
         reader, writer = await server.connect()
         writer.write(first)
         if apart:
-            await until(lambda: server.asked)
+            await until(lambda: server.received)
         writer.write(smuggled)
         await writer.drain()
-        await until(lambda: server.asked)
-        server.answered.set()
+        await until(lambda: server.received)
+        server.may_respond.set()
         answer = await reader.read()
         assert answer.count(b"HTTP/1.1") == 1
         assert b"connection: close" in answer
-        assert [path for path, _ in server.asked] == ["/"]
+        assert [path for path, _ in server.received] == ["/"]
         writer.close()
 
     serve(check)
 
 
-def test_a_request_is_answered_before_what_comes_behind_it_ends_the_connection():
-    """Or a vote would be recorded and its voter told that it made no sense."""
+def test_a_request_is_answered_before_a_malformed_one_behind_it_closes_the_connection():
+    """Otherwise a vote would be recorded and its voter get a 400."""
 
     async def check(server):
-        server.answered.clear()
+        server.may_respond.clear()
         request = post(b"Content-Length: 5", body=b"hello", path=b"/first")
-        asking = asyncio.create_task(server.heard(request + b"no HTTP\r\n\r\n" * 10))
-        await until(lambda: server.asked)
-        server.answered.set()
+        asking = asyncio.create_task(server.exchange(request + b"no HTTP\r\n\r\n" * 10))
+        await until(lambda: server.received)
+        server.may_respond.set()
         answer = await asking
         assert status(answer) == 200
         assert answer.count(b"HTTP/1.1") == 1
@@ -523,10 +528,10 @@ def test_a_request_is_answered_before_what_comes_behind_it_ends_the_connection()
     serve(check)
 
 
-def test_nobody_is_told_what_clients_do_wrong(caplog):
+def test_mistakes_of_clients_are_not_logged(caplog):
     async def check(server):
         for sent in (b"no HTTP\r\n\r\n", post(b"Connection: Upgrade, close", b"Upgrade: h2c")):
-            await server.heard(sent)
+            await server.exchange(sent)
 
     serve(check)
     assert caplog.records == []

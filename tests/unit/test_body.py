@@ -1,0 +1,44 @@
+import pytest
+from litestar.datastructures import Headers
+
+from voting.web.body import MAX_BODY, ClientDisconnected, PayloadTooLarge, read_body
+
+
+def part(body, *, more=False):
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def read(*messages, length=None):
+    remaining = iter(messages)
+
+    async def receive():
+        return next(remaining)
+
+    headers = {} if length is None else {"content-length": str(length)}
+    return await read_body(Headers(headers), receive)
+
+
+@pytest.mark.parametrize("parts", [[b"12345"], [b"12", b"345"], [b"", b"1", b"2345", b""]])
+async def test_a_body_is_read_to_its_end_in_any_number_of_parts(parts):
+    messages = [part(each, more=True) for each in parts[:-1]] + [part(parts[-1])]
+    assert await read(*messages) == b"12345"
+
+
+async def test_a_body_of_the_limit_is_read():
+    body = b"a" * MAX_BODY
+    assert await read(part(body)) == await read(part(body), length=MAX_BODY) == body
+
+
+async def test_a_body_that_is_too_large_is_not_read_to_its_end():
+    with pytest.raises(PayloadTooLarge):
+        await read(part(b"a" * MAX_BODY, more=True), part(b"a", more=True))
+
+
+async def test_a_body_whose_declared_length_is_too_large_is_not_read():
+    with pytest.raises(PayloadTooLarge):
+        await read(length=MAX_BODY + 1)
+
+
+async def test_a_client_that_disconnects_before_the_end_has_no_body():
+    with pytest.raises(ClientDisconnected):
+        await read(part(b"1", more=True), {"type": "http.disconnect"})
