@@ -6,6 +6,7 @@ import pytest
 from litestar import asgi, get, post
 from litestar.datastructures import Headers
 from litestar.exceptions import ClientException
+from litestar.params import RawBody
 from litestar.types import Receive, Scope, Send
 
 from voting.settings import PageSettings, ResultSettings, VoteSettings
@@ -36,7 +37,7 @@ async def full() -> None:
 
 
 @post("/body")
-async def body(body: bytes) -> str:
+async def size(body: RawBody) -> str:
     return str(len(body))
 
 
@@ -52,7 +53,7 @@ async def raw(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 async def client():
     pages = Pages(PageSettings(poll_title="<b>Tabs</b> or spaces?"))
-    app = head_as_get(pages.create_app([broken, invalid, full, body, raw]))
+    app = head_as_get(pages.create_app([broken, invalid, full, size, raw]))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

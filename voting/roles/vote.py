@@ -263,7 +263,7 @@ async def get_receipt(request: _Request) -> ASGIResponse:
     return conditional_response(request.headers, part, etag=make_etag(part), headers=headers)
 
 
-# As an `@asgi` handler, Litestar takes PER_ASGI µs for a vote; as a `@post` handler PER_POST µs.
+# `@asgi`, not `@post`, in which Litestar takes 11 µs more of the 90 of a vote. It has every method.
 @asgi("/vote", copy_scope=False)
 async def post_vote(scope: Scope, receive: Receive, send: Send) -> None:
     request: _Request = Request(scope, receive, send)
