@@ -67,6 +67,7 @@ def labels() -> dict[str, set[str]]:
     registries = (prometheus_client.REGISTRY, *metrics.OF_ROLE.values())
     metrics.BUILD.labels("1", "c0ffee", "vote").set(1)
     metrics.READY.labels("vote").set(1)
+    metrics.PHASE.labels("open").set(1)
     found = {name: set() for name in OTHERS}
     for registry in registries:
         for family in registry.collect():
