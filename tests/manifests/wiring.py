@@ -19,11 +19,13 @@ from .rendering import (
     workloads,
 )
 
-# Said elsewhere than in the ConfigMap: by each Deployment, by the image's build, and, as the
-# manifests name the ports, by the defaults. Who has a collector of traces adds where it is.
+# Settings that are not in the ConfigMap: Deployments and the image's build set them, the defaults
+# match the ports of the manifests, an operator with a trace collector adds its address, and only
+# tests shorten the worker's times.
 FIXED = {
     *("ROLE", "COMMIT", "HOST", "PORT", "OPS_PORT"),
     *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+    *("CLAIM_MIN_IDLE", "MAINTENANCE_INTERVAL"),
 }
 
 
