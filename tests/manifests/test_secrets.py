@@ -127,4 +127,4 @@ def test_the_script_shows_nothing_on_a_screen():
         [sys.executable, SCRIPT], stdout=screen, stderr=subprocess.PIPE, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(b"Not onto a screen")
+    assert done.stderr.startswith(b"refusing to print passwords")
