@@ -1,8 +1,16 @@
-"""Every check of the project, a session each: `nox` runs those that need no cluster.
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]>=2025.2.9"]
+# [tool.nox]
+# script-venv-backend = "virtualenv"  # has pip, which knows where packages come from
+# ///
+"""Every check of the project, one session each: `nox` runs those that need no cluster.
 
-With CI=true a browser that is missing fails its session; elsewhere it is skipped.
+`pip install nox` is enough: nox installs uv from the block above, and uv makes the environments of
+the sessions in seconds. With CI=true a missing browser fails its session; elsewhere it is skipped.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -12,7 +20,7 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
 nox.options.sessions = [
@@ -21,40 +29,67 @@ nox.options.sessions = [
 ]
 
 
+# uv does not read pip's configuration: these options of pip are these variables of uv.
+PIP_TO_UV = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "timeout": "UV_HTTP_TIMEOUT",
+}
+
+
+def configure_uv_as_pip() -> None:
+    """Have uv install from where pip does, unless uv's own variables are set."""
+    # pip takes a version from any of its indexes; hashes decide which file is right.
+    os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
+    if pip := shutil.which("pip"):
+        listed = subprocess.check_output([pip, "config", "list"], text=True)
+        for option, value in re.findall(r"^(?::env:|global)\.([\w-]+)=(.+)$", listed, re.MULTILINE):
+            if variable := PIP_TO_UV.get(option):
+                os.environ.setdefault(variable, " ".join(ast.literal_eval(value).split()))
+
+
+configure_uv_as_pip()
+
+# Most tests wait for servers and processes, so two at a time take half as long on one core too.
+# Each of the two has its own Postgres and Valkey.
+EACH_TEST = ("--numprocesses=2", "--dist=worksteal")
+# For tests that share a running app within a module.
+EACH_MODULE = ("--numprocesses=2", "--dist=loadfile")
+
+
 def install(session: nox.Session) -> None:
-    """Install what the lock file names, then the project without looking for anything else."""
+    """Install the locked packages, then the project itself without its dependencies."""
     session.install("--require-hashes", "-r", "requirements/dev.txt")
     session.install("--no-deps", "--no-build-isolation", "-e", ".")
-    # Tests start the command some hundred times: it is compiled once, also where the environment,
-    # as that of many a container, would have each start compile all again.
+    # Tests start the command hundreds of times: compile modules once, even if the environment of
+    # the caller, like that of many containers, would compile them at each start.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
 
 
-def install_into(session: nox.Session, python: str, lock: str) -> None:
-    """Install what `requirements/{lock}.txt` names into the environment of another Python."""
-    pip = ("python", "-m", "pip", "--python", python, "install", "--quiet")
-    session.run(*pip, "--require-hashes", "-r", f"requirements/{lock}.txt")
-
-
-def as_in_the_image(session: nox.Session) -> str:
-    """Make an environment with the packages that the image has; tell its Python."""
+def install_image_packages(session: nox.Session, *locks: str) -> str:
+    """Make an environment with the packages of the image, and return the path of its Python."""
     image = Path(session.create_tmp()) / "image"
-    session.run("python", "-m", "venv", "--clear", "--without-pip", str(image))
+    session.run("uv", "venv", "--quiet", "--clear", str(image))
     python = str(image / "bin/python")
-    install_into(session, python, "app")
+    for lock in locks:
+        install = ("uv", "pip", "install", "--quiet", "--python", python)
+        session.run(*install, "--require-hashes", "-r", f"requirements/{lock}.txt")
     return python
 
 
 def install_only(session: nox.Session, name: str) -> None:
-    """Install one package that needs no other, as the lock file has it."""
+    """Install one package, which needs no other, in its locked version."""
     lock = Path("requirements/dev.txt").read_text()
-    alone = Path(session.create_tmp()) / "requirements.txt"
-    alone.write_text(re.search(rf"^{name}==(.|\n )*", lock, re.MULTILINE)[0])
-    session.install("--require-hashes", "--requirement", str(alone))
+    entry = Path(session.create_tmp()) / "requirements.txt"
+    entry.write_text(re.search(rf"^{name}==(.|\n )*", lock, re.MULTILINE)[0])
+    session.install("--require-hashes", "--requirement", str(entry))
 
 
-def tests(session: nox.Session, *folders: str, env: dict[str, str] | None = None) -> None:
-    session.run("coverage", "run", "-m", "pytest", *(session.posargs or folders), env=env)
+def measured(session: nox.Session, folder: str, *options: str) -> None:
+    """Run a folder's tests, or those that the command line names, and record what they execute."""
+    session.run("coverage", "run", "-m", "pytest", *options, *(session.posargs or [folder]))
 
 
 @nox.session
@@ -74,7 +109,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def manifests(session: nox.Session) -> None:
-    """What `deploy/`, the Dockerfile and `.github/` say: syntax, policies, what no tool knows."""
+    """What `deploy/`, the Dockerfile and `.github/` contain: syntax, policies, our own rules."""
     session.install("--require-hashes", "-r", "requirements/manifests.txt")
     session.run("yamllint", "--strict", "deploy", ".github")
     session.run("hadolint", "Dockerfile")
@@ -85,7 +120,7 @@ def manifests(session: nox.Session) -> None:
         ("vendor.dependabot", [".github/dependabot.yml"]),
     ):
         session.run("check-jsonschema", "--builtin-schema", schema, *files)
-    # Asks nobody: the same today and tomorrow, and the same without a network.
+    # Offline, so that the result depends on this repository alone.
     session.run("zizmor", "--offline", "--strict-collection", "--persona", "pedantic", ".github")
     rendered = Path(session.create_tmp())
     for overlay in ("kind", "production"):
@@ -94,36 +129,37 @@ def manifests(session: nox.Session) -> None:
     policies = ("--config-file", "deploy/checkov.yaml", "--quiet", "--compact")
     session.run("checkov", *policies, "--framework", "kubernetes", "--directory", str(rendered))
     session.run("checkov", *policies, "--framework", "dockerfile", "--file", "Dockerfile")
-    # The package itself is read where it is: what builds it and what checks policies differ in
-    # what they need.
-    session.run("pytest", "tests/manifests", *session.posargs, env={"PYTHONPATH": "."})
+    # The package is imported from the working directory: it cannot be installed here, because its
+    # dependencies conflict with those of checkov.
+    tests = ("pytest", "tests/manifests", *EACH_TEST, *session.posargs)
+    session.run(*tests, env={"PYTHONPATH": "."})
 
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    """One module at a time, with no server."""
+    """Single modules, without servers."""
     install(session)
     session.run("coverage", "erase")
-    tests(session, "tests/unit")
+    measured(session, "tests/unit", *EACH_TEST)
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """Real Postgres and Valkey, each test with its own database and stream."""
+    """Modules against real Postgres and Valkey, each test with its own database and stream."""
     install(session)
-    tests(session, "tests/integration")
+    measured(session, "tests/integration", *EACH_TEST)
 
 
 @nox.session
 def simulation(session: nox.Session) -> None:
-    """The stream and the worker against models, through seeded faults: `-- --seeds N`."""
+    """The queue and the worker on simulated servers, through seeded faults: `-- --seeds N`."""
     install(session)
     session.run("pytest", "tests/simulation", *session.posargs)
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Real servers and roles, and whatever may happen: `-- --votes N --repeat K` for longer."""
+    """Real servers and roles under load, through every fault: `-- --votes N --repeat K`."""
     install(session)
     if shutil.which("strace") is None:
         install_package("strace")
@@ -135,7 +171,7 @@ def faults(session: nox.Session) -> None:
 def acceptance(session: nox.Session) -> None:
     """The commands, started as a user starts them."""
     install(session)
-    tests(session, "tests/acceptance")
+    measured(session, "tests/acceptance", *EACH_MODULE)
 
 
 @nox.session
@@ -145,12 +181,13 @@ def browser(session: nox.Session) -> None:
     chromium = find_chromium(session)
     if chromium is None:
         session.skip(NO_CHROMIUM)
-    tests(session, "tests/browser", env={"CHROMIUM": chromium})
+    tests = session.posargs or ["tests/browser"]
+    session.run("pytest", *EACH_MODULE, *tests, env={"CHROMIUM": chromium})
 
 
 @nox.session(default=False)
 def screenshots(session: nox.Session) -> None:
-    """Pictures of every state of the pages, and how each reads aloud: into `screenshots/`."""
+    """Pictures of every state of the pages, and their accessibility trees: `screenshots/`."""
     install(session)
     chromium = find_chromium(session)
     if chromium is None:
@@ -163,12 +200,12 @@ def screenshots(session: nox.Session) -> None:
 
 @nox.session
 def e2e_local(session: nox.Session) -> None:
-    """From the vote to the result, and whatever happens in between, with `voting up`."""
+    """Votes from the page to the result, also while processes die, with `voting up`."""
     install(session)
     session.run(
-        *("coverage", "run", "-m", "pytest", "e2e", *session.posargs),
+        *("pytest", "e2e", *session.posargs),
         env={"CHROMIUM": find_chromium(session)},
-        interrupt_timeout=60,  # by Ctrl-C: for stopping what it has started
+        interrupt_timeout=60,  # after Ctrl-C, to stop what the tests started
     )
 
 
@@ -176,89 +213,98 @@ def e2e_local(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """The same through the Ingress of a cluster, and Kubernetes itself: docker, kind, kubectl.
 
-    `-- --keep` leaves the cluster there, `-- --use-existing` uses it.
+    `-- --keep` keeps the cluster, `-- --use-existing` uses the one that was kept.
     """
-    lack = session.run("python", "e2e/needs.py", silent=True, success_codes=[0, 1])
-    if lack:
-        session.error(lack.strip())
+    missing = session.run("python", "e2e/needs.py", silent=True, success_codes=[0, 1])
+    if missing:
+        session.error(missing.strip())
     install(session)
     session.run(
         *("pytest", "e2e", "--target=cluster", *session.posargs),
         env={"CHROMIUM": find_chromium(session)},
-        interrupt_timeout=300,  # by Ctrl-C: for removing the cluster
+        interrupt_timeout=300,  # after Ctrl-C, to remove the cluster
     )
+
+
+@nox.session(default=False)
+def quick(session: nox.Session) -> None:
+    """Style, types, unit tests and a short simulation: two minutes, for use while editing."""
+    install(session)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("pytest", "tests/unit", *EACH_TEST)
+    session.run("pytest", "tests/simulation", "--seeds=200")
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """What the sessions before this one have run, line by line and branch by branch."""
+    """Report the lines and branches that unit, integration and acceptance tests have executed."""
     install_only(session, "coverage")
     session.run("coverage", "combine", silent=True)
     session.run("coverage", "report")
-    # Where a line that nobody ran could lose a vote.
-    core = ",".join(
-        f"voting/{name}.py" for name in ("casting", "rounds", "stream", "tally", "roles/worker")
-    )
+    # A line here that no test executes could lose a vote.
+    core = ",".join(f"voting/{path}" for path in CORE)
     session.run("coverage", "report", f"--include={core}", "--fail-under=100")
 
 
 @nox.session(default=False)
 def image(session: nox.Session) -> None:
-    """Build the image and look into it. `-- BASE` builds from another base, with its Python."""
-    engine = next(filter(works, ("docker", "podman", "buildah")), None)
+    """Build the image and test it. `-- BASE` builds from another base image, with its Python."""
+    engine = next(filter(is_usable, ("docker", "podman", "buildah")), None)
     if engine is None:
-        session.error("none of docker, podman and buildah is here and works")
+        session.error("docker, podman or buildah is required")
     install(session)
     version = session.run("voting", "--version", silent=True).strip()
     commit = session.run("git", "rev-parse", "HEAD", external=True, silent=True).strip()
-    # The whole name, as what Kubernetes makes of a short one.
+    # The full name, to which Kubernetes expands a short one.
     name = "docker.io/library/voting:dev"
     arguments = [f"VERSION={version}", f"COMMIT={commit}", *(f"BASE={b}" for b in session.posargs)]
     session.run(
         *(engine, "build", "--tag", name, *(f"--build-arg={each}" for each in arguments)),
-        # Needs no rights over the machine, and works inside a container. Nothing is taken from the
-        # last build: these two would keep a layer though the commit is another.
+        # chroot needs no privileges and works inside a container. podman and buildah would reuse
+        # a cached layer although the commit has changed.
         *(("--isolation=chroot", "--no-cache") if engine != "docker" else ()),
         ".",
         external=True,
     )
-    looks = {"VOTING_ENGINE": engine, "VOTING_IMAGE": name, "VOTING_COMMIT": commit}
-    session.run("pytest", "tests/image", env=looks)
+    env = {"VOTING_ENGINE": engine, "VOTING_IMAGE": name, "VOTING_COMMIT": commit}
+    session.run("pytest", "tests/image", env=env)
 
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """How fast it is, beside what limits it, into `bench.json`: `-- --only count` for a part."""
+    """Measure each part against its bottleneck, into `bench.json`: `-- --only count` for one."""
     install(session)
-    # Packages that only tests need would take memory too.
-    env = {"BENCH_PYTHON": as_in_the_image(session), "PYTHONPATH": os.pathsep.join((".", "tests"))}
+    # Roles are measured without the packages of the tests, which would take memory too.
+    python = install_image_packages(session, "app")
+    env = {"BENCH_PYTHON": python, "PYTHONPATH": os.pathsep.join((".", "tests"))}
     session.run("python", "-m", "bench", *session.posargs, env=env)
 
 
 @nox.session(default=False)
 def audit(session: nox.Session) -> None:
-    """Secrets in the tree, licences, an SBOM, known vulnerabilities: the last are asked for."""
+    """Secrets in the tree, licences, an SBOM, known vulnerabilities (from the Internet)."""
     session.install("--require-hashes", "-r", "requirements/audit.txt")
     tree = session.run("git", "ls-files", external=True, silent=True).splitlines()
-    looked_at = [each for each in tree if not each.startswith("requirements/")]  # hashes
-    session.run("detect-secrets-hook", *NO_SECRETS, *looked_at)
-    python = as_in_the_image(session)
+    scanned = [path for path in tree if not path.startswith("requirements/")]  # those have hashes
+    session.run("detect-secrets-hook", *NO_SECRETS, *scanned)
+    python = install_image_packages(session, "app")
     about = ("--pyproject", "pyproject.toml", "--output-file", "sbom.json")
     session.run("cyclonedx-py", "environment", *about, python)
-    # Some have these as well.
-    install_into(session, python, "tracing")
+    # Images built for tracing have more packages.
+    python = install_image_packages(session, "app", "tracing")
     session.run("pip-licenses", *LICENCES, "--python", python, "--from=mixed", silent=True)
-    asked = ("--strict", "--require-hashes", "--disable-pip", "--progress-spinner=off")
+    options = ("--strict", "--require-hashes", "--disable-pip", "--progress-spinner=off")
     for lock in sorted(Path("requirements").glob("*.txt")):
-        session.run("pip-audit", *asked, f"--requirement={lock}", *session.posargs)
+        session.run("pip-audit", *options, f"--requirement={lock}", *session.posargs)
 
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Find new versions of all dependencies, and write them down with their hashes."""
-    session.install("uv")
+    """Lock the newest version of every dependency, with its hashes."""
     options = ("--universal", "--generate-hashes", "--upgrade", "--quiet")
-    # The files hold no addresses: whoever installs from them has their own.
+    # The files contain no addresses: each user installs from their own index.
     plain = ("--no-header", "--no-annotate")
     for name, sources in (
         ("app", ("pyproject.toml",)),
@@ -272,14 +318,14 @@ def lock(session: nox.Session) -> None:
         session.run("uv", "pip", "compile", *options, *plain, *sources, *output)
 
 
-# What looks like a secret and is none: names of Secrets, digests of tools, words of tests. The
-# passwords of the overlay `kind` do not look like any.
+# Looks like a secret but is not: names of Secrets, digests of tools, words of tests. The passwords
+# of the overlay `kind` are not recognised as secrets.
 NO_SECRETS = (
     "--exclude-lines=secretName: |_SHA256: |# Secrets: ",
     "--exclude-secrets=^(hidden|secret|short|redis-password|4bf92f3577b34da6a3ce929d0e0e4736)$",
 )
 
-# Whoever has one of these has to be named, and no more.
+# Licences that ask for a notice at most.
 LICENCES = (
     "--allow-only",
     ";".join(
@@ -290,15 +336,18 @@ LICENCES = (
             "Mozilla Public License 2.0 (MPL 2.0)",
         )
     ),
-    # Has the text of the MIT licence where its name should be.
+    # Its metadata has the text of the MIT licence in place of the name.
     *("--ignore-packages", "rich-click"),
 )
 
-NO_CHROMIUM = "no Chromium is here and none can be installed"
+# The modules between an acknowledged vote and its count.
+CORE = ("queue/*", "database/*", "reconcile/*", "roles/worker.py")
+
+NO_CHROMIUM = "no Chromium was found, and none could be installed"
 
 
-def works(engine: str) -> bool:
-    """Whether a builder of images is here, and so is the service behind it, if it has one."""
+def is_usable(engine: str) -> bool:
+    """Whether an image builder is installed and, if it has a service, that is running."""
     if shutil.which(engine) is None:
         return False
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -306,35 +355,32 @@ def works(engine: str) -> bool:
 
 
 def find_chromium(session: nox.Session) -> str | None:
-    """Find a Chromium, or install Playwright's own, else the distribution's when root.
+    """Return the path of a Chromium, installed if necessary, or None if there is none.
 
-    Where neither can be, says so, and ends the session where CI is set.
+    Fails the session instead of returning None if CI is set.
     """
-    found = chromium_here_or_installed(session)
+    found = installed_chromium(session)
+    if found is None:
+        ignore_failure = list(range(256))
+        session.run("playwright", "install", "chromium", success_codes=ignore_failure, silent=True)
+        found = installed_chromium(session)
+    if found is None:
+        install_package("chromium")
+        found = installed_chromium(session)
     if found is None and os.environ.get("CI"):
         session.error(NO_CHROMIUM)
     return found
 
 
-def chromium_here_or_installed(session: nox.Session) -> str | None:
-    if found := chromium_here(session):
-        return found
-    session.run("playwright", "install", "chromium", success_codes=list(range(256)), silent=True)
-    if found := chromium_here(session):
-        return found
-    install_package("chromium")
-    return chromium_here(session)
-
-
 def install_package(name: str) -> None:
-    """Install a package of the distribution, where that is Debian's and this is root."""
+    """Install a package of the distribution, if that is Debian's and the user is root."""
     if sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
         for command in (["update"], ["install", "--yes", "--no-install-recommends", name]):
             subprocess.run(["apt-get", "--quiet", *command], check=False, stdout=subprocess.DEVNULL)
 
 
-def chromium_here(session: nox.Session) -> str | None:
-    """Tell the path of a Chromium on this machine: Playwright's, or one on the PATH."""
+def installed_chromium(session: nox.Session) -> str | None:
+    """Return the path of Playwright's Chromium, or of one on the PATH."""
     code = (
         "from playwright.sync_api import sync_playwright as p\n"
         "with p() as playwright: print(playwright.chromium.executable_path)"
