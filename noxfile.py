@@ -163,8 +163,8 @@ def faults(session: nox.Session) -> None:
     install(session)
     if shutil.which("strace") is None:
         install_package("strace")
-    only = "/test_faults.py" if session.posargs else ""
-    session.run("pytest", f"tests/faults{only}", *session.posargs)
+    only = "/test_faults.py" if session.posargs else ""  # the options are for these tests
+    session.run("pytest", f"tests/faults{only}", *EACH_TEST, *session.posargs)
 
 
 @nox.session

@@ -18,7 +18,7 @@ use_standard_library()  # for tests that read log records with caplog
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--votes", type=int, default=5_000, help="votes for each fault")
+    parser.addoption("--votes", type=int, default=1_500, help="votes for each fault")
     parser.addoption("--repeat", type=int, default=1, help="how often each fault happens")
     parser.addoption("--examples", type=int, default=500, help="how many for each operation")
     parser.addoption("--seeds", type=int, default=2_000, help="how many seeds to simulate")

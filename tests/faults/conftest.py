@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from faults.rounds import Row, table
+from faults.runs import Run, table
 from faults.stack import Stack
-
-ROWS: list[Row] = []
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +37,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if ROWS:
+    # Tests run in other processes, so their results come with their reports.
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    found = [run for report in reports for name, run in report.user_properties if name == "run"]
+    if found:
         terminalreporter.section("faults")
-        terminalreporter.write_line(table(ROWS))
+        terminalreporter.write_line(table(Run(*run) for run in found))

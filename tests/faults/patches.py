@@ -1,7 +1,7 @@
 """Changes to a role's code, made in its memory before it starts.
 
 First the moments at which a worker is killed or suspended; then the mistakes that this suite has to
-find.
+find. Mistakes that show without real servers are in simulation/controls.py.
 """
 
 import os
@@ -12,11 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import text
 
 from voting.database import counting
-from voting.queue import producer, state
-from voting.queue.client import GROUP
+from voting.queue import producer
 from voting.queue.consumer import Consumer
-from voting.queue.entry import Entry
-from voting.roles.worker import Worker
 
 PATCHES: dict[str, Callable[[], None]] = {}
 
@@ -27,13 +24,16 @@ def patch(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def after(owner: object, name: str, number: signal.Signals) -> None:
-    """Make `owner.name` send this process a signal once it has done something, once."""
+    """Have `owner.name`, once it has done something, send this process a signal, once."""
     original = getattr(owner, name)
+    sent = False
 
     async def then_signal(*args: object, **kwargs: object) -> object:
+        nonlocal sent
         result = await original(*args, **kwargs)
-        if result or name != "read":  # a read that found nothing is no read
-            setattr(owner, name, original)
+        # Of several calls that wait at the same time, only the first sends it.
+        if not sent and (result or name != "read"):  # a read may return nothing
+            sent = True
             os.kill(os.getpid(), number)
         return result
 
@@ -92,17 +92,6 @@ def unsorted_voters() -> None:
 
 
 @patch
-def acknowledge_before_the_commit() -> None:
-    count = Worker._count
-
-    async def acknowledge_first(self, ballots):
-        await self._consumer.acknowledge([Entry.of(each).id for each in ballots])
-        await count(self, ballots)
-
-    Worker._count = acknowledge_first
-
-
-@patch
 def client_retries() -> None:
     """Do what redis-py does by default: reconnect and send again."""
     execute = producer._execute
@@ -116,26 +105,3 @@ def client_retries() -> None:
             return await execute(connection, deadline, *command)
 
     producer._execute = execute_twice
-
-
-@patch
-def group_created_at_the_end() -> None:
-    state.SYNC_POLL = replace_once(state.SYNC_POLL, "or '0'", "or '$'")
-
-
-@patch
-def dead_letters_by_delivery_count() -> None:
-    claim_idle = Consumer.claim_idle
-
-    async def dead_letter_if_delivered_again(self, *, min_idle, count):
-        claimed = await claim_idle(self, min_idle=min_idle, count=count)
-        ids = {str(each.version).encode(): each for each in claimed}
-        pending = await self._queue.redis.xpending_range(
-            self._queue.stream_key, GROUP, min="-", max="+", count=count, consumername=self._name
-        )
-        for each in pending:
-            if each["times_delivered"] > 1 and (entry := ids.pop(each["message_id"], None)):
-                await self.dead_letter(entry, "delivered too often")
-        return list(ids.values())
-
-    Consumer.claim_idle = dead_letter_if_delivered_again

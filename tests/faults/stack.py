@@ -20,6 +20,7 @@ from proxy import Proxy
 from servers import TEMPLATE, as_user, make_roles, passwords, with_users
 from waiting import until
 
+from voting.database.engine import create_engine
 from voting.database.schema import migrate
 from voting.local import servers as embedded
 from voting.local import up as local
@@ -27,6 +28,7 @@ from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Guardian, Program
 from voting.queue.client import GROUP, Queue, connect
 from voting.queue.state import QueueState
+from voting.reconcile.audit import audit
 from voting.roles.worker import CONCURRENT_BATCHES
 from voting.settings import Role
 
@@ -192,7 +194,7 @@ class Stack:
                     tasks.create_task(self.start(program))
 
     async def reset(self, *mistakes: str) -> None:
-        """Delete all votes, and start all roles again with these mistakes."""
+        """Delete all votes, and restart all roles with these mistakes in them."""
         self.mistakes = mistakes
         roles = [name for name in self._children if name not in SERVERS]
         await self.stop(*roles, patience=0)
@@ -264,6 +266,15 @@ class Stack:
             yield
         finally:
             connection.terminate()  # rolls back, even if the server has died
+
+    async def audit(self) -> list[str]:
+        """Return what `voting audit` reports, except the dead letters that tests make."""
+        engine = create_engine(self.database_url, name="tests", patience=None)
+        try:
+            problems = (await audit(self.queue_state, engine)).problems
+        finally:
+            await engine.dispose()
+        return [each for each in problems if not each.startswith("dead letters")]
 
     async def end_connections(self) -> None:
         """Have Postgres end the connections of all roles, which rolls back their transactions."""

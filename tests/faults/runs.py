@@ -1,7 +1,8 @@
-"""Runs one fault under load and checks the final state; draws the results of many as a table."""
+"""Runs one fault under load, checks the final state, and sums up many runs in a table."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any, Self
 
 from checker import Verdict, check
 from voters import Voters
@@ -28,38 +29,44 @@ async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
 
 
 @dataclass(frozen=True)
-class Row:
+class Run:
+    """The ballots of one run of a fault, counted by what became of them."""
+
     fault: str
-    verdict: Verdict
+    acknowledged: int
+    unknown: int
+    lost: int
+    doubled: int
+    stale: int
+
+    @classmethod
+    def of(cls, fault: str, verdict: Verdict) -> Self:
+        wrong = (verdict.lost, verdict.doubled, verdict.stale)
+        return cls(fault, verdict.acknowledged, verdict.unknown, *map(len, wrong))
+
+    def as_property(self) -> tuple[str, tuple[Any, ...]]:
+        """Return what pytest's `user_properties` carry from the process that ran the test."""
+        return "run", astuple(self)
 
 
-def table(rows: Iterable[Row]) -> str:
-    """Draw a Markdown table with a row for each fault."""
-    rows = list(rows)
-    names = list(dict.fromkeys(row.fault for row in rows))
+def table(runs: Iterable[Run]) -> str:
+    """Sum up all runs by fault, as a Markdown table, and what follows if no vote was lost."""
+    runs = list(runs)
     lines = [
         "| fault | times | acknowledged | unknown | lost | doubled | stale |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for name in [*names, None]:
-        verdicts = [row.verdict for row in rows if name in (row.fault, None)]
-        cells = [
-            len(verdicts),
-            sum(each.acknowledged for each in verdicts),
-            sum(each.unknown for each in verdicts),
-            *(sum(len(getattr(each, kind)) for each in verdicts) for kind in KINDS),
-        ]
+    for name in [*sorted({run.fault for run in runs}), None]:
+        counts = [astuple(run)[1:] for run in runs if name in (run.fault, None)]
+        cells = [len(counts), *map(sum, zip(*counts, strict=True))]
         title = name.replace("_", " ") if name else "**all**"
         lines.append("| " + " | ".join([title, *(f"{cell:,}" for cell in cells)]) + " |")
-    acknowledged = sum(row.verdict.acknowledged for row in rows)
-    if acknowledged and not any(row.verdict.wrong for row in rows):
+    acknowledged = sum(run.acknowledged for run in runs)
+    if acknowledged and not any(run.lost or run.doubled or run.stale for run in runs):
         lines += [
             "",
-            f"0 of {acknowledged:,} acknowledged votes in {len(rows)} faults. With 95 % confidence",
+            f"0 of {acknowledged:,} acknowledged votes in {len(runs)} faults. With 95 % confidence",
             f"less than {3 / acknowledged:.1e} of all votes are lost, doubled or stale, and",
-            f"less than {3 / len(rows):.1e} of all faults cost one.",
+            f"less than {3 / len(runs):.1e} of all faults cost one.",
         ]
     return "\n".join(lines)
-
-
-KINDS = ("lost", "doubled", "stale")
