@@ -1,7 +1,7 @@
 """Controls: each of these mistakes, made on purpose, has to turn the tests red.
 
-A further one, a queue that is synced once a second only, is in test_system_calls.py; those that need
-no real servers are in simulation/controls.py.
+A further one, a queue that is synced once a second only, is in test_system_calls.py; those that
+need no real servers are in simulation/controls.py.
 """
 
 import asyncio
