@@ -52,11 +52,9 @@ def configure_uv_as_pip() -> None:
 
 configure_uv_as_pip()
 
-# Most tests wait for servers and processes, so two at a time take half as long on one core too.
-# Each of the two has its own Postgres and Valkey.
-EACH_TEST = ("--numprocesses=2", "--dist=worksteal")
-# For tests that share a running app within a module.
-EACH_MODULE = ("--numprocesses=2", "--dist=loadfile")
+# Most tests wait for servers and processes: two at a time take half as long, on one core too. Each
+# of the two has its own Postgres and Valkey.
+IN_PARALLEL = ("--numprocesses=2", "--dist=worksteal")
 
 
 def install(session: nox.Session) -> None:
@@ -131,7 +129,7 @@ def manifests(session: nox.Session) -> None:
     session.run("checkov", *policies, "--framework", "dockerfile", "--file", "Dockerfile")
     # The package is imported from the working directory: it cannot be installed here, because its
     # dependencies conflict with those of checkov.
-    tests = ("pytest", "tests/manifests", *EACH_TEST, *session.posargs)
+    tests = ("pytest", "tests/manifests", *IN_PARALLEL, *session.posargs)
     session.run(*tests, env={"PYTHONPATH": "."})
 
 
@@ -140,14 +138,14 @@ def unit(session: nox.Session) -> None:
     """Single modules, without servers."""
     install(session)
     session.run("coverage", "erase")
-    measured(session, "tests/unit", *EACH_TEST)
+    measured(session, "tests/unit", *IN_PARALLEL)
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Modules against real Postgres and Valkey, each test with its own database and stream."""
     install(session)
-    measured(session, "tests/integration", *EACH_TEST)
+    measured(session, "tests/integration", *IN_PARALLEL)
 
 
 @nox.session
@@ -164,14 +162,14 @@ def faults(session: nox.Session) -> None:
     if shutil.which("strace") is None:
         install_package("strace")
     only = "/test_faults.py" if session.posargs else ""  # the options are for these tests
-    session.run("pytest", f"tests/faults{only}", *EACH_TEST, *session.posargs)
+    session.run("pytest", f"tests/faults{only}", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
 def acceptance(session: nox.Session) -> None:
     """The commands, started as a user starts them."""
     install(session)
-    measured(session, "tests/acceptance", *EACH_MODULE)
+    measured(session, "tests/acceptance", *IN_PARALLEL)
 
 
 @nox.session
@@ -182,7 +180,7 @@ def browser(session: nox.Session) -> None:
     if chromium is None:
         session.skip(NO_CHROMIUM)
     tests = session.posargs or ["tests/browser"]
-    session.run("pytest", *EACH_MODULE, *tests, env={"CHROMIUM": chromium})
+    session.run("pytest", *IN_PARALLEL, *tests, env={"CHROMIUM": chromium})
 
 
 @nox.session(default=False)
@@ -233,7 +231,7 @@ def quick(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
-    session.run("pytest", "tests/unit", *EACH_TEST)
+    session.run("pytest", "tests/unit", *IN_PARALLEL)
     session.run("pytest", "tests/simulation", "--seeds=200")
 
 

@@ -16,9 +16,9 @@ import asyncpg
 import httpx
 import psutil
 import uvloop
-from environ import ENVIRON
 from redis.asyncio import Redis
 from servers import TEMPLATE, Servers
+from support.environ import ENVIRON
 
 from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Program

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from acceptance.conftest import wait_for
+from support.wait import wait_for
 
 from e2e.kind import Kind
 from e2e.running import CommandError

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from acceptance.conftest import folder
 from browser.conftest import Visitors, chromium, visiting
 from playwright.sync_api import Browser
+from support.app import data_folder
 
 from e2e.cluster import Cluster
 from e2e.kind import Kind
@@ -88,7 +88,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def local() -> Iterator[Local]:
-    with folder() as path:
+    with data_folder() as path:
         target = Local(path / "data")
         yield target
         target.close()

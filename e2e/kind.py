@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from acceptance.conftest import GUARDIAN, wait_for
 from pytest_kubernetes.options import ClusterOptions
 from pytest_kubernetes.providers.base import AClusterManager
+from support.app import GUARDIAN
+from support.wait import wait_for
 
 from e2e import overlay
 from e2e.running import ROOT, CommandError, run

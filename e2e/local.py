@@ -8,14 +8,15 @@ from pathlib import Path
 
 import httpx
 import psutil
-from acceptance.conftest import Up, wait_for
-from environ import ENVIRON
+from support.app import VotingUp
+from support.environ import ENVIRON
+from support.wait import wait_for
 
 from e2e.running import run
 from e2e.target import Page, Role, Server, Servers, Target
 from voting.local.data_dir import DataDir
 
-# What `Up.children` finds it by.
+# What `VotingUp.children` finds it by.
 PROGRAMS = {"redis": "valkey-server", "postgres": "postgres -D"}
 
 
@@ -27,7 +28,7 @@ class Local(Target):
 
     def __init__(self, folder: Path) -> None:
         self._folders = DataDir(folder, folder / "run")
-        self._up = Up(folder, SECRET_KEYS=self.key).ready()
+        self._up = VotingUp(folder, SECRET_KEYS=self.key).ready()
 
     def close(self) -> None:
         """Stop it as a user does."""

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 from checker import check
 from final_state import StateReader
+from support.wait import run_in_thread
 from voters import Voters
-from waiting import run_apart
 
 from voting.poll.ballot import Choice
 from voting.queue.client import Queue, connect
@@ -95,7 +95,7 @@ class Target(ABC):
                 assert await state.settled() == 0
                 return await state.counts()
 
-        return run_apart(read())
+        return run_in_thread(read())
 
     def tally(self) -> Counter[Choice]:
         """Return the votes of each choice on the result page, which may be a second old."""

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from acceptance.conftest import wait_for
+from support.wait import wait_for
 
 from voting.load.record import Acknowledgement
 

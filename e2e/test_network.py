@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from acceptance.conftest import wait_for
+from support.wait import wait_for
 
 from e2e.cluster import NAMESPACE, Cluster
 from e2e.kind import FOLDER

@@ -1,8 +1,8 @@
 """The pages in a real browser."""
 
-from acceptance.conftest import wait_for
 from browser.pages import choose, expect_choice, expect_receipt
 from playwright.sync_api import expect
+from support.wait import wait_for
 
 
 def test_a_vote_moves_the_result_that_somebody_else_looks_at(target, visitors):

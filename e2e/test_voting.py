@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from acceptance.conftest import wait_for
-from environ import ENVIRON
+from support.environ import ENVIRON
+from support.wait import wait_for
 
 from voting.poll.ballot import Choice
 

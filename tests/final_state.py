@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 from checker import FinalState, Vote
-from waiting import until
+from support.wait import until
 
 from voting.load.client import Connection
 from voting.load.pages import PageError, fetch_totals

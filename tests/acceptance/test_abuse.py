@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import uvloop
+from support.app import VotingUp
 
 from voting.load.client import Connection
 from voting.load.pages import new_voter, vote
 from voting.load.record import Acknowledgement
 from voting.poll.ballot import Choice
 from voting.web import protocol
-
-from .conftest import Up
 
 POD = Path(__file__).parent.parent.parent / "deploy/base/vote.yaml"
 
@@ -33,16 +32,16 @@ def on_a_loop(test: Coroutine[Any, Any, None]) -> None:
         runner.run(test)
 
 
-def memory(up: Up) -> int:
+def memory(up: VotingUp) -> int:
     [vote] = up.children("vote")
     return int(vote.memory_info().rss)
 
 
-def port_of(up: Up) -> int:
+def port_of(up: VotingUp) -> int:
     return int(up.address("vote").rpartition(":")[2])
 
 
-async def vote_beside(up: Up) -> list[float]:
+async def vote_beside(up: VotingUp) -> list[float]:
     """Have 200 new voters vote twice, 20 at a time; return how long each vote took, in order."""
     took = []
     loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from environ import ENVIRON
+from support.environ import ENVIRON
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("docker", "kind", "kubectl")

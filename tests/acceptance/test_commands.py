@@ -1,19 +1,19 @@
 """The operator's commands, run as an operator runs them."""
 
-import asyncio
 import json
 import signal
 import stat
 import subprocess
 import sys
 
-import asyncpg
 import pytest
-from environ import ENVIRON
+from support.app import GUARDIAN, VotingUp, holders
+from support.environ import ENVIRON
+from support.wait import DEADLINE, wait_for
 
 from voting.local.data_dir import DataDir
 
-from .conftest import DEADLINE, GUARDIAN, Up, copy, holders, wait_for
+from .conftest import copy
 
 AWAY = {
     "REDIS_URL": "unix:///tmp/voting-missing.sock",
@@ -32,17 +32,7 @@ def voting(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def sql(up: Up, statement: str) -> None:
-    async def run() -> None:
-        url = DataDir(up.data, up.data / "run").database_url()
-        connection = await asyncpg.connect(url)
-        await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(run())
-
-
-def voted(up: Up) -> Up:
+def voted(up: VotingUp) -> VotingUp:
     """Cast three votes, and wait until they are counted."""
     assert up.vote("a")
     assert up.vote("a")
@@ -53,7 +43,8 @@ def voted(up: Up) -> Up:
 
 @pytest.fixture(scope="module")
 def poll(running):
-    """The `voting up` of this module, with three votes, which tests restore if they change them."""
+    """A `voting up` with three votes, which tests restore if they change them."""
+    running.reset()
     return voted(running)
 
 
@@ -70,15 +61,15 @@ def test_an_audit_of_a_running_voting_up_finds_no_problem_until_the_data_is_alte
     found = json.loads(machine.stdout)
     assert (machine.returncode, found["problems"], found["entries"]) == (0, [], 3)
 
-    sql(poll, "UPDATE tally SET a = a + 1")
+    poll.sql("UPDATE tally SET a = a + 1")
     altered = voting(*command)
-    sql(poll, "UPDATE tally SET a = a - 1")
+    poll.sql("UPDATE tally SET a = a - 1")
     assert (altered.returncode, altered.stderr) == (1, "")
     assert altered.stdout.splitlines()[-1] == "the tally is not the sum of the votes"
 
-    sql(poll, "UPDATE votes SET seq = seq + 1 WHERE choice = 'b'")
+    poll.sql("UPDATE votes SET seq = seq + 1 WHERE choice = 'b'")
     machine = voting(*command, "--json")
-    sql(poll, "UPDATE votes SET seq = seq - 1 WHERE choice = 'b'")
+    poll.sql("UPDATE votes SET seq = seq - 1 WHERE choice = 'b'")
     found = json.loads(machine.stdout)
     assert (machine.returncode, found["altered"], len(found["problems"])) == (1, 1, 1)
     assert found["votes"] == found["tally"] == {"a": 2, "b": 1}
@@ -93,8 +84,8 @@ def test_a_replay_recounts_votes_that_the_database_lost(poll):
         "complete for the time that the queue covers",
     ]
 
-    sql(poll, "DELETE FROM votes WHERE choice = 'a'")
-    sql(poll, "UPDATE tally SET a = 0")
+    poll.sql("DELETE FROM votes WHERE choice = 'a'")
+    poll.sql("UPDATE tally SET a = 0")
     assert voting("audit", "--data", str(poll.data)).returncode == 1
     again = voting(*command, "--json")
     assert again.returncode == 0
@@ -156,8 +147,10 @@ def test_one_server_that_is_set_is_never_paired_with_one_that_is_not(running, na
 @pytest.mark.parametrize("away", ["DATABASE_URL", "REDIS_URL"])
 def test_a_server_that_is_unreachable_is_reported_in_one_line(poll, command, away):
     # With votes there is something to compare.
-    folders = DataDir(poll.data, poll.data / "run")
-    servers = {"DATABASE_URL": folders.database_url(), "REDIS_URL": folders.redis_url}
+    servers = {
+        "DATABASE_URL": poll.servers.database_url(),
+        "REDIS_URL": poll.servers.redis_url,
+    }
     failed = voting(command, **{**servers, away: AWAY[away]})
     assert (failed.returncode, failed.stdout) == (1, "")
     [line] = failed.stderr.splitlines()
@@ -193,7 +186,7 @@ def test_a_wait_for_a_schema_that_is_there_ends_at_once(running):
 
 
 def test_a_database_that_is_not_migrated_is_reported_in_one_line(running):
-    sql(running, "CREATE DATABASE empty")
+    running.sql("CREATE DATABASE empty")
     folders = DataDir(running.data, running.data / "run")
     servers = {"DATABASE_URL": folders.database_url("empty"), "REDIS_URL": folders.redis_url}
     failed = voting("audit", **servers)

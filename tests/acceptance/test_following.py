@@ -10,11 +10,11 @@ import pytest
 import redis
 from collector import Collector, collecting
 from servers import Servers
+from support.wait import DEADLINE, wait_for
 
 from voting import __version__
 from voting.web.cookies import VoterCookies
 
-from .conftest import DEADLINE, wait_for
 from .test_roles import AWAY, KEY, Role
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from environ import ENVIRON
+from support.app import GUARDIAN
+from support.environ import ENVIRON
+from support.wait import DEADLINE, wait_for
 
-from .conftest import DEADLINE, GUARDIAN, wait_for
-from .test_commands import sql, voting
+from .test_commands import voting
 
 SUMMARY = re.compile(r"^\d+ s, .* ([\d,]+) acknowledged, ([\d,]+) refused, ([\d,]+) unknown, p50 ")
 
@@ -109,9 +110,9 @@ def test_a_lost_vote_and_a_vote_of_another_voter_are_found(running, tmp_path):
     a, b = running.tally().values()
 
     newest = "WHERE bucket = (SELECT max(bucket) FROM tally)"
-    sql(running, f"UPDATE tally SET a = a - 1 {newest}")
+    running.sql(f"UPDATE tally SET a = a - 1 {newest}")
     check = voting("load", "--check", str(record), "--timeout", "1")
-    sql(running, f"UPDATE tally SET a = a + 1 {newest}")
+    running.sql(f"UPDATE tally SET a = a + 1 {newest}")
     assert (check.returncode, check.stderr) == (1, "")
     votes = f"votes {a + b - 1:,} instead of {a + b:,}"
     assert check.stdout == f"differs: a {a - 1:,} instead of {a:,}, b {b:,}, {votes}\n"

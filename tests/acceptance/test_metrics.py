@@ -7,8 +7,8 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-
-from .conftest import Up, wait_for
+from support.app import VotingUp
+from support.wait import wait_for
 
 VOTERS = 30
 
@@ -22,21 +22,21 @@ TYPES = re.compile(r"_(gauge|counter|histogram|summary|info_gauge)(_|$)")
 
 
 @pytest.fixture(scope="module")
-def told(running):
+def told(fresh):
     """Vote a little, then ask each role: its families by name, once all is counted."""
-    acknowledged = sum(running.vote("ab"[number % 2]) for number in range(VOTERS))
-    with httpx.Client(base_url=running.address("vote")) as stranger:
+    acknowledged = sum(fresh.vote("ab"[number % 2]) for number in range(VOTERS))
+    with httpx.Client(base_url=fresh.address("vote")) as stranger:
         assert stranger.post("/vote", data={"choice": "a"}).status_code == 400
-    wait_for("all to be counted", lambda: sum(running.tally().values()) == VOTERS)
+    wait_for("all to be counted", lambda: sum(fresh.tally().values()) == VOTERS)
     assert acknowledged == VOTERS
 
     def at_rest():
         names = ("voting_backlog_ballots", "voting_stream_entries")
-        worker = ask(running, "worker")
+        worker = ask(fresh, "worker")
         return [value(worker, name) for name in names] == [0, VOTERS]
 
     wait_for("a look at all that is counted", at_rest)
-    return {role: ask(running, role) for role in ("vote", "worker", "result")}
+    return {role: ask(fresh, role) for role in ("vote", "worker", "result")}
 
 
 def ops_port(role: psutil.Process) -> int:
@@ -50,7 +50,7 @@ def healthy(port: int) -> bool:
     return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
 
 
-def ask(up: Up, role: str):
+def ask(up: VotingUp, role: str):
     [process] = up.children(role)
     answer = httpx.get(f"http://127.0.0.1:{ops_port(process)}/metrics")
     assert answer.status_code == 200

@@ -9,29 +9,30 @@ import sys
 
 import httpx
 import pytest
-from environ import ENVIRON
+from support.app import GUARDIAN, VotingUp
+from support.environ import ENVIRON
+from support.wait import DEADLINE, wait_for
 
 from voting.local.data_dir import DataDir
 
-from .conftest import DEADLINE, GUARDIAN, Up, wait_for
 from .test_commands import AWAY, voted, voting
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
 
 
-def lines(up: Up, *command: str) -> list[str]:
+def lines(up: VotingUp, *command: str) -> list[str]:
     done = voting(*command, "--data", str(up.data))
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
 
-def votes(up: Up, choice: str) -> httpx.Response:
+def votes(up: VotingUp, choice: str) -> httpx.Response:
     with httpx.Client(base_url=up.address("vote")) as voter:
         voter.get("/")
         return voter.post("/vote", data={"choice": choice})
 
 
-def answered(up: Up, answer: str, *command: str) -> tuple[int, str]:
+def answered(up: VotingUp, answer: str, *command: str) -> tuple[int, str]:
     """Run a command at a terminal, answer its prompt; return its exit code and output."""
     terminal, theirs = pty.openpty()
     try:

@@ -12,11 +12,11 @@ from typing import Self
 
 import httpx
 import pytest
-from environ import ENVIRON
+from support.app import GUARDIAN
+from support.environ import ENVIRON
+from support.wait import DEADLINE, wait_for
 
 from voting import __version__
-
-from .conftest import DEADLINE, GUARDIAN, wait_for
 
 KEY = "0123456789abcdef" * 2
 # Addresses at which no server listens.

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.wait import DEADLINE
 
 from voting.local import supervisor
 from voting.local.supervisor import Child, Guardian, Program
-
-from .conftest import DEADLINE
 
 
 class Reports:

@@ -11,9 +11,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from environ import ENVIRON
+from support.app import VotingUp, alive, holders
+from support.environ import ENVIRON
+from support.wait import wait_for
 
-from .conftest import Up, alive, copy, holders, wait_for
+from .conftest import copy
 from .test_commands import voting
 
 
@@ -247,7 +249,7 @@ def fill(disk: Path) -> bool:
     return True
 
 
-def vote_until_full(up: Up, disk: Path) -> tuple[int, httpx.Cookies]:
+def vote_until_full(up: VotingUp, disk: Path) -> tuple[int, httpx.Cookies]:
     """Vote as new voters until a vote is refused; return how many were recorded, and that voter."""
     recorded, voter = 0, httpx.Cookies()
     while fill(disk) and up.vote("a", voter):

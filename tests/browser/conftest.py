@@ -4,30 +4,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
-import httpx
 import pytest
-import redis
-from acceptance.conftest import DEADLINE, Up, wait_for
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
-from sqlalchemy.ext.asyncio import AsyncEngine
-from waiting import run_apart
-
-from voting.database.engine import create_engine
-from voting.database.poll import PollChanged, close_poll, reopen_poll
-from voting.database.totals import fetch_result
-from voting.local.data_dir import DataDir
-from voting.queue.client import Queue, connect
-from voting.queue.state import QueueState
-from voting.reconcile.poll import reconcile
+from support.app import VotingUp
+from support.wait import DEADLINE
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -56,70 +42,12 @@ expect.set_options(timeout=DEADLINE * 1000)
 
 
 class Site:
-    """The app on this machine, with both pages' addresses and a hand on its servers."""
+    """A running app and the addresses of its pages."""
 
     def __init__(self, folder: Path, **environ: str) -> None:
-        self.up = Up(folder, **environ).ready()
+        self.up = VotingUp(folder, **environ).ready()
         self.vote = self.up.address("vote")
         self.result = self.up.address("result")
-        self._folders = DataDir(folder, folder / "run")
-
-    def reset(self) -> None:
-        """Go back to an open poll without votes."""
-        self.open()
-        wait_for("all ballots to be counted", self._is_idle)
-        self._sql("TRUNCATE votes, tally, finals")
-
-    def open(self) -> None:
-        """Open the poll as an operator does."""
-
-        async def change(engine: AsyncEngine) -> None:
-            while True:  # a worker may declare the totals final in between
-                with suppress(PollChanged):
-                    await reopen_poll(engine, (await fetch_result(engine)).poll)
-                    return
-
-        self._lead(change, closed=False, planned=False)
-
-    def close(self, at: datetime | None = None) -> None:
-        """Close the poll as an operator does, now or at a time."""
-        self._lead(partial(close_poll, at=at), closed=at is None, planned=at is not None)
-
-    def _lead(
-        self, change: Callable[[AsyncEngine], Awaitable[None]], *, closed: bool, planned: bool
-    ) -> None:
-        """Change the poll, and wait until the vote page, which asks once a second, knows."""
-
-        async def lead() -> None:
-            engine = create_engine(self._folders.database_url(), name="tests")
-            queue = Queue(connect(self._folders.redis_url))
-            await change(engine)
-            await reconcile(engine, QueueState(queue))
-            await queue.close()
-            await engine.dispose()
-
-        def knows() -> bool:
-            page = httpx.get(self.vote).text
-            return (" disabled" in page, 'class="closes"' in page) == (closed, planned)
-
-        run_apart(lead())
-        wait_for("the vote page to know", knows)
-
-    def _is_idle(self) -> bool:
-        with self._redis() as client:
-            [group] = client.xinfo_groups("{voting}:ballots")
-        return group["lag"] == group["pending"] == 0
-
-    def _redis(self) -> redis.Redis:
-        return redis.Redis.from_url(self._folders.redis_url)
-
-    def _sql(self, statement: str) -> None:
-        async def run() -> None:
-            connection = await asyncpg.connect(self._folders.database_url())
-            await connection.execute(statement)
-            await connection.close()
-
-        run_apart(run())
 
 
 class Visitors:
@@ -204,7 +132,7 @@ def one_site(start_site) -> Site:
 @pytest.fixture
 def site(one_site) -> Site:
     """The app with an open poll without votes."""
-    one_site.reset()
+    one_site.up.reset()
     return one_site
 
 
@@ -216,10 +144,10 @@ def one_hidden_site(start_site) -> Site:
 @pytest.fixture
 def hidden_site(one_hidden_site) -> Iterator[Site]:
     """The app with an open poll without votes, whose result is hidden."""
-    one_hidden_site._sql(OPEN)
-    one_hidden_site.reset()
+    one_hidden_site.up.sql(OPEN)
+    one_hidden_site.up.reset()
     yield one_hidden_site
-    one_hidden_site._sql(OPEN)
+    one_hidden_site.up.sql(OPEN)
 
 
 @pytest.fixture(scope="package")

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import httpx
-from acceptance.conftest import wait_for
 from playwright.sync_api import Page, expect
+from support.wait import wait_for
 
 from .conftest import OPEN, Site, Visitors
 from .pages import choose, expect_receipt
@@ -93,14 +93,14 @@ def _(stage: Stage) -> Iterator[Page]:
 
 @state("vote-closing")
 def _(stage: Stage) -> Iterator[Page]:
-    stage.site.close(at=datetime.now(UTC) + timedelta(minutes=12))
+    stage.site.up.close_poll(at=datetime.now(UTC) + timedelta(minutes=12))
     yield _voted(stage, stage.site, "a", "Counted")
-    stage.site.open()
+    stage.site.up.open_poll()
 
 
 @state("vote-closed")
 def _(stage: Stage) -> Iterator[Page]:
-    stage.site.close()
+    stage.site.up.close_poll()
     page = stage.visitors.open(stage.site.vote)
     expect_receipt(page, "You have not voted here.")
     yield page
@@ -109,7 +109,7 @@ def _(stage: Stage) -> Iterator[Page]:
 @state("vote-final")
 def _(stage: Stage) -> Iterator[Page]:
     page = _voted(stage, stage.site, "a", "Counted")
-    stage.site.close()
+    stage.site.up.close_poll()
     page.reload()
     expect_receipt(page, "Voting is closed.", "is counted.")
     yield page
@@ -158,11 +158,11 @@ def _counted(on: str, path: str, *happened: str) -> Callable[[Stage], Iterator[P
         site: Site = getattr(stage, on)
         with site.up.frozen("worker"):  # what happens is the test's own
             for statement in happened:
-                site._sql(statement)
+                site.up.sql(statement)
             wait_for("the timeline to be new", partial(_is_new, site))
             yield stage.visitors.open(site.result + path)
-            site._sql(OPEN)
-            site._sql("TRUNCATE tally, finals")
+            site.up.sql(OPEN)
+            site.up.sql("TRUNCATE tally, finals")
 
     return make
 
@@ -202,7 +202,7 @@ for _name, _path, _on, *_happened in (
 
 @state("result-stale")
 def _(stage: Stage) -> Iterator[Page]:
-    stage.site._sql(FILL)
+    stage.site.up.sql(FILL)
     page = stage.visitors.open(stage.site.result)
     expect(page.locator(".votes").first).not_to_have_text("0 votes")
     with stage.site.up.frozen("postgres -D"):
@@ -213,7 +213,7 @@ def _(stage: Stage) -> Iterator[Page]:
 @state("result-error")
 def _(stage: Stage) -> Iterator[Page]:
     stage.visitors.expect_no_answer()
-    stage.site._sql(FILL)
+    stage.site.up.sql(FILL)
     page = stage.visitors.open(stage.site.result)
     expect(page.locator(".votes").first).not_to_have_text("0 votes")
     page.route("**/tally", lambda route: route.abort())

@@ -11,7 +11,7 @@ from .pages import choose, expect_choice, expect_receipt
 
 
 def test_who_comes_after_the_close_can_not_vote_and_is_told_so(site, visitors):
-    site.close()
+    site.up.close_poll()
     page = visitors.open(site.vote, viewport=PHONE)
     expect_receipt(page, "Voting is closed. You have not voted here.")
     for key in "ab":
@@ -22,7 +22,7 @@ def test_who_has_voted_sees_after_the_close_what_counts(site, visitors):
     page = visitors.open(site.vote)
     choose(page, "a")
     expect_receipt(page, "Cats", "is counted. You can change it until voting closes.")
-    site.close()
+    site.up.close_poll()
     expect(page.locator("#choice-b")).to_be_enabled()  # it was not asked since
     page.reload()
     expect_receipt(page, "Voting is closed.", "Cats", "is counted.")
@@ -34,7 +34,7 @@ def test_who_has_voted_sees_after_the_close_what_counts(site, visitors):
 def test_a_poll_that_closes_at_a_time_counts_down_also_where_a_clock_is_wrong(
     site, visitors, wrong
 ):
-    site.close(at=datetime.now(UTC) + timedelta(hours=2, minutes=30))
+    site.up.close_poll(at=datetime.now(UTC) + timedelta(hours=2, minutes=30))
     page = visitors.open(site.vote)
     page.clock.install(time=datetime.now(UTC) + wrong)
     page.reload()
@@ -53,15 +53,15 @@ def test_the_result_counts_down_too(site, visitors, wrong):
     result = visitors.open(site.result)
     result.clock.set_system_time(datetime.now(UTC) + wrong)
     expect(result.locator(".closes")).to_have_count(0)
-    site.close(at=datetime.now(UTC) + timedelta(minutes=5))
+    site.up.close_poll(at=datetime.now(UTC) + timedelta(minutes=5))
     expect(result.locator(".closes")).to_have_text(re.compile(r"^Voting closes in 4 min \d+ s$"))
-    site.open()
+    site.up.open_poll()
     expect(result.locator(".closes")).to_have_count(0)
 
 
 def test_without_javascript_the_page_says_when_voting_closes(site, visitors):
     at = datetime.now(UTC) + timedelta(hours=1)
-    site.close(at=at)
+    site.up.close_poll(at=at)
     page = visitors.open(site.vote, javascript=False)
     expect(page.locator(".closes")).to_have_text(f"Voting closes at {at:%H:%M:%S} UTC")
-    site.open()
+    site.up.open_poll()

@@ -1,8 +1,8 @@
 """What gets into a page from elsewhere, however it came there, does nothing."""
 
 import pytest
-from acceptance.conftest import wait_for
 from playwright.sync_api import expect
+from support.wait import wait_for
 
 INJECT = """() => {
   window.broken = [];

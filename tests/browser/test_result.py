@@ -24,10 +24,10 @@ def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visito
     expect(result.locator(".counts, .bar")).to_have_count(0)
 
     with hidden_site.up.frozen("worker"):  # each step is the test's own
-        hidden_site._sql(CLOSE)
+        hidden_site.up.sql(CLOSE)
         expect(phase).to_have_text("Voting is closed. Counting the last votes.")
         expect_totals(result, 1, 0)
-        hidden_site._sql(FINISH)
+        hidden_site.up.sql(FINISH)
         expect(phase).to_have_text(re.compile(r"^Final result of \d+ \w+ \d{4}, \d\d:\d\d UTC$"))
         expect_totals(result, 1, 0)
 
@@ -35,7 +35,7 @@ def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visito
         expect(wall.locator(".phase")).to_contain_text("Final result")
         asked: list[str] = []
         result.on("request", lambda request: asked.append(request.url))
-        hidden_site._sql(OPEN)
+        hidden_site.up.sql(OPEN)
         # A wall shows the next poll by itself; who sits before a final result is left in peace.
         expect(wall.locator(".phase")).to_have_text("The result is shown when voting closes.")
         assert asked in ([], [f"{hidden_site.result}/timeline"])  # which had its last step to show
@@ -58,7 +58,7 @@ def test_each_phase_fits_and_stands_out(hidden_site, visitors, scheme):
             (LOSE, "Counting the last votes"),
             (FINISH, "Final result"),  # the last of it: from here on the page asks no more
         ):
-            hidden_site._sql(statement)
+            hidden_site.up.sql(statement)
             result = visitors.open(hidden_site.result, color_scheme=scheme)
             expect(result.locator(".phase")).to_contain_text(said)
             shown = result.locator(".phase, .turnout, .exports, .exports a, .problem").all()

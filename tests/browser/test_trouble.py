@@ -59,7 +59,7 @@ def test_a_closed_poll_says_so_and_keeps_the_choice(site, visitors, javascript):
     page, result = visitors.open(site.vote, javascript=javascript), visitors.open(site.result)
     choose(page, "a")
     expect_receipt(page, "is counted")
-    site.close()
+    site.up.close_poll()
     choose(page, "b")
     expect(page.get_by_role("alert")).to_contain_text("Voting is closed.")
     expect(page.get_by_role("alert")).to_contain_text("This vote was not recorded")

@@ -53,7 +53,7 @@ def test_nothing_moves_by_itself(site, visitors, window):
 
 
 def test_a_result_prints_on_one_page_in_light_colours(site, visitors):
-    site._sql(FILL)
+    site.up.sql(FILL)
     result = visitors.open(site.result, color_scheme="dark")
     expect(result.locator(".row.a .votes")).to_have_text("14,128 votes")
     result.emulate_media(media="print")
@@ -80,7 +80,7 @@ def test_a_screen_asks_to_vote_as_long_as_that_helps(site, visitors):
         .filter(each => [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
         .map(each => parseFloat(getComputedStyle(each).fontSize))""")
     assert min(sizes) >= 1920 / 40
-    site.close()
+    site.up.close_poll()
     expect(screen.locator(".join")).to_be_hidden()
-    site.open()
+    site.up.open_poll()
     expect(screen.locator(".join")).to_be_visible()

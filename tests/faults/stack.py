@@ -14,11 +14,11 @@ from typing import Any, Self
 
 import asyncpg
 import psutil
-from environ import ENVIRON
 from final_state import StateReader
 from proxy import Proxy
 from servers import TEMPLATE, as_user, make_roles, passwords, with_users
-from waiting import until
+from support.environ import ENVIRON
+from support.wait import until
 
 from voting.database.engine import create_engine
 from voting.database.schema import migrate

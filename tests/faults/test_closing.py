@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from checker import check
-from environ import ENVIRON
 from servers import as_user, redis_url
+from support.environ import ENVIRON
+from support.wait import until
 from voters import Voters
-from waiting import until
 
 from faults.stack import KEY, Stack
 from voting.load.client import Connection

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
-from waiting import until
+from support.wait import until
 
 from faults import faults
 from faults.faults import Fault

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from environ import ENVIRON
 from sqlalchemy import text
+from support.environ import ENVIRON
 
 from voting.database.poll import confirm_close, declare_final
 from voting.database.totals import fetch_result

@@ -12,7 +12,7 @@ from itertools import product
 
 import pytest
 import uvloop
-from waiting import until
+from support.wait import until
 
 from voting.web import protocol
 from voting.web.protocol import (

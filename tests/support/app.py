@@ -1,0 +1,246 @@
+"""The app as processes, started as a user or a container starts it."""
+
+import atexit
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import asyncpg
+import httpx
+import psutil
+import redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from support.environ import ENVIRON
+from support.wait import DEADLINE, run_in_thread, wait_for
+from voting.database.engine import create_engine
+from voting.database.poll import PollChanged, close_poll, reopen_poll
+from voting.database.totals import fetch_result
+from voting.local.data_dir import DataDir
+from voting.local.supervisor import Guardian
+from voting.queue.client import Queue, connect
+from voting.queue.state import QueueState
+from voting.reconcile.poll import reconcile
+
+# Ends all processes that tests have started, also when the tests themselves are killed.
+GUARDIAN = Guardian(os.open(os.devnull, os.O_RDONLY))
+atexit.register(GUARDIAN.close)
+
+# Workers claim the entries of dead workers after two seconds; by default they wait for fifteen.
+INTERVALS = {"CLAIM_MIN_IDLE": "2", "MAINTENANCE_INTERVAL": "1"}
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those that still run; a zombie does not."""
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def holders(data: Path) -> list[psutil.Process]:
+    """Return the processes of a `voting up` with that folder: all of them hold its lock file."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(file.path == str(data / "lock") for file in process.open_files()):
+                found.append(process)
+    return found
+
+
+class VotingUp:
+    """A running `voting up` on free ports; `output` is what it has printed so far."""
+
+    def __init__(self, data: Path, *options: str, **environ: str) -> None:
+        self.data = data
+        self.servers = DataDir(data, data / "run")
+        # Not in the folder, which a test may fill or make unreadable.
+        self._log = Path(tempfile.mkstemp(prefix="voting-up-", suffix=".log")[1])
+        command = [sys.executable, "-m", "voting", "up", "--data", str(data)]
+        ports = ["--vote-port", "0", "--result-port", "0"]
+        with self._log.open("wb") as log:
+            self.process = psutil.Popen(
+                [*command, *ports, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**ENVIRON, **INTERVALS, **environ},
+                process_group=GUARDIAN.group,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def ready(self) -> Self:
+        """Wait until it has printed its addresses."""
+        wait_for("Ctrl-C", lambda: "Ctrl-C" in self.output or self.process.poll() is not None)
+        assert self.process.poll() is None, self.output
+        return self
+
+    def refused(self) -> str:
+        """Wait until it has failed and left no process behind, and return its output."""
+        assert self.process.wait(DEADLINE) == 1, self.output
+        assert not holders(self.data)
+        assert "Traceback" not in self.output
+        return self.output
+
+    def address(self, page: str) -> str:
+        """Return the URL of the `vote` or `result` page, with an address that needs no DNS."""
+        [port] = re.findall(
+            rf"^voting: {page}: +http://localhost:(\d+)$", self.output, re.MULTILINE
+        )
+        return f"http://127.0.0.1:{port}"
+
+    def vote(self, choice: str, cookies: httpx.Cookies | None = None) -> bool:
+        """Vote as a new voter, or as that of `cookies`, and return whether it was recorded."""
+        with httpx.Client(base_url=self.address("vote"), cookies=cookies) as voter:
+            try:
+                voter.get("/")
+                return voter.post("/vote", data={"choice": choice}).status_code == 303
+            except httpx.TransportError:
+                return False
+            finally:
+                if cookies is not None:
+                    cookies.update(voter.cookies)
+
+    def tally(self) -> dict[str, int]:
+        """Return the votes of each option by the result page's API; {} if it does not respond."""
+        try:
+            options = httpx.get(self.address("result") + "/api/tally").json()["options"]
+        except httpx.TransportError:
+            return {}
+        return {key: option["votes"] for key, option in options.items()}
+
+    def children(self, part: str = "") -> list[psutil.Process]:
+        """Return the processes of a role ("vote", "result", "worker") or server ("postgres -D")."""
+        found = []
+        for child in self.process.children(recursive=True):
+            try:
+                command = " ".join(child.cmdline())
+                role = child.environ().get("ROLE") if "-m voting" in command else None
+            except psutil.Error:
+                continue  # it just ended
+            # A command line with "worker" in it may be one of Postgres' own processes.
+            if part == role or (part not in {"vote", "result", "worker"} and part in command):
+                found.append(child)
+        return found
+
+    @contextmanager
+    def frozen(self, part: str) -> Iterator[None]:
+        """Suspend a role or server, named as for `children`."""
+        family = [
+            process
+            for parent in self.children(part)
+            for process in (parent, *parent.children(recursive=True))
+        ]
+        assert family
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                process.resume()
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C and return the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(DEADLINE)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()  # its guardian ends the others
+            self.process.wait(DEADLINE)
+
+    def close(self) -> None:
+        """End it and its processes, if a test has not."""
+        self.kill()
+        try:
+            wait_for("its processes to end", lambda: not holders(self.data), seconds=20)
+        finally:
+            for process in holders(self.data):
+                process.kill()
+            self._log.unlink()
+
+    # --- the poll
+
+    def sql(self, statement: str) -> None:
+        """Run SQL as the owner of the database."""
+
+        async def run() -> None:
+            connection = await asyncpg.connect(self.servers.database_url())
+            await connection.execute(statement)
+            await connection.close()
+
+        run_in_thread(run())
+
+    def reset(self) -> None:
+        """Go back to an open poll without votes."""
+        self.open_poll()
+        wait_for("all ballots to be counted", self._all_counted)
+        self.sql("TRUNCATE votes, tally, finals")
+        with self._redis() as client:
+            client.xtrim("{voting}:ballots", maxlen=0, approximate=False)
+
+    def open_poll(self) -> None:
+        """Open the poll as an operator does."""
+
+        async def change(engine: AsyncEngine) -> None:
+            while True:
+                with suppress(PollChanged):  # a worker may have declared the totals final
+                    await reopen_poll(engine, (await fetch_result(engine)).poll)
+                    return
+
+        self._change_poll(change, closed=False, planned=False)
+
+    def close_poll(self, at: datetime | None = None) -> None:
+        """Close the poll as an operator does, now or at a time."""
+        self._change_poll(partial(close_poll, at=at), closed=at is None, planned=at is not None)
+
+    def _change_poll(
+        self, change: Callable[[AsyncEngine], Awaitable[None]], *, closed: bool, planned: bool
+    ) -> None:
+        """Change the poll, and wait until the vote page, which polls Redis, shows it."""
+
+        async def run() -> None:
+            engine = create_engine(self.servers.database_url(), name="tests")
+            queue = Queue(connect(self.servers.redis_url))
+            await change(engine)
+            await reconcile(engine, QueueState(queue))
+            await queue.close()
+            await engine.dispose()
+
+        def is_shown() -> bool:
+            page = httpx.get(self.address("vote")).text
+            return (" disabled" in page, 'class="closes"' in page) == (closed, planned)
+
+        run_in_thread(run())
+        wait_for("the vote page to show the change", is_shown)
+
+    def _all_counted(self) -> bool:
+        with self._redis() as client:
+            [group] = client.xinfo_groups("{voting}:ballots")
+        return group["lag"] == group["pending"] == 0
+
+    def _redis(self) -> redis.Redis:
+        return redis.Redis.from_url(self.servers.redis_url)
+
+
+@contextmanager
+def data_folder() -> Iterator[Path]:
+    """Make a folder whose path is short enough for sockets, and which other users may traverse."""
+    with tempfile.TemporaryDirectory(prefix="voting-data-") as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
