@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import psutil
 import uvloop
 from redis.asyncio import Redis
 from servers import TEMPLATE, Servers
+from support.app import reserved_port
 from support.environ import ENVIRON
 
 from voting.local.data_dir import DataDir
@@ -119,11 +119,11 @@ class Stack:
         self, command: Sequence[str], number: int, environ: Mapping[str, str]
     ) -> Iterator[Processes]:
         with ExitStack() as exits:
-            port = exits.enter_context(_reserved())
+            port = exits.enter_context(reserved_port())
             children, ops = [], []
             start = perf_counter()
             for _ in range(number):
-                ops.append(exits.enter_context(_reserved()))
+                ops.append(exits.enter_context(reserved_port()))
                 ports = {"PORT": str(port), "OPS_PORT": str(ops[-1])}
                 program = Program(
                     name=" ".join(command[1:]),
@@ -156,12 +156,3 @@ def stack() -> Iterator[Stack]:
             yield made
         finally:
             servers.close()
-
-
-@contextmanager
-def _reserved() -> Iterator[int]:
-    """Reserve a free port for processes that share it."""
-    with socket.socket() as reserved:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind(("127.0.0.1", 0))
-        yield int(reserved.getsockname()[1])

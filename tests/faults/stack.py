@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +16,7 @@ import psutil
 from final_state import StateReader
 from proxy import Proxy
 from servers import TEMPLATE, as_user, make_roles, passwords, with_users
-from support.environ import ENVIRON
+from support.app import reserved_port, role_environment
 from support.wait import until
 
 from voting.database.engine import create_engine
@@ -50,7 +49,7 @@ class Stack:
         self.mistakes: tuple[str, ...] = ()
         """Patches for all roles that start from now on."""
         self._children: dict[str, Child] = {}
-        self._ports: dict[str, socket.socket] = {}
+        self._ports: dict[str, int] = {}
         self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -87,8 +86,6 @@ class Stack:
 
     async def __aexit__(self, *_: object) -> None:
         await self._exit.aclose()
-        for port in self._ports.values():
-            port.close()
 
     # --- processes
 
@@ -116,15 +113,8 @@ class Stack:
             name=name,
             command=[sys.executable, "-m", "faults.role", *self.mistakes, *patches],
             environment={
-                **ENVIRON,
-                **{
-                    key: value for key, value in urls.items() if key not in local.WITHHELD_ENV[role]
-                },
+                **role_environment(role, self._port(role), ops, urls),
                 "PYTHONPATH": str(TESTS),
-                "ROLE": role,
-                "HOST": "127.0.0.1",
-                "PORT": str(self._port(role)),
-                "OPS_PORT": str(ops),
                 # Entries are claimed much more often than in production, also from slow workers.
                 "CLAIM_MIN_IDLE": "1",
                 "MAINTENANCE_INTERVAL": "0.5",
@@ -230,10 +220,8 @@ class Stack:
     def _port(self, name: str) -> int:
         """Return the port of that name, reserved for its processes to share."""
         if name not in self._ports:
-            self._ports[name] = port = socket.socket()
-            port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            port.bind(("127.0.0.1", 0))
-        return self._ports[name].getsockname()[1]
+            self._ports[name] = self._exit.enter_context(reserved_port())
+        return self._ports[name]
 
     # --- servers
 

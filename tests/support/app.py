@@ -4,11 +4,12 @@ import atexit
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,11 @@ from voting.database.poll import PollChanged, close_poll, reopen_poll
 from voting.database.totals import fetch_result
 from voting.local.data_dir import DataDir
 from voting.local.supervisor import Guardian
+from voting.local.up import WITHHELD_ENV
 from voting.queue.client import Queue, connect
 from voting.queue.state import QueueState
 from voting.reconcile.poll import reconcile
+from voting.settings import Role
 
 # Ends all processes that tests have started, also when the tests themselves are killed.
 GUARDIAN = Guardian(os.open(os.devnull, os.O_RDONLY))
@@ -236,6 +239,83 @@ class VotingUp:
 
     def _redis(self) -> redis.Redis:
         return redis.Redis.from_url(self.servers.redis_url)
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Keep a free port, on which any number of processes may listen together."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield int(reserved.getsockname()[1])
+
+
+def role_environment(
+    role: Role, port: int, ops_port: int, urls: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the environment of a role on this machine, with those of `urls` that it may have."""
+    own = {key: url for key, url in (urls or {}).items() if key not in WITHHELD_ENV[role]}
+    ports = {"PORT": str(port), "OPS_PORT": str(ops_port)}
+    return {**ENVIRON, "ROLE": role, "HOST": "127.0.0.1", **ports, **own}
+
+
+class RoleProcess:
+    """A role on two free ports; `output` is what it has printed so far."""
+
+    def __init__(self, role: str, **environ: str) -> None:
+        self._exits = ExitStack()
+        self.port, self.ops_port = (self._exits.enter_context(reserved_port()) for _ in range(2))
+        self._log = Path(tempfile.mkstemp(prefix="voting-role-", suffix=".log")[1])
+        self._exits.callback(self._log.unlink)
+        environ = {**role_environment(role, self.port, self.ops_port), **environ}
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "voting"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environ,
+                process_group=GUARDIAN.group,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def ask(self, path: str) -> httpx.Response:
+        """Request a path of the operations port."""
+        return httpx.get(f"http://127.0.0.1:{self.ops_port}{path}")
+
+    def responds(self, path: str, status: int) -> bool:
+        """Whether the operations port responds with that status. Fails if the role has ended."""
+        assert self.process.poll() is None, self.output
+        with suppress(httpx.TransportError):
+            return self.ask(path).status_code == status
+        return False
+
+    def alive(self) -> Self:
+        """Wait until it is alive."""
+        wait_for("/healthz", lambda: self.responds("/healthz", 200))
+        return self
+
+    def ready(self) -> Self:
+        """Wait until it is ready."""
+        wait_for("/readyz", lambda: self.responds("/readyz", 200))
+        return self
+
+    def page(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}")
+
+    def ended(self) -> int:
+        """Wait until it has ended by itself, and return its exit code."""
+        code = self.process.wait(DEADLINE)
+        assert "Traceback" not in self.output
+        return code
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(DEADLINE)
+        self._exits.close()
 
 
 @contextmanager
