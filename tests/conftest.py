@@ -32,7 +32,7 @@ def servers() -> Iterator[Servers]:
     folder.chmod(0o711)
     run = folder / "run"
     run.mkdir(mode=0o700)
-    servers = Servers(DataDir(folder, run))
+    servers = Servers(DataDir(folder, run), fsync=False)
     yield servers
     servers.close()
     shutil.rmtree(folder)

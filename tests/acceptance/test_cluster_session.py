@@ -81,7 +81,8 @@ class Session:
         standin = Path(__file__).with_name("standin.py").read_text()
         for name in PROGRAMS:
             program = self._programs / name
-            program.write_text(f"#!{sys.executable}\n{standin}")
+            # -S skips site-packages, which a stand-in does not need: each starts in 20 ms.
+            program.write_text(f"#!{sys.executable} -S\n{standin}")
             program.chmod(0o755)
 
     def run(self, test: str, *options: str) -> subprocess.CompletedProcess[str]:

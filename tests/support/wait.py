@@ -34,12 +34,14 @@ async def until(condition: Callable[[], Any], seconds: float = DEADLINE) -> None
             await asyncio.sleep(_PAUSE)
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+def wait_for(
+    what: str, condition: Callable[[], object], seconds: float = DEADLINE, pause: float = _PAUSE
+) -> None:
     """Wait in a test without an event loop. Fails with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"still waiting for: {what}"
-        time.sleep(_PAUSE)
+        time.sleep(pause)
 
 
 def run_in_thread(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
