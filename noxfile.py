@@ -126,7 +126,8 @@ def manifests(session: nox.Session) -> None:
         (rendered / f"{overlay}.yaml").write_text(text)
     shutil.copy("Dockerfile", rendered)
     policies = ("--config-file", "deploy/checkov.yaml", "--quiet", "--compact")
-    session.run("checkov", *policies, "--directory", str(rendered))
+    frameworks = ("--framework", "kubernetes", "dockerfile")
+    session.run("checkov", *policies, *frameworks, "--directory", str(rendered))
     # The package is imported from the working directory: it cannot be installed here, because its
     # dependencies conflict with those of checkov.
     tests = ("pytest", "tests/manifests", *IN_PARALLEL, *session.posargs)
