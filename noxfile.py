@@ -340,7 +340,10 @@ LICENCES = (
 )
 
 # The modules between an acknowledged vote and its count.
-CORE = ("queue/*", "database/*", "reconcile/*", "roles/worker.py")
+CORE = (
+    *("queue/*", "database/counting.py", "database/poll.py", "database/totals.py", "reconcile/*"),
+    *("roles/worker.py", "roles/maintenance.py"),
+)
 
 NO_CHROMIUM = "no Chromium was found, and none could be installed"
 
