@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 from redis.asyncio import Redis
-from servers import TEMPLATE
+from support.servers import TEMPLATE
 
 from bench import queue
 from bench.results import Results

@@ -3,8 +3,8 @@
 from statistics import median
 from time import perf_counter
 
-from servers import TEMPLATE
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.servers import TEMPLATE
 
 from bench import queue
 from bench.count import drained

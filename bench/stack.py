@@ -16,9 +16,9 @@ import httpx
 import psutil
 import uvloop
 from redis.asyncio import Redis
-from servers import TEMPLATE, Servers
 from support.app import reserved_port
 from support.environ import ENVIRON
+from support.servers import TEMPLATE, Servers
 
 from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Program

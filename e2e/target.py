@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
-from checker import check
-from final_state import StateReader
+from support.checker import check
+from support.final_state import StateReader
+from support.voters import Voters
 from support.wait import run_in_thread
-from voters import Voters
 
 from voting.poll.ballot import Choice
 from voting.queue.client import Queue, connect

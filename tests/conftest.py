@@ -7,8 +7,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from servers import Servers, Stream
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.servers import Servers, Stream
 
 from voting.database.engine import create_engine
 from voting.local.data_dir import DataDir

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 import asyncpg
 import pytest
 import redis
-from collector import Collector, collecting
-from servers import Servers
+from support.app import RoleProcess
+from support.collector import Collector, collecting
+from support.servers import Servers
 from support.wait import DEADLINE, wait_for
 
 from voting import __version__
 from voting.web.cookies import VoterCookies
 
-from .test_roles import AWAY, KEY, Role
+from .test_roles import AWAY, KEY
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 INCOMING = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -33,14 +34,14 @@ class App:
             role: servers.database_url(database, f"voting_{role}") for role in ("worker", "result")
         }
         self._urls = {"REDIS_URL": redis_urls, "DATABASE_URL": database_urls}
-        self.roles: list[Role] = []
+        self.roles: list[RoleProcess] = []
 
-    def run(self, name: str, **environ: str) -> Role:
+    def run(self, name: str, **environ: str) -> RoleProcess:
         urls = {key: each[name] for key, each in self._urls.items() if name in each}
-        self.roles.append(Role(name, **{**urls, "SECRET_KEYS": KEY, **environ}))
+        self.roles.append(RoleProcess(name, **{**urls, "SECRET_KEYS": KEY, **environ}))
         return self.roles[-1]
 
-    def start(self, **environ: str) -> tuple[Role, Role]:
+    def start(self, **environ: str) -> tuple[RoleProcess, RoleProcess]:
         worker = self.run("worker", **environ)
         return self.run("vote", **environ).ready(), worker.ready()
 
@@ -70,7 +71,9 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-def cast(vote: Role, choice: str = "a", headers: dict[str, str] | None = None) -> tuple[int, str]:
+def cast(
+    vote: RoleProcess, choice: str = "a", headers: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Vote as a new voter, and tell the status and the voter's cookie."""
     with vote.page() as client:
         client.get("/")
@@ -78,12 +81,12 @@ def cast(vote: Role, choice: str = "a", headers: dict[str, str] | None = None) -
         return answer.status_code, client.cookies["voter"]
 
 
-def lines(role: Role, event: str | None = None) -> list[dict[str, object]]:
+def lines(role: RoleProcess, event: str | None = None) -> list[dict[str, object]]:
     found = [json.loads(line) for line in role.output.splitlines()]
     return [line for line in found if event in {None, line["event"]}]
 
 
-def says(role: Role, event: str) -> Callable[[], object]:
+def says(role: RoleProcess, event: str) -> Callable[[], object]:
     return lambda: lines(role, event)
 
 

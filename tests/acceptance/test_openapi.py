@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, Response
 from schemathesis.specs.openapi import checks
+from support.app import RoleProcess
 
 from voting.web.cookies import VoterCookies
 
-from .test_roles import KEY, Role
+from .test_roles import KEY
 
 OPERATIONS = {
     "vote": ["GET /", "POST /vote", "GET /receipt", "GET /static/{digest}/{name}"],
@@ -42,7 +43,7 @@ ALWAYS = {
 
 
 @pytest.fixture(scope="module")
-def roles(servers) -> Iterator[dict[str, Role]]:
+def roles(servers) -> Iterator[dict[str, RoleProcess]]:
     """All roles as they run, on a database and a queue of their own."""
     name = "test_openapi"
     servers.make_database(name)
@@ -52,7 +53,7 @@ def roles(servers) -> Iterator[dict[str, Role]]:
     }
     urls["worker"]["REDIS_URL"] = servers.redis_url("worker")
     urls["vote"] = {"REDIS_URL": servers.redis_url("vote"), "SECRET_KEYS": KEY}
-    roles = {role: Role(role, **environ) for role, environ in urls.items()}
+    roles = {role: RoleProcess(role, **environ) for role, environ in urls.items()}
     for role in roles.values():
         role.ready()
     yield roles

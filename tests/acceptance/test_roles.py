@@ -4,15 +4,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import Self
 
 import httpx
 import pytest
-from support.app import GUARDIAN
+from support.app import RoleProcess
 from support.environ import ENVIRON
 from support.wait import DEADLINE, wait_for
 
@@ -28,73 +24,13 @@ AWAY = {
 OPS_PATHS = ["/healthz", "/readyz", "/metrics", "/version"]
 
 
-class Role:
-    """A role on two free ports of its own, with its output so far in `output`."""
-
-    def __init__(self, role: str, **environ: str) -> None:
-        # Like `voting up`, reserve the ports until the role listens.
-        self._reserved = [socket.socket(), socket.socket()]
-        for each in self._reserved:
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            each.bind(("127.0.0.1", 0))
-        self.port, self.ops_port = (each.getsockname()[1] for each in self._reserved)
-        self._log = Path(tempfile.mkstemp(prefix="voting-role-", suffix=".log")[1])
-        ports = {"PORT": str(self.port), "OPS_PORT": str(self.ops_port)}
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "voting"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**ENVIRON, "ROLE": role, "HOST": "127.0.0.1", **ports, **environ},
-                process_group=GUARDIAN.group,
-            )
-
-    @property
-    def output(self) -> str:
-        return self._log.read_text()
-
-    def ask(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.ops_port}{path}")
-
-    def says(self, path: str, status: int) -> bool:
-        assert self.process.poll() is None, self.output
-        with suppress(httpx.TransportError):
-            return self.ask(path).status_code == status
-        return False
-
-    def alive(self) -> Self:
-        wait_for("/healthz", lambda: self.says("/healthz", 200))
-        return self
-
-    def ready(self) -> Self:
-        wait_for("/readyz", lambda: self.says("/readyz", 200))
-        return self
-
-    def page(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}")
-
-    def ended(self) -> int:
-        """Wait until it exits, and return its exit code."""
-        code = self.process.wait(DEADLINE)
-        assert "Traceback" not in self.output
-        return code
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(DEADLINE)
-        for each in self._reserved:
-            each.close()
-        self._log.unlink()
-
-
 @pytest.fixture
-def run() -> Iterator[Callable[..., Role]]:
+def run() -> Iterator[Callable[..., RoleProcess]]:
     """Run a role with variables; ended with the test."""
-    started: list[Role] = []
+    started: list[RoleProcess] = []
 
-    def run(role: str, **environ: str) -> Role:
-        started.append(Role(role, **environ))
+    def run(role: str, **environ: str) -> RoleProcess:
+        started.append(RoleProcess(role, **environ))
         return started[-1]
 
     yield run
@@ -103,13 +39,13 @@ def run() -> Iterator[Callable[..., Role]]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[Callable[[str], Role]]:
+def alone() -> Iterator[Callable[[str], RoleProcess]]:
     """Return a role that runs without its servers; the tests of a module share it."""
-    started: dict[str, Role] = {}
+    started: dict[str, RoleProcess] = {}
 
-    def find(name: str) -> Role:
+    def find(name: str) -> RoleProcess:
         if name not in started:
-            started[name] = Role(name, **AWAY, COMMIT="c0ffee")
+            started[name] = RoleProcess(name, **AWAY, COMMIT="c0ffee")
         return started[name].alive()
 
     yield find
@@ -118,7 +54,7 @@ def alone() -> Iterator[Callable[[str], Role]]:
 
 
 @pytest.fixture
-def vote(servers, database_url, run) -> Role:
+def vote(servers, database_url, run) -> RoleProcess:
     """The vote role, ready, with a worker that counts."""
     urls = {role: servers.redis_url(role) for role in ("worker", "vote")}
     run("worker", REDIS_URL=urls["worker"], DATABASE_URL=database_url)
@@ -130,7 +66,7 @@ class VoteInFlight:
 
     body = b"choice=a"
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: RoleProcess) -> None:
         with role.page() as client:
             client.get("/")
             cookie = f"voter={client.cookies['voter']}"
@@ -260,7 +196,7 @@ def test_an_idle_connection_does_not_hold_up_the_stop(run, name, number):
 def test_a_vote_in_flight_is_answered_while_readiness_is_off_and_the_role_is_alive(vote):
     flight = VoteInFlight(vote)
     vote.process.terminate()
-    wait_for("readiness to be off", lambda: vote.says("/readyz", 503))
+    wait_for("readiness to be off", lambda: vote.responds("/readyz", 503))
     assert vote.ask("/healthz").status_code == 200
     answer = flight.finish()
     assert answer.startswith("HTTP/1.1 303")
@@ -272,7 +208,7 @@ def test_a_vote_in_flight_is_answered_while_readiness_is_off_and_the_role_is_ali
 def test_a_second_signal_ends_a_role_at_once(vote, number):
     flight = VoteInFlight(vote)
     vote.process.terminate()
-    wait_for("readiness to be off", lambda: vote.says("/readyz", 503))
+    wait_for("readiness to be off", lambda: vote.responds("/readyz", 503))
     vote.process.send_signal(number)
     assert vote.process.wait(DEADLINE) == 128 + number
     flight.close()

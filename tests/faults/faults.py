@@ -9,8 +9,8 @@ import signal
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
+from support.voters import CONNECTIONS, Voters
 from support.wait import until
-from voters import CONNECTIONS, Voters
 
 from faults.stack import Stack, suspended
 from voting.load.record import Acknowledgement

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any, Self
 
-from checker import Verdict, check
-from voters import Voters
+from support.checker import Verdict, check
+from support.voters import Voters
 
 from faults.faults import FORGETTING, Fault
 from faults.stack import KEY, Stack

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import asyncpg
 import psutil
-from final_state import StateReader
-from proxy import Proxy
-from servers import TEMPLATE, as_user, make_roles, passwords, with_users
 from support.app import reserved_port, role_environment
+from support.final_state import StateReader
+from support.proxy import Proxy
+from support.servers import TEMPLATE, as_user, make_roles, passwords, with_users
 from support.wait import until
 
 from voting.database.engine import create_engine

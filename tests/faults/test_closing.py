@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from checker import check
-from servers import as_user, redis_url
+from support.checker import check
 from support.environ import ENVIRON
+from support.servers import as_user, redis_url
+from support.voters import Voters
 from support.wait import until
-from voters import Voters
 
 from faults.stack import KEY, Stack
 from voting.load.client import Connection

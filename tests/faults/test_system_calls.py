@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from voters import Voters
+from support.voters import Voters
 
 from faults.stack import KEY, Stack
 from faults.system_calls import TRACE, calls, early_replies

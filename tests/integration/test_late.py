@@ -4,8 +4,8 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from proxy import Proxy
 from redis.exceptions import RedisError
+from support.proxy import Proxy
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
 from voting.queue import producer

@@ -10,8 +10,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
-from servers import DEPLOY, USERS, passwords
 from sqlalchemy.exc import DBAPIError
+from support.servers import DEPLOY, USERS, passwords
 
 from voting.database import schema
 from voting.database.engine import create_engine

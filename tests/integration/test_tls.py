@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 import trustme
 from redis.exceptions import RedisError
-from servers import passwords
 from sqlalchemy import text
-from tls import Front
+from support.servers import passwords
+from support.tls import Front
 
 from voting.database.engine import DATABASE_ERRORS, create_engine
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice

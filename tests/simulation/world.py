@@ -11,11 +11,11 @@ from functools import partial
 from unittest import mock
 from uuid import UUID
 
-from checker import FinalState, Vote, check
 from simulation.loop import WORLD, Process, State, VirtualLoop
 from simulation.network import FAULTS, Faults, Server, client
 from simulation.postgres_model import Engine, Postgres
 from simulation.redis_model import Redis, Refused
+from support.checker import FinalState, Vote, check
 
 from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Ballot, Choice, Version

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from checker import FinalState, Vote, check
+from support.checker import FinalState, Vote, check
 
 from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Choice, Version

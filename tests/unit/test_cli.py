@@ -8,7 +8,7 @@ import sys
 import click
 import pytest
 from click.shell_completion import ShellComplete
-from environ import ENVIRON
+from support.environ import ENVIRON
 
 from voting.commands.cli import cli
 

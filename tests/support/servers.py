@@ -23,7 +23,7 @@ from voting.queue.consumer import Consumer
 from voting.queue.producer import Caster
 from voting.queue.state import QueueState
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 # Who may do what in the deployment.
 USERS = DEPLOY / "overlays/kind/voting/users.acl"
 ROLES = DEPLOY / "base/roles.sql"

@@ -7,9 +7,9 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from checker import FinalState, Vote
-from support.wait import until
 
+from support.checker import FinalState, Vote
+from support.wait import until
 from voting.load.client import Connection
 from voting.load.pages import PageError, fetch_totals
 from voting.poll.ballot import Choice, Version
