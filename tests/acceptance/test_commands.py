@@ -11,8 +11,6 @@ from support.app import GUARDIAN, VotingUp, holders
 from support.environ import ENVIRON
 from support.wait import DEADLINE, wait_for
 
-from voting.local.data_dir import DataDir
-
 from .conftest import copy
 
 AWAY = {
@@ -180,15 +178,17 @@ def test_a_wait_for_the_schema_logs_the_reason_and_ends_on_sigterm():
 
 
 def test_a_wait_for_a_schema_that_is_there_ends_at_once(running):
-    url = DataDir(running.data, running.data / "run").database_url()
+    url = running.servers.database_url()
     done = voting("wait", DATABASE_URL=url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_database_that_is_not_migrated_is_reported_in_one_line(running):
     running.sql("CREATE DATABASE empty")
-    folders = DataDir(running.data, running.data / "run")
-    servers = {"DATABASE_URL": folders.database_url("empty"), "REDIS_URL": folders.redis_url}
+    servers = {
+        "DATABASE_URL": running.servers.database_url("empty"),
+        "REDIS_URL": running.servers.redis_url,
+    }
     failed = voting("audit", **servers)
     assert failed.returncode == 1
     [line] = failed.stderr.splitlines()

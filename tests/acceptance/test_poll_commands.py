@@ -13,8 +13,6 @@ from support.app import GUARDIAN, VotingUp
 from support.environ import ENVIRON
 from support.wait import DEADLINE, wait_for
 
-from voting.local.data_dir import DataDir
-
 from .test_commands import AWAY, voted, voting
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
@@ -30,6 +28,10 @@ def votes(up: VotingUp, choice: str) -> httpx.Response:
     with httpx.Client(base_url=up.address("vote")) as voter:
         voter.get("/")
         return voter.post("/vote", data={"choice": choice})
+
+
+def page(up: VotingUp, voter: httpx.Cookies) -> str:
+    return httpx.get(up.address("vote"), cookies=voter).text
 
 
 def answered(up: VotingUp, answer: str, *command: str) -> tuple[int, str]:
@@ -75,10 +77,13 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
     opened = lines(up, "open", "--yes")
     assert opened[0] == "round         1, open"
     assert opened[-1].endswith("round 1: a 2, b 1, revoked")
-    assert up.vote("b")
+    voter = httpx.Cookies()
+    assert up.vote("b", voter)
     wait_for("the vote", lambda: up.tally() == {"a": 2, "b": 2})
 
     lines(up, "close", "--yes", "--wait", "30")
+    wait_for("the page to be closed", lambda: "Voting is closed" in page(up, voter))
+    assert "✓ Your choice" in page(up, voter)
     started = lines(up, "reset", "--yes")
     assert started[:2] == ["round         2, open", "votes         a 0, b 0"]
     assert [line.partition(", ")[2] for line in started[-2:]] == [
@@ -86,7 +91,10 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
         "round 1: a 2, b 2",
     ]
     wait_for("the page to be empty", lambda: up.tally() == {"a": 0, "b": 0})
-    assert up.vote("b")
+    # A voter of the round before has not voted in the next.
+    wait_for("the page to be open", lambda: "Pick one. You can" in page(up, voter))
+    assert "✓" not in page(up, voter)
+    assert up.vote("b", voter)
     wait_for("the vote of round 2", lambda: up.tally() == {"a": 0, "b": 1})
     assert lines(up, "audit")[-1] == "no problems"
     assert lines(up, "replay")[1] == "recounted     0"
@@ -125,6 +133,7 @@ def test_a_poll_closes_at_its_time_which_the_page_shows(start, data):
 
 
 def test_consequences_are_printed_first_and_nothing_changes_without_a_yes(running):
+    running.reset()
     voted(running)
     closing = r"Close round 1 now\?\n  Votes are refused from then on\."
     code, said = answered(running, "no", "close")
@@ -160,8 +169,7 @@ def test_consequences_are_printed_first_and_nothing_changes_without_a_yes(runnin
 
 
 def test_a_close_while_redis_is_unreachable_is_completed_by_a_worker(running):
-    lines(running, "open", "--yes")
-    url = DataDir(running.data, running.data / "run").database_url()
+    url = running.servers.database_url()
     closed = voting("close", "--yes", DATABASE_URL=url, REDIS_URL=AWAY["REDIS_URL"])
     assert (closed.returncode, closed.stdout) == (1, "")
     [line] = closed.stderr.splitlines()
@@ -192,22 +200,3 @@ def test_unreachable_servers_are_reported_in_one_line(command):
     assert (failed.returncode, failed.stdout) == (1, "")
     [line] = failed.stderr.splitlines()
     assert line.startswith("Error: the ")
-
-
-def test_a_voter_of_the_round_before_has_not_voted_in_the_next(running):
-    # The last with that `voting up`: it is the only one to begin another round.
-    with httpx.Client(base_url=running.address("vote")) as voter:
-        voter.get("/")
-        assert voter.post("/vote", data={"choice": "a"}).status_code == 303
-        lines(running, "close", "--yes", "--wait", "30")
-
-        def page() -> str:
-            return voter.get("/").text
-
-        wait_for("the page to say so", lambda: "Voting is closed" in page())
-        assert "✓ Your choice" in page()
-        lines(running, "reset", "--yes")
-        wait_for("the page to be open", lambda: "Pick one. You can" in page())
-        assert "✓" not in page()
-        assert voter.post("/vote", data={"choice": "b"}).status_code == 303
-        wait_for("the vote", lambda: running.tally() == {"a": 0, "b": 1})

@@ -180,8 +180,15 @@ def test_a_worker_listens_on_its_operations_port_only(alone):
 # Stopping
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["vote", "result", "worker"])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("vote", signal.SIGTERM),
+        ("vote", signal.SIGINT),
+        ("result", signal.SIGTERM),
+        ("worker", signal.SIGTERM),
+    ],
+)
 def test_an_idle_connection_does_not_hold_up_the_stop(run, name, number):
     role = run(name, **AWAY).alive()
     with role.page() as client, httpx.Client() as ops:

@@ -31,17 +31,6 @@ def listening(process: psutil.Process, port: str) -> int:
     )
 
 
-def test_votes_are_still_there_after_a_restart(start, data):
-    up = start(data / "new").ready()
-    assert up.vote("a")
-    wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
-    assert up.interrupt() == 0
-
-    again = start(data / "new").ready()
-    assert again.tally() == {"a": 1, "b": 0}
-    assert again.interrupt() == 0
-
-
 # Stopping
 
 
