@@ -131,6 +131,8 @@ def test_ctrl_c_ends_a_command_that_waits_with_exit_code_130():
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell starts its background jobs, perhaps this test run, with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads
     ) as waiting:
         assert "waiting for the database" in waiting.stderr.readline()
         os.kill(waiting.pid, signal.SIGINT)
