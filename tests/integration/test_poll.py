@@ -97,7 +97,7 @@ async def test_closed_poll_accepts_no_vote_and_knows_its_last_one(open_poll, eng
 
 
 async def test_poll_closes_at_its_time_by_redis_clock_before_postgres_knows(open_poll, engine):
-    milliseconds = int(await open_poll.clock() * 1000) + 200
+    milliseconds = int(await open_poll.clock() * 1000) + 1_000
     at = datetime.fromtimestamp(milliseconds / 1000, UTC)
     await close_poll(engine, at=at)
     found, _ = await reconcile(engine, open_poll)
