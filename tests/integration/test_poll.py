@@ -15,6 +15,7 @@ from voting.commands import poll as poll_commands
 from voting.database import counting
 from voting.database.engine import DATABASE_ERRORS
 from voting.database.poll import (
+    RECORD_QUEUE_LOSS,
     PollChanged,
     close_poll,
     close_poll_on_time,
@@ -23,7 +24,6 @@ from voting.database.poll import (
     fetch_poll,
     fetch_poll_for_share,
     fetch_version_floor,
-    record_queue_loss,
     reopen_poll,
     start_round,
 )
@@ -289,7 +289,7 @@ async def test_frozen_worker_does_not_prevent_a_close(engine):
         await fetch_poll_for_share(frozen)
         await close_poll(engine)
         with pytest.raises(DATABASE_ERRORS):
-            await record_queue_loss(frozen)
+            await frozen.execute(RECORD_QUEUE_LOSS)
         await frozen.invalidate()
     found = await poll(engine)
     assert (found.state, found.queue_lost_at) == ("closed", None)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, select, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
 from voting.database.engine import set_local
@@ -25,33 +25,6 @@ from voting.poll.results import (
 
 # Rows that are fetched and written at a time, few enough for their memory not to matter.
 BATCH = 500
-
-# The last final result of a round: a poll may have been reopened and closed again.
-PAST_RESULT = (
-    select(Final.round, Final.final_at, Final.closed_at, Final.a, Final.b, func.now().label("at"))
-    .where(Final.round == bindparam("round"))
-    .order_by(Final.final_at.desc())
-    .limit(1)
-)
-
-TIMELINE = select((Tally.bucket + BUCKET).label("time"), Tally.a, Tally.b).order_by(Tally.bucket)
-
-PAST_TIMELINE = (
-    select((PastTally.bucket + BUCKET).label("time"), PastTally.a, PastTally.b)
-    .where(PastTally.round == bindparam("round"))
-    .order_by(PastTally.bucket)
-)
-
-# In random order, which reveals neither voters nor times.
-VOTES = select(Vote.choice).order_by(func.random())
-
-# For a command at a terminal: sorting all votes may take long, and so may reading them in a pager.
-# Not without limit: while the snapshot is open, Postgres can't vacuum rows changed after it.
-LONG_TIMEOUTS = set_local(statement_timeout="0", idle_in_transaction_session_timeout="10min")
-
-# Taken before the snapshot: starting a round truncates the table, which then is empty even in
-# snapshots that were taken before.
-LOCK_VOTES = text("LOCK TABLE votes IN ACCESS SHARE MODE")
 
 
 class NoSuchRound(Exception):
@@ -85,10 +58,11 @@ class Snapshot:
         a = b = 0
         counts = VoteCounts.of(a, b, hidden=self.result.hidden)
         yield form.head().encode()
+        tally = PastTally if self._past else Tally
+        query = select((tally.bucket + BUCKET).label("time"), tally.a, tally.b)
         if self._past:
-            rows = await self._rows(PAST_TIMELINE, round=self.result.poll.round)
-        else:
-            rows = await self._rows(TIMELINE)
+            query = query.where(PastTally.round == self.result.poll.round)
+        rows = await self._rows(query.order_by(tally.bucket))
         while batch := await rows.fetchmany(BATCH):
             points = []
             for each in batch:
@@ -111,17 +85,16 @@ class Snapshot:
         if self.result.hidden:
             raise VotesHidden
         yield form.head().encode()
-        rows = await self._rows(VOTES)
+        # In random order, which reveals neither voters nor times.
+        rows = await self._rows(select(Vote.choice).order_by(func.random()))
         while batch := await rows.fetchmany(BATCH):
             yield form.body([each.choice for each in batch]).encode()
         yield form.tail().encode()
 
-    async def _rows(
-        self, query: Select[*tuple[Any, ...]], **values: int
-    ) -> AsyncResult[*tuple[Any, ...]]:
+    async def _rows(self, query: Select[*tuple[Any, ...]]) -> AsyncResult[*tuple[Any, ...]]:
         # Not closed if the reader stops: it ends with the transaction. SQLAlchemy's own context
         # manager would swallow GeneratorExit.
-        return await self._connection.stream(query, values, execution_options={"yield_per": BATCH})
+        return await self._connection.stream(query, execution_options={"yield_per": BATCH})
 
 
 @asynccontextmanager
@@ -140,9 +113,14 @@ async def open_snapshot(
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     async with engine.execution_options(**options).connect() as connection:
         if long_timeouts:
-            await connection.execute(LONG_TIMEOUTS)
+            # At a terminal, sorting all votes may take long, and so may reading them in a pager.
+            # Not without limit: while the snapshot is open, Postgres can't vacuum later changes.
+            limits = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "10min"}
+            await connection.execute(set_local(**limits))
         if votes:
-            await connection.execute(LOCK_VOTES)
+            # Starting a round truncates the table, which then is empty in older snapshots too: lock
+            # it before the snapshot is taken.
+            await connection.execute(text("LOCK TABLE votes IN ACCESS SHARE MODE"))
         result = await fetch_result_in(connection)
         past = round_number not in {None, result.poll.round}
         if past:
@@ -151,7 +129,9 @@ async def open_snapshot(
 
 
 async def _fetch_past_result(connection: AsyncConnection, round_number: int | None) -> PollResult:
-    row = (await connection.execute(PAST_RESULT, {"round": round_number})).one_or_none()
+    """Return the last final result of a round: a poll may be reopened and closed again."""
+    results = select(Final.__table__, func.now().label("at")).where(Final.round == round_number)
+    row = (await connection.execute(results.order_by(Final.final_at.desc()).limit(1))).one_or_none()
     if row is None:
         raise NoSuchRound
     poll = Poll(row.round, "closed", closed_at=row.closed_at, final_at=row.final_at)

@@ -3,16 +3,7 @@
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    DateTime,
-    Integer,
-    MetaData,
-    SmallInteger,
-    String,
-    text,
-)
+import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 BUCKET = timedelta(seconds=10)
@@ -20,8 +11,9 @@ BUCKET = timedelta(seconds=10)
 
 
 class Base(DeclarativeBase):
+    type_annotation_map = {int: sa.BigInteger, datetime: sa.DateTime(timezone=True)}  # noqa: RUF012 - SQLAlchemy's way
     # Constraints have names, so that a migration can drop one.
-    metadata = MetaData(
+    metadata = sa.MetaData(
         naming_convention={
             "pk": "%(table_name)s_pkey",
             "ck": "%(table_name)s_%(constraint_name)s_check",
@@ -34,15 +26,15 @@ class Vote(Base):
 
     __tablename__ = "votes"
     __table_args__ = (
-        CheckConstraint("choice IN ('a', 'b')", name="choice"),
+        sa.CheckConstraint("choice IN ('a', 'b')", name="choice"),
         # Room on each page for changed votes, which then need no new index entry.
         {"postgresql_with": {"fillfactor": 80}},
     )
 
     voter: Mapped[UUID] = mapped_column(primary_key=True)
-    choice: Mapped[str] = mapped_column(String(1))
-    ms: Mapped[int] = mapped_column(BigInteger)
-    seq: Mapped[int] = mapped_column(BigInteger)
+    choice: Mapped[str] = mapped_column(sa.String(1))
+    ms: Mapped[int]
+    seq: Mapped[int]
 
 
 class Tally(Base):
@@ -56,10 +48,10 @@ class Tally(Base):
     # One row is updated with every batch.
     __table_args__ = ({"postgresql_with": {"fillfactor": 50}},)
 
-    bucket: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
-    a: Mapped[int] = mapped_column(BigInteger)
-    b: Mapped[int] = mapped_column(BigInteger)
-    ms: Mapped[int] = mapped_column(BigInteger)
+    bucket: Mapped[datetime] = mapped_column(primary_key=True)
+    a: Mapped[int]
+    b: Mapped[int]
+    ms: Mapped[int]
 
 
 class Poll(Base):
@@ -72,9 +64,9 @@ class Poll(Base):
 
     __tablename__ = "poll"
     __table_args__ = (
-        CheckConstraint("id = 1", name="one"),
-        CheckConstraint("state IN ('open', 'closed')", name="state"),
-        CheckConstraint(
+        sa.CheckConstraint("id = 1", name="one"),
+        sa.CheckConstraint("state IN ('open', 'closed')", name="state"),
+        sa.CheckConstraint(
             "(until_ms IS NULL) = (until_seq IS NULL)"
             " AND (until_ms IS NULL OR state = 'closed')"
             " AND (final_at IS NULL OR until_ms IS NOT NULL)",
@@ -82,18 +74,18 @@ class Poll(Base):
         ),
     )
 
-    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, server_default=text("1"))
-    state: Mapped[str] = mapped_column(String(6), server_default=text("'open'"))
-    round: Mapped[int] = mapped_column(Integer, server_default=text("1"))
-    revision: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    closes_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    after_ms: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    after_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    until_ms: Mapped[int | None] = mapped_column(BigInteger)
-    until_seq: Mapped[int | None] = mapped_column(BigInteger)
-    final_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    lost_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    id: Mapped[int] = mapped_column(sa.SmallInteger, primary_key=True, server_default=sa.text("1"))
+    state: Mapped[str] = mapped_column(sa.String(6), server_default=sa.text("'open'"))
+    round: Mapped[int] = mapped_column(sa.Integer, server_default=sa.text("1"))
+    revision: Mapped[int] = mapped_column(sa.Integer, server_default=sa.text("0"))
+    closes_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
+    after_ms: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    after_seq: Mapped[int] = mapped_column(server_default=sa.text("0"))
+    until_ms: Mapped[int | None]
+    until_seq: Mapped[int | None]
+    final_at: Mapped[datetime | None]
+    lost_at: Mapped[datetime | None]
 
 
 class Final(Base):
@@ -101,11 +93,11 @@ class Final(Base):
 
     __tablename__ = "finals"
 
-    round: Mapped[int] = mapped_column(Integer, primary_key=True)
-    final_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
-    closed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    a: Mapped[int] = mapped_column(BigInteger)
-    b: Mapped[int] = mapped_column(BigInteger)
+    round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
+    final_at: Mapped[datetime] = mapped_column(primary_key=True)
+    closed_at: Mapped[datetime]
+    a: Mapped[int]
+    b: Mapped[int]
 
 
 class PastTally(Base):
@@ -113,7 +105,7 @@ class PastTally(Base):
 
     __tablename__ = "past_tally"
 
-    round: Mapped[int] = mapped_column(Integer, primary_key=True)
-    bucket: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
-    a: Mapped[int] = mapped_column(BigInteger)
-    b: Mapped[int] = mapped_column(BigInteger)
+    round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
+    bucket: Mapped[datetime] = mapped_column(primary_key=True)
+    a: Mapped[int]
+    b: Mapped[int]

@@ -48,26 +48,11 @@ def _change(**values: Any) -> Update:
     return update(models.Poll).values(revision=models.Poll.revision + 1, **values)
 
 
-# The time of the close and its last ballot are added once Redis confirms them.
-CLOSE = _change(state="closed", closes_at=None).where(models.Poll.state == "open")
-
-SCHEDULE_CLOSE = _change(closes_at=bindparam("at")).where(models.Poll.state == "open")
-
 CLOSE_ON_TIME = _change(state="closed", closed_at=bindparam("at")).where(
     models.Poll.state == "open",
     models.Poll.closes_at.is_not(None),
     models.Poll.revision == bindparam("seen_revision"),
 )
-
-REOPEN = _change(
-    state="open", closes_at=None, closed_at=None, until_ms=None, until_seq=None, final_at=None
-).where(
-    models.Poll.round == bindparam("seen_round"),
-    models.Poll.final_at.is_not_distinct_from(bindparam("seen_final_at")),
-)
-
-# A function of the schema, since the worker's user may not delete votes.
-START_ROUND = select(func.start_round(bindparam("ended")))
 
 # This and the next add no revision: they change nothing that is copied to Redis.
 CONFIRM_CLOSE = (
@@ -124,10 +109,9 @@ async def fetch_version_floor(connection: AsyncConnection) -> Version:
 
 async def close_poll(engine: AsyncEngine, *, at: datetime | None = None) -> None:
     """Close the poll, now or at a time. Raises PollChanged if it is closed already."""
-    if at is None:
-        await _change_poll(engine, CLOSE)
-    else:
-        await _change_poll(engine, SCHEDULE_CLOSE, at=at)
+    # The time of the close and its last ballot are added once Redis confirms them.
+    change = _change(state="closed", closes_at=None) if at is None else _change(closes_at=at)
+    await _change_poll(engine, change.where(models.Poll.state == "open"))
 
 
 async def close_poll_on_time(engine: AsyncEngine, poll: Poll, at: datetime) -> None:
@@ -144,7 +128,11 @@ async def reopen_poll(engine: AsyncEngine, seen: Poll) -> None:
 
     Raises PollChanged if the round, or whether it is final, differs from `seen`.
     """
-    await _change_poll(engine, REOPEN, seen_round=seen.round, seen_final_at=seen.final_at)
+    cleared = ("closes_at", "closed_at", "until_ms", "until_seq", "final_at")
+    change = _change(state="open", **dict.fromkeys(cleared)).where(
+        models.Poll.round == seen.round, models.Poll.final_at.is_not_distinct_from(seen.final_at)
+    )
+    await _change_poll(engine, change)
 
 
 async def start_round(engine: AsyncEngine, ended: int) -> None:
@@ -153,7 +141,8 @@ async def start_round(engine: AsyncEngine, ended: int) -> None:
     Raises PollChanged if `ended` is not the current round, or not final.
     """
     async with _exclusive(engine) as connection:
-        started = await connection.execute(START_ROUND, {"ended": ended})
+        # A function of the schema, since the worker's user may not delete votes.
+        started = await connection.execute(select(func.start_round(ended)))
     if started.scalar_one() is None:
         raise PollChanged
 
@@ -161,10 +150,6 @@ async def start_round(engine: AsyncEngine, ended: int) -> None:
 async def confirm_close(connection: AsyncConnection, at: datetime, last_version: Version) -> None:
     """Record when, and after which ballot, Redis closed a poll that is closed in Postgres."""
     await connection.execute(CONFIRM_CLOSE, {"at": at, **last_version._asdict()})
-
-
-async def record_queue_loss(connection: AsyncConnection) -> None:
-    await connection.execute(RECORD_QUEUE_LOSS)
 
 
 async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:

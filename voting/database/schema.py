@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import structlog
 from alembic import command
@@ -16,8 +17,6 @@ from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
 
 log = structlog.get_logger(__name__)
 
-_PACKAGE = Path(__file__).parents[1]
-
 # Seconds between two queries of a database that is not ready yet.
 POLL_INTERVAL = 1.0
 
@@ -27,10 +26,10 @@ _REVISION = "SELECT version_num FROM alembic_version"
 def config(database_url: str) -> Config:
     """Return Alembic's configuration for the migrations of this package."""
     # An installed package contains them; in a checkout they are beside it.
-    installed = _PACKAGE / "migrations"
-    scripts = installed if installed.is_dir() else _PACKAGE.parent / "migrations"
+    package = Path(__file__).parents[1]
+    scripts = next(each for each in (package, package.parent) if (each / "migrations").is_dir())
     config = Config()
-    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts / "migrations").replace("%", "%%"))
     config.attributes["database_url"] = database_url
     return config
 
@@ -48,7 +47,7 @@ def migrate(database_url: str) -> None:
 
 async def wait_for_server(database_url: str, seconds: float) -> None:
     """Return once the database responds. Raises one of DATABASE_ERRORS after `seconds`."""
-    async with _engine(database_url, "voting-wait") as engine:
+    async with _engine(database_url) as engine:
         try:
             async with asyncio.timeout(seconds):
                 await _retry(engine, "SELECT 'ready'")
@@ -63,7 +62,7 @@ async def wait_for_schema(database_url: str) -> None:
     During a rollout, a process of the previous version may restart after the migration.
     """
     head, *earlier = _revisions(database_url)
-    async with _engine(database_url, "voting-wait") as engine:
+    async with _engine(database_url) as engine:
         if (revision := await _retry(engine, _REVISION)) in earlier:
             log.info("waiting for the schema", here=revision, wanted=head)
         while revision in earlier:
@@ -72,8 +71,8 @@ async def wait_for_schema(database_url: str) -> None:
 
 
 @asynccontextmanager
-async def _engine(database_url: str, name: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url, name=name, pool_size=1)
+async def _engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url, name="voting-schema", pool_size=1)
     try:
         yield engine
     finally:
@@ -88,12 +87,10 @@ def _revisions(database_url: str) -> list[str]:
 
 async def _revision(database_url: str) -> str | None:
     """Return the database's revision; None if it has none yet."""
-    async with _engine(database_url, "voting-migrate") as engine, engine.connect() as connection:
-        table = text("SELECT to_regclass('alembic_version')")
-        if (await connection.execute(table)).scalar_one() is None:
+    async with _engine(database_url) as engine, engine.connect() as connection:
+        if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
             return None
-        revision: str | None = (await connection.execute(text(_REVISION))).scalar_one_or_none()
-        return revision
+        return cast("str | None", await connection.scalar(text(_REVISION)))
 
 
 async def _retry(engine: AsyncEngine, query: str) -> str:
@@ -102,7 +99,7 @@ async def _retry(engine: AsyncEngine, query: str) -> str:
     while True:
         try:
             async with engine.connect() as connection:
-                value = (await connection.execute(text(query))).scalar_one_or_none()
+                value = await connection.scalar(text(query))
             if value is not None:
                 return str(value)
             error = "there is no revision yet"

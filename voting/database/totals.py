@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, func, select, text, true
+from sqlalchemy import Row, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database.models import Final, Poll, Tally
@@ -27,7 +27,7 @@ RESULT = (
     )
     .select_from(Poll)
     .join(_sums, true())
-    .outerjoin(Final, and_(Final.round == Poll.round, Final.final_at == Poll.final_at))
+    .outerjoin(Final, (Final.round == Poll.round) & (Final.final_at == Poll.final_at))
 )
 
 # Text rather than SQLAlchemy constructs, so that any DBA can read it and, after SELECT, run EXPLAIN
@@ -43,21 +43,19 @@ TIMELINE = text("""
   ) AS timeline
 """)
 
-RESULT_WITH_TIMELINE = RESULT.add_columns(TIMELINE)
-
-FINAL_RESULTS = select(Final.round, Final.final_at, Final.closed_at, Final.a, Final.b).order_by(
-    Final.final_at
-)
-
 
 async def fetch_result(engine: AsyncEngine, *, timeline: bool = False) -> PollResult:
     """Return the poll and its totals, with TIMELINE_POINTS buckets at most if `timeline`."""
     async with engine.connect() as connection:
         if not timeline:
             return await fetch_result_in(connection)
-        points = {"points": TIMELINE_POINTS}
-        row = (await connection.execute(RESULT_WITH_TIMELINE, points)).one()
-    return replace(_as_result(row), timeline=tuple(map(_as_bucket, row.timeline)))
+        statement = RESULT.add_columns(TIMELINE)
+        row = (await connection.execute(statement, {"points": TIMELINE_POINTS})).one()
+    buckets = (
+        TimelineBucket(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC), a, b)
+        for start, end, a, b in row.timeline
+    )
+    return replace(_as_result(row), timeline=tuple(buckets))
 
 
 async def fetch_result_in(connection: AsyncConnection) -> PollResult:
@@ -67,16 +65,11 @@ async def fetch_result_in(connection: AsyncConnection) -> PollResult:
 
 async def fetch_final_results(engine: AsyncEngine) -> list[FinalResult]:
     """Return all totals that were ever declared final, the oldest first."""
+    columns = (Final.round, Final.final_at, Final.closed_at, Final.a, Final.b)
     async with engine.connect() as connection:
-        return [FinalResult(*row) for row in await connection.execute(FINAL_RESULTS)]
+        rows = await connection.execute(select(*columns).order_by(Final.final_at))
+        return [FinalResult(*row) for row in rows]
 
 
 def _as_result(row: Row[Any]) -> PollResult:
     return PollResult(Totals(int(row.a), int(row.b), row.at), as_poll(row))
-
-
-def _as_bucket(row: tuple[int, int, int, int]) -> TimelineBucket:
-    start, end, a, b = row
-    return TimelineBucket(
-        datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC), a, b
-    )

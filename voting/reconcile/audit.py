@@ -1,12 +1,11 @@
 """Checking, on a live system too, that queue, votes and tally agree."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
 
-from sqlalchemy import Row, and_, bindparam, func, select, text, tuple_
+from sqlalchemy import bindparam, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database.counting import as_columns
@@ -15,7 +14,7 @@ from voting.database.models import Final, Poll, Tally, Vote
 from voting.database.poll import fetch_poll
 from voting.poll.ballot import Version
 from voting.queue.client import StreamMissing
-from voting.queue.state import GroupProgress, QueueState
+from voting.queue.state import QueueState
 from voting.reconcile.entries import cast_at, counted_versions, decode, pages
 
 VOTES = select(
@@ -31,7 +30,7 @@ TALLY = select(
 )
 
 FINAL = select(Final.a, Final.b).join(
-    Poll, and_(Poll.round == Final.round, Poll.final_at == Final.final_at)
+    Poll, (Poll.round == Final.round) & (Poll.final_at == Final.final_at)
 )
 
 # Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
@@ -56,9 +55,6 @@ LEFT JOIN votes AS stored USING (voter)
 VOTES_SINCE = select(func.count()).where(
     tuple_(Vote.ms, Vote.seq) >= tuple_(bindparam("ms"), bindparam("seq"))
 )
-
-
-_Row: TypeAlias = Row[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +104,13 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
     except StreamMissing:
         progress = None
     dead_letters = await state.dead_letters()
-    age = await _oldest_pending_age(state, progress)
+    age = None
+    if progress is not None and progress.oldest_pending is not None:
+        await state.clock()
+        age = state.age(progress.oldest_pending)
 
-    transactions = engine.execution_options(
-        isolation_level="REPEATABLE READ", postgresql_readonly=True
-    )
-    async with transactions.begin() as snapshot:
+    options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    async with engine.execution_options(**options).begin() as snapshot:
         await snapshot.execute(set_local(statement_timeout="0"))
         votes = (await snapshot.execute(VOTES)).one()
         tally = (await snapshot.execute(TALLY)).one()
@@ -123,30 +120,7 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
         counted = counted_versions(progress, dead_letters, after)
         found, since = await _compare(state, snapshot, counted)
 
-    return Audit(
-        votes=Sums(votes.a, votes.b),
-        tally=Sums(int(tally.a), int(tally.b)),
-        entries=found["entries"],
-        since=since,
-        missing=found["missing"],
-        behind=found["behind"],
-        altered=found["altered"],
-        backlog=progress.backlog if progress else None,
-        pending=progress.pending if progress else 0,
-        oldest_pending_seconds=age,
-        dead_letters=len(dead_letters),
-        problems=list(_problems(progress, (votes, tally, final), found, len(dead_letters))),
-    )
-
-
-def _problems(
-    progress: GroupProgress | None,
-    sums: tuple[_Row, _Row, _Row | None],
-    found: Counter[str],
-    dead_letters: int,
-) -> Iterator[str]:
-    votes, tally, final = sums
-    checks: tuple[tuple[bool | int, str], ...] = (
+    checks = (
         (progress is None, "the queue is missing: no worker has created it, or Redis has lost it"),
         ((votes.a, votes.b) != (tally.a, tally.b), "the tally is not the sum of the votes"),
         (
@@ -164,15 +138,22 @@ def _problems(
             found["undecodable"],
             f"entries that are neither ballots nor dead letters: {found['undecodable']}",
         ),
-        (dead_letters, f"dead letters, which can't be counted: {dead_letters}; inspect them"),
+        (dead_letters, f"dead letters, which can't be counted: {len(dead_letters)}; inspect them"),
     )
-    return (problem for wrong, problem in checks if wrong)
-
-
-async def _oldest_pending_age(state: QueueState, progress: GroupProgress | None) -> float | None:
-    if progress is None or progress.oldest_pending is None:
-        return None
-    return max(0.0, await state.clock() - progress.oldest_pending.ms / 1000)
+    return Audit(
+        votes=Sums(votes.a, votes.b),
+        tally=Sums(int(tally.a), int(tally.b)),
+        entries=found["entries"],
+        since=since,
+        missing=found["missing"],
+        behind=found["behind"],
+        altered=found["altered"],
+        backlog=progress.backlog if progress else None,
+        pending=progress.pending if progress else 0,
+        oldest_pending_seconds=age,
+        dead_letters=len(dead_letters),
+        problems=[problem for wrong, problem in checks if wrong],
+    )
 
 
 async def _compare(

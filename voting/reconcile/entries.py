@@ -39,11 +39,9 @@ def counted_versions(
             dead_lettered.add(Version.parse(letter.fields[b"id"]))
 
     def counted(version: Version) -> bool:
-        if progress is None or version <= after_version:
-            return False
-        if last_version is not None and version > last_version:
-            return False
-        return progress.counted(version) and version not in dead_lettered
+        in_round = after_version < version and (last_version is None or version <= last_version)
+        counted = in_round and progress is not None and progress.counted(version)
+        return counted and version not in dead_lettered
 
     return counted
 
@@ -53,8 +51,9 @@ def decode(entries: Sequence[Entry]) -> list[QueuedBallot]:
     ballots = []
     for entry in entries:
         with suppress(ValueError):
-            ballots.append(entry.ballot())
-    return [each for each in ballots if max(each.version) <= MAX_BIGINT]
+            if max(entry.version) <= MAX_BIGINT:
+                ballots.append(entry.ballot())
+    return ballots
 
 
 def cast_at(version: Version | None) -> datetime | None:

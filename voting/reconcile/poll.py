@@ -6,13 +6,13 @@ from dataclasses import replace
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database.poll import (
+    RECORD_QUEUE_LOSS,
     PollChanged,
     close_poll_on_time,
     confirm_close,
     declare_final,
     fetch_poll_for_share,
     fetch_version_floor,
-    record_queue_loss,
 )
 from voting.poll.ballot import MAX_BIGINT, MIN_VERSION, Version
 from voting.poll.lifecycle import Event, Poll
@@ -43,7 +43,7 @@ async def reconcile(
             )
             if synced.created and (known or floor > MIN_VERSION):
                 lost = True
-                await record_queue_loss(connection)
+                await connection.execute(RECORD_QUEUE_LOSS)
             if poll.state == "closed":
                 return await _confirm_close(connection, poll, synced), lost
         if synced.closed_at is None:
