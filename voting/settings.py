@@ -20,8 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from voting.poll.question import Question
-from voting.poll.results import ShowResults
+from voting.poll.results import Question, ShowResults
 
 
 class SettingsError(Exception):

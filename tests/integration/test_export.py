@@ -385,9 +385,9 @@ async def test_an_export_to_a_client_that_does_not_read_is_ended(
 async def test_nothing_more_is_read_for_a_client_that_left(
     client, port, engine, admin, monkeypatch
 ):
-    read, body = [], formats.TimelineCsv.body
+    read, body = [], formats.Csv.body
     monkeypatch.setattr(
-        formats.TimelineCsv, "body", lambda self, rows: read.append(rows) or body(self, rows)
+        formats.Csv, "body", lambda self, rows: read.append(rows) or body(self, rows)
     )
     await count_many(engine)
     async with idler(port), idler(port):

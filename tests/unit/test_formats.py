@@ -7,8 +7,7 @@ import pytest
 
 from voting.poll.formats import TIMELINE, VOTES, TimelinePoint
 from voting.poll.lifecycle import Poll
-from voting.poll.question import Question
-from voting.poll.results import PollResult, Totals, VoteCounts, publish
+from voting.poll.results import PollResult, Question, Totals, VoteCounts, publish
 
 AT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 RESULT = PollResult(Totals(7, 2, AT), Poll())

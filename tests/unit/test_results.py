@@ -5,8 +5,7 @@ import pytest
 
 from voting.poll.ballot import Version
 from voting.poll.lifecycle import Poll
-from voting.poll.question import Question
-from voting.poll.results import PollResult, Totals, VoteCounts, as_dict, publish
+from voting.poll.results import PollResult, Question, Totals, VoteCounts, as_dict, publish
 
 QUESTION = Question("Cats or Dogs?", "Cats", "Dogs")
 AT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)

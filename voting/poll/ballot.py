@@ -48,8 +48,6 @@ CHOICES = {choice.encode(): choice for choice in Choice}
 
 VOTER_BYTES = 16
 
-_FIELDS = {b"voter", b"choice"}
-
 # A trace is opaque here: lower-case hexadecimal digits and dashes, of bounded length.
 _TRACE = re.compile(rb"[0-9a-f-]{1,64}")
 
@@ -65,9 +63,8 @@ class Ballot:
 
     def encode(self) -> tuple[bytes, ...]:
         """Return the entry's fields `voter` (16 bytes), `choice` and, if there is one, `trace`."""
-        if self.trace is None:
-            return self.voter.bytes, self.choice.encode()
-        return self.voter.bytes, self.choice.encode(), self.trace.encode()
+        trace = () if self.trace is None else (self.trace.encode(),)
+        return self.voter.bytes, self.choice.encode(), *trace
 
     @classmethod
     def decode(cls, fields: Mapping[bytes, bytes]) -> Self:
@@ -75,13 +72,14 @@ class Ballot:
 
         Only an invalid `trace` is ignored: the ballot counts without it.
         """
-        trace = None
-        if fields.keys() != _FIELDS:
-            if fields.keys() != {*_FIELDS, b"trace"}:
-                raise ValueError("fields are not voter and choice")
-            if _TRACE.fullmatch(fields[b"trace"]):
-                trace = fields[b"trace"].decode()
-        return cls(UUID(bytes=fields[b"voter"]), Choice(fields[b"choice"].decode("ascii")), trace)
+        if fields.keys() - {b"trace"} != {b"voter", b"choice"}:
+            raise ValueError("fields are not voter and choice")
+        trace = _TRACE.fullmatch(fields.get(b"trace", b""))
+        return cls(
+            UUID(bytes=fields[b"voter"]),
+            Choice(fields[b"choice"].decode("ascii")),
+            trace and trace[0].decode(),
+        )
 
 
 class QueuedBallot(NamedTuple):

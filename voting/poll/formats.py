@@ -6,121 +6,101 @@ A document is a head, a body for each batch of items, and a tail.
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from voting.poll.question import Question
-from voting.poll.results import PublicResult, TimelinePoint, as_dict
+from voting.poll.results import PublicResult, Question, TimelinePoint, as_dict
 
-_Item_contra = TypeVar("_Item_contra", contravariant=True)
-
-
-class Format(Protocol[_Item_contra]):
-    """Writes one document: `head`, then `body` for each batch of items, then `tail`."""
-
-    media_type: str
-
-    def head(self) -> str: ...
-
-    def body(self, items: Sequence[_Item_contra]) -> str: ...
-
-    def tail(self) -> str: ...
+_Item = TypeVar("_Item")
 
 
-class _Csv:
-    """CSV as in RFC 4180, in UTF-8."""
+class Csv(Generic[_Item]):
+    """CSV as in RFC 4180, in UTF-8: a row of `names`, then `as_row` of each item."""
 
     media_type = "text/csv; charset=utf-8"
+
+    def __init__(self, names: Sequence[str], as_row: Callable[[_Item], Sequence[object]]) -> None:
+        self._names = names
+        self._as_row = as_row
+
+    def head(self) -> str:
+        return _rows([self._names])
+
+    def body(self, items: Sequence[_Item]) -> str:
+        return _rows(map(self._as_row, items))
 
     def tail(self) -> str:
         return ""
 
 
-class _Json:
-    """An object whose last value is a list, with an item on each line."""
+class Json(Generic[_Item]):
+    """An object of `fields` and, last, the list `key`: `as_value` of each item, on its own line."""
 
     media_type = "application/json"
 
-    def __init__(self, key: str, fields: dict[str, object]) -> None:
+    def __init__(
+        self, fields: Mapping[str, Any], key: str, as_value: Callable[[_Item], object]
+    ) -> None:
         self._head = json.dumps({**fields, key: []}, ensure_ascii=False)
+        self._as_value = as_value
         self._separator = "\n"
 
     def head(self) -> str:
         return self._head.removesuffix("]}")
 
-    def tail(self) -> str:
-        return "\n]}\n"
-
-    def _lines(self, items: Iterable[object]) -> str:
-        text = self._separator + ",\n".join(json.dumps(each, ensure_ascii=False) for each in items)
+    def body(self, items: Sequence[_Item]) -> str:
+        lines = (json.dumps(self._as_value(each), ensure_ascii=False) for each in items)
+        text = self._separator + ",\n".join(lines)
         self._separator = ",\n"
         return text
 
+    def tail(self) -> str:
+        return "\n]}\n"
 
-class TimelineCsv(_Csv):
+
+Format: TypeAlias = Csv[_Item] | Json[_Item]
+
+
+def _timeline_csv(result: PublicResult, question: Question) -> Csv[TimelinePoint]:
     """A row for each point; hidden counts have no column."""
-
-    def __init__(self, result: PublicResult, question: Question) -> None:
-        names = [f"a: {question.option_a}", f"b: {question.option_b}"]
-        self._names = [] if result.hidden else names
-
-    def head(self) -> str:
-        return _rows([["time", "votes", *self._names]])
-
-    def body(self, items: Sequence[TimelinePoint]) -> str:
-        return _rows(
-            [each.time.isoformat(), each.counts.votes]
-            + ([each.counts.a, each.counts.b] if self._names else [])
-            for each in items
-        )
+    if result.hidden:
+        return Csv(["time", "votes"], lambda each: [each.time.isoformat(), each.counts.votes])
+    return Csv(
+        ["time", "votes", f"a: {question.option_a}", f"b: {question.option_b}"],
+        lambda each: [each.time.isoformat(), each.counts.votes, each.counts.a, each.counts.b],
+    )
 
 
-class TimelineJson(_Json):
+def _timeline_json(result: PublicResult, question: Question) -> Json[TimelinePoint]:
     """The fields of /api/tally, and the points; hidden counts are null."""
 
-    def __init__(self, result: PublicResult, question: Question) -> None:
-        super().__init__("timeline", as_dict(result, question))
+    def as_value(point: TimelinePoint) -> dict[str, object]:
+        counts = point.counts
+        time = point.time.isoformat()
+        return {"time": time, "a": counts.a, "b": counts.b, "votes": counts.votes}
 
-    def body(self, items: Sequence[TimelinePoint]) -> str:
-        return self._lines(
-            {
-                "time": each.time.isoformat(),
-                "a": each.counts.a,
-                "b": each.counts.b,
-                "votes": each.counts.votes,
-            }
-            for each in items
-        )
+    return Json(as_dict(result, question), "timeline", as_value)
 
 
-class VotesCsv(_Csv):
+def _votes_csv(_: PublicResult, question: Question) -> Csv[str]:
     """A row for each vote: its choice and the option's name."""
-
-    def __init__(self, _: PublicResult, question: Question) -> None:
-        self._names = {"a": question.option_a, "b": question.option_b}
-
-    def head(self) -> str:
-        return _rows([["vote", "option"]])
-
-    def body(self, items: Sequence[str]) -> str:
-        return _rows([each, self._names[each]] for each in items)
+    names = {"a": question.option_a, "b": question.option_b}
+    return Csv(["vote", "option"], lambda choice: [choice, names[choice]])
 
 
-class VotesJson(_Json):
+def _votes_json(result: PublicResult, question: Question) -> Json[str]:
     """The totals, and the choice of each vote."""
-
-    def __init__(self, result: PublicResult, question: Question) -> None:
-        super().__init__("choices", as_dict(result, question))
-
-    def body(self, items: Sequence[str]) -> str:
-        return self._lines(items)
+    return Json(as_dict(result, question), "choices", str)
 
 
-TIMELINE: dict[str, type[TimelineCsv] | type[TimelineJson]] = {
-    "csv": TimelineCsv,
-    "json": TimelineJson,
+TIMELINE: Mapping[str, Callable[[PublicResult, Question], Format[TimelinePoint]]] = {
+    "csv": _timeline_csv,
+    "json": _timeline_json,
 }
-VOTES: dict[str, type[VotesCsv] | type[VotesJson]] = {"csv": VotesCsv, "json": VotesJson}
+VOTES: Mapping[str, Callable[[PublicResult, Question], Format[str]]] = {
+    "csv": _votes_csv,
+    "json": _votes_json,
+}
 
 
 def _rows(rows: Iterable[Sequence[object]]) -> str:

@@ -71,15 +71,6 @@ class Phase(StrEnum):
     FINAL = "final"
 
 
-_PHASES = {
-    LifecycleState.OPEN: Phase.OPEN,
-    LifecycleState.SCHEDULED: Phase.OPEN,
-    LifecycleState.CLOSING: Phase.COUNTING,
-    LifecycleState.COUNTING: Phase.COUNTING,
-    LifecycleState.FINAL: Phase.FINAL,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Poll:
     """One round of the poll, as Postgres stores it. Times are Postgres' or Redis'.
@@ -108,13 +99,14 @@ class Poll:
         if self.final_at is not None:
             return LifecycleState.FINAL
         if self.state == "closed":
-            confirmed = self.last_version is not None
-            return LifecycleState.COUNTING if confirmed else LifecycleState.CLOSING
+            return LifecycleState.COUNTING if self.last_version else LifecycleState.CLOSING
         return LifecycleState.OPEN if self.closes_at is None else LifecycleState.SCHEDULED
 
     @property
     def phase(self) -> Phase:
-        return _PHASES[self.lifecycle_state]
+        if self.lifecycle_state is LifecycleState.FINAL:
+            return Phase.FINAL
+        return Phase.OPEN if self.lifecycle_state in _OPEN else Phase.COUNTING
 
     def allows(self, event: Event) -> bool:
         """Whether `event` may happen in the state that the poll is in."""

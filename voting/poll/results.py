@@ -8,10 +8,18 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from voting.poll.lifecycle import Phase, Poll
-from voting.poll.question import Question
 
 ShowResults = Literal["always", "after_close"]
 """When totals are public. With `after_close`, only the number of voters is until the close."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The title of a poll and the names of its options."""
+
+    title: str
+    option_a: str
+    option_b: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +131,7 @@ class PublicResult:
 def publish(result: PollResult, show_results: ShowResults) -> PublicResult:
     """Remove what `show_results` hides. With `after_close` that ends once Redis has closed."""
     hidden = show_results == "after_close" and result.poll.closed_at is None
-    totals = result.totals
-    counts = VoteCounts.of(totals.a, totals.b, hidden=hidden)
-    timeline = _timeline(result, counts, hidden=hidden)
-    return PublicResult(counts, hidden, result.poll, totals.at, timeline)
-
-
-def _timeline(result: PollResult, counts: VoteCounts, *, hidden: bool) -> tuple[TimelinePoint, ...]:
+    counts = VoteCounts.of(result.totals.a, result.totals.b, hidden=hidden)
     points: list[TimelinePoint] = []
     a = b = 0
     for bucket in result.timeline:
@@ -141,30 +143,29 @@ def _timeline(result: PollResult, counts: VoteCounts, *, hidden: bool) -> tuple[
     if points and result.poll.phase is Phase.FINAL:
         # The declared totals hold, even if the tally was altered since.
         points[-1] = TimelinePoint(points[-1].time, counts)
-    return tuple(points)
+    return PublicResult(counts, hidden, result.poll, result.totals.at, tuple(points))
 
 
 def as_dict(result: PublicResult | None, question: Question) -> dict[str, Any]:
     """Convert to what JSON can hold: None for unknown or hidden values, times in ISO 8601."""
-    names = {"a": question.option_a, "b": question.option_b}
-    options = {
-        key: {"name": name, "votes": getattr(result.counts, key) if result else None}
-        for key, name in names.items()
+    counts = result.counts if result else None
+    poll = result.poll if result else None
+    times = {
+        "closes_at": poll and poll.closes_at,
+        "closed_at": poll and poll.closed_at,
+        "final_at": poll and poll.final_at,
+        "queue_lost_at": poll and poll.queue_lost_at,
     }
     return {
         "title": question.title,
-        "options": options,
-        "votes": result.counts.votes if result else None,
-        "at": _iso(result.at) if result else None,
-        "round": result.poll.round if result else None,
-        "phase": result.poll.phase if result else None,
+        "options": {
+            "a": {"name": question.option_a, "votes": counts and counts.a},
+            "b": {"name": question.option_b, "votes": counts and counts.b},
+        },
+        "votes": counts and counts.votes,
+        "at": result and result.at.isoformat(),
+        "round": poll and poll.round,
+        "phase": poll and poll.phase,
         "hidden": result is not None and result.hidden,
-        "closes_at": _iso(result.poll.closes_at) if result else None,
-        "closed_at": _iso(result.poll.closed_at) if result else None,
-        "final_at": _iso(result.poll.final_at) if result else None,
-        "queue_lost_at": _iso(result.poll.queue_lost_at) if result else None,
+        **{name: time and time.isoformat() for name, time in times.items()},
     }
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
