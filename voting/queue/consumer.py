@@ -17,8 +17,6 @@ DELETE_IDLE_CONSUMERS = load_script("delete_idle_consumers")
 
 log = structlog.get_logger(__name__)
 
-_Command = tuple[Any, ...]
-
 
 class Consumer:
     """One consumer of the group. Each process needs a `name` of its own.
@@ -41,8 +39,8 @@ class Consumer:
         """
         milliseconds = max(1, int(block * 1000))  # 0 would block without limit
         limits = ("COUNT", count, "BLOCK", milliseconds)
-        group = ("GROUP", GROUP, self._name)
-        read = ("XREADGROUP", *group, *limits, "STREAMS", self._queue.stream_key, ">")
+        streams = ("STREAMS", self._queue.stream_key, ">")
+        read = ("XREADGROUP", "GROUP", GROUP, self._name, *limits, *streams)
         commands = [self._xack(acknowledge), read] if acknowledge else [read]
         with detect_missing_stream():
             *_, reply = await self._execute(*commands)
@@ -55,11 +53,7 @@ class Consumer:
         """
         with detect_missing_stream():
             _, claimed, deleted = await self._queue.raw_redis.xautoclaim(
-                self._queue.stream_key,
-                GROUP,
-                self._name,
-                min_idle_time=int(min_idle * 1000),
-                count=count,
+                self._queue.stream_key, GROUP, self._name, int(min_idle * 1000), count=count
             )
         if deleted:
             log.error("pending entries were deleted before they were counted", entries=len(deleted))
@@ -93,10 +87,10 @@ class Consumer:
         first = uncounted if before is None else min(before, uncounted)
         await self._queue.redis.xtrim(self._queue.stream_key, minid=str(first), approximate=False)
 
-    def _xack(self, ids: Sequence[bytes]) -> _Command:
+    def _xack(self, ids: Sequence[bytes]) -> tuple[Any, ...]:
         return ("XACK", self._queue.stream_key, GROUP, *ids)
 
-    async def _execute(self, *commands: _Command) -> list[Any]:
+    async def _execute(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Send commands at once and return their replies, without redis-py's callbacks."""
         pool: Any = self._queue.redis.connection_pool  # its methods have no types
         connection = await pool.get_connection()

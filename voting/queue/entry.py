@@ -1,8 +1,8 @@
 """An entry of the stream, before it is known to hold a ballot."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from voting.poll.ballot import CHOICES, VOTER_BYTES, Ballot, QueuedBallot, Version
@@ -45,5 +45,5 @@ class Entry(NamedTuple):
                 return QueuedBallot.of(self.version, Ballot.decode(self.fields))
 
 
-def parse_entries(reply: Iterable[tuple[bytes, Sequence[bytes]]]) -> list[Entry]:
+def parse_entries(reply: Any) -> list[Entry]:
     return [Entry(*each) for each in reply]

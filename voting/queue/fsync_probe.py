@@ -25,7 +25,6 @@ class FsyncProbe:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._checks: deque[bool] = deque(maxlen=CHECKS)
-        self._fsynced = True
 
     async def run(self) -> bool | None:
         """Check once, and return what the last CHECKS checks together say.
@@ -49,18 +48,17 @@ class FsyncProbe:
         """Add the result of a check, and return what the last CHECKS checks together say."""
         if fsynced is None:
             return None
+        before = all(self._checks)
         self._checks.append(fsynced)
-        all_fsynced = all(self._checks)
-        if all_fsynced != self._fsynced:
-            self._fsynced = all_fsynced
-            if all_fsynced:
-                log.warning("Redis again fsyncs votes before it replies")
-            else:
-                log.warning(
-                    "Redis replies before votes are on disk, and may lose them:"
-                    " it needs `appendonly yes` and `appendfsync always`"
-                )
-        return all_fsynced
+        after = all(self._checks)
+        if after and not before:
+            log.warning("Redis again fsyncs votes before it replies")
+        if before and not after:
+            log.warning(
+                "Redis replies before votes are on disk, and may lose them:"
+                " it needs `appendonly yes` and `appendfsync always`"
+            )
+        return after
 
     async def _probe(self) -> bool | None:
         pool: Any = self._queue.redis.connection_pool  # its methods have no types

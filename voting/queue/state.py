@@ -63,6 +63,7 @@ class QueueState:
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
         self._redis = queue.redis
+        self._keys = (queue.stream_key, queue.poll_key)
         self._clock_ahead: float | None = None
 
     # The poll
@@ -87,22 +88,16 @@ class QueueState:
         deadline = await self.clock() + SYNC_TIMEOUT
         local_deadline = loop.time() + SYNC_TIMEOUT
         closing = "" if closes_at is None else int(closes_at.timestamp() * 1000)
-        rules = (state, int(deadline * 1000), closing, str(after_version), revision)
-        keys = (self.queue.stream_key, self.queue.poll_key)
+        rules = (*newest, state, int(deadline * 1000), closing, str(after_version), revision)
         try:
-            reply = await self._redis.eval(
-                SYNC_POLL, 2, *keys, GROUP, newest.ms, newest.seq, *rules
-            )
+            reply = await self._redis.eval(SYNC_POLL, 2, *self._keys, GROUP, *rules)
         except RedisError:
             await asyncio.sleep(local_deadline - loop.time())
             raise
         created, state_now, last, since = reply
         if state_now != b"closed":
-            return SyncedPoll(created=bool(created), last_version=None, closed_at=None)
-        closed_at = datetime.fromtimestamp(since / 1000, UTC)
-        return SyncedPoll(
-            created=bool(created), last_version=Version.parse(last), closed_at=closed_at
-        )
+            return SyncedPoll(bool(created), None, None)
+        return SyncedPoll(bool(created), Version.parse(last), _datetime(since))
 
     async def cast_rules(self) -> CastRules | None:
         """Return the rules that casts obey; None until a worker has set them."""
@@ -112,14 +107,13 @@ class QueueState:
             state, closes_at, after = await pipe.execute()
         if state is None:
             return None
-        closing = datetime.fromtimestamp(int(closes_at) / 1000, UTC) if closes_at else None
+        closing = _datetime(int(closes_at)) if closes_at else None
         return CastRules(state == b"open", closing, Version.parse(after or b"0-0"))
 
     async def ready(self) -> bool:
         """Whether ballots can be cast: Redis replies, and a worker has synced the poll."""
-        keys = (self.queue.stream_key, self.queue.poll_key)
         try:
-            return bool(await self._redis.exists(*keys) == len(keys))
+            return bool(await self._redis.exists(*self._keys) == len(self._keys))
         except RedisError:
             return False
 
@@ -160,16 +154,13 @@ class QueueState:
         deletes the oldest entries only: paging skips none down to the last entry returned.
         """
         newest = "+" if before is None else f"({before}"
-        reply: Any = await self.queue.raw_redis.xrevrange(
-            self.queue.stream_key, max=newest, count=count
-        )
-        return parse_entries(reply)
+        key = self.queue.stream_key
+        return parse_entries(await self.queue.raw_redis.xrevrange(key, max=newest, count=count))
 
     async def next_entry_after(self, version: Version) -> Version | None:
         """Return the version of the oldest entry above `version`; None if there is none."""
-        reply: Any = await self.queue.raw_redis.xrange(
-            self.queue.stream_key, min=f"({version}", count=1
-        )
+        key = self.queue.stream_key
+        reply: Any = await self.queue.raw_redis.xrange(key, min=f"({version}", count=1)
         return Version.parse(reply[0][0]) if reply else None
 
     async def dead_letter_count(self) -> int:
@@ -177,8 +168,7 @@ class QueueState:
 
     async def dead_letters(self) -> list[Entry]:
         """Return the entries that can never be counted, with fields `id` and `reason` added."""
-        reply: Any = await self.queue.raw_redis.xrange(self.queue.dead_letters_key)
-        return parse_entries(reply)
+        return parse_entries(await self.queue.raw_redis.xrange(self.queue.dead_letters_key))
 
     # The server
 
@@ -207,3 +197,7 @@ class QueueState:
             return None
         now = self._clock_ahead + asyncio.get_running_loop().time()
         return max(0.0, now - version.ms / 1000)
+
+
+def _datetime(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
