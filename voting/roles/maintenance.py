@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,10 +18,7 @@ from voting.reconcile.poll import finalize, reconcile
 from voting.telemetry import metrics
 from voting.telemetry.logging import ChangeLogger
 
-CLAIM_MIN_IDLE = STATEMENT_TIMEOUT * 3  # seconds: longer than any batch takes to count
 CLAIM_COUNT = 2_000  # entries
-MAINTENANCE_INTERVAL = 5.0  # seconds
-FINALIZE_INTERVAL = 0.5  # seconds, while voters wait for the final totals
 
 # Counted entries are kept for `voting replay`, in case the database is restored from a backup. If
 # they are too many, the older half is deleted; if memory is low, all of them.
@@ -38,18 +34,9 @@ log = structlog.get_logger(__name__)
 class Timing:
     """Times in seconds; tests shorten them."""
 
-    claim_min_idle: float = CLAIM_MIN_IDLE
-    maintenance_interval: float = MAINTENANCE_INTERVAL
-    finalize_interval: float = FINALIZE_INTERVAL
-
-
-class MaintenanceResult(NamedTuple):
-    """What one run of the maintenance leaves to the worker."""
-
-    claimed: list[Entry]
-    """Entries to count; a worker died with them, or is slow."""
-    next_in: float
-    """Seconds until the next run."""
+    claim_min_idle: float = STATEMENT_TIMEOUT * 3  # longer than any batch takes to count
+    maintenance_interval: float = 5.0
+    finalize_interval: float = 0.5  # while voters wait for the final totals
 
 
 class Maintenance:
@@ -70,21 +57,24 @@ class Maintenance:
         """Whether this worker has synced the poll at least once."""
         self._changes = ChangeLogger(log, f"the poll is {Phase.OPEN}")
 
-    async def run_once(self) -> MaintenanceResult:
-        """Do what is due. Stops early if it claims entries, which have to be counted first."""
+    async def run_once(self) -> tuple[list[Entry], float]:
+        """Do what is due. Returns claimed entries, and the seconds until the next run.
+
+        A worker died with the claimed entries, or is slow. They have to be counted first: if there
+        are any, it does nothing else.
+        """
         poll = await self.sync_poll()
         with suppress(StreamMissing):  # the next read or run recreates it
-            if claimed := await self._consumer.claim_idle(
-                min_idle=self._timing.claim_min_idle, count=CLAIM_COUNT
-            ):
+            min_idle = self._timing.claim_min_idle
+            if claimed := await self._consumer.claim_idle(min_idle=min_idle, count=CLAIM_COUNT):
                 metrics.REDELIVERED.inc(len(claimed))
                 log.warning("claimed idle entries", entries=len(claimed))
-                return MaintenanceResult(claimed, next_in=0.0)  # there may be more
+                return claimed, 0.0  # there may be more
             await self._trim()
             await self._consumer.delete_idle_consumers(CONSUMER_EXPIRY)
             if await finalize(self._engine, self._state, poll):
                 log.info("totals are final", round=poll.round)
-        return MaintenanceResult([], await self._next_in(poll))
+        return [], await self._next_in(poll)
 
     async def sync_poll(self) -> Poll:
         """Make Redis match Postgres, which has the authoritative state of the poll."""

@@ -104,17 +104,14 @@ class Worker:
         claimed = _EMPTY
         try:
             while not self._stop.is_set():
-                claimed, next_in = await self._retry(self._maintain_once)
+                entries, next_in = await self._retry(self._maintenance.run_once)
+                claimed = self._decode(entries)
                 await self._count_batch(claimed)
                 await self._retry(partial(self._consumer.acknowledge, claimed.ids))
                 claimed = _EMPTY
                 await self._pause(next_in)
         except _Stopping:
             self._abandon(claimed)
-
-    async def _maintain_once(self) -> tuple[_Batch, float]:
-        done = await self._maintenance.run_once()
-        return self._decode(done.claimed), done.next_in
 
     async def _read_after(self, counted: _Batch) -> _Batch:
         """Acknowledge a batch and read the next."""
@@ -230,9 +227,7 @@ class Worker:
 
 def _traceparents(batch: _Batch) -> dict[Hashable, str]:
     """Return the traceparents of entries that have one, by version."""
-    found: dict[Hashable, str] = {
-        each.version: each.trace for each in batch.ballots if each.trace is not None
-    }
+    found: dict[Hashable, str] = {each.version: each.trace for each in batch.ballots if each.trace}
     for entry, _ in batch.undecodable:
         if trace := entry.fields.get(b"trace"):
             found[entry.version] = trace.decode("ascii", "replace")

@@ -14,11 +14,8 @@ from redis.exceptions import RedisError
 
 from voting.queue.client import Queue, StreamMissing
 from voting.queue.fsync_probe import FsyncProbe
-from voting.queue.state import GroupProgress, QueueState
+from voting.queue.state import QueueState
 from voting.telemetry import metrics
-
-INTERVAL = 5.0  # seconds: three collections between two scrapes
-TIMEOUT = 2.0  # seconds, after which values are unknown
 
 _QUEUE_GAUGES = (metrics.BACKLOG, metrics.BACKLOG_AGE, metrics.PENDING)
 _SERVER_GAUGES = (
@@ -37,11 +34,13 @@ _Values = Mapping[Gauge, float | None]
 
 
 class QueueMonitor:
-    """Sets the worker's gauges that are about all workers and Redis. Times are in seconds."""
+    """Sets the worker's gauges that are about all workers and Redis.
 
-    def __init__(
-        self, queue: Queue, *, interval: float = INTERVAL, timeout: float = TIMEOUT
-    ) -> None:
+    By default there are three collections between two scrapes. Values that take longer than
+    `timeout` are unknown. Times are in seconds.
+    """
+
+    def __init__(self, queue: Queue, *, interval: float = 5.0, timeout: float = 2.0) -> None:
         self._state = QueueState(queue)
         self._fsync_probe = FsyncProbe(queue)
         self._interval = interval
@@ -85,20 +84,15 @@ class QueueMonitor:
 
     async def _fetch_queue(self) -> _Values:
         progress = await self._state.progress()
-        return {
-            metrics.BACKLOG: progress.backlog,
-            metrics.PENDING: progress.pending,
-            metrics.BACKLOG_AGE: await self._backlog_age(progress),
-        }
-
-    async def _backlog_age(self, progress: GroupProgress) -> float | None:
         oldest = progress.oldest_pending
         if oldest is None:
             oldest = await self._state.next_entry_after(progress.last_delivered)
-        if oldest is None:
-            return 0.0
         await self._state.clock()
-        return self._state.age(oldest)
+        return {
+            metrics.BACKLOG: progress.backlog,
+            metrics.PENDING: progress.pending,
+            metrics.BACKLOG_AGE: 0.0 if oldest is None else self._state.age(oldest),
+        }
 
     async def _fetch_server(self) -> _Values:
         return {
