@@ -7,7 +7,6 @@ import logging
 import platform
 import re
 import sys
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import structlog
@@ -85,9 +84,7 @@ def configure(settings: Settings, role: str) -> None:
         )
     )
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(max(level, logging.WARNING))
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     for ours in _OURS:
         logging.getLogger(ours).setLevel(level)
 
@@ -121,35 +118,27 @@ def _console() -> ConsoleRenderer:
     def column(key: str, style: str = "", end: str = "") -> Column:
         return Column(key, KeyValueColumnFormatter(None, style, reset, str, postfix=end))
 
-    def level(key: str, value: object) -> str:  # noqa: ARG001 - a column's formatter
-        return f"{levels.get(str(value), '')}{value}{reset}"
-
-    def clock(key: str, value: object) -> str:  # noqa: ARG001 - a column's formatter
-        return f"{dim}{str(value)[11:19]}{reset}"
-
     return ConsoleRenderer(
         columns=[
             Column("", KeyValueColumnFormatter(dim, "", reset, repr)),
-            Column("time", clock),
-            Column("level", level),
+            Column("time", lambda _, value: f"{dim}{str(value)[11:19]}{reset}"),
+            Column("level", lambda _, value: f"{levels.get(str(value), '')}{value}{reset}"),
             column("role", end=":"),
             column("event", bold),
-            Column("logger", KeyValueColumnFormatter(None, "", "", lambda _: "")),
+            Column("logger", lambda *_: ""),
         ],
         exception_formatter=plain_traceback,
     )
 
 
 def _mask(name: str, value: object) -> object:
+    """Return the number of keys; of a URL its host, or nothing if it can't be parsed."""
     if isinstance(value, tuple):
         return len(value)
-    text: Any = value.get_secret_value() if isinstance(value, SecretStr) else value
     # A collector's URL may have a password too.
-    return _mask_url(str(text)) if text is not value or name.startswith("otel_") else value
-
-
-def _mask_url(url: str) -> str:
-    """Hide user and password and keep the host; hide all of a URL that can't be parsed."""
+    if not (isinstance(value, SecretStr) or name.startswith("otel_")):
+        return value
+    url = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     match = re.fullmatch(r"(\w+://)(?:[^?]*@)?([^?@]*)(?:\?([^@]*))?", url)
     if match is None:
         return "***"

@@ -139,10 +139,7 @@ OUTCOMES = ("success", "failed")
 STATUSES = ("200", "304")
 
 TOTALS_QUERIES = Counter(
-    "voting_totals_queries",
-    "Queries for the totals, by outcome.",
-    ["outcome"],
-    registry=_RESULT,
+    "voting_totals_queries", "Queries for the totals, by outcome.", ["outcome"], registry=_RESULT
 )
 TOTALS_SECONDS = Histogram(
     "voting_totals_query_duration_seconds",

@@ -7,12 +7,10 @@ inherit the context of one of its requests.
 Names of attributes: https://opentelemetry.io/docs/specs/semconv/
 """
 
-import logging
 import secrets
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from threading import Thread
-from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 import structlog
 from opentelemetry import trace
@@ -32,13 +30,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from voting import __version__
 from voting.settings import RoleSettings
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
-# Seconds that a stop waits for the last spans to be sent: a role has ten in all.
-FLUSH_TIMEOUT = 1.0
-
 _QUEUE = {"messaging.system": "redis", "messaging.destination.name": "ballots"}
 _SEND = _QUEUE | {"messaging.operation.type": "send", "messaging.operation.name": "cast"}
 _PROCESS = _QUEUE | {"messaging.operation.type": "process", "messaging.operation.name": "count"}
@@ -52,30 +43,22 @@ log = structlog.get_logger(__name__)
 _Result = TypeVar("_Result")
 
 
-class Recording:
-    """Ends its span with the block, as failed if an exception leaves the block.
+_NOT_RECORDING = nullcontext(INVALID_SPAN)
+
+
+@contextmanager
+def _recording(span: Span) -> Iterator[Span]:
+    """End `span` with the block, as failed if an exception leaves the block.
 
     The span gets the name of the exception's class only: its text may hold a vote.
     """
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-
-    def __enter__(self) -> Span:
-        return self._span
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, Exception):
-            fail(self._span, type(error).__name__)
-        self._span.end()
-
-
-_NOT_RECORDING = Recording(INVALID_SPAN)
+    try:
+        yield span
+    except Exception as error:
+        fail(span, type(error).__name__)
+        raise
+    finally:
+        span.end()
 
 
 def fail(span: Span, error: str) -> None:
@@ -84,9 +67,9 @@ def fail(span: Span, error: str) -> None:
     span.set_status(StatusCode.ERROR)
 
 
-def query_span(name: str) -> Recording:
+def query_span(name: str) -> AbstractContextManager[Span]:
     """Start the span of a database query, in a trace of its own."""
-    return Recording(_tracer.start_span(name, Context(), SpanKind.CLIENT, _DATABASE))
+    return _recording(_tracer.start_span(name, Context(), SpanKind.CLIENT, _DATABASE))
 
 
 class CastTracing:
@@ -97,7 +80,9 @@ class CastTracing:
         # Spans that record nothing would still take 5 µs a vote, 6 % of it.
         self._enabled = self._debug or settings.tracing
 
-    def request(self, method: str, path: str, scheme: str, headers: Mapping[str, str]) -> Recording:
+    def request(
+        self, method: str, path: str, scheme: str, headers: Mapping[str, str]
+    ) -> AbstractContextManager[Span]:
         """Start the span of a request; it continues the trace of the header `traceparent`."""
         if not self._enabled:
             return _NOT_RECORDING
@@ -109,7 +94,7 @@ class CastTracing:
         }
         parent = _propagator.extract(headers, Context())
         name = f"{method} {path}"
-        return Recording(_tracer.start_span(name, parent, SpanKind.SERVER, attributes))
+        return _recording(_tracer.start_span(name, parent, SpanKind.SERVER, attributes))
 
     @staticmethod
     def respond(span: Span, status: int, recorded: str) -> None:
@@ -131,7 +116,7 @@ class CastTracing:
         span = _tracer.start_span(
             "cast ballot", trace.set_span_in_context(request, Context()), SpanKind.PRODUCER, _SEND
         )
-        with Recording(span):
+        with _recording(span):
             if not (span.is_recording() or self._debug):
                 return await cast(None)
             context = span.get_span_context()
@@ -166,31 +151,34 @@ class CountTracing:
                 "count ballot", parent, SpanKind.CONSUMER, attributes
             )
 
-    def batch(self, size: int, versions: Iterable[Hashable]) -> Recording:
+    def batch(self, size: int, versions: Iterable[Hashable]) -> AbstractContextManager[Span]:
         """Start the span of a statement that counts `size` ballots; it links to their spans."""
         spans = [self._spans.get(each) for each in versions] if self._spans else []
         links = [Link(each.get_span_context()) for each in spans if each and each.is_recording()]
         if not links:
             return _NOT_RECORDING
         attributes = _DATABASE | {"messaging.batch.message_count": size}
-        return Recording(
+        return _recording(
             _tracer.start_span("count batch", Context(), SpanKind.CLIENT, attributes, links)
         )
 
     def counted(self, versions: Iterable[Hashable]) -> None:
         """End the spans of committed ballots."""
-        for version in versions if self._spans else ():
-            if span := self._spans.pop(version, None):
-                request_id = format_trace_id(span.get_span_context().trace_id)
-                log.debug("ballot counted", request=request_id, ballot=str(version))
-                span.end()
+        for version, span in self._pop(versions):
+            request_id = format_trace_id(span.get_span_context().trace_id)
+            log.debug("ballot counted", request=request_id, ballot=str(version))
+            span.end()
 
     def failed(self, versions: Iterable[Hashable], error: str) -> None:
         """End the spans of entries that are not counted: dead letters, or left at a stop."""
+        for _, span in self._pop(versions):
+            fail(span, error)
+            span.end()
+
+    def _pop(self, versions: Iterable[Hashable]) -> Iterator[tuple[Hashable, Span]]:
         for version in versions if self._spans else ():
             if span := self._spans.pop(version, None):
-                fail(span, error)
-                span.end()
+                yield version, span
 
 
 def _traceparent(context: SpanContext) -> str:
@@ -200,62 +188,12 @@ def _traceparent(context: SpanContext) -> str:
 
 
 def start(role: str, settings: RoleSettings) -> Callable[[], None]:
-    """Send spans if a collector is named. Returns a function that sends the last ones.
-
-    A collector that is down or slow costs spans, and nothing else.
-    """
+    """Send spans if a collector is named. Returns a function that sends the last ones."""
     if not settings.tracing:
         return lambda: None
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - an extra
-            OTLPSpanExporter,
-        )
-        from opentelemetry.sdk.resources import (  # noqa: PLC0415 - an extra
-            OTELResourceDetector,
-            Resource,
-        )
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - an extra
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - an extra
+        from voting.telemetry.exporter import start_exporter  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
         log.warning("no traces: pip install 'voting[tracing]'", missing=error.name)
         return lambda: None
-    own = Resource.create({"service.name": f"voting-{role}", "service.version": __version__})
-    # What the environment sets takes precedence. The SDK's own exit handler may wait for 30 s.
-    resource = own.merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(_log_outages(OTLPSpanExporter())))
-    trace.set_tracer_provider(provider)
-    # These have logged invalid variables by now. From here on they log each failed request, which
-    # `_log_outages` logs once.
-    for library in ("opentelemetry", "urllib3"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
-
-    def flush() -> None:
-        # In a thread, as the SDK has no limit for a request that is being sent.
-        flushing = Thread(target=provider.shutdown, daemon=True)
-        flushing.start()
-        flushing.join(FLUSH_TIMEOUT)
-
-    return flush
-
-
-def _log_outages(exporter: "SpanExporter") -> "SpanExporter":
-    """Have an exporter log once that the collector is down, and once that it is back."""
-    from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415 - an extra
-
-    export = exporter.export
-    down = False
-
-    def logged(spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
-        nonlocal down
-        try:
-            result = export(spans)
-        except Exception:  # noqa: BLE001 - the SDK would log it for each batch
-            result = SpanExportResult.FAILURE
-        if down != (result is not SpanExportResult.SUCCESS):
-            down = not down
-            log.warning("trace collector is %s", "down, spans are lost" if down else "back")
-        return result
-
-    exporter.export = logged  # type: ignore[method-assign]
-    return exporter
+    return start_exporter(role)
