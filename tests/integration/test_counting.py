@@ -102,6 +102,22 @@ async def test_the_tally_is_kept_in_buckets_of_ten_seconds(engine):
     assert (row.a, row.b, row.ms) == (1, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("counted_at", "bucket"),
+    [("03:59:49.999", "03:59:40"), ("03:59:50", "03:59:50"), ("03:59:59.999", "03:59:50")],
+)
+async def test_a_bucket_of_the_tally_is_ten_seconds_wide(engine, monkeypatch, counted_at, bucket):
+    clock = "clock_timestamp()"
+    assert counting.COUNT.text.count(clock) == 1
+    moment = datetime.fromisoformat(f"2030-01-02T{counted_at}+00:00")
+    at_that_moment = counting.COUNT.text.replace(clock, f"to_timestamp({moment.timestamp()})")
+    monkeypatch.setattr(counting, "COUNT", text(at_that_moment))
+    await counting.count(engine, [cast(uuid4(), "a", 1)])
+    async with engine.connect() as connection:
+        found = await connection.scalar(text("SELECT bucket FROM tally"))
+    assert found == datetime.fromisoformat(f"2030-01-02T{bucket}+00:00")
+
+
 async def test_totals_are_the_sum_of_all_buckets(engine):
     rows = "(now(), 5, -1, 1), (now() - interval '1 hour', 10, 3, 1)"
     async with engine.connect() as connection:

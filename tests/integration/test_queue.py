@@ -5,6 +5,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
+from voting.queue import producer
 from voting.queue import state as state_module
 from voting.queue.client import GROUP, Queue, StreamMissing, connect
 from voting.queue.consumer import Consumer
@@ -115,6 +116,28 @@ async def test_a_cast_is_refused_when_the_poll_is_closed(prepared):
     with pytest.raises(PollClosed):
         await prepared.cast(ballot())
     assert await prepared.length() == 0
+
+
+@pytest.mark.parametrize("late", [0, 1])
+async def test_a_cast_is_refused_from_the_very_millisecond_at_which_the_poll_closes(
+    prepared, monkeypatch, late
+):
+    """Redis' clock is real in all but `cast.lua`, which gets a fixed time in place of it."""
+    clock, real = "redis.call('TIME')", producer.CAST
+    assert real.count(clock) == 1
+    closes_at = 1_700_000_000_123  # ms, long before the deadline of each cast
+    await prepared.admin.hset(prepared.queue.poll_key, "closes_at", closes_at)
+
+    def set_clock(ms):
+        fixed = f"{{'{ms // 1000}', '{ms % 1000 * 1000}'}}"
+        monkeypatch.setattr(producer, "CAST", real.replace(clock, fixed))
+
+    set_clock(closes_at - 1)
+    assert await prepared.cast(ballot())
+    set_clock(closes_at + late)
+    with pytest.raises(PollClosed):
+        await prepared.cast(ballot())
+    assert await prepared.length() == 1
 
 
 async def test_a_cast_is_refused_after_its_deadline_by_redis_clock(prepared):

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 
 import pytest
@@ -45,6 +47,18 @@ def test_roles_never_import_each_other(role):
 @pytest.mark.parametrize(("role", "server"), [("vote", "database"), ("result", "queue")])
 def test_a_role_imports_nothing_that_imports_the_server_it_does_not_use(role, server):
     assert not {each for each in reachable(f"roles.{role}") if each.split(".")[0] == server}
+
+
+@pytest.mark.parametrize(
+    ("role", "packages"),
+    [("vote", {"sqlalchemy", "asyncpg", "alembic"}), ("result", {"redis", "hiredis"})],
+)
+def test_a_role_loads_no_package_of_the_server_it_does_not_use(role, packages):
+    code = f"import sys, voting.roles.{role}; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert f"voting.roles.{role}" in loaded
+    assert packages.isdisjoint(loaded)
 
 
 @pytest.mark.parametrize("package", ["commands", "local", "load"])
