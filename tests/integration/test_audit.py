@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, text
+from support.database import cast_ballots, execute, stored_votes
 
 from voting.database import counting
 from voting.database import engine as database
@@ -30,21 +31,12 @@ def short_reads_and_pages(monkeypatch):
     monkeypatch.setattr(entries, "PAGE", 7)
 
 
-async def cast(stream, number, choice=Choice.A):
-    return await asyncio.gather(*(stream.cast(Ballot(uuid4(), choice)) for _ in range(number)))
-
-
 async def count(stream, engine):
     """Count the entries of the stream, as a worker does."""
     consumer = stream.consumer("counting")
     entries = await consumer.read(count=10_000, block=0.05)
     await counting.count(engine, [entry.ballot() for entry in entries])
     await consumer.acknowledge([each.id for each in entries])
-
-
-async def sql(engine, statement):
-    async with engine.connect() as connection:
-        await connection.execute(text(statement))
 
 
 async def tables(engine):
@@ -54,12 +46,6 @@ async def tables(engine):
             (await connection.execute(text(f"SELECT xmin::text, t.* FROM {table} t"))).all()
             for table in ("votes", "tally")
         ]
-
-
-async def votes(engine):
-    async with engine.connect() as connection:
-        rows = await connection.execute(text("SELECT voter, choice, ms, seq FROM votes"))
-        return {row.voter: (row.choice, row.ms, row.seq) for row in rows}
 
 
 @contextlib.asynccontextmanager
@@ -109,7 +95,7 @@ async def test_traced_ballots_are_audited_and_replayed_like_others(stream, engin
     found = await audit(stream, engine)
     assert (found.problems, found.entries, found.votes) == ([], 4, Sums(0, 4))
     for table in ("votes", "tally"):
-        await sql(admin, f"DELETE FROM {table}")
+        await execute(admin, f"DELETE FROM {table}")
     assert (await replay(stream, engine)).votes == 4
     assert (await audit(stream, engine)).votes == Sums(0, 4)
 
@@ -146,7 +132,7 @@ async def test_trimmed_or_recreated_queue_is_not_a_problem(healthy, engine):
 
 
 async def test_backlog_is_reported_and_not_a_problem(healthy, engine):
-    await cast(healthy, 20, Choice.B)
+    await cast_ballots(healthy, 20, Choice.B)
     pending = await healthy.consumer("slow").read(count=12, block=1)
     found = await audit(healthy, engine)
     assert found.problems == []
@@ -161,7 +147,7 @@ async def test_backlog_is_reported_and_not_a_problem(healthy, engine):
 
 
 async def test_unknown_backlog_is_not_a_problem(healthy, engine):
-    first, *_ = await cast(healthy, 3)
+    first, *_ = await cast_ballots(healthy, 3)
     await healthy.consumer("me").read(count=1, block=1)
     await healthy.admin.xdel(healthy.queue.stream_key, str(first))
     await healthy.admin.execute_command(
@@ -175,7 +161,7 @@ async def test_audit_changes_nothing(healthy, engine):
     before = await tables(engine)
     await audit(healthy, engine)
     assert await tables(engine) == before
-    await cast(healthy, 1)
+    await cast_ballots(healthy, 1)
     await count(healthy, engine)  # the connections are not read-only
 
 
@@ -186,7 +172,7 @@ async def test_audit_may_take_longer_than_other_statements(healthy, database_url
     engine = create_engine(database_url, name="tests")
     assert (await audit(healthy, engine)).problems == []
     with pytest.raises(DATABASE_ERRORS):  # the timeout is back
-        await sql(engine, "SELECT pg_sleep(1.1)")
+        await execute(engine, "SELECT pg_sleep(1.1)")
     await engine.dispose()
 
 
@@ -239,7 +225,7 @@ async def test_audits_under_load_find_no_problem(stream, engine, database_url, m
     ],
 )
 async def test_altered_vote_is_a_problem(healthy, engine, change, row, admin):
-    await sql(admin, f"{change} WHERE {row}")
+    await execute(admin, f"{change} WHERE {row}")
     found = await audit(healthy, engine)
     assert found.problems
     # The queue alone shows it, whether or not the tally agrees.
@@ -258,7 +244,7 @@ async def test_altered_vote_is_a_problem(healthy, engine, change, row, admin):
     ],
 )
 async def test_altered_tally_is_a_problem(healthy, engine, change, admin):
-    await sql(admin, change)
+    await execute(admin, change)
     [*problems] = (await audit(healthy, engine)).problems
     assert problems
     assert all("tally" in each for each in problems)
@@ -267,21 +253,21 @@ async def test_altered_tally_is_a_problem(healthy, engine, change, admin):
 @pytest.mark.parametrize("when", ["ms", "ms + 100000"])
 async def test_forged_vote_and_tally_are_a_problem(healthy, engine, when, admin):
     made_up = f"SELECT gen_random_uuid(), 'a', {when}, seq + 1 FROM votes WHERE {NEWEST}"
-    await sql(admin, f"INSERT INTO votes {made_up}")
-    await sql(admin, "UPDATE tally SET a = a + 1, ms = ms + 100000")
+    await execute(admin, f"INSERT INTO votes {made_up}")
+    await execute(admin, "UPDATE tally SET a = a + 1, ms = ms + 100000")
     found = await audit(healthy, engine)
     assert found.problems == ["votes that no ballot in the queue explains: 1"]
 
 
 async def test_forged_vote_differs_from_the_tally(healthy, engine, admin):
-    await sql(admin, "INSERT INTO votes VALUES (gen_random_uuid(), 'b', 1, 1)")
+    await execute(admin, "INSERT INTO votes VALUES (gen_random_uuid(), 'b', 1, 1)")
     found = await audit(healthy, engine)
     assert found.problems == ["the tally is not the sum of the votes"]
     assert (found.votes, found.tally) == (Sums(20, 11), Sums(20, 10))
 
 
 async def test_ballots_acknowledged_but_not_counted_are_a_problem(healthy, engine):
-    await cast(healthy, 3)
+    await cast_ballots(healthy, 3)
     taken = await healthy.consumer("liar").read(count=10, block=1)
     await healthy.consumer("me").acknowledge([each.id for each in taken])
     found = await audit(healthy, engine)
@@ -290,7 +276,7 @@ async def test_ballots_acknowledged_but_not_counted_are_a_problem(healthy, engin
 
 async def test_dead_letter_is_one_problem(healthy, engine):
     # These entries are ballots: without the dead letters they would be missing votes.
-    await cast(healthy, 2)
+    await cast_ballots(healthy, 2)
     for entry in await healthy.consumer("me").read(count=10, block=1):
         await healthy.consumer("me").dead_letter(entry, "refused")
     found = await audit(healthy, engine)
@@ -329,7 +315,7 @@ async def test_undecodable_entry_is_a_problem_until_it_is_a_dead_letter(
 
 async def test_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine, admin):
     await healthy.admin.delete(healthy.queue.stream_key)
-    await sql(admin, "UPDATE tally SET a = a + 1")
+    await execute(admin, "UPDATE tally SET a = a + 1")
     found = await audit(healthy, engine)
     assert found.problems == [
         "the queue is missing: no worker has created it, or Redis has lost it",
@@ -342,7 +328,7 @@ async def test_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engin
 
 
 async def test_replay_writes_nothing_if_nothing_was_lost(healthy, engine):
-    await cast(healthy, 5)  # not counted yet: left to the workers
+    await cast_ballots(healthy, 5)  # not counted yet: left to the workers
     before = await tables(engine)
     found = await replay(healthy, engine)
     assert (found.entries, found.votes) == (35, 0)
@@ -351,12 +337,12 @@ async def test_replay_writes_nothing_if_nothing_was_lost(healthy, engine):
 
 
 async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, admin):
-    before = await votes(engine)
+    before = await stored_votes(engine)
     # As after a restore: six votes are missing, two are older than the voters' last choice.
-    await sql(admin, "DELETE FROM votes WHERE voter IN (SELECT voter FROM votes LIMIT 6)")
+    await execute(admin, "DELETE FROM votes WHERE voter IN (SELECT voter FROM votes LIMIT 6)")
     changed = "SELECT voter FROM votes WHERE choice = 'b' ORDER BY ms LIMIT 2"
-    await sql(admin, f"UPDATE votes SET choice = 'a', ms = 1 WHERE voter IN ({changed})")
-    await sql(
+    await execute(admin, f"UPDATE votes SET choice = 'a', ms = 1 WHERE voter IN ({changed})")
+    await execute(
         admin,
         "UPDATE tally SET (a, b) ="
         " (SELECT count(*) FILTER (WHERE choice = 'a'), count(*) FILTER (WHERE choice = 'b')"
@@ -365,7 +351,7 @@ async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, adm
     assert len((await audit(healthy, engine)).problems) == 2
 
     assert (await replay(healthy, engine)).votes == 8
-    assert await votes(engine) == before
+    assert await stored_votes(engine) == before
     found = await audit(healthy, engine)
     assert (found.problems, found.tally) == ([], Sums(20, 10))
     assert (await replay(healthy, engine)).votes == 0
@@ -374,12 +360,14 @@ async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, adm
 async def test_replay_counts_neither_dead_letters_nor_undecodable_entries(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
     await stream.admin.xadd(stream.queue.stream_key, {"nonsense": "1"})
-    await cast(stream, 2)
+    await cast_ballots(stream, 2)
     nonsense, dead_lettered, lost = await stream.consumer("me").read(count=10, block=1)
     await stream.consumer("me").dead_letter(dead_lettered, "refused")
     await stream.consumer("me").acknowledge([nonsense.id, lost.id])
     assert (await replay(stream, engine)).votes == 1
-    assert [Version(ms, seq) for _, ms, seq in (await votes(engine)).values()] == [lost.version]
+    assert [Version(ms, seq) for _, ms, seq in (await stored_votes(engine)).values()] == [
+        lost.version
+    ]
 
 
 async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(stream, engine, admin):
@@ -396,7 +384,7 @@ async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(strea
     await vote(200)
     await count(stream, engine)
     # As with an empty database: only acknowledged entries are to be replayed.
-    await sql(admin, "TRUNCATE votes, tally")
+    await execute(admin, "TRUNCATE votes, tally")
     timing = Timing(maintenance_interval=0.05)
     async with working(stream, engine, workers=2, timing=timing):
         voting = asyncio.create_task(vote(150))
@@ -405,7 +393,7 @@ async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(strea
         while (await stream.progress()).backlog:
             await asyncio.sleep(0.01)
     assert all(each.votes > 0 for each in replays)
-    assert await votes(engine) == newest
+    assert await stored_votes(engine) == newest
     assert (await audit(stream, engine)).problems == []
 
 

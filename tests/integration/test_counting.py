@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
+from support.database import stored_totals, stored_votes
 
 from voting.database import counting
 from voting.database.engine import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
@@ -18,17 +19,6 @@ def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> QueuedBallot:
     return QueuedBallot(ms, seq, voter.hex, Choice(choice))
 
 
-async def totals(engine):
-    result = (await fetch_result(engine)).totals
-    return result.a, result.b
-
-
-async def votes(engine):
-    async with engine.connect() as connection:
-        rows = await connection.execute(text("SELECT voter, choice, ms, seq FROM votes"))
-        return {row.voter: (row.choice, row.ms, row.seq) for row in rows}
-
-
 async def test_totals_without_votes_are_zero(engine):
     result = (await fetch_result(engine)).totals
     assert (result.a, result.b, result.votes) == (0, 0, 0)
@@ -37,29 +27,29 @@ async def test_totals_without_votes_are_zero(engine):
 
 async def test_empty_batch_changes_nothing(engine):
     await counting.count(engine, [])
-    assert await totals(engine) == (0, 0)
+    assert await stored_totals(engine) == (0, 0)
 
 
 async def test_each_voter_counts_once_with_the_newest_choice(engine):
     one, two = uuid4(), uuid4()
     await counting.count(engine, [cast(one, "a", 1), cast(two, "b", 1, 1), cast(one, "b", 2)])
-    assert await totals(engine) == (0, 2)
-    assert await votes(engine) == {one: ("b", 2, 0), two: ("b", 1, 1)}
+    assert await stored_totals(engine) == (0, 2)
+    assert await stored_votes(engine) == {one: ("b", 2, 0), two: ("b", 1, 1)}
 
 
 async def test_changed_choice_moves_the_vote(engine):
     voter = uuid4()
     for number, choice in enumerate("abab", start=1):
         await counting.count(engine, [cast(voter, choice, number)])
-    assert await totals(engine) == (0, 1)
+    assert await stored_totals(engine) == (0, 1)
 
 
 async def test_counting_a_batch_twice_changes_nothing(engine):
     batch = [cast(uuid4(), random.choice("ab"), ms) for ms in range(1, 50)]
     await counting.count(engine, batch)
-    before = await totals(engine), await votes(engine)
+    before = await stored_totals(engine), await stored_votes(engine)
     await counting.count(engine, batch)
-    assert (await totals(engine), await votes(engine)) == before
+    assert (await stored_totals(engine), await stored_votes(engine)) == before
 
 
 @pytest.mark.parametrize("late", [Version(1, 9), Version(2, 0), Version(2, 1)])
@@ -67,7 +57,7 @@ async def test_older_ballot_never_replaces_a_newer_one(engine, late):
     voter = uuid4()
     await counting.count(engine, [cast(voter, "a", 2, 1)])
     await counting.count(engine, [QueuedBallot(*late, voter.hex, Choice.B)])
-    assert await totals(engine) == (1, 0)
+    assert await stored_totals(engine) == (1, 0)
 
 
 async def test_the_order_of_batches_does_not_matter(engine):
@@ -78,7 +68,7 @@ async def test_the_order_of_batches_does_not_matter(engine):
     for start in range(0, 200, 7):
         await counting.count(engine, ballots[start : start + 7])
     choices = list(newest.values())
-    assert await totals(engine) == (choices.count(Choice.A), choices.count(Choice.B))
+    assert await stored_totals(engine) == (choices.count(Choice.A), choices.count(Choice.B))
 
 
 async def test_workers_that_count_the_same_voters_at_once_agree(database_url):
@@ -90,7 +80,7 @@ async def test_workers_that_count_the_same_voters_at_once_agree(database_url):
     batches = [ballots[start : start + 100] for start in range(0, 4000, 100)]
     await asyncio.gather(*(counting.count(engine, batch) for batch in batches))
     choices = list(newest.values())
-    assert await totals(engine) == (choices.count(Choice.A), choices.count(Choice.B))
+    assert await stored_totals(engine) == (choices.count(Choice.A), choices.count(Choice.B))
     await engine.dispose()
 
 
@@ -122,7 +112,7 @@ async def test_totals_are_the_sum_of_all_buckets(engine):
     rows = "(now(), 5, -1, 1), (now() - interval '1 hour', 10, 3, 1)"
     async with engine.connect() as connection:
         await connection.execute(text(f"INSERT INTO tally (bucket, a, b, ms) VALUES {rows}"))
-    assert await totals(engine) == (15, 2)
+    assert await stored_totals(engine) == (15, 2)
 
 
 async def test_version_floor_is_newer_than_every_vote(engine):
@@ -146,7 +136,7 @@ async def test_values_that_postgres_refuses_are_bad_data(engine):
                 text("INSERT INTO votes VALUES (gen_random_uuid(), 'c', 1, 1)")
             )
     assert is_bad_data(caught.value)
-    assert await totals(engine) == (0, 0)
+    assert await stored_totals(engine) == (0, 0)
 
 
 async def test_deadlock_is_a_conflict_and_not_bad_data(database_url):

@@ -11,6 +11,7 @@ from functools import partial
 import httpx
 import pytest
 from sqlalchemy import text
+from support.database import execute
 
 from voting.database import engine as database
 from voting.database.engine import create_engine
@@ -20,11 +21,12 @@ from voting.database.totals import fetch_result
 from voting.poll import formats
 from voting.poll.ballot import Version
 from voting.roles import exports as exports_module
-from voting.roles import result as result_module
 from voting.roles.exports import MAX_CONCURRENT_EXPORTS
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
 from voting.web.server import HTTPServer
+
+pytestmark = pytest.mark.usefixtures("uncached_totals")
 
 DEADLINE = 60
 UNTIL = Version(9, 0)
@@ -34,22 +36,17 @@ ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": 'Cats, "big"', "PO
 MANY = 150_000
 
 
-async def sql(engine, statement):
-    async with engine.connect() as connection:
-        return await connection.execute(text(statement))
-
-
 async def count(engine, *buckets):
     """Count (a, b) in each ten seconds of a day in 2030, from its beginning."""
     rows = ", ".join(
         f"('2030-01-01 00:00+00'::timestamptz + interval '{10 * number} seconds', {a}, {b}, 1)"
         for number, (a, b) in enumerate(buckets)
     )
-    await sql(engine, f"INSERT INTO tally (bucket, a, b, ms) VALUES {rows}")
+    await execute(engine, f"INSERT INTO tally (bucket, a, b, ms) VALUES {rows}")
 
 
 async def count_many(engine):
-    await sql(
+    await execute(
         engine,
         "INSERT INTO tally (bucket, a, b, ms) SELECT"
         " '2020-01-01 00:00+00'::timestamptz + n * interval '10 seconds', 2, 1, 1"
@@ -67,7 +64,7 @@ async def finish(engine):
 
 
 async def start_round(engine, ended):
-    await sql(engine, f"SELECT start_round({ended})")
+    await execute(engine, f"SELECT start_round({ended})")
 
 
 def rows(answer):
@@ -90,11 +87,6 @@ async def serving(engine, exports, **environ):
     finally:
         site.stop()
         await running
-
-
-@pytest.fixture(autouse=True)
-def always_fresh(monkeypatch):
-    monkeypatch.setattr(result_module, "RESULT_TTL", 0)
 
 
 @pytest.fixture
@@ -159,7 +151,7 @@ async def test_totals_and_timeline_are_of_one_snapshot(engine, exports):
     await count(engine, (3, 2))
     settings = load_settings(ResultSettings, ENVIRON)
     async with open_snapshot(exports, "always") as snapshot:
-        await sql(engine, "UPDATE tally SET a = a + 100")
+        await execute(engine, "UPDATE tally SET a = a + 100")
         form = formats.TIMELINE["json"](snapshot.result, settings.question)
         found = json.loads(b"".join([piece async for piece in snapshot.timeline(form)]))
     assert found["votes"] == found["timeline"][-1]["votes"] == 5
@@ -171,7 +163,7 @@ async def test_totals_and_timeline_are_of_one_snapshot(engine, exports):
 
 
 async def test_no_round_is_started_while_votes_are_exported(engine, admin):
-    await sql(
+    await execute(
         engine,
         "INSERT INTO votes (voter, choice, ms, seq) SELECT gen_random_uuid(), 'a', 1, 0"
         " FROM generate_series(1, 3)",
@@ -184,7 +176,7 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
 
         async def is_waiting():
             assert not starting.done()
-            return (await sql(admin, waiting)).all()
+            return (await execute(admin, waiting)).all()
 
         await wait_until(is_waiting)
         form = formats.VOTES["csv"](
@@ -210,7 +202,7 @@ async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(e
 async def test_final_result_is_exported_as_declared(client, engine):
     await count(engine, (3, 2))
     await finish(engine)
-    await sql(engine, "UPDATE tally SET a = a + 100")
+    await execute(engine, "UPDATE tally SET a = a + 100")
     found = (await client.get("/export.json")).json()
     assert (found["phase"], found["votes"]) == ("final", 5)
     assert found["final_at"] > found["closed_at"]
@@ -221,12 +213,12 @@ async def test_final_result_is_exported_as_declared(client, engine):
 async def test_earlier_round_is_exported_as_last_declared_final(engine, exports):
     await count(engine, (3, 2))
     await finish(engine)
-    await sql(
+    await execute(
         engine,
         "UPDATE poll SET state = 'open', closed_at = NULL, until_ms = NULL, until_seq = NULL,"
         " final_at = NULL",
     )
-    await sql(engine, "UPDATE tally SET b = b + 5")
+    await execute(engine, "UPDATE tally SET b = b + 5")
     await finish(engine)
     await start_round(engine, 1)
     await count(engine, (50, 60))
@@ -296,7 +288,7 @@ async def sessions(engine):
     """Return the sessions of exports that hold a transaction."""
     query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'voting-export'"
     query += " AND xact_start IS NOT NULL AND datname = current_database()"
-    return [row.pid for row in await sql(engine, query)]
+    return [row.pid for row in await execute(engine, query)]
 
 
 async def none_open(engine):
@@ -341,7 +333,7 @@ async def test_failure_midway_breaks_the_response(client, engine, admin):
         assert answer.status_code == 200
         await wait_until(partial(sessions, admin))
         [session] = await sessions(admin)
-        await sql(admin, f"SELECT pg_terminate_backend({session})")
+        await execute(admin, f"SELECT pg_terminate_backend({session})")
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
             await answer.aread()
     assert len(rows(await client.get("/export.csv"))) == MANY + 1

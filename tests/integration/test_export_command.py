@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from support.database import execute
 from support.environ import ENVIRON
 
 from voting.database.poll import confirm_close, declare_final
@@ -27,24 +28,19 @@ NOISE = 6_000
 PART = 20_000  # rows
 
 
-async def sql(engine, statement):
-    async with engine.connect() as connection:
-        return await connection.execute(text(statement))
-
-
 async def fill(engine, number):
     """Insert votes, two thirds of them for a, each in a bucket of its own."""
-    await sql(engine, "TRUNCATE votes, tally")
+    await execute(engine, "TRUNCATE votes, tally")
     choice = "CASE WHEN n % 3 = 0 THEN 'b' ELSE 'a' END"
     # In parts, each well within the statement timeout.
     for first in range(1, number + 1, PART):
         numbers = f"generate_series({first}, {min(first + PART - 1, number)}) AS n"
-        await sql(
+        await execute(
             engine,
             "INSERT INTO votes (voter, choice, ms, seq) SELECT"
             f" gen_random_uuid(), {choice}, n, 0 FROM {numbers}",
         )
-        await sql(
+        await execute(
             engine,
             "INSERT INTO tally (bucket, a, b, ms) SELECT"
             " '2020-01-01 00:00+00'::timestamptz + n * interval '10 seconds',"
@@ -107,7 +103,7 @@ async def test_file_gets_its_name_once_it_is_complete(export, tmp_path, admin):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert len(rows(path.read_bytes())) == 4
     path.write_text("older")
-    await sql(admin, "ALTER TABLE tally RENAME TO hidden")
+    await execute(admin, "ALTER TABLE tally RENAME TO hidden")
     failed = export("--output", str(path))
     assert failed.returncode == 1
     assert error_line(failed).startswith("Error: the votes can't be exported: ")
@@ -117,13 +113,13 @@ async def test_file_gets_its_name_once_it_is_complete(export, tmp_path, admin):
 async def test_failure_midway_leaves_no_file(export, tmp_path, admin):
     # The totals can be read, and the head is written, before the bucket that can't be read.
     await fill(admin, 3)
-    await sql(admin, "ALTER TABLE tally RENAME TO buckets")
-    await sql(
+    await execute(admin, "ALTER TABLE tally RENAME TO buckets")
+    await execute(
         admin,
         "CREATE VIEW tally AS SELECT a, b, bucket + interval '1 second'"
         " / (bucket < '2020-01-01 00:00:25+00')::int AS bucket FROM buckets",
     )
-    await sql(admin, "GRANT SELECT ON tally TO voting_worker")
+    await execute(admin, "GRANT SELECT ON tally TO voting_worker")
     failed = export("--output", str(tmp_path / "result.csv"))
     assert failed.returncode == 1
     assert "division by zero" in error_line(failed)
@@ -167,7 +163,7 @@ async def test_hidden_votes_are_refused_and_hidden_totals_left_out(export, engin
 async def test_earlier_round_has_totals_and_no_votes(export, engine, admin):
     await fill(admin, 3)
     await close(engine)
-    await sql(admin, "SELECT start_round(1)")
+    await execute(admin, "SELECT start_round(1)")
     assert rows(export("--round=1").stdout)[-1][1:] == ["3", "2", "1"]
     assert len(rows(export("--votes", "--round=2").stdout)) == 1
     refused = export("--votes", "--round=1")

@@ -7,11 +7,12 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from voting.roles import result as result_module
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
 from voting.web import ops
 from voting.web.server import head_as_get
+
+pytestmark = pytest.mark.usefixtures("uncached_totals")
 
 A, B = 7351, 2948
 ENVIRON = {
@@ -107,11 +108,6 @@ async def count(engine, a, b):
 async def close(engine):
     async with engine.connect() as connection:
         await connection.execute(text("UPDATE poll SET state = 'closed', closed_at = now()"))
-
-
-@pytest.fixture(autouse=True)
-def always_fresh(monkeypatch):
-    monkeypatch.setattr(result_module, "RESULT_TTL", 0)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import click
 import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
+from support.database import stored_totals
 
 from voting.commands import poll as poll_commands
 from voting.database import counting
@@ -56,11 +57,6 @@ async def count(engine, *ballots):
         QueuedBallot(ms, 0, UUID(int=voter).hex, Choice(choice)) for voter, choice, ms in ballots
     ]
     await counting.count(engine, cast)
-
-
-async def totals(engine):
-    found = (await fetch_result(engine)).totals
-    return found.a, found.b
 
 
 async def close_at(engine, ms):
@@ -182,10 +178,10 @@ async def test_ballots_of_another_round_or_after_the_close_are_not_counted(engin
     await count(engine, (1, "a", 10))
     await end(engine, 10)
     await count(engine, (2, "a", 11), (1, "b", 12))
-    assert await totals(engine) == (1, 0)
+    assert await stored_totals(engine) == (1, 0)
     await start_round(engine, 1)
     await count(engine, (1, "a", 10), (2, "b", 11), (3, "b", 9))
-    assert await totals(engine) == (0, 1)
+    assert await stored_totals(engine) == (0, 1)
 
 
 async def test_totals_are_declared_final_once_and_only_for_the_confirmed_close(engine):
@@ -205,7 +201,7 @@ async def test_final_totals_stay_as_they_were_declared(engine):
     await end(engine, 10)
     async with engine.connect() as connection:
         await connection.execute(text("UPDATE tally SET a = 99"))
-    assert await totals(engine) == (1, 0)
+    assert await stored_totals(engine) == (1, 0)
 
 
 async def test_revoked_final_result_stays_in_the_list(engine):
@@ -250,7 +246,7 @@ async def test_next_round_starts_only_after_a_final_one(engine, ended):
         await end(engine, 10)
     with pytest.raises(PollChanged):
         await start_round(engine, ended)
-    assert await totals(engine) == (1, 0)
+    assert await stored_totals(engine) == (1, 0)
 
 
 async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
@@ -266,7 +262,7 @@ async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
             while not (await resetting.execute(waiting)).scalar_one():
                 await asyncio.sleep(0.01)
     await late
-    assert await totals(engine) == (0, 1)
+    assert await stored_totals(engine) == (0, 1)
 
 
 async def test_poll_does_not_change_while_it_is_copied_to_redis(engine):

@@ -7,6 +7,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from sqlalchemy import text
+from support.database import execute
 
 from voting.database import counting, totals
 from voting.database.engine import create_engine
@@ -18,15 +19,12 @@ from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
 from voting.telemetry import metrics
 
+pytestmark = pytest.mark.usefixtures("uncached_totals")
+
 CLOSED_AT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 UNTIL = Version(9, 0)
 
 ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": "<Cats>", "POLL_TITLE": "Pets"}
-
-
-@pytest.fixture(autouse=True)
-def always_fresh(monkeypatch):
-    monkeypatch.setattr(result_module, "RESULT_TTL", 0)
 
 
 def viewer(engine, **environ):
@@ -56,11 +54,6 @@ async def close(engine, *, final=True):
         await confirm_close(connection, CLOSED_AT, UNTIL)
     if final:
         assert await declare_final(engine, UNTIL)
-
-
-async def sql(engine, statement):
-    async with engine.connect() as connection:
-        await connection.execute(text(statement))
 
 
 def trigger(page):
@@ -219,7 +212,7 @@ async def test_the_timeline_is_queried_with_the_totals_and_rarely(engine, monkey
 
 async def fill(engine, buckets):
     """Count for so long, `a` first and then `b`, with an hour's silence in the middle."""
-    await sql(
+    await execute(
         engine,
         "INSERT INTO tally (bucket, a, b, ms)"
         " SELECT '2030-01-01'::timestamptz + make_interval(secs => 10 * n +"
@@ -267,8 +260,8 @@ async def test_the_link_preview_has_totals_once_they_are_final(client, engine):
 async def test_a_round_does_not_show_the_timeline_of_the_previous_one(client, engine, admin):
     await count(engine, 1, 1)
     assert "<path" in (await client.get("/timeline")).text
-    await sql(admin, "DELETE FROM tally")
-    await sql(admin, "UPDATE poll SET round = 2")
+    await execute(admin, "DELETE FROM tally")
+    await execute(admin, "UPDATE poll SET round = 2")
     assert "It starts with the first vote." in (await client.get("/timeline")).text
 
 
@@ -293,7 +286,7 @@ async def test_a_final_result_shows_its_time_and_is_not_polled(client, engine):
     assert f'<strong>Final result</strong> of <time datetime="{answer["final_at"]}">' in page
     assert "2 votes" in page
     assert trigger(page) == "again"
-    await sql(
+    await execute(
         engine, "UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, final_at = NULL"
     )
     page = (await client.get("/tally")).text
@@ -324,7 +317,7 @@ async def test_a_hidden_result_shows_the_turnout(engine, votes, said, reader):
 
 async def test_a_lost_queue_is_shown_once_the_poll_is_closed(client, engine, admin):
     await count(engine, 2, 1)
-    await sql(admin, "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'")
+    await execute(admin, "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'")
     lost = "The queue of votes was lost at"
     assert lost not in (await client.get("/tally")).text
     for final in (False, True):

@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import text
+from support.database import cast_ballots
 
 from voting.database import counting
 from voting.database.engine import create_engine
@@ -65,10 +66,6 @@ def fail_to_count(monkeypatch, failures):
     monkeypatch.setattr(counting, "count", fail_first)
 
 
-async def cast(stream, number, choice=Choice.A):
-    return await asyncio.gather(*(stream.cast(Ballot(uuid4(), choice)) for _ in range(number)))
-
-
 async def votes(engine):
     return (await fetch_result(engine)).totals.votes
 
@@ -91,8 +88,8 @@ async def pending(stream):
 async def test_ballots_become_votes(stream, engine):
     async with working(stream, engine) as worker:
         await until(worker.ready)
-        await cast(stream, 30, Choice.A)
-        await cast(stream, 12, Choice.B)
+        await cast_ballots(stream, 30, Choice.A)
+        await cast_ballots(stream, 12, Choice.B)
         await until(counted(stream, engine, 42))
     totals = (await fetch_result(engine)).totals
     assert (totals.a, totals.b) == (30, 12)
@@ -102,13 +99,13 @@ async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatc
     monkeypatch.setattr(worker_module, "BATCH_SIZE", 7)
     async with working(stream, engine), working(stream, engine), working(stream, engine) as worker:
         await until(worker.ready)
-        await cast(stream, 500)
+        await cast_ballots(stream, 500)
         await until(counted(stream, engine, 500))
 
 
 async def test_ballots_cast_before_any_worker_started_are_counted(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 5)
+    await cast_ballots(stream, 5)
     async with working(stream, engine):
         await until(counted(stream, engine, 5))
 
@@ -120,7 +117,7 @@ async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pen
         await until(worker.ready)
         async with transactions.begin() as blocking:
             await blocking.execute(text("LOCK TABLE tally"))
-            await cast(stream, 3)
+            await cast_ballots(stream, 3)
 
             async def waiting():
                 query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -129,7 +126,7 @@ async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pen
             await until(waiting)
             assert await pending() == 3
             # The next batch is read while the last one commits.
-            await cast(stream, 2)
+            await cast_ballots(stream, 2)
 
             async def five_pending():
                 return await pending() == 5
@@ -143,7 +140,7 @@ async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pen
 async def test_a_stopped_worker_finishes_its_current_batch(stream, engine, pending):
     async with working(stream, engine) as worker:
         await until(worker.ready)
-        await cast(stream, 50)
+        await cast_ballots(stream, 50)
 
         async def something_counted():
             return await votes(engine) > 0
@@ -155,7 +152,7 @@ async def test_a_stopped_worker_finishes_its_current_batch(stream, engine, pendi
 
 async def test_the_entries_of_a_dead_worker_are_claimed(stream, engine, caplog):
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 3)
+    await cast_ballots(stream, 3)
     assert len(await stream.consumer("dead").read(count=10, block=1)) == 3
     async with working(stream, engine, timing=Timing(claim_min_idle=0)):
         await until(counted(stream, engine, 3))
@@ -165,9 +162,9 @@ async def test_the_entries_of_a_dead_worker_are_claimed(stream, engine, caplog):
 
 async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 2)
+    await cast_ballots(stream, 2)
     bad = await stream.admin.xadd(stream.queue.stream_key, {"voter": b"short", "choice": b"a"})
-    await cast(stream, 2)
+    await cast_ballots(stream, 2)
     async with working(stream, engine):
         await until(counted(stream, engine, 4))
     [(_, letter)] = await stream.admin.xrange(stream.queue.dead_letters_key)
@@ -178,8 +175,8 @@ async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, en
 
 async def test_an_entry_that_postgres_refuses_is_dead_lettered_the_rest_counted(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 5)
-    last = (await cast(stream, 1))[0]
+    await cast_ballots(stream, 5)
+    last = (await cast_ballots(stream, 1))[0]
     fields = {"voter": uuid4().bytes, "choice": b"b"}
     # A number that is fine for Redis and too large for a bigint.
     bad = await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{last.ms + 1}-{2**63}")
@@ -194,11 +191,11 @@ async def test_an_entry_that_postgres_refuses_is_dead_lettered_the_rest_counted(
 async def test_a_lost_stream_is_recreated_above_the_counted_versions(stream, engine, caplog):
     async with working(stream, engine) as worker:
         await until(worker.ready)
-        [version] = await cast(stream, 1)
+        [version] = await cast_ballots(stream, 1)
         await until(counted(stream, engine, 1))
         await stream.admin.delete(stream.queue.stream_key, stream.queue.poll_key)
         await until(stream.ready)
-        [after] = await cast(stream, 1)
+        [after] = await cast_ballots(stream, 1)
         assert after > version
         await until(counted(stream, engine, 2))
     assert "stream missing, recreated" in caplog.text
@@ -213,13 +210,13 @@ async def test_the_first_stream_of_a_poll_logs_no_error(stream, engine, caplog):
 async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine):
     async with working(stream, engine, timing=OFTEN) as worker:
         await until(worker.ready)
-        await cast(stream, 1)
+        await cast_ballots(stream, 1)
         async with engine.connect() as connection:
             await connection.execute(text("UPDATE poll SET state = 'closed'"))
 
         async def refused():
             try:
-                await cast(stream, 1)
+                await cast_ballots(stream, 1)
             except PollClosed:
                 return True
             return False
@@ -230,7 +227,7 @@ async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine):
 async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch):
     async with working(stream, engine, timing=OFTEN) as worker:
         await until(worker.ready)
-        await cast(stream, 5)
+        await cast_ballots(stream, 5)
         await until(counted(stream, engine, 5))
         assert await stream.length() == 5
         monkeypatch.setattr(maintenance, "RETENTION_ENTRIES", 2)
@@ -244,7 +241,7 @@ async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch)
 
 async def test_when_memory_is_full_the_backlog_is_counted_and_trimmed(stream, engine):
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 5)
+    await cast_ballots(stream, 5)
     await stream.admin.xadd(stream.queue.stream_key, {"no": "ballot"})
     await stream.admin.config_set("maxmemory", 1)
     try:
@@ -278,7 +275,7 @@ async def test_a_worker_retries_postgres_and_logs_it_once(stream, engine, caplog
     fail_to_count(monkeypatch, [OSError("gone")] * 5)
     async with working(stream, engine) as worker:
         await until(worker.ready)
-        await cast(stream, 3)
+        await cast_ballots(stream, 3)
         await until(counted(stream, engine, 3))
         assert await worker.ready()
     down, up = [each for each in caplog.records if "Postgres" in each.getMessage()]
@@ -293,7 +290,7 @@ async def test_a_transaction_conflict_is_retried_without_a_warning(
     fail_to_count(monkeypatch, [_Deadlock()])
     async with working(stream, engine) as worker:
         await until(worker.ready)
-        await cast(stream, 3)
+        await cast_ballots(stream, 3)
         await until(counted(stream, engine, 3))
     assert "is down" not in caplog.text
 
@@ -313,7 +310,7 @@ async def test_a_terminated_connection_is_replaced(stream, engine, database_url)
         for number in range(1, 4):
             async with other.connect() as connection:
                 assert (await connection.execute(terminate)).scalar_one() > 0
-            await cast(stream, 10)
+            await cast_ballots(stream, 10)
             await until(counted(stream, other, 10 * number))
     await other.dispose()
 
@@ -363,7 +360,7 @@ async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
     monkeypatch.setattr(counting, "count", count)
     async with working(stream, engine) as worker:
         await until(worker.ready)
-        await cast(stream, 2)
+        await cast_ballots(stream, 2)
         followed = await stream.cast(Ballot(uuid4(), Choice.B, f"00-{'a' * 32}-{'b' * 16}-01"))
 
         async def none_left():
@@ -383,7 +380,7 @@ async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
 async def test_the_log_at_debug_names_a_followed_ballot_when_it_is_counted(stream, engine, caplog):
     caplog.set_level("DEBUG", "voting.telemetry.tracing")
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 2)
+    await cast_ballots(stream, 2)
     trace = f"00-{'a' * 32}-{'b' * 16}-00"
     followed = await stream.cast(Ballot(uuid4(), Choice.B, trace))
     fields = {"voter": b"short", "choice": b"a", "trace": trace}
@@ -401,7 +398,7 @@ async def test_an_unexpected_error_ends_the_worker(stream, engine, monkeypatch):
 
     monkeypatch.setattr(counting, "count", count)
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 1)
+    await cast_ballots(stream, 1)
     with pytest.raises(ExceptionGroup) as caught:
         await Worker(stream.queue, engine, consumer="me").run()
     assert caught.group_contains(ZeroDivisionError)
@@ -409,7 +406,7 @@ async def test_an_unexpected_error_ends_the_worker(stream, engine, monkeypatch):
 
 async def test_versions_are_times_of_redis_clock(stream):
     await stream.sync_poll(Version(1, 1), "open")
-    [version] = await cast(stream, 1)
+    [version] = await cast_ballots(stream, 1)
     assert abs(version.ms / 1000 - await stream.clock()) < 60
 
 
@@ -490,7 +487,7 @@ def grown(before):
 async def test_a_worker_counts_what_it_does_in_metrics(stream, engine):
     before = measured()
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 3)
+    await cast_ballots(stream, 3)
     await stream.admin.xadd(stream.queue.stream_key, {"no": "ballot"})
     async with working(stream, engine):
         await until(counted(stream, engine, 3))
@@ -508,7 +505,7 @@ async def test_a_worker_counts_what_it_does_in_metrics(stream, engine):
 async def test_claimed_entries_are_measured_each_time_they_are_counted(stream, engine):
     before = measured()
     await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 3)
+    await cast_ballots(stream, 3)
     assert len(await stream.consumer("dead").read(count=10, block=1)) == 3
     # With an idle time of 0 a worker claims the entries of its own current batch, too.
     async with working(stream, engine, timing=Timing(claim_min_idle=0)):
@@ -525,7 +522,7 @@ async def test_a_failed_count_is_not_measured(stream, engine, monkeypatch):
     before = measured()
     async with working(stream, engine) as worker:
         await until(worker.ready)
-        await cast(stream, 1)
+        await cast_ballots(stream, 1)
         await until(counted(stream, engine, 1))
     assert grown(before)["count_duration_seconds_count"] == 1
     assert grown(before)["ballots_counted_total"] == 1
