@@ -1,12 +1,11 @@
 """How children are restarted, in cases that are too slow or too rare with a whole `voting up`."""
 
-import asyncio
 import os
 import sys
 from pathlib import Path
 
 import pytest
-from support.wait import DEADLINE
+from support.wait import until
 
 from voting.local import supervisor
 from voting.local.supervisor import Child, Guardian, Program
@@ -19,9 +18,7 @@ class Reports:
         self.lines: list[str] = []
 
     async def wait_for(self, count: int) -> list[str]:
-        async with asyncio.timeout(DEADLINE):
-            while len(self.lines) < count:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.lines) >= count)
         return self.lines
 
 
@@ -65,9 +62,7 @@ async def test_a_failed_restart_is_retried_until_it_succeeds(guardian, monkeypat
     tool.write_text("#!/bin/sh\nexec sleep 3600\n")
     tool.chmod(0o700)
     first = child.pid
-    async with asyncio.timeout(DEADLINE):
-        while child.pid == first:
-            await asyncio.sleep(0.01)
+    await until(lambda: child.pid != first)
     await child.stop(10)
 
 

@@ -2,11 +2,13 @@ import asyncio
 import contextlib
 import random
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, text
-from support.database import cast_ballots, execute, stored_votes
+from support.database import all_counted, cast_ballots, execute, stored_votes
+from support.wait import until
 
 from voting.database import counting
 from voting.database import engine as database
@@ -193,8 +195,7 @@ async def test_audits_under_load_find_no_problem(stream, engine, database_url, m
     timing = Timing(maintenance_interval=0.05)
     async with working(stream, engine, workers=2, timing=timing):
         voting = [asyncio.create_task(vote()) for _ in range(20)]
-        while not await stream.ready():
-            await asyncio.sleep(0.01)
+        await until(stream.ready)
         end = loop.time() + 4
         while loop.time() < end:
             audits.append(await audit(stream, auditors))
@@ -390,8 +391,7 @@ async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(strea
         voting = asyncio.create_task(vote(150))
         replays = await asyncio.gather(replay(stream, engine), replay(stream, engine))
         await voting
-        while (await stream.progress()).backlog:
-            await asyncio.sleep(0.01)
+        await until(partial(all_counted, stream))
     assert all(each.votes > 0 for each in replays)
     assert await stored_votes(engine) == newest
     assert (await audit(stream, engine)).problems == []

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 from support.database import execute
+from support.wait import until
 
 from voting.database import engine as database
 from voting.database.engine import create_engine
@@ -81,8 +82,7 @@ async def serving(engine, exports, **environ):
     site = HTTPServer(app, "127.0.0.1", 0)
     running = asyncio.create_task(site.run())
     try:
-        while not site._server.started:
-            await asyncio.sleep(0.01)
+        await until(lambda: site._server.started)
         yield site._socket.getsockname()[1]
     finally:
         site.stop()
@@ -178,7 +178,7 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
             assert not starting.done()
             return (await execute(admin, waiting)).all()
 
-        await wait_until(is_waiting)
+        await until(is_waiting)
         form = formats.VOTES["csv"](
             snapshot.result, load_settings(ResultSettings, ENVIRON).question
         )
@@ -295,12 +295,6 @@ async def none_open(engine):
     return not await sessions(engine)
 
 
-async def wait_until(condition):
-    async with asyncio.timeout(DEADLINE):
-        while not await condition():
-            await asyncio.sleep(0.05)
-
-
 @asynccontextmanager
 async def idler(port):
     """A client that requests an export and does not read it."""
@@ -331,7 +325,7 @@ async def test_failure_midway_breaks_the_response(client, engine, admin):
     await count_many(engine)
     async with client.stream("GET", "/export.json") as answer:
         assert answer.status_code == 200
-        await wait_until(partial(sessions, admin))
+        await until(partial(sessions, admin))
         [session] = await sessions(admin)
         await execute(admin, f"SELECT pg_terminate_backend({session})")
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
@@ -351,8 +345,8 @@ async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client,
     ):
         async with idler(port) as reader:
-            await wait_until(partial(sessions, admin))
-            await wait_until(partial(none_open, admin))
+            await until(partial(sessions, admin))
+            await until(partial(none_open, admin))
             await expect_incomplete(reader)
         for _ in range(MAX_CONCURRENT_EXPORTS + 1):
             assert (await client.get("/export.csv?round=2")).status_code == 404
@@ -368,7 +362,7 @@ async def test_an_export_to_a_client_that_does_not_read_is_ended(
         monkeypatch.setattr(exports_module, each, 0.5 if each == limit else 10 * DEADLINE)
     await count_many(engine)
     async with idler(port) as one, idler(port) as other:
-        await wait_until(partial(none_open, admin))
+        await until(partial(none_open, admin))
         assert (await client.get("/export.csv?round=2")).status_code == 404
         await expect_incomplete(one)
         await expect_incomplete(other)
@@ -383,8 +377,8 @@ async def test_nothing_more_is_read_for_a_client_that_left(
     )
     await count_many(engine)
     async with idler(port), idler(port):
-        await wait_until(partial(sessions, admin))
+        await until(partial(sessions, admin))
         assert (await client.get("/export.csv")).status_code == 503
-    await wait_until(partial(none_open, admin))
+    await until(partial(none_open, admin))
     assert (await client.get("/export.csv?round=2")).status_code == 404
     assert len(read) < 2 * MANY / BATCH

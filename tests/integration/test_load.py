@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trustme
+from support.wait import until
 
 from voting.load import pages
 from voting.load.check import Expected, check, wait_until_stable
@@ -266,8 +267,7 @@ class HeldServer:
         async with served(self.respond) as (url, _), asyncio.timeout(30):
             generator = LoadGenerator(url, self.record, **{"connections": 8, **options})
             running = asyncio.create_task(generator.run())
-            while self.in_flight < in_flight:
-                await asyncio.sleep(0.01)
+            await until(lambda: self.in_flight >= in_flight)
             yield generator
             await running
 

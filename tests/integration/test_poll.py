@@ -4,13 +4,15 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 import click
 import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
-from support.database import stored_totals
+from support.database import stored_totals, waits_for_lock
+from support.wait import until
 
 from voting.commands import poll as poll_commands
 from voting.database import counting
@@ -257,10 +259,7 @@ async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
         await resetting.execute(text("SELECT start_round(1)"))
         # It waits for the table, and only then reads which versions are of this round.
         late = asyncio.create_task(count(engine, (1, "b", 10), (2, "b", 9), (3, "b", 11)))
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL")
-        async with asyncio.timeout(30):
-            while not (await resetting.execute(waiting)).scalar_one():
-                await asyncio.sleep(0.01)
+        await until(partial(waits_for_lock, resetting, "relation IS NOT NULL"))
     await late
     assert await stored_totals(engine) == (0, 1)
 
@@ -270,10 +269,7 @@ async def test_poll_does_not_change_while_it_is_copied_to_redis(engine):
     async with transactions.begin() as copying:
         await fetch_poll_for_share(copying)
         closing = asyncio.create_task(close_poll(engine))
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
-        async with asyncio.timeout(30):
-            while not (await copying.execute(waiting)).scalar_one():
-                await asyncio.sleep(0.01)
+        await until(partial(waits_for_lock, copying, "locktype = 'advisory'"))
         assert (await fetch_poll(copying)).state == "open"
     await closing
     assert (await poll(engine)).state == "closed"
@@ -347,10 +343,7 @@ async def test_poll_closes_at_its_time_after_every_worker_that_still_opens_it(op
     async with transactions.begin() as opening:
         await fetch_poll_for_share(opening)
         closing = asyncio.create_task(reconcile(engine, open_poll))
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
-        async with asyncio.timeout(30):
-            while not (await opening.execute(waiting)).scalar_one():
-                await asyncio.sleep(0.01)
+        await until(partial(waits_for_lock, opening, "locktype = 'advisory'"))
         # A worker of the previous version opens the poll without a time.
         await open_poll.admin.hset(
             open_poll.queue.poll_key, mapping={"state": "open", "closes_at": "", "revision": 0}

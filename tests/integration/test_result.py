@@ -8,6 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 from support.database import execute
+from support.wait import until
 
 from voting.database import counting, totals
 from voting.database.engine import create_engine
@@ -143,9 +144,10 @@ async def test_while_postgres_is_unavailable_the_last_totals_are_shown_with_thei
     assert (answer["stale"], answer["votes"]) == (True, 1)
     assert answer["at"] >= at
 
-    async with asyncio.timeout(30):
-        while (await client.get("/api/tally")).json()["stale"]:
-            await asyncio.sleep(0.01)
+    async def is_fresh() -> bool:
+        return not (await client.get("/api/tally")).json()["stale"]
+
+    await until(is_fresh)
     assert "can't be asked" not in (await client.get("/tally")).text
 
 

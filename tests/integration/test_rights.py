@@ -11,7 +11,9 @@ import asyncpg
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 from sqlalchemy.exc import DBAPIError
+from support.database import all_counted
 from support.servers import DEPLOY, USERS, passwords
+from support.wait import until
 
 from voting.database import schema
 from voting.database.engine import create_engine
@@ -103,27 +105,27 @@ async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypat
     timing = Timing(maintenance_interval=0.1)
     worker = Worker(working.queue, engine, consumer=uuid4().hex, timing=timing)
     running = asyncio.create_task(worker.run())
-    async with asyncio.timeout(30):
-        while not await worker.ready():
-            await asyncio.sleep(0.01)
-        assert await voting.ready()
-        for choice in (Choice.A, Choice.A, Choice.B):
-            await Caster(voting.queue).cast(Ballot(uuid4(), choice))
-        await voting.queue.redis.xadd(voting.queue.stream_key, {"no": "ballot"})
-        while (await voting.progress()).backlog != 0:
-            await asyncio.sleep(0.01)
-        assert not await voting.memory_is_low()
-        found = await audit(working, engine)
-        assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
-        assert (await replay(working, engine)).votes == 0
+    await until(worker.ready)
+    assert await voting.ready()
+    for choice in (Choice.A, Choice.A, Choice.B):
+        await Caster(voting.queue).cast(Ballot(uuid4(), choice))
+    await voting.queue.redis.xadd(voting.queue.stream_key, {"no": "ballot"})
+    await until(partial(all_counted, voting))
+    assert not await voting.memory_is_low()
+    found = await audit(working, engine)
+    assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
+    assert (await replay(working, engine)).votes == 0
 
-        # Maintenance too: counted entries are trimmed, idle consumers deleted.
-        assert await Consumer(working.queue, "silent").read(count=1, block=0.001) == []
-        monkeypatch.setattr(maintenance, "RETENTION_SECONDS", -60)
-        monkeypatch.setattr(maintenance, "CONSUMER_EXPIRY", 0)
-        while await working.length() > 1 or b"silent" in await consumers(working):
-            await asyncio.sleep(0.01)
-        assert await worker.ready()
+    # Maintenance too: counted entries are trimmed, idle consumers deleted.
+    assert await Consumer(working.queue, "silent").read(count=1, block=0.001) == []
+    monkeypatch.setattr(maintenance, "RETENTION_SECONDS", -60)
+    monkeypatch.setattr(maintenance, "CONSUMER_EXPIRY", 0)
+
+    async def maintained() -> bool:
+        return await working.length() <= 1 and b"silent" not in await consumers(working)
+
+    await until(maintained)
+    assert await worker.ready()
     worker.stop()
     await running
 

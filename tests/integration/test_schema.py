@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from uuid import uuid4
 
 import asyncpg
@@ -11,6 +12,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from support.wait import until
 
 from voting.database import schema
 from voting.database.engine import DATABASE_ERRORS, create_engine
@@ -83,9 +85,7 @@ async def test_migration_may_wait_longer_than_a_statement_of_the_app(empty_url, 
     other = await asyncpg.connect(empty_url)
     await other.execute(f"SELECT pg_advisory_lock({0x766F7465})")
     migrating = asyncio.create_task(asyncio.to_thread(schema.migrate, empty_url))
-    async with asyncio.timeout(30):
-        while not await other.fetchval(waiting):
-            await asyncio.sleep(0.05)
+    await until(partial(other.fetchval, waiting))
     await other.close()  # which releases the lock
     await migrating
 
@@ -143,9 +143,7 @@ def logged(monkeypatch, caplog):
         return any(message == line and fields.items() <= given.items() for line, given in lines)
 
     async def logged(message, **fields):
-        async with asyncio.timeout(30):
-            while not is_logged(message, fields):
-                await asyncio.sleep(0.01)
+        await until(partial(is_logged, message, fields))
 
     return logged
 

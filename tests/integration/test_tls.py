@@ -11,8 +11,10 @@ import pytest
 import trustme
 from redis.exceptions import RedisError
 from sqlalchemy import text
+from support.database import all_counted
 from support.servers import passwords
 from support.tls import Front
+from support.wait import until
 
 from voting.database.engine import DATABASE_ERRORS, create_engine
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
@@ -87,12 +89,9 @@ async def test_a_vote_is_cast_and_counted_over_tls(front, stream, context, trust
     engine = create_engine(postgres_url(postgres, "worker", sslrootcert=trusted), name="tests")
     worker = Worker(working, engine, consumer="me")
     running = asyncio.create_task(worker.run())
-    async with asyncio.timeout(30):
-        while not await worker.ready():
-            await asyncio.sleep(0.01)
-        await Caster(voting).cast(Ballot(uuid4(), Choice.A))
-        while (await QueueState(voting).progress()).backlog:
-            await asyncio.sleep(0.01)
+    await until(worker.ready)
+    await Caster(voting).cast(Ballot(uuid4(), Choice.A))
+    await until(partial(all_counted, QueueState(voting)))
     worker.stop()
     await running
     async with engine.connect() as connection:

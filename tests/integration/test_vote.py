@@ -5,6 +5,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.wait import until
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
 from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
@@ -122,13 +123,11 @@ async def test_the_receipt_turns_from_recorded_to_counted(voter, prepared):
     [entry] = await prepared.consumer("test").read(count=10, block=1)
     await prepared.consumer("me").acknowledge([entry.id])
 
-    async def receipt():
-        return (await voter.get("/receipt")).text
+    async def is_counted() -> bool:
+        return "counted. You" in (await voter.get("/receipt")).text
 
-    async with asyncio.timeout(30):
-        while "counted. You" not in (counted := await receipt()):
-            await asyncio.sleep(0.05)
-    assert "hx-trigger" not in counted
+    await until(is_counted)
+    assert "hx-trigger" not in (await voter.get("/receipt")).text
 
 
 async def test_an_unchanged_receipt_is_not_sent_again(voter):

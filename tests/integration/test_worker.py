@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import text
 from support.database import cast_ballots
+from support.wait import until
 
 from voting.database import counting
 from voting.database.engine import create_engine
@@ -24,14 +25,6 @@ from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
 from voting.roles.worker import Worker
 from voting.telemetry import metrics, tracing
-
-
-async def until(condition):
-    """Wait until the condition, a coroutine function, holds."""
-    async with asyncio.timeout(30):
-        while not await condition():
-            await asyncio.sleep(0.01)
-
 
 OFTEN = Timing(maintenance_interval=0.05)
 

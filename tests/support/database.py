@@ -4,11 +4,12 @@ import asyncio
 from uuid import UUID, uuid4
 
 from sqlalchemy import CursorResult, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from support.servers import Stream
 from voting.database.totals import fetch_result
 from voting.poll.ballot import Ballot, Choice, Version
+from voting.queue.state import QueueState
 
 
 async def execute(engine: AsyncEngine, statement: str) -> CursorResult:
@@ -26,6 +27,17 @@ async def stored_totals(engine: AsyncEngine) -> tuple[int, int]:
     """Return the votes for a and b by the tally."""
     totals = (await fetch_result(engine)).totals
     return totals.a, totals.b
+
+
+async def waits_for_lock(connection: AsyncConnection, condition: str) -> bool:
+    """Whether a transaction waits for a lock that meets the condition on pg_locks."""
+    query = f"SELECT count(*) FROM pg_locks WHERE NOT granted AND {condition}"
+    return bool((await connection.execute(text(query))).scalar_one())
+
+
+async def all_counted(state: QueueState) -> bool:
+    """Whether workers have counted and acknowledged every entry."""
+    return (await state.progress()).backlog == 0
 
 
 async def cast_ballots(stream: Stream, number: int, choice: Choice = Choice.A) -> list[Version]:
