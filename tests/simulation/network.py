@@ -32,7 +32,7 @@ FAULTS = (
 REDIS_FAULTS = FAULTS[:-2]
 POSTGRES_FAULTS = (*FAULTS[:-2], "conflict")
 
-OFTEN = {"dead_letter": 10, "closed": 10, "finish": 25, "count": 3, "xack": 2}
+OFTEN = {"dead_letter": 10, "confirm close": 10, "finalize": 25, "count": 3, "xack": 2}
 """How much more often a step meets a fault: those that matter most, or are seldom taken."""
 
 
