@@ -24,15 +24,11 @@ class SingleFlight(Generic[_Value]):
     def __init__(self, fetch: Callable[[], Awaitable[_Value]], *, ttl: float) -> None:
         self._fetch = fetch
         self._ttl = ttl
-        self._value: _Value | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._expires = 0.0
-        self.stale = False
-
-    @property
-    def value(self) -> _Value | None:
+        self.value: _Value | None = None
         """The last value, without a refresh; None before the first."""
-        return self._value
+        self.stale = False
 
     async def get(self) -> _Value | None:
         """Return the value, refreshed if its ttl is over; None if no refresh ever succeeded."""
@@ -41,15 +37,15 @@ class SingleFlight(Generic[_Value]):
             self._expires = now + self._ttl
             self._refreshing = asyncio.create_task(self._refresh())
         # While refreshes fail, callers get the last value at once instead of after a timeout.
-        if self._refreshing is not None and (not self.stale or self._value is None):
+        if self._refreshing is not None and (not self.stale or self.value is None):
             done, _ = await asyncio.wait({self._refreshing}, timeout=REFRESH_TIMEOUT)
             if not done:
                 self._mark_stale(TimeoutError())
-        return self._value
+        return self.value
 
     async def _refresh(self) -> None:
         try:
-            self._value = await self._fetch()
+            self.value = await self._fetch()
         except Exception as error:  # noqa: BLE001 - after any error, callers get the last value
             self._mark_stale(error)
         else:

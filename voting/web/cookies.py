@@ -3,32 +3,16 @@
 import hashlib
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
 from itsdangerous import BadSignature, Signer
-from itsdangerous.encoding import want_bytes
 from litestar.datastructures import Headers
 
 from voting.poll.ballot import Choice, Version
 
 MAX_AGE = 365 * 24 * 3600  # seconds
-
-
-class _Signer(Signer):
-    """Derives each key once: a cookie takes 4.0 µs instead of 6.4, of the 70 of a vote."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        super().__init__(
-            list(reversed(keys)),  # itsdangerous signs with the last
-            salt="voting.voter",
-            key_derivation="hmac",
-            digest_method=hashlib.sha256,
-        )
-        self._derived = {key: Signer.derive_key(self, key) for key in self.secret_keys}
-
-    def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
-        return self._derived[self.secret_key if secret_key is None else want_bytes(secret_key)]
 
 
 class VoterCookies:
@@ -39,7 +23,12 @@ class VoterCookies:
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._signer = _Signer(keys)
+        signer = partial(Signer, digest_method=hashlib.sha256)
+        # Derived here once, as `Signer` derives keys for each cookie: 4.0 µs instead of 6.4, of the
+        # 70 of a vote. Reversed, as it signs with the last.
+        derive = partial(signer, salt="voting.voter", key_derivation="hmac")
+        derived = [derive(key).derive_key() for key in reversed(keys)]
+        self._signer = signer(derived, key_derivation="none")
 
     def mint(self) -> str:
         """Return the cookie of a new voter: 128 random bits in hex, and their signature."""

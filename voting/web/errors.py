@@ -1,7 +1,6 @@
 """Error messages of the pages, and the exception handler that renders them."""
 
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -16,18 +15,18 @@ log = structlog.get_logger(__name__)
 class Problem:
     """An error message: what went wrong, and what that means for the vote."""
 
-    status: HTTPStatus
+    status: int
     headline: str
     advice: str
+    reason: str = "other"
+    """Of a vote that was refused: one of `metrics.REASONS`."""
     # Seconds. Not compared: the same problem may have another delay, which no page shows.
     retry_after: int | None = field(default=None, compare=False)
 
     @property
     def headers(self) -> dict[str, str]:
-        headers = {"Cache-Control": "no-store"}
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
-        return headers
+        retry = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return {"Cache-Control": "no-store", **retry}
 
 
 class ProblemError(Exception):
@@ -39,99 +38,79 @@ class ProblemError(Exception):
 
 
 # Any page
-NOT_FOUND = Problem(HTTPStatus.NOT_FOUND, "There is no such page.", "Check the address.")
-NOT_ALLOWED = Problem(
-    HTTPStatus.METHOD_NOT_ALLOWED, "This page can't be asked in that way.", "Go back and reload it."
-)
+NOT_FOUND = Problem(404, "There is no such page.", "Check the address.")
+NOT_ALLOWED = Problem(405, "This page can't be asked in that way.", "Go back and reload it.")
 TOO_LARGE = Problem(
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "That is too much to read.",
-    "Nothing was recorded. Go back and choose again.",
+    413, "That is too much to read.", "Nothing was recorded. Go back and choose again.", "too_large"
 )
-INTERNAL_ERROR = Problem(
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    "Something broke on our side.",
-    "Please try again in a moment.",
-)
-
-
-def bad_request(status: HTTPStatus) -> Problem:
-    """Return the problem of a request that is malformed in some other way."""
-    return Problem(status, "That request can't be understood.", "Reload the page.")
-
+INTERNAL_ERROR = Problem(500, "Something broke on our side.", "Please try again in a moment.")
 
 # A vote
 CROSS_ORIGIN = Problem(
-    HTTPStatus.FORBIDDEN,
+    403,
     "This vote came from another site.",
     "It was not recorded. Open the voting page itself and choose there.",
+    "cross_origin",
 )
+# Its client has disconnected, so only the metric has this one.
+INCOMPLETE_BODY = Problem(
+    400, "That request can't be understood.", "Reload the page.", "invalid_form"
+)
+_FORM_ADVICE = "Nothing was recorded. Go back to the page and choose there."
+NOT_A_FORM = Problem(415, "This is not what the voting page sends.", _FORM_ADVICE, "invalid_form")
+NOT_A_CHOICE = Problem(422, "This is not one of the two choices.", _FORM_ADVICE, "invalid_form")
 NO_COOKIE = Problem(
-    HTTPStatus.BAD_REQUEST,
+    400,
     "Your browser has to accept cookies to vote.",
     "Your vote was not recorded. Allow cookies for this site, reload the page and choose again.",
+    "no_cookie",
+)
+FULL = Problem(
+    503,
+    "Too many votes are waiting to be counted.",
+    "Your vote was not recorded. Please choose again in a minute.",
+    "full",
+    retry_after=30,
 )
 RATE_LIMITED = Problem(
-    HTTPStatus.TOO_MANY_REQUESTS,
+    429,
     "That was too often.",
     "This vote was not recorded. The one before it counts. Please wait, then choose again.",
+    "rate_limited",
     retry_after=60,
 )
 CLOSED = Problem(
-    HTTPStatus.CONFLICT,
+    409,
     "Voting is closed.",
     "This vote was not recorded. If you had voted before, that vote counts.",
+    "closed",
 )
 QUEUE_UNAVAILABLE = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
+    503,
     "We can't take votes right now.",
     "Your vote was not recorded. Please choose again in a moment.",
+    "unavailable",
     retry_after=2,
-)
-FULL = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "Too many votes are waiting to be counted.",
-    "Your vote was not recorded. Please choose again in a minute.",
-    retry_after=30,
 )
 UNKNOWN = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
+    503,
     "We don't know whether your vote was recorded.",
     "It may have been, or not. Please choose again: only your last choice counts.",
+    "unknown",
     retry_after=2,
 )
-_FORM_ADVICE = "Nothing was recorded. Go back to the page and choose there."
-INVALID_FORM = {
-    status: Problem(status, headline, _FORM_ADVICE)
-    for status, headline in (
-        (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "This is not what the voting page sends."),
-        (HTTPStatus.UNPROCESSABLE_ENTITY, "This is not one of the two choices."),
-    )
-}
 
 # An export
+_BUSY_ADVICE = "Please try again in a few seconds."
 EXPORT_BUSY = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "Others are downloading the result right now.",
-    "Please try again in a few seconds.",
-    retry_after=5,
+    503, "Others are downloading the result right now.", _BUSY_ADVICE, retry_after=5
 )
 DATABASE_UNAVAILABLE = Problem(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "The result can't be read right now.",
-    "Please try again in a few seconds.",
-    retry_after=5,
+    503, "The result can't be read right now.", _BUSY_ADVICE, retry_after=5
 )
-NO_ROUND = Problem(
-    HTTPStatus.NOT_FOUND,
-    "There is no such round.",
-    "Leave the round out of the address for the one that runs now.",
-)
-INVALID_ROUND = Problem(
-    HTTPStatus.BAD_REQUEST,
-    "A round is a number.",
-    "Leave the round out of the address for the one that runs now.",
-)
+_ROUND_ADVICE = "Leave the round out of the address for the one that runs now."
+NO_ROUND = Problem(404, "There is no such round.", _ROUND_ADVICE)
+INVALID_ROUND = Problem(400, "A round is a number.", _ROUND_ADVICE)
 
 
 def error_page(_: Request[Any, Any, Any], error: Exception) -> Template:
@@ -151,11 +130,11 @@ def error_page(_: Request[Any, Any, Any], error: Exception) -> Template:
 def _problem_of(error: Exception) -> Problem:
     if isinstance(error, ProblemError):
         return error.problem
-    status = error.status_code if isinstance(error, HTTPException) else None
-    known = {problem.status: problem for problem in (NOT_FOUND, NOT_ALLOWED, TOO_LARGE)}
-    if status in known:
-        return known[HTTPStatus(status)]
-    if status is not None and status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return bad_request(HTTPStatus(status))
+    if isinstance(error, HTTPException):
+        for problem in (NOT_FOUND, NOT_ALLOWED, TOO_LARGE):
+            if problem.status == error.status_code:
+                return problem
+        if error.status_code < INTERNAL_ERROR.status:
+            return Problem(error.status_code, INCOMPLETE_BODY.headline, INCOMPLETE_BODY.advice)
     log.error("a request failed", exc_info=error)
     return INTERNAL_ERROR

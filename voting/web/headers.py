@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
 
 from litestar.response.base import ASGIResponse
 from litestar.types import BeforeMessageSendHookHandler, Message, Scope
@@ -30,8 +29,6 @@ _SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": ", ".join(f"{feature}=()" for feature in _UNUSED_FEATURES),
 }
-
-_HTML = "text/html; charset=utf-8"
 
 # One year. Without includeSubDomains: another operator may own the names below this one.
 _HSTS = {"Strict-Transport-Security": "max-age=31536000"}
@@ -76,18 +73,17 @@ def is_htmx(headers: Mapping[str, str]) -> bool:
 def html_response(
     body: str,
     *,
-    status: HTTPStatus = HTTPStatus.OK,
+    status: int = 200,
     headers: Mapping[str, str],
     set_cookies: Iterable[str] = (),
 ) -> ASGIResponse:
     """Return a page. `set_cookies` are values of Set-Cookie, already formatted."""
     content = body.encode()
     # First, as `ASGIResponse` looks for these two and decodes each header before them: 5 µs.
-    entity = [("Content-Type", _HTML), ("Content-Length", str(len(content)))]
+    entity = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(content)))]
     cookies = [("Set-Cookie", cookie) for cookie in set_cookies]
-    return ASGIResponse(
-        body=content, status_code=status, headers=[*entity, *headers.items(), *cookies]
-    )
+    all_headers = [*entity, *headers.items(), *cookies]
+    return ASGIResponse(body=content, status_code=status, headers=all_headers)
 
 
 def make_etag(body: str) -> str:
@@ -101,5 +97,5 @@ def conditional_response(
     """Return the page, or 304 without a body if the client already has the one with this ETag."""
     headers = {**headers, "ETag": etag}
     if etag in request_headers.get("if-none-match", ""):
-        return ASGIResponse(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return ASGIResponse(status_code=304, headers=headers)
     return html_response(body, headers=headers)

@@ -9,8 +9,7 @@ from typing import Any
 
 import prometheus_client
 import structlog
-from litestar import Litestar, Request, Response, get
-from litestar.datastructures import State
+from litestar import Litestar, Response, get
 from litestar.exceptions import NotFoundException
 
 from voting import __version__
@@ -23,25 +22,48 @@ READY_TIMEOUT = 0.9
 
 log = structlog.get_logger(__name__)
 
-_Request = Request[Any, Any, State]
-
 
 def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]]) -> Litestar:
     """Return the application for OPS_PORT; `ready` returns whether the role can do its work now."""
     build = {"version": __version__, "commit": commit, "role": role}
     metrics.BUILD.labels(**build).set(1)
-    state = {
-        "build": build,
-        "ready": ready,
-        "readiness": ChangeLogger(log, "not ready"),
-        "openapi": load_openapi(role),
-    }
-    return Litestar(
-        [healthz, readyz, get_metrics, get_version, get_openapi],
-        state=State(state, deep_copy=False),
-        openapi_config=None,
-        logging_config=None,
-    )
+    readiness = ChangeLogger(log, "not ready")
+    openapi = load_openapi(role)
+
+    @get("/healthz")
+    async def healthz() -> str:
+        # Independent of Redis and Postgres: a restart of this process would not repair them.
+        return "alive\n"
+
+    @get("/readyz")
+    async def readyz() -> Response[str]:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT):
+                is_ready = await ready()
+        except TimeoutError:
+            is_ready = False
+        state = "ready" if is_ready else "not ready"
+        metrics.READY.labels(role).set(is_ready)
+        readiness.log(state)
+        return Response(f"{state}\n", status_code=200 if is_ready else 503)
+
+    @get("/metrics")
+    async def get_metrics() -> Response[bytes]:
+        media_type = prometheus_client.CONTENT_TYPE_LATEST
+        return Response(metrics.exposition(role), media_type=media_type)
+
+    @get("/version")
+    async def get_version() -> dict[str, str]:
+        return {**build, "python": platform.python_version()}
+
+    @get("/openapi.json")
+    async def get_openapi() -> dict[str, Any]:
+        if openapi is None:
+            raise NotFoundException
+        return openapi
+
+    handlers = [healthz, readyz, get_metrics, get_version, get_openapi]
+    return Litestar(handlers, openapi_config=None, logging_config=None)
 
 
 def load_openapi(role: str) -> dict[str, Any] | None:
@@ -55,42 +77,4 @@ def load_openapi(role: str) -> dict[str, Any] | None:
         return None
     document: dict[str, Any] = json.loads(file.read_text())
     document["info"]["version"] = __version__
-    return document
-
-
-@get("/healthz")
-async def healthz() -> str:
-    # Independent of Redis and Postgres: a restart of this process would not repair them.
-    return "alive\n"
-
-
-@get("/readyz")
-async def readyz(request: _Request) -> Response[str]:
-    state = request.app.state
-    try:
-        async with asyncio.timeout(READY_TIMEOUT):
-            is_ready = await state.ready()
-    except TimeoutError:
-        is_ready = False
-    metrics.READY.labels(state.build["role"]).set(is_ready)
-    state.readiness.log("ready" if is_ready else "not ready")
-    return Response("ready\n") if is_ready else Response("not ready\n", status_code=503)
-
-
-@get("/metrics", sync_to_thread=False)
-def get_metrics(request: _Request) -> Response[bytes]:
-    exposition = metrics.exposition(request.app.state.build["role"])
-    return Response(exposition, media_type=prometheus_client.CONTENT_TYPE_LATEST)
-
-
-@get("/version", sync_to_thread=False)
-def get_version(request: _Request) -> dict[str, str]:
-    return {**request.app.state.build, "python": platform.python_version()}
-
-
-@get("/openapi.json", sync_to_thread=False)
-def get_openapi(request: _Request) -> dict[str, Any]:
-    document: dict[str, Any] | None = request.app.state.openapi
-    if document is None:
-        raise NotFoundException
     return document

@@ -13,8 +13,8 @@ from litestar.types import ControllerRouterHandler
 from markupsafe import Markup
 
 from voting.settings import PageSettings
-from voting.web.body import MAX_BODY
 from voting.web.errors import error_page
+from voting.web.forms import MAX_BODY
 from voting.web.headers import security_headers
 from voting.web.static_files import static_file, static_url
 from voting.web.texts import text

@@ -5,7 +5,7 @@ An ingress controller may have such limits or not.
 
 import asyncio
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
@@ -60,8 +60,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._receive_timeout = _Timeout(self.loop, RECEIVE_TIMEOUT, self._abort)
-        self._send_timeout = _Timeout(self.loop, SEND_TIMEOUT, self._abort)
+        self._receive_timeout, self._send_timeout = _Timeout(), _Timeout()
         # Bytes of the latest read, and of all reads since the one in which the current head began.
         self._chunk = self._read = 0
         self._in_head = False
@@ -69,14 +68,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._receive_timeout.start()
+        self._receive_timeout.start(RECEIVE_TIMEOUT, self)
         self._mark_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn does not if the client reset the connection
-        self._receive_timeout.close()
-        self._send_timeout.close()
+        self._receive_timeout.cancel()
+        self._send_timeout.cancel()
         self._idle.pop(self, None)
         # Break the reference cycles, as the garbage collector runs rarely. uvicorn has already sent
         # http.disconnect to a request in progress.
@@ -91,7 +90,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._receive_timeout.cancel()
             self._idle.pop(self, None)
             return
-        self._receive_timeout.start()
+        self._receive_timeout.start(RECEIVE_TIMEOUT, self)
         if self._in_head and self._read > MAX_HEAD and not self.transport.is_closing():
             self._reject(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
@@ -113,7 +112,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._read > MAX_HEAD and self._head_size() > MAX_HEAD:
             self._error_status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             raise ValueError("request head too large")
-        if self._host_headers() not in _HOST_HEADERS.get(self.parser.get_http_version(), ()):
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts not in _HOST_HEADERS.get(self.parser.get_http_version(), ()):
             raise ValueError("invalid number of Host headers, or unsupported HTTP version")
         if len(self.pipeline) >= MAX_PIPELINE:
             raise ValueError("too many pipelined requests")
@@ -123,9 +123,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-    def _host_headers(self) -> int:
-        return sum(name == b"host" for name, _ in self.headers)
 
     # --- the end of a connection
 
@@ -156,13 +153,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            self._send_timeout.start()
+            self._send_timeout.start(SEND_TIMEOUT, self)
         elif not self._responding:  # not to a pipelined request either
             self._mark_idle()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._send_timeout.start()
+        self._send_timeout.start(SEND_TIMEOUT, self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -173,12 +170,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if len(self._idle) > self.max_idle:
             longest_idle = next(iter(self._idle))
             del self._idle[longest_idle]
-            longest_idle._abort()  # noqa: SLF001 - another of this class
+            longest_idle.abort()
 
     def timeout_keep_alive_handler(self) -> None:
-        self._abort()
+        self.abort()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         # Not close(), which waits until the client has read the unsent data.
         self.transport.abort()
 
@@ -191,33 +188,19 @@ class _Trailers(list[tuple[bytes, bytes]]):
 _TRAILERS: Final = _Trailers()
 
 
-def _do_nothing() -> None:
-    pass
-
-
 class _Timeout:
-    """Calls `callback` `seconds` after `start`, unless cancelled. A second `start` is ignored."""
+    """Aborts a connection after some seconds, unless cancelled. A second `start` is ignored."""
 
-    __slots__ = ("_callback", "_handle", "_loop", "_seconds")
+    __slots__ = ("_handle",)
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, callback: Callable[[], None]
-    ) -> None:
-        self._loop = loop
-        self._seconds = seconds
-        self._callback = callback
+    def __init__(self) -> None:
         self._handle: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
+    def start(self, seconds: float, connection: LimitedHttpProtocol) -> None:
         if self._handle is None:
-            self._handle = self._loop.call_later(self._seconds, self._callback)
+            self._handle = connection.loop.call_later(seconds, connection.abort)
 
     def cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-
-    def close(self) -> None:
-        """Cancel it for good, and drop the reference to the callback."""
-        self.cancel()
-        self._callback = _do_nothing

@@ -17,8 +17,7 @@ from voting.telemetry.logging import log_startup
 from voting.web.ops import create_ops_app
 from voting.web.protocol import LimitedHttpProtocol, raise_file_limit
 
-# Seconds from the first signal to the end. Kubernetes allows 30 less the preStop sleep; the promise
-# is ten.
+# Seconds from the first signal to the end. The promise is ten; Kubernetes allows 30 less the sleep.
 SHUTDOWN_TIMEOUT = 9.0
 
 # Seconds in which `Connection: close` reaches clients with a response, before idle connections are
@@ -79,13 +78,10 @@ class HTTPServer:
     def stop(self) -> None:
         """Send `Connection: close` with every response, then close idle connections and stop."""
         self._stopping = True
-        asyncio.get_running_loop().call_later(
-            CONNECTION_CLOSE_DELAY,
-            setattr,
-            self._server,
-            "should_exit",
-            True,  # noqa: FBT003 - setattr has no other form
-        )
+        asyncio.get_running_loop().call_later(CONNECTION_CLOSE_DELAY, self._exit)
+
+    def _exit(self) -> None:
+        self._server.should_exit = True
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_closing(message: Message) -> None:
@@ -130,7 +126,14 @@ async def serve(
     """
     raise_file_limit()
     stopping = asyncio.Event()
-    _on_signals(stopping)
+
+    def stop(number: int) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
 
     async def ready_now() -> bool:
         return not stopping.is_set() and await ready()
@@ -150,14 +153,3 @@ async def serve(
         working.cancel()  # on a timeout; acknowledged votes are in the queue
         ops.stop()
     log.info("stopped")
-
-
-def _on_signals(stopping: asyncio.Event) -> None:
-    def handle(number: int) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)
-        stopping.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, handle, number)

@@ -7,7 +7,6 @@ version, which a page asks for during a rollout.
 import gzip
 import hashlib
 import mimetypes
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -24,20 +23,16 @@ class _StaticFile:
     media_type: str
 
 
-def _load_static_files() -> Mapping[str, _StaticFile]:
-    folder = resources.files("voting.web").joinpath("static")
-    return {
-        file.name: _StaticFile(
-            content := file.read_bytes(),
-            gzip.compress(content, mtime=0),
-            mimetypes.guess_type(file.name)[0] or "text/plain",
-        )
-        for file in sorted(folder.iterdir(), key=lambda file: file.name)
-        if file.is_file()
-    }
-
-
-_FILES = _load_static_files()
+_FILES = {
+    file.name: _StaticFile(
+        content := file.read_bytes(),
+        gzip.compress(content, mtime=0),
+        mimetypes.guess_type(file.name)[0] or "text/plain",
+    )
+    for file in sorted(
+        resources.files("voting.web").joinpath("static").iterdir(), key=lambda file: file.name
+    )
+}
 _DIGEST = hashlib.sha256(b"".join(file.content for file in _FILES.values())).hexdigest()[:12]
 
 
@@ -56,16 +51,11 @@ def static_file(
     During a rollout, a page of another version may request its files here. It gets the file of this
     version, which the client must not store under the other version's address.
     """
-    file = _FILES.get(name)
-    if file is None:
+    if (file := _FILES.get(name)) is None:
         raise NotFoundException
-    is_current = digest == _DIGEST
-    headers = {
-        "Cache-Control": "public, max-age=31536000, immutable" if is_current else "no-store",
-        "Vary": "Accept-Encoding",
-    }
-    body = file.content
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        body = file.gzipped
-        headers["Content-Encoding"] = "gzip"
-    return Response(body, media_type=file.media_type, headers=headers)
+    caching = "public, max-age=31536000, immutable" if digest == _DIGEST else "no-store"
+    headers = {"Cache-Control": caching, "Vary": "Accept-Encoding"}
+    if "gzip" not in request.headers.get("accept-encoding", ""):
+        return Response(file.content, media_type=file.media_type, headers=headers)
+    headers["Content-Encoding"] = "gzip"
+    return Response(file.gzipped, media_type=file.media_type, headers=headers)

@@ -1,14 +1,19 @@
-"""The timeline of a poll as an SVG path."""
+"""SVG paths: the timeline of a poll, and a QR code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import groupby
+
+import segno
 
 from voting.poll.results import PublicResult
 
 # In units of the SVG's viewBox, which the page stretches.
 WIDTH, HEIGHT = 1000, 200
 MARGIN = 9  # outside of the viewBox, which clips the outline of the area there
+
+QUIET_ZONE = 4  # light modules around a QR code, by ISO/IEC 18004
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +37,15 @@ def draw(result: PublicResult | None) -> Drawing | None:
     drawn = points if result.hidden else [each for each in points if each.counts.votes]
     most = points[-1].counts.votes
     heights = [
-        (each.counts.votes / most if shares is None else shares["a"] / 100)
+        each.counts.votes / most if (known := each.counts.shares) is None else known["a"] / 100
         for each in drawn
-        for shares in (each.counts.shares,)
     ]
-    line = [(0, round(HEIGHT * (1 - heights[0])))]
-    line += [
-        (round(WIDTH * ((each.time - start) / (end - start))), round(HEIGHT * (1 - height)))
-        for each, height in zip(drawn, heights, strict=True)
-    ]
+    xs = [0, *(round(WIDTH * ((each.time - start) / (end - start))) for each in drawn)]
+    ys = [round(HEIGHT * (1 - height)) for height in (heights[0], *heights)]
     time_format = _time_format(end - start)
     shares = () if result.hidden else tuple(100 * each for each in heights)
-    return Drawing(_path(line), start.strftime(time_format), end.strftime(time_format), shares)
+    path = _path(list(zip(xs, ys, strict=True)))
+    return Drawing(path, start.strftime(time_format), end.strftime(time_format), shares)
 
 
 def _path(line: Sequence[tuple[int, int]]) -> str:
@@ -55,10 +57,9 @@ def _path(line: Sequence[tuple[int, int]]) -> str:
     moves = [f"M{-MARGIN} {HEIGHT + MARGIN}V{first}h{MARGIN}"]
     x, y = 0, first
     for to_x, to_y in others:
-        if to_x == x and to_y == y:
-            continue
-        moves.append(f"h{to_x - x}" if to_y == y else f"l{to_x - x} {to_y - y}")
-        x, y = to_x, to_y
+        if (to_x, to_y) != (x, y):
+            moves.append(f"h{to_x - x}" if to_y == y else f"l{to_x - x} {to_y - y}")
+            x, y = to_x, to_y
     return "".join(moves) + f"h{MARGIN}V{HEIGHT + MARGIN}z"
 
 
@@ -66,3 +67,24 @@ def _time_format(duration: timedelta) -> str:
     if duration >= timedelta(days=1):
         return "%d %b, %H:%M"
     return "%H:%M" if duration >= timedelta(hours=1) else "%H:%M:%S"
+
+
+@dataclass(frozen=True, slots=True)
+class QrCode:
+    """`path` draws the dark modules, each 1 x 1; `size` includes the quiet zone on both sides."""
+
+    path: str
+    size: int
+
+
+def qr_code(address: str) -> QrCode:
+    """Return the code of an address with as few modules as possible, so that they are large."""
+    matrix = segno.make(address, error="l", boost_error=True, micro=False).matrix
+    path = ""
+    for y, row in enumerate(matrix, start=QUIET_ZONE):
+        x = QUIET_ZONE
+        for dark, run in groupby(row):
+            width = len(list(run))
+            path += f"M{x} {y}h{width}v1h-{width}z" if dark else ""
+            x += width
+    return QrCode(path, len(matrix) + 2 * QUIET_ZONE)
