@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from http import HTTPStatus
 from math import inf, nan
 from time import monotonic
 from typing import Any
@@ -15,15 +14,14 @@ from voting.database import totals
 from voting.database.engine import create_engine
 from voting.poll.lifecycle import Phase
 from voting.poll.results import PollResult, PublicResult, as_dict, publish
-from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter, get_csv, get_json
+from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter
 from voting.settings import ResultSettings
 from voting.telemetry import metrics, tracing
 from voting.web.cache import SingleFlight
 from voting.web.headers import PARTIAL_HEADER, conditional_response, make_etag
 from voting.web.pages import Pages
-from voting.web.qr import qr_code
 from voting.web.server import HTTPServer, serve
-from voting.web.timeline import draw
+from voting.web.svg import draw, qr_code
 
 # Seconds between two queries for the totals. As pages poll every second, a vote is shown within two
 # seconds of its commit, and within three if a proxy caches the response for as long as it may.
@@ -35,18 +33,12 @@ TIMELINE_TTL = 5.0
 # Proxies may cache the totals for a second; browsers revalidate and mostly get a 304.
 _CACHE = "public, max-age=0, s-maxage=1, must-revalidate"
 
-_Request = Request[Any, Any, Any]
-
 
 class ResultRole:
     """What the handlers share: the latest result, and the pages that were rendered from it."""
 
     def __init__(
-        self,
-        engine: AsyncEngine,
-        settings: ResultSettings,
-        *,
-        exports: AsyncEngine,
+        self, engine: AsyncEngine, settings: ResultSettings, *, exports: AsyncEngine
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -68,23 +60,30 @@ class ResultRole:
 
     def create_app(self) -> Litestar:
         return self._pages.create_app(
-            [get_page, get_tally, get_screen, get_timeline, get_api_tally, get_csv, get_json],
-            role=self,
-            exporter=self._exporter,
+            [
+                get("/", template="result.html")(self._get_page),
+                get("/tally", template="_tally.html")(self._get_page),
+                get("/screen", template="screen.html")(self._get_page),
+                get("/timeline", template="_timeline.html")(self._get_page),
+                get("/api/tally")(self._get_api_tally),
+                get("/export.csv")(self._exporter.get_csv),
+                get("/export.json")(self._exporter.get_json),
+            ]
         )
 
     async def ready(self) -> bool:
         return await self._result.get() is not None and not self._result.stale
 
-    async def json(self) -> Response[dict[str, Any]]:
+    async def _get_api_tally(self) -> Response[dict[str, Any]]:
         """Return the result: 503 before the first query succeeded, `stale` while they fail."""
         result = await self._result.get()
         body = {**as_dict(result, self._settings.question), "stale": self._result.stale}
-        status = HTTPStatus.OK if result else HTTPStatus.SERVICE_UNAVAILABLE
+        status = 200 if result else 503
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
-    async def page(self, request: _Request, template: str) -> ASGIResponse:
+    async def _get_page(self, request: Request[Any, Any, Any]) -> ASGIResponse:
         """Return a page, rendered once for all clients while the result is the same."""
+        template = request.route_handler.opt["template"]
         result = await self._result.get()
         state = (result, self._result.stale)
         if self._rendered_from != state:
@@ -95,7 +94,7 @@ class ResultRole:
         body, etag = self._rendered[template]
         headers = PARTIAL_HEADER | {"Cache-Control": _CACHE}
         response = conditional_response(request.headers, body, etag=etag, headers=headers)
-        metrics.RESULT_RESPONSES.labels(str(int(response.status_code))).inc()
+        metrics.RESULT_RESPONSES.labels(str(response.status_code)).inc()
         return response
 
     def _render(self, template: str, result: PublicResult | None) -> str:
@@ -140,36 +139,6 @@ class ResultRole:
         if result.poll != self._timeline.poll or (result.totals.votes and not timeline):
             self._timeline_expires = -inf
         return replace(result, timeline=timeline)
-
-
-@get("/")
-async def get_page(request: _Request) -> ASGIResponse:
-    return await _role(request).page(request, "result.html")
-
-
-@get("/tally")
-async def get_tally(request: _Request) -> ASGIResponse:
-    return await _role(request).page(request, "_tally.html")
-
-
-@get("/screen")
-async def get_screen(request: _Request) -> ASGIResponse:
-    return await _role(request).page(request, "screen.html")
-
-
-@get("/timeline")
-async def get_timeline(request: _Request) -> ASGIResponse:
-    return await _role(request).page(request, "_timeline.html")
-
-
-@get("/api/tally")
-async def get_api_tally(request: _Request) -> Response[dict[str, Any]]:
-    return await _role(request).json()
-
-
-def _role(request: _Request) -> ResultRole:
-    role: ResultRole = request.app.state.role
-    return role
 
 
 async def run(settings: ResultSettings) -> None:
