@@ -13,8 +13,9 @@ from voting.roles import vote
 from voting.roles.vote import VoteRole
 from voting.settings import VoteSettings, load_settings
 from voting.telemetry import metrics
+from voting.web import errors
 from voting.web.cookies import Receipt, VoterCookies
-from voting.web.errors import INVALID_FORM, Problem
+from voting.web.errors import Problem
 
 KEY = "k" * 32
 ENVIRON = {"REDIS_URL": "redis://unused", "SECRET_KEYS": KEY, "OPTION_A": "<Cats>"}
@@ -537,9 +538,12 @@ async def test_a_vote_refused_for_low_memory_is_measured_as_full(prepared, monke
 
 
 def test_every_problem_of_a_vote_has_a_reason():
-    problems = {each for each in vars(vote).values() if isinstance(each, Problem)}
-    assert problems | set(INVALID_FORM.values()) == set(vote._REASONS)
-    assert {*vote._REASONS.values(), "other"} == set(metrics.REASONS)
+    problems = {name: each for name, each in vars(errors).items() if isinstance(each, Problem)}
+    assert {each.reason for each in problems.values()} == set(metrics.REASONS)
+    assert {name for name, each in problems.items() if each.reason == "other"} == {
+        *("NOT_FOUND", "NOT_ALLOWED", "INTERNAL_ERROR"),
+        *("EXPORT_BUSY", "DATABASE_UNAVAILABLE", "NO_ROUND", "INVALID_ROUND"),
+    }
 
 
 async def test_a_vote_is_in_flight_until_it_is_answered(voter, prepared, monkeypatch):

@@ -1,7 +1,8 @@
 import pytest
 from litestar.datastructures import Headers
 
-from voting.web.body import MAX_BODY, ClientDisconnected, PayloadTooLarge, read_body
+from voting.web.errors import INCOMPLETE_BODY, TOO_LARGE, ProblemError
+from voting.web.forms import MAX_BODY, read_body
 
 
 def part(body, *, more=False):
@@ -30,15 +31,18 @@ async def test_a_body_of_the_limit_is_read():
 
 
 async def test_a_body_that_is_too_large_is_not_read_to_its_end():
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(ProblemError) as caught:
         await read(part(b"a" * MAX_BODY, more=True), part(b"a", more=True))
+    assert caught.value.problem is TOO_LARGE
 
 
 async def test_a_body_whose_declared_length_is_too_large_is_not_read():
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(ProblemError) as caught:
         await read(length=MAX_BODY + 1)
+    assert caught.value.problem is TOO_LARGE
 
 
 async def test_a_client_that_disconnects_before_the_end_has_no_body():
-    with pytest.raises(ClientDisconnected):
+    with pytest.raises(ProblemError) as caught:
         await read(part(b"1", more=True), {"type": "http.disconnect"})
+    assert caught.value.problem is INCOMPLETE_BODY

@@ -1,5 +1,4 @@
 import contextlib
-from http import HTTPStatus
 from urllib.parse import parse_qs
 
 import pytest
@@ -7,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from voting.poll.ballot import Choice
-from voting.web.forms import FormError, read_choice
+from voting.web.errors import NOT_A_CHOICE, NOT_A_FORM, ProblemError
+from voting.web.forms import read_choice
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -40,18 +40,18 @@ def test_the_choice_is_read(content_type):
     ],
 )
 def test_a_form_without_exactly_one_valid_choice_is_refused(body):
-    with pytest.raises(FormError) as caught:
+    with pytest.raises(ProblemError) as caught:
         read_choice(FORM, body)
-    assert caught.value.status is HTTPStatus.UNPROCESSABLE_ENTITY
+    assert caught.value.problem is NOT_A_CHOICE
 
 
 @pytest.mark.parametrize(
     "content_type", ["", "text/plain", "application/json", "multipart/form-data"]
 )
 def test_another_content_type_is_refused(content_type):
-    with pytest.raises(FormError) as caught:
+    with pytest.raises(ProblemError) as caught:
         read_choice(content_type, b"choice=a")
-    assert caught.value.status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    assert caught.value.problem is NOT_A_FORM
 
 
 # Pieces of forms, so that some are right.
@@ -64,7 +64,7 @@ PIECES = st.sampled_from(
 @example(b"choice=a&choice=a")
 @example(b"choice=%61&other=")
 def test_any_body_has_exactly_one_choice_or_is_refused(body):
-    with contextlib.suppress(FormError):
+    with contextlib.suppress(ProblemError):
         choice = read_choice(FORM, body)
         assert parse_qs(body, strict_parsing=True, keep_blank_values=True)[b"choice"] == [
             choice.encode()

@@ -3,7 +3,7 @@ import re
 import pytest
 import segno
 
-from voting.web.qr import QUIET_ZONE, qr_code
+from voting.web.svg import QUIET_ZONE, qr_code
 
 
 def dark(path):

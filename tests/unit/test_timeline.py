@@ -4,7 +4,7 @@ import pytest
 
 from voting.poll.lifecycle import Poll
 from voting.poll.results import PollResult, TimelineBucket, Totals, publish
-from voting.web.timeline import draw
+from voting.web.svg import draw
 
 START = datetime(2030, 1, 2, 3, 4, 50, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from litestar.params import RawBody
 from litestar.types import Receive, Scope, Send
 
 from voting.settings import PageSettings, ResultSettings, VoteSettings
-from voting.web.body import MAX_BODY
 from voting.web.errors import FULL, ProblemError
+from voting.web.forms import MAX_BODY
 from voting.web.headers import conditional_response, html_response, is_same_origin, make_etag
 from voting.web.pages import Pages
 from voting.web.server import head_as_get
