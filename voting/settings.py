@@ -17,7 +17,6 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     ValidationInfo,
-    field_validator,
 )
 
 from voting.poll.results import Question, ShowResults
@@ -29,12 +28,6 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-class Role(StrEnum):
-    VOTE = "vote"
-    RESULT = "result"
-    WORKER = "worker"
 
 
 def _url(*schemes: str) -> AfterValidator:
@@ -55,6 +48,15 @@ def _web_address(value: str) -> str:
 
 def _keys(value: object) -> object:
     return [key.strip() for key in value.split(",")] if isinstance(value, str) else value
+
+
+def _differs_from(other: str) -> AfterValidator:
+    def check(value: str | int, info: ValidationInfo) -> str | int:
+        if value and value == info.data.get(other):
+            raise ValueError(f"must differ from {other.upper()}")
+        return value
+
+    return AfterValidator(check)
 
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
@@ -88,27 +90,16 @@ class ServersSettings(RedisSettings, DatabaseSettings):
 
 
 class PollSettings(Settings):
-    """The question and its options."""
-
     poll_title: Annotated[str, _Text, Field(max_length=200)] = "Cats or Dogs?"
     option_a: Annotated[str, _Text, Field(max_length=60)] = "Cats"
-    option_b: Annotated[str, _Text, Field(max_length=60)] = "Dogs"
+    option_b: Annotated[str, _Text, Field(max_length=60), _differs_from("option_a")] = "Dogs"
 
     @property
     def question(self) -> Question:
         return Question(self.poll_title, self.option_a, self.option_b)
 
-    @field_validator("option_b")
-    @classmethod
-    def _options_differ(cls, value: str, info: ValidationInfo) -> str:
-        if value == info.data.get("option_a"):
-            raise ValueError("must differ from OPTION_A")
-        return value
-
 
 class ShowResultsSettings(Settings):
-    """The settings of everything that shows totals."""
-
     show_results: ShowResults = "always"
 
 
@@ -117,14 +108,14 @@ class ExportSettings(PollSettings, ShowResultsSettings, DatabaseSettings):
 
 
 class RoleSettings(Settings):
-    """The settings of every role. Port 0 means any free port."""
+    """The settings of every role. Port 0 means any free port, and never clashes."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a container serves its pod's address
     port: _Port = 8080
-    ops_port: _Port = 9090
+    ops_port: Annotated[_Port, _differs_from("port")] = 9090
     # The commit that the image was built from; its build sets it.
     commit: str = "unknown"
-    # OpenTelemetry's SDK reads these and related variables itself; here they only enable it.
+    # OpenTelemetry's SDK reads these itself; here they only enable it.
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_traces_endpoint: str | None = None
 
@@ -133,28 +124,15 @@ class RoleSettings(Settings):
         """Whether to send spans: a collector is configured."""
         return bool(self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint)
 
-    @field_validator("ops_port")
-    @classmethod
-    def _ports_differ(cls, value: int, info: ValidationInfo) -> int:
-        if value == info.data.get("port") != 0:
-            raise ValueError("must differ from PORT")
-        return value
-
 
 class PageSettings(RoleSettings, PollSettings):
-    """The settings of the roles with a page."""
-
     vote_url: _WebAddress | None = None
     result_url: _WebAddress | None = None
 
     @property
     def secure(self) -> bool:
         """Whether browsers use TLS, which the Ingress terminates, by the page's own URL."""
-        return (self._own_url or "").startswith("https://")
-
-    @property
-    def _own_url(self) -> str | None:
-        return None
+        return False
 
 
 class LoadSettings(Settings):
@@ -170,20 +148,26 @@ class VoteSettings(PageSettings, RedisSettings):
     votes_per_minute: Annotated[int, Field(ge=0)] = 20
 
     @property
-    def _own_url(self) -> str | None:
-        return self.vote_url
+    def secure(self) -> bool:
+        return (self.vote_url or "").startswith("https://")
 
 
 class ResultSettings(PageSettings, ExportSettings):
     @property
-    def _own_url(self) -> str | None:
-        return self.result_url
+    def secure(self) -> bool:
+        return (self.result_url or "").startswith("https://")
 
 
 class WorkerSettings(RoleSettings, RedisSettings, DatabaseSettings):
     # For tests only, and not in the documentation: seconds.
     claim_min_idle: _Seconds = 15.0
     maintenance_interval: _Seconds = 5.0
+
+
+class Role(StrEnum):
+    VOTE = "vote"
+    RESULT = "result"
+    WORKER = "worker"
 
 
 ROLE_SETTINGS: Mapping[Role, type[RoleSettings]] = {
@@ -193,36 +177,37 @@ ROLE_SETTINGS: Mapping[Role, type[RoleSettings]] = {
 }
 
 
-SettingsType = TypeVar("SettingsType", bound=BaseModel)
+_Settings = TypeVar("_Settings", bound=Settings)
 
 
-def load_settings(model: type[SettingsType], environ: Mapping[str, str]) -> SettingsType:
+def load_settings(model: type[_Settings], environ: Mapping[str, str]) -> _Settings:
     """Read the variables of `model`; an empty variable counts as not set.
 
     Raises SettingsError with a line for each problem. No line contains a value, as it may be
     secret.
     """
-    names = {name: name.upper() for name in model.model_fields}
-    given = {name: environ[key] for name, key in names.items() if environ.get(key)}
+    given = {name: environ.get(name.upper()) for name in model.model_fields}
     try:
-        return model.model_validate(given)
+        return model.model_validate({name: value for name, value in given.items() if value})
     except ValidationError as error:
-        raise SettingsError(
-            [_line(problem["loc"], problem["msg"]) for problem in error.errors()]
-        ) from None
+        problems = []
+        for each in error.errors():
+            message = "is required" if each["type"] == "missing" else each["msg"]
+            name = str(each["loc"][0]).upper()
+            problems.append(f"{name}: {message.removeprefix('Value error, ')}")
+        raise SettingsError(problems) from None
 
 
 def load_role(environ: Mapping[str, str]) -> Role:
     """Read ROLE. Raises SettingsError, which also lists the problems that all roles have."""
-    problems = []
-    if environ.get("ROLE") not in list(Role):
-        problems.append(f"ROLE: must be one of {', '.join(Role)}")
-        try:
-            load_settings(RoleSettings, environ)
-        except SettingsError as error:
-            problems += error.problems
-        raise SettingsError(problems)
-    return Role(environ["ROLE"])
+    if environ.get("ROLE") in list(Role):
+        return Role(environ["ROLE"])
+    problems = [f"ROLE: must be one of {', '.join(Role)}"]
+    try:
+        load_settings(RoleSettings, environ)
+    except SettingsError as error:
+        problems += error.problems
+    raise SettingsError(problems)
 
 
 def default_data_dir() -> Path:
@@ -231,9 +216,3 @@ def default_data_dir() -> Path:
         return Path("/var/lib/voting")  # Postgres runs as another user, who can't enter /root
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "voting"
-
-
-def _line(location: tuple[int | str, ...], message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    name = str(location[0]).upper()
-    return f"{name}: is required" if message == "Field required" else f"{name}: {message}"
