@@ -76,9 +76,8 @@ class Cookies:
         self._voters = VoterCookies(keys)
         prefix = "__Host-" if secure else ""
         self._voter_name, self._receipt_name = f"{prefix}voter", f"{prefix}ballot"
-        self._attributes = f"; HttpOnly; Max-Age={MAX_AGE}; Path=/; SameSite=lax"
-        if secure:
-            self._attributes += "; Secure"
+        attributes = f"; HttpOnly; Max-Age={MAX_AGE}; Path=/; SameSite=lax"
+        self._attributes = f"{attributes}; Secure" if secure else attributes
 
     def voter(self, headers: Headers) -> UUID | None:
         return self._voters.read(find_cookie(headers, self._voter_name))
@@ -87,13 +86,10 @@ class Cookies:
         return Receipt.parse(find_cookie(headers, self._receipt_name))
 
     def set_new_voter(self) -> str:
-        return self._format(self._voter_name, self._voters.mint())
+        return f"{self._voter_name}={self._voters.mint()}{self._attributes}"
 
     def set_receipt(self, receipt: Receipt) -> str:
-        return self._format(self._receipt_name, str(receipt))
-
-    def _format(self, name: str, value: str) -> str:
-        return f"{name}={value}{self._attributes}"
+        return f"{self._receipt_name}={receipt}{self._attributes}"
 
 
 def find_cookie(headers: Headers, name: str) -> str | None:

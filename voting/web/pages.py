@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Litestar
-from litestar.datastructures import State
 from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.template import TemplateConfig
 from litestar.types import ControllerRouterHandler
@@ -41,11 +40,16 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,  # checking the files for changes took a quarter of a page's time
         )
+        options = {"a": settings.option_a, "b": settings.option_b}
+        names = {key: Markup("<bdi>{}</bdi>").format(name) for key, name in options.items()}
         self._environment.globals.update(
             title=settings.poll_title,
-            options={"a": settings.option_a, "b": settings.option_b},
+            options=options,
             text=functools.lru_cache(maxsize=256)(text),
-            receipt=_receipt_texts(settings),
+            receipt={
+                state: {key: text(state, option=name) for key, name in names.items()}
+                for state in ("will_count", "is_late", "is_counted")
+            },
             vote_url=settings.vote_url,
             result_url=settings.result_url,
             static=static_url,
@@ -63,11 +67,10 @@ class Pages:
     def _render(self, template: str, **context: object) -> str:
         return self._environment.get_template(template).render(context)
 
-    def create_app(self, handlers: Sequence[ControllerRouterHandler], **state: object) -> Litestar:
-        """Return an application of `handlers` and the static files; `state` is its `app.state`."""
+    def create_app(self, handlers: Sequence[ControllerRouterHandler]) -> Litestar:
+        """Return an application of `handlers` and the static files."""
         return Litestar(
             [*handlers, static_file],
-            state=State(state, deep_copy=False),
             template_config=TemplateConfig(instance=JinjaTemplateEngine(None, self._environment)),
             exception_handlers={Exception: error_page},
             before_send=[security_headers(secure=self._secure)],
@@ -79,13 +82,3 @@ class Pages:
 
 def _set_clock(page: str) -> str:
     return page.replace(_CLOCK, str(int(time.time() * 1000)))
-
-
-def _receipt_texts(settings: PageSettings) -> dict[str, dict[str, Markup]]:
-    """Return the texts of a receipt by name and option."""
-    names = {"a": settings.option_a, "b": settings.option_b}
-    options = {key: Markup("<bdi>{}</bdi>").format(name) for key, name in names.items()}
-    return {
-        name: {key: text(name, option=option) for key, option in options.items()}
-        for name in ("will_count", "is_late", "is_counted")
-    }
