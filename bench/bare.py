@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get, post
 
-from voting.roles.run import collect_seldom
+from voting.roles.run import tune_gc
 from voting.web.cookies import VoterCookies
 from voting.web.forms import read_choice
 
@@ -49,7 +49,7 @@ def main() -> None:
         socket.create_server(("127.0.0.1", int(os.environ[name])), reuse_port=True)
         for name in ("PORT", "OPS_PORT")
     ]
-    collect_seldom()  # as roles do
+    tune_gc()  # as roles do
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(uvicorn.Server(config).serve(sockets=listeners))
 
