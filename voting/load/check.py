@@ -3,12 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from voting.load.client import Connection
 from voting.load.pages import PageError, fetch_totals
-from voting.load.record import PossibleVotes, Totals, VoteResult
+from voting.load.record import Acknowledgement, Totals, VoteResult
 from voting.poll.ballot import Choice
 
 # Seconds without a change after which totals are stable: the app reads them once a second, and a
@@ -19,65 +19,59 @@ _STABLE_TIMEOUT = 15.0  # seconds in which totals have to become stable before t
 _POLL_INTERVAL = 0.25  # seconds
 
 
-class Range(NamedTuple):
-    """A number of votes, at least and at most."""
+class _Possible(NamedTuple):
+    """What may count for a voter: a choice of either set, None if no vote is known to count."""
 
-    least: int
-    most: int
+    choices: frozenset[Choice | None] = frozenset({None})
+    no_response: frozenset[Choice] = frozenset()
 
-    @property
-    def exact(self) -> bool:
-        return self.least == self.most
+    @cache  # noqa: B019 - there are fewer than a hundred; voters share them
+    def after(self, choice: Choice, acknowledgement: Acknowledgement) -> "_Possible":
+        """Return what may count after one more vote.
 
-    def __str__(self) -> str:
-        return f"{self.least:,}" + ("" if self.exact else f" to {self.most:,}")
+        An acknowledged vote replaces an unknown one, but not one without a response, which may
+        still come later.
+        """
+        match acknowledgement:
+            case Acknowledgement.ACKNOWLEDGED:
+                return self._replace(choices=frozenset({choice}))
+            case Acknowledgement.REFUSED:
+                return self
+            case Acknowledgement.UNKNOWN:
+                return self._replace(choices=self.choices | {choice})
+            case Acknowledgement.NO_RESPONSE:
+                return self._replace(no_response=self.no_response | {choice})
 
 
 class Expected:
     """The totals that the votes added so far allow; about 150 bytes a voter."""
 
     def __init__(self, results: Iterable[VoteResult] = ()) -> None:
-        self._possible: dict[bytes, PossibleVotes] = {}
+        self._possible: dict[bytes, _Possible] = {}
         for each in results:
             self.add(each)
 
     def add(self, result: VoteResult) -> None:
         """Add a vote; those of one voter in the order in which they were sent."""
         voter = bytes.fromhex(result.voter)
-        possible = self._possible.get(voter) or PossibleVotes()
+        possible = self._possible.get(voter) or _Possible()
         self._possible[voter] = possible.after(result.choice, result.acknowledgement)
 
-    def count(self, *choices: Choice) -> Range:
-        """Return for how many voters one of `choices` counts."""
+    def count(self, *choices: Choice) -> tuple[int, int]:
+        """Return for how many voters one of `choices` counts, at least and at most."""
         least = most = 0
         for possible, voters in Counter(self._possible.values()).items():
-            least += voters if possible.choices <= {*choices} else 0
-            most += voters if possible.choices & {*choices} else 0
-        return Range(least, most)
+            may_count = possible.choices | possible.no_response
+            least += voters * (may_count <= {*choices})
+            most += voters * bool(may_count & {*choices})
+        return least, most
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether the totals agree with what voters were told, and a line that explains it."""
 
     agrees: bool
     line: str
-
-
-class _Number(NamedTuple):
-    name: str
-    shown: int
-    expected: Range
-
-    @property
-    def agrees(self) -> bool:
-        return self.expected.least <= self.shown <= self.expected.most
-
-    def __str__(self) -> str:
-        text = f"{self.name} {self.shown:,}"
-        if not self.agrees:
-            return f"{text} instead of {self.expected}"
-        return text if self.expected.exact else f"{text} ({self.expected})"
 
 
 def compare(expected: Expected, before: Totals, now: Totals) -> Verdict:
@@ -85,22 +79,23 @@ def compare(expected: Expected, before: Totals, now: Totals) -> Verdict:
 
     If the votes of each option are hidden, before or now, only the number of voters is compared.
     """
-
-    def number(name: str, old: int, new: int, *choices: Choice) -> _Number:
-        least, most = expected.count(*choices)
-        return _Number(name, new, Range(old + least, old + most))
-
-    turnout = number("votes", before.votes, now.votes, *Choice)
-    if before.a is None or before.b is None or now.a is None or now.b is None:
-        numbers, note = [turnout], "; the votes of each option are hidden"
-    else:
-        a = number("a", before.a, now.a, Choice.A)
-        b = number("b", before.b, now.b, Choice.B)
-        numbers, note = [a, b] if turnout.agrees else [a, b, turnout], ""
-    agrees = all(each.agrees for each in numbers)
-    exact = all(each.expected.exact for each in numbers)
+    numbers: list[str] = []
+    agrees = exact = True
+    for name, *choices in (("a", Choice.A), ("b", Choice.B), ("votes", *Choice)):
+        old, new = getattr(before, name), getattr(now, name)
+        if old is None or new is None:
+            continue
+        least, most = (old + votes for votes in expected.count(*choices))
+        exact = exact and least == most
+        allowed = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        if not least <= new <= most:
+            agrees = False
+            numbers.append(f"{name} {new:,} instead of {allowed}")
+        elif name != "votes" or not numbers:  # the sum of both is shown if it is wrong
+            numbers.append(f"{name} {new:,}" + ("" if least == most else f" ({allowed})"))
     word = "differs" if not agrees else "exact" if exact else "consistent"
-    return Verdict(agrees, f"{word}: {', '.join(map(str, numbers))}{note}")
+    note = "; the votes of each option are hidden" if len(numbers) == 1 else ""
+    return Verdict(agrees, f"{word}: {', '.join(numbers)}{note}")
 
 
 async def wait_until_stable(result_page: Connection) -> Totals:

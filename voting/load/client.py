@@ -60,22 +60,16 @@ class Address:
         self.host = "127.0.0.1" if f".{self.name}".endswith(".localhost") else self.name
         self.port = parts.port or (443 if self.tls else 80)
         self._prefix = parts.path.rstrip("/")
-        self._host_header = parts.netloc.rpartition("@")[2]
+        host = parts.netloc.rpartition("@")[2]
+        self._headers = (f"Host: {host}", f"User-Agent: voting-load/{__version__}")
 
-    def request(
-        self, method: str, path: str, *, body: str = "", headers: tuple[str, ...] = ()
-    ) -> bytes:
-        """Build a request: with a `body`, of a form; `headers` are whole lines."""
-        lines = [
-            f"{method} {self._prefix}{path} HTTP/1.1",
-            f"Host: {self._host_header}",
-            f"User-Agent: voting-load/{__version__}",
-            *headers,
-        ]
-        if body:
-            lines.append("Content-Type: application/x-www-form-urlencoded")
-            lines.append(f"Content-Length: {len(body)}")
-        return "\r\n".join([*lines, "", body]).encode()
+    def request(self, method: str, path: str, *headers: str, form: str = "") -> bytes:
+        """Build a request; `headers` are whole lines."""
+        if form:
+            content_type = "Content-Type: application/x-www-form-urlencoded"
+            headers = (*headers, content_type, f"Content-Length: {len(form)}")
+        line = f"{method} {self._prefix}{path} HTTP/1.1"
+        return "\r\n".join([line, *self._headers, *headers, "", form]).encode()
 
 
 class Sender(asyncio.Protocol):
@@ -125,7 +119,6 @@ class _Receiver(Sender):
 
     def __init__(self) -> None:
         super().__init__(_Receiver._complete)
-        self._response = Response()
         self._received: asyncio.Future[Response] | None = None
 
     @property
@@ -140,11 +133,7 @@ class _Receiver(Sender):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
-        if self._response.status:
-            # The body is cut off, or ends with the connection.
-            self._complete()
-        elif self._received is not None and not self._received.done():
-            self._received.set_exception(NoResponse("the server closed the connection"))
+        self._complete()  # without a body, or it is cut off, or ends with the connection
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -192,11 +181,11 @@ class Connection:
 
     async def get(self, path: str, *headers: str) -> Response:
         """Raises NotSent, NoResponse."""
-        return await self.request(self._address.request("GET", path, headers=headers))
+        return await self.request(self._address.request("GET", path, *headers))
 
     async def post(self, path: str, form: str, *headers: str) -> Response:
         """Raises NotSent, NoResponse."""
-        return await self.request(self._address.request("POST", path, body=form, headers=headers))
+        return await self.request(self._address.request("POST", path, *headers, form=form))
 
     async def request(self, request: bytes) -> Response:
         """Send a request that is already built. Raises NotSent, NoResponse."""
@@ -206,15 +195,18 @@ class Connection:
                 await self._receiver.connect(self._address)
             except OSError as error:
                 raise NotSent(_reason(error)) from error
-        response = self._receiver.request(request)
+        received = self._receiver.request(request)
         try:
             async with asyncio.timeout(self._timeout):
-                return await response
+                response = await received
         except TimeoutError:
             raise NoResponse(f"no response in {self._timeout:g} s") from None
         finally:
-            if response.cancelled():
+            if received.cancelled():
                 self._receiver.close()  # the next request must not get this one's response
+        if not response.status:
+            raise NoResponse("the server closed the connection")
+        return response
 
 
 def _reason(error: OSError) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -29,20 +30,17 @@ class VoterPool:
     def __init__(self, limit: int | None, revote_ratio: float, remembered: int = 100) -> None:
         self._limit = limit
         self._revote_ratio = revote_ratio
-        self._remembered = remembered
-        self._voters: list[Voter] = []
+        self._voters: deque[Voter] = deque(maxlen=limit or remembered)
 
     def pick(self) -> Voter | None:
         """Return a voter that votes again; None if a new one has to be added."""
-        full = self._limit is not None and len(self._voters) >= self._limit
+        full = len(self._voters) == self._limit
         if self._voters and (full or random.random() < self._revote_ratio):  # noqa: S311 - no secret
             return random.choice(self._voters)  # noqa: S311 - no secret
         return None
 
     def add(self, voter: Voter) -> None:
         self._voters.append(voter)
-        if self._limit is None and len(self._voters) > self._remembered:
-            del self._voters[0]
 
 
 def choose(last: Choice | None) -> Choice:
@@ -83,9 +81,9 @@ class LoadGenerator:
         self._mint = mint
         self._timeout = timeout
         self._numbers: Iterator[int] = count() if votes is None else iter(range(votes))
-        self._pools = [
-            VoterPool(limit, revote_ratio, remembered) for limit in _share(voters, connections)
-        ]
+        used = connections if voters is None else min(voters, connections)
+        shares = (voters and voters // used + (each < voters % used) for each in range(used))
+        self._pools = [VoterPool(each, revote_ratio, remembered) for each in shares]
         self._stopping = asyncio.Event()
         self._drain: asyncio.Timeout | None = None
 
@@ -138,11 +136,3 @@ class LoadGenerator:
         finally:
             self._record(result.acknowledgement, loop.time() - due, result)
         return result.acknowledgement
-
-
-def _share(voters: int | None, connections: int) -> list[int | None]:
-    """Return for each connection how many voters it has at most."""
-    if voters is None:
-        return [None] * connections
-    used = min(voters, connections)
-    return [voters // used + (index < voters % used) for index in range(used)]

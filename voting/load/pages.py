@@ -3,13 +3,13 @@
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 from voting.load.client import Connection, NoResponse, NotSent, Response
 from voting.load.record import Acknowledgement, Totals, VoteResult
 from voting.poll.ballot import Choice, Version
 
 _VOTER = 32  # hex digits
+_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
 
 # The response header of the vote role.
 _RECORDED = {
@@ -20,14 +20,11 @@ _RECORDED = {
 
 
 class PageError(Exception):
-    """A URL is not the page that it should be; the message explains it.
+    """A URL is not the page that it should be; the message explains it."""
 
-    `temporary`: the page is there, but can't work at the moment.
-    """
 
-    def __init__(self, message: str, *, temporary: bool = False) -> None:
-        super().__init__(message)
-        self.temporary = temporary
+class PageUnavailable(PageError):
+    """The page is there, but can't work at the moment."""
 
 
 @dataclass(slots=True)
@@ -48,19 +45,16 @@ async def new_voter(vote_page: Connection) -> Voter:
     Raises PageError.
     """
     response = await _get(vote_page, "/")
-    for name in ("voter", "__Host-voter"):
-        if name in response.cookies:
-            return Voter(f"{name}={response.cookies[name]}")
-    temporary = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    raise PageError(
-        f"{vote_page.url}/ is not a page to vote on: status {response.status}", temporary=temporary
-    )
+    if cookie := _cookie(response, "voter"):
+        return Voter(cookie)
+    error = PageUnavailable if response.status >= _SERVER_ERROR else PageError
+    raise error(f"{vote_page.url}/ is not a page to vote on: status {response.status}")
 
 
 async def vote(vote_page: Connection, voter: Voter, choice: Choice) -> VoteResult:
     """Send a vote, once, and return what its voter is told."""
     voter.choice = choice
-    response = Response()
+    response, version = Response(), None
     try:
         response = await vote_page.post("/vote", f"choice={choice}", f"Cookie: {voter.cookie}")
     except NotSent:
@@ -69,7 +63,9 @@ async def vote(vote_page: Connection, voter: Voter, choice: Choice) -> VoteResul
         acknowledgement = Acknowledgement.NO_RESPONSE
     else:
         acknowledgement = _acknowledgement(response)
-    version = _version(response) if acknowledgement is Acknowledgement.ACKNOWLEDGED else None
+    receipt = _cookie(response, "ballot")
+    if receipt and acknowledgement is Acknowledgement.ACKNOWLEDGED:
+        version = Version.parse(receipt.partition(".")[2])
     at = round(time.time(), 3)
     return VoteResult(voter.id, choice, acknowledgement, version, response.status, at)
 
@@ -78,15 +74,17 @@ async def fetch_totals(result_page: Connection) -> Totals:
     """Raises PageError, also if the totals are stale."""
     response = await _get(result_page, "/api/tally")
     url = f"{result_page.url}/api/tally"
-    if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise PageError(f"{url} has status {response.status}", temporary=True)
+    if response.status >= _SERVER_ERROR:
+        raise PageUnavailable(f"{url} has status {response.status}")
     try:
         fields = response.json()
-        totals = _totals(fields)
+        options = fields.get("options") or {}  # without them, the votes of each are hidden
+        a, b = ((options.get(each) or {}).get("votes") for each in Choice)
+        totals = Totals(a, b, int(fields["votes"]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PageError(f"{url} is not a result: status {response.status}") from error
     if fields.get("stale"):
-        raise PageError(f"{url} is stale", temporary=True)
+        raise PageUnavailable(f"{url} is stale")
     return totals
 
 
@@ -98,24 +96,14 @@ async def _get(page: Connection, path: str) -> Response:
 
 
 def _acknowledgement(response: Response) -> Acknowledgement:
-    recorded = response.headers.get("voting-recorded", "")
-    if recorded in _RECORDED:
-        return _RECORDED[recorded]
+    if known := _RECORDED.get(response.headers.get("voting-recorded", "")):
+        return known
     # The response of a proxy: with a status of 4xx it has not passed the vote on.
-    if HTTPStatus.BAD_REQUEST <= response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Acknowledgement.REFUSED
-    return Acknowledgement.NO_RESPONSE
+    refused = HTTPStatus.BAD_REQUEST <= response.status < _SERVER_ERROR
+    return Acknowledgement.REFUSED if refused else Acknowledgement.NO_RESPONSE
 
 
-def _version(response: Response) -> Version | None:
-    """Read the ballot's version from the cookie of the receipt."""
-    for name in ("ballot", "__Host-ballot"):
-        if name in response.cookies:
-            return Version.parse(response.cookies[name].partition(".")[2])
-    return None
-
-
-def _totals(fields: dict[str, Any]) -> Totals:
-    options = fields.get("options") or {}
-    a, b = ((options.get(key.value) or {}).get("votes") for key in Choice)
-    return Totals(a, b, int(fields["votes"]))
+def _cookie(response: Response, name: str) -> str | None:
+    """Return `name=value` of a cookie that the response sets, maybe with the prefix for HTTPS."""
+    names = (each for each in (name, f"__Host-{name}") if each in response.cookies)
+    return next((f"{each}={response.cookies[each]}" for each in names), None)

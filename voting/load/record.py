@@ -1,10 +1,9 @@
-"""The record of a load: what each voter was told about each vote, and what may count after it."""
+"""The record of a load: what each voter was told about each vote."""
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -39,36 +38,6 @@ class VoteResult(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PossibleVotes:
-    """What may count for a voter: the newest acknowledged choice, or one of unknown fate."""
-
-    newest: Choice | None = None
-    unknown: frozenset[Choice] = frozenset()
-    no_response: frozenset[Choice] = frozenset()
-
-    @property
-    def choices(self) -> frozenset[Choice | None]:
-        return frozenset({self.newest, *self.unknown, *self.no_response})
-
-    @cache  # noqa: B019 - there are fewer than a hundred; voters share them
-    def after(self, choice: Choice, acknowledgement: Acknowledgement) -> "PossibleVotes":
-        """Return what may count after one more vote.
-
-        An acknowledged vote replaces an unknown one, but not one without a response, which may
-        still come later.
-        """
-        match acknowledgement:
-            case Acknowledgement.ACKNOWLEDGED:
-                return PossibleVotes(choice, no_response=self.no_response)
-            case Acknowledgement.REFUSED:
-                return self
-            case Acknowledgement.UNKNOWN:
-                return PossibleVotes(self.newest, self.unknown | {choice}, self.no_response)
-            case Acknowledgement.NO_RESPONSE:
-                return PossibleVotes(self.newest, self.unknown, self.no_response | {choice})
-
-
-@dataclass(frozen=True, slots=True)
 class Totals:
     """The votes on the result page; `a` and `b` are None while they are hidden."""
 
@@ -79,7 +48,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Which pages the votes were cast at, and the totals before the first of them."""
+    """The pages that the votes were cast at, and the totals before the first of them."""
 
     version: str
     vote_url: str
@@ -101,10 +70,7 @@ class RecordWriter:
 
     def add(self, result: VoteResult) -> None:
         version = result.version and str(result.version)
-        self._write(result._replace(version=None)._asdict() | {"version": version})
-
-    def flush(self) -> None:
-        self._file.flush()
+        self._write(result._asdict() | {"version": version})
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
@@ -124,22 +90,16 @@ class Record:
         try:
             with path.open(encoding="utf-8") as file:
                 fields = json.loads(file.readline())
-                record = cls(Header(**{**fields, "before": Totals(**fields["before"])}))
+                record = cls(Header(**fields | {"before": Totals(**fields["before"])}))
                 for number, line in enumerate(file, start=2):  # noqa: B007 - for the error
                     if not line.endswith("\n"):
                         record.complete = False
                         break
-                    add(_parse(json.loads(line)))
+                    fields = json.loads(line)
+                    fields["choice"] = Choice(fields["choice"])
+                    fields["acknowledgement"] = Acknowledgement(fields["acknowledgement"])
+                    fields["version"] = fields["version"] and Version.parse(fields["version"])
+                    add(VoteResult(**fields))
         except (ValueError, TypeError, KeyError):
             raise RecordError(f"{path}: line {number} is not of a record") from None
         return record
-
-
-def _parse(fields: dict[str, Any]) -> VoteResult:
-    version = fields["version"]
-    parsed = {
-        "choice": Choice(fields["choice"]),
-        "acknowledgement": Acknowledgement(fields["acknowledgement"]),
-        "version": None if version is None else Version.parse(version),
-    }
-    return VoteResult(**{**fields, **parsed})

@@ -12,8 +12,7 @@ from voting.load.check import Expected
 from voting.load.latency import Latencies
 from voting.load.record import Acknowledgement, RecordWriter, VoteResult
 
-_START_OF_LINE = "\r"
-_CLEAR = "\x1b[K"  # from here to the end of the line
+_CLEAR_LINE = "\r\x1b[K"
 
 
 def echo(text: str, to: int = 1, end: str = "\n") -> None:
@@ -58,7 +57,7 @@ class Report:
         self._all.include(self._second)
         seconds = time.monotonic() - self._start
         if self._terminal:
-            echo(_START_OF_LINE + _CLEAR, end="")
+            echo(_CLEAR_LINE, end="")
         echo(self._line(seconds, self._all.count / seconds, self._all))
 
     async def _tick(self) -> None:
@@ -69,11 +68,9 @@ class Report:
             line = self._line(now - self._start, self._second.count / (now - last), self._second)
             if self._terminal:
                 width = shutil.get_terminal_size().columns - 1
-                echo(_START_OF_LINE + line[:width] + _CLEAR, end="")
+                echo(_CLEAR_LINE + line[:width], end="")
             else:
                 echo(line)
-            if self._writer is not None:
-                self._writer.flush()
             self._all.include(self._second)
             self._second = Latencies()
             last = now
@@ -81,7 +78,7 @@ class Report:
     def _line(self, seconds: float, rate: float, latencies: Latencies) -> str:
         acknowledged = self._counts[Acknowledgement.ACKNOWLEDGED]
         refused = self._counts[Acknowledgement.REFUSED]
-        unknown = self._counts.total() - acknowledged - refused
+        unknown = self._counts[Acknowledgement.UNKNOWN] + self._counts[Acknowledgement.NO_RESPONSE]
         return (
             f"{seconds:.0f} s, {rate:,.0f}/s: {acknowledged:,} acknowledged, {refused:,} refused, "
             f"{unknown:,} unknown, p50 {_ms(latencies, 0.5)}, p99 {_ms(latencies, 0.99)}"
