@@ -1,22 +1,13 @@
 """The commands that check and repair the data: audit, replay."""
 
-import asyncio
 import sys
 from pathlib import Path
 
 import click
 
-from voting.commands.context import (
-    connect_servers,
-    data_option,
-    exit_on_error,
-    json_option,
-    to_json,
-)
-from voting.reconcile.audit import Audit
-from voting.reconcile.audit import audit as compare
-from voting.reconcile.replay import Replay
-from voting.reconcile.replay import replay as recount
+from voting.commands.context import data_option, json_option, run_on_servers, to_json
+from voting.reconcile import audit as auditing
+from voting.reconcile import replay as replaying
 
 
 @click.command()
@@ -27,8 +18,9 @@ def audit(data: Path | None, *, json_output: bool) -> None:
 
     The app may run meanwhile. The exit code is 1 if there is a problem.
     """
-    with exit_on_error("the votes can't be audited"):
-        result = asyncio.run(_audit(data))
+    # The sum of all votes has no time limit on this side: it grows with their number.
+    failure = "the votes can't be audited"
+    result = run_on_servers(data, failure, auditing.audit, patience=None)
     if json_output:
         click.echo(to_json(result))
     else:
@@ -52,8 +44,7 @@ def replay(data: Path | None, *, json_output: bool) -> None:
 
     The queue keeps counted ballots for some time; older ones are only in backups.
     """
-    with exit_on_error("the ballots can't be replayed"):
-        result = asyncio.run(_replay(data))
+    result = run_on_servers(data, "the ballots can't be replayed", replaying.replay)
     if json_output:
         click.echo(to_json(result))
     else:
@@ -62,17 +53,6 @@ def replay(data: Path | None, *, json_output: bool) -> None:
         click.echo("complete for the time that the queue covers")
 
 
-async def _audit(data: Path | None) -> Audit:
-    # The sum of all votes has no time limit on this side: it grows with their number.
-    async with connect_servers(data, patience=None) as (state, engine):
-        return await compare(state, engine)
-
-
-async def _replay(data: Path | None) -> Replay:
-    async with connect_servers(data) as (state, engine):
-        return await recount(state, engine)
-
-
-def _compared(result: Audit | Replay) -> str:
+def _compared(result: auditing.Audit | replaying.Replay) -> str:
     since = f", the oldest of {result.since:%Y-%m-%d %H:%M:%S} UTC" if result.since else ""
     return f"{result.entries} ballots{since}"

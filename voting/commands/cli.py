@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 the command failed or its answer is no, 2 wrong use or set
 
 import signal
 import sys
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import click
@@ -21,8 +21,7 @@ class LazyCommand(click.Command):
         self._path = path
 
     def load(self) -> click.Command:
-        module, _, attribute = self._path.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = resolve_name(self._path)
         return command
 
 

@@ -1,25 +1,26 @@
 """What the operator's commands share: options, connections to the servers, errors."""
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import click
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
+from voting.database.poll import PollChanged
 from voting.queue.client import Queue, StreamMissing, connect
 from voting.queue.state import QueueState
 from voting.settings import ServersSettings, default_data_dir, load_settings
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+_Result = TypeVar("_Result")
 
 data_option = click.option(
     "--data",
@@ -30,24 +31,32 @@ data_option = click.option(
 json_option = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
 
 
-@asynccontextmanager
-async def connect_servers(
-    data: Path | None, **limits: Any
-) -> AsyncIterator[tuple[QueueState, AsyncEngine]]:
-    """Yield the queue and the database that `server_urls` names.
+def run_on_servers(
+    data: Path | None,
+    failure: str,
+    work: Callable[[QueueState, AsyncEngine], Awaitable[_Result]],
+    **limits: Any,
+) -> _Result:
+    """Run `work` with the queue and the database that `server_urls` names.
 
-    `limits` are arguments of create_engine. Raises SettingsError.
+    `failure` begins the message if a server fails; `limits` are arguments of create_engine. A
+    command that asks for confirmation does it between two runs: while an event loop runs, Ctrl-C
+    does not interrupt a prompt. Raises SettingsError.
     """
     settings = load_settings(ServersSettings, server_urls(data))
-    queue = Queue(connect(settings.redis_url.get_secret_value()))
-    engine = create_engine(
-        settings.database_url.get_secret_value(), name="voting-operator", **limits
-    )
-    try:
-        yield QueueState(queue), engine
-    finally:
-        await queue.close()
-        await engine.dispose()
+    url = settings.database_url.get_secret_value()
+
+    async def run() -> _Result:
+        queue = Queue(connect(settings.redis_url.get_secret_value()))
+        engine = create_engine(url, name="voting-operator", **limits)
+        try:
+            return await work(QueueState(queue), engine)
+        finally:
+            await queue.close()
+            await engine.dispose()
+
+    with exit_on_error(failure):
+        return asyncio.run(run())
 
 
 def server_urls(data: Path | None) -> Mapping[str, str]:
@@ -71,10 +80,12 @@ def exit_on_error(failure: str) -> Iterator[None]:
         yield
     except StreamMissing:
         raise click.ClickException(f"{failure}: the queue is missing") from None
+    except PollChanged:
+        raise click.ClickException(f"{failure}: it has been changed meanwhile") from None
     except (RedisError, *DATABASE_ERRORS) as error:
         raise click.ClickException(f"{failure}: {in_one_line(error)}") from None
 
 
-def to_json(result: "DataclassInstance") -> str:
-    """Serialize a result, with times as ISO 8601."""
+def to_json(result: Any) -> str:
+    """Serialize a dataclass, with times as ISO 8601."""
     return json.dumps(asdict(result), default=datetime.isoformat)

@@ -6,24 +6,17 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import click
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting.commands.context import (
-    connect_servers,
-    data_option,
-    exit_on_error,
-    json_option,
-    to_json,
-)
-from voting.commands.when import When, resolve
+from voting.commands.context import data_option, exit_on_error, json_option, run_on_servers, to_json
+from voting.commands.when import Moment, When, resolve
 from voting.database.engine import DATABASE_ERRORS, in_one_line
-from voting.database.poll import PollChanged, close_poll, reopen_poll, start_round
+from voting.database.poll import close_poll, reopen_poll, start_round
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.results import FinalResult, VoteCounts, publish
@@ -35,8 +28,6 @@ from voting.settings import ShowResultsSettings, load_settings
 POLL_INTERVAL = 0.2  # seconds between two checks whether the totals are final
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +52,8 @@ def status(data: Path | None, *, json_output: bool) -> None:
 
     Lists the final totals of all rounds, and those that a reopened poll has revoked.
     """
-    result = _run(data, "the poll can't be read", _fetch_status)
-    click.echo(to_json(result) if json_output else "\n".join(_lines(result)))
+    found = run_on_servers(data, "the poll can't be read", _fetch_status)
+    click.echo(to_json(found) if json_output else "\n".join(_lines(found)))
 
 
 @click.command()
@@ -81,9 +72,7 @@ def status(data: Path | None, *, json_output: bool) -> None:
     help="Wait this long for the totals to be final; exit with 1 if they are not.",
 )
 @yes_option
-def close(
-    data: Path | None, at: timedelta | time | datetime | None, wait: float, *, yes: bool
-) -> None:
+def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> None:
     """Close the poll, now or at a time.
 
     Votes are refused from then on. Totals are final once all accepted ballots are counted.
@@ -95,22 +84,15 @@ def close(
             closes_at = resolve(at, datetime.fromtimestamp(await state.clock(), UTC))
         return await _fetch_status(state, engine), closes_at
 
-    async def apply(state: QueueState, engine: AsyncEngine) -> None:
-        await close_poll(engine, at=closes_at)
-        await _apply(state, engine)
-        if closes_at is None and wait:
-            await _until_final(state, engine, wait)
-        await _print_status(state, engine)
-
     failure = "the poll can't be closed"
-    found, closes_at = _run(data, failure, plan)
-    if not found.poll.allows(Event.CLOSE):
-        raise click.ClickException(
-            f"round {found.poll.round} is closed already: {_state(found.poll)}"
-        )
+    found, closes_at = run_on_servers(data, failure, plan)
+    poll = found.poll
+    if not poll.allows(Event.CLOSE):
+        raise click.ClickException(f"round {poll.round} is closed already: {_state(poll)}")
     if not yes:
-        _confirm(*_consequences_of_close(found, closes_at))
-    _run(data, failure, apply)
+        _confirm(*_consequences_of_close(poll, closes_at))
+    wait_for_totals = 0 if closes_at else wait
+    _change(data, failure, lambda engine: close_poll(engine, at=closes_at), wait_for_totals)
 
 
 @click.command("open")
@@ -121,18 +103,12 @@ def reopen(data: Path | None, *, yes: bool) -> None:
 
     Reopening a final poll revokes its result.
     """
-
-    async def apply(state: QueueState, engine: AsyncEngine) -> None:
-        await reopen_poll(engine, found.poll)
-        await _apply(state, engine)
-        await _print_status(state, engine)
-
     failure = "the poll can't be opened"
-    found = _run(data, failure, _fetch_status)
+    found = run_on_servers(data, failure, _fetch_status)
     consequences = list(_consequences_of_open(found))
     if consequences and not yes:
         _confirm(*consequences)
-    _run(data, failure, apply)
+    _change(data, failure, lambda engine: reopen_poll(engine, found.poll))
 
 
 @click.command()
@@ -143,47 +119,39 @@ def reset(data: Path | None, *, yes: bool) -> None:
 
     The poll must be final. Its totals and timeline are kept, its votes are deleted.
     """
-
-    async def apply(state: QueueState, engine: AsyncEngine) -> None:
-        await start_round(engine, found.poll.round)
-        await _apply(state, engine)
-        await _print_status(state, engine)
-
     failure = "the next round can't be started"
-    found = _run(data, failure, _fetch_status)
+    found = run_on_servers(data, failure, _fetch_status)
+    number = found.poll.round
     if not found.poll.allows(Event.START_ROUND):
         raise click.ClickException(
-            f"round {found.poll.round} is {found.phase}: close it and wait until it is final"
+            f"round {number} is {found.phase}: close it and wait until it is final"
         )
     if not yes:
         _confirm(
-            f"Start round {found.poll.round + 1} now?",
-            f"This deletes the {found.counts.votes:,} votes of round {found.poll.round}.",
+            f"Start round {number + 1} now?",
+            f"This deletes the {found.counts.votes:,} votes of round {number}.",
             "Its totals and timeline are kept.",
         )
-    _run(data, failure, apply)
+    _change(data, failure, lambda engine: start_round(engine, number))
 
 
-def _run(
+def _change(
     data: Path | None,
     failure: str,
-    work: Callable[[QueueState, AsyncEngine], Awaitable[_Result]],
-) -> _Result:
-    """Run `work` with connections of its own.
+    change: Callable[[AsyncEngine], Awaitable[object]],
+    wait: float = 0,
+) -> None:
+    """Change the poll in both servers, wait for its final totals, and print the new status."""
 
-    A command that asks for confirmation does it between two runs: while an event loop runs, Ctrl-C
-    does not interrupt a prompt.
-    """
+    async def apply(state: QueueState, engine: AsyncEngine) -> None:
+        await change(engine)
+        await _apply(state, engine)
+        if wait:
+            await _until_final(state, engine, wait)
+        with exit_on_error("the poll is changed, but its status can't be read"):
+            click.echo("\n".join(_lines(await _fetch_status(state, engine))))
 
-    async def run() -> _Result:
-        async with connect_servers(data) as (state, engine):
-            return await work(state, engine)
-
-    with exit_on_error(failure):
-        try:
-            return asyncio.run(run())
-        except PollChanged:
-            raise click.ClickException(f"{failure}: it has been changed meanwhile") from None
+    run_on_servers(data, failure, apply)
 
 
 async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
@@ -193,14 +161,8 @@ async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
     with suppress(StreamMissing, RedisError):  # Postgres alone is enough for a change
         letters = await state.dead_letter_count()
         backlog = (await state.progress()).backlog
-    return Status(
-        poll=result.poll,
-        phase=result.poll.phase,
-        counts=result.counts,
-        backlog=backlog,
-        dead_letters=letters,
-        finals=await fetch_final_results(engine),
-    )
+    finals = await fetch_final_results(engine)
+    return Status(result.poll, result.poll.phase, result.counts, backlog, letters, finals)
 
 
 async def _apply(state: QueueState, engine: AsyncEngine) -> None:
@@ -212,11 +174,6 @@ async def _apply(state: QueueState, engine: AsyncEngine) -> None:
             "the change is stored in Postgres, but not in Redis yet: a worker will retry:"
             f" {in_one_line(error)}"
         ) from None
-
-
-async def _print_status(state: QueueState, engine: AsyncEngine) -> None:
-    with exit_on_error("the poll is changed, but its status can't be read"):
-        click.echo("\n".join(_lines(await _fetch_status(state, engine))))
 
 
 async def _until_final(state: QueueState, engine: AsyncEngine, seconds: float) -> None:
@@ -244,12 +201,11 @@ def _confirm(question: str, *consequences: str) -> None:
         raise click.ClickException("nothing was changed")
 
 
-def _consequences_of_close(found: Status, at: datetime | None) -> Iterator[str]:
-    when = "now" if at is None else f"at {_utc(at)}"
-    yield f"Close round {found.poll.round} {when}?"
+def _consequences_of_close(poll: Poll, at: datetime | None) -> Iterator[str]:
+    yield f"Close round {poll.round} {f'at {_utc(at)}' if at else 'now'}?"
     yield "Votes are refused from then on. Ballots accepted before are counted, then it is final."
-    if found.poll.closes_at is not None:
-        yield f"This replaces the close planned for {_utc(found.poll.closes_at)}."
+    if poll.closes_at is not None:
+        yield f"This replaces the close planned for {_utc(poll.closes_at)}."
 
 
 def _consequences_of_open(found: Status) -> Iterator[str]:

@@ -8,7 +8,10 @@ import click
 _DURATION = re.compile(r"\+(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
-class When(click.ParamType[timedelta | time | datetime, str]):
+Moment = timedelta | time | datetime
+
+
+class When(click.ParamType[Moment, str]):
     """Accepts `20:15`, `2026-11-24T20:15`, `+10m`, `+1h30m`, `+90s`. `resolve` makes it a datetime.
 
     Times without an offset are in this machine's time zone.
@@ -18,7 +21,7 @@ class When(click.ParamType[timedelta | time | datetime, str]):
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta | time | datetime:
+    ) -> Moment:
         try:
             if duration := _DURATION.fullmatch(value):
                 hours, minutes, seconds = (int(each or 0) for each in duration.groups())
@@ -31,7 +34,7 @@ class When(click.ParamType[timedelta | time | datetime, str]):
             self.fail("must be like 20:15, 2026-11-24T20:15 or +10m", param, ctx)
 
 
-def resolve(when: timedelta | time | datetime, now: datetime) -> datetime:
+def resolve(when: Moment, now: datetime) -> datetime:
     """Return the moment in UTC; of a time of day, its next occurrence after `now`.
 
     Raises click.BadParameter if it has passed.
@@ -45,7 +48,7 @@ def resolve(when: timedelta | time | datetime, now: datetime) -> datetime:
     return at
 
 
-def _after(when: timedelta | time | datetime, now: datetime) -> datetime:
+def _after(when: Moment, now: datetime) -> datetime:
     if isinstance(when, timedelta):
         return now + when
     if isinstance(when, datetime):
