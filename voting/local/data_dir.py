@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +44,13 @@ async def acquire_lock(data: Path) -> int:
     """
     lock = _open_lock(data)
     deadline = asyncio.get_running_loop().time() + LEFTOVERS_TIMEOUT
-    while not _try_lock(lock):
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
         owner = os.pread(lock, 20, 0).decode(errors="replace")
-        if _is_running(owner):
+        with suppress(ValueError, OSError):  # the owner has ended
+            os.kill(int(owner), 0)
             raise StartError(f"{data} is in use by another `voting up` (process {owner})")
         if asyncio.get_running_loop().time() > deadline:
             raise StartError(f"{data} is in use by processes of a killed `voting up` ({owner})")
@@ -63,22 +67,6 @@ def _open_lock(data: Path) -> int:
         # Postgres may run as another user, who needs to pass through; listing is not needed.
         data.mkdir(mode=0o711, parents=True, exist_ok=True)
         return os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OSError):
-        return False
-    return True
 
 
 def socket_dir(data: Path) -> Path:

@@ -12,16 +12,20 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import asyncpg
 
 from voting.local.data_dir import DataDir
-from voting.local.supervisor import Guardian, Program, StartError
+from voting.local.supervisor import Guardian, Program, StartError, responds
 
 # The first start writes about 40 MB, and Postgres' write-ahead log soon needs as much again.
 MIN_FREE_BYTES = 150_000_000
+
+
+# The user's variables, like PGDATA and LC_ALL, must not change what the servers do.
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
 
 def postgres_user() -> int | None:
@@ -99,11 +103,10 @@ def postgres(data_dir: DataDir, programs: Path) -> Program:
     return Program(
         name="Postgres",
         command=[
-            str(programs / "postgres"),
-            *("-D", str(data_dir.data / "postgres")),
-            *(part for key, value in settings.items() for part in ("-c", f"{key}={value}")),
+            *(str(programs / "postgres"), "-D", str(data_dir.data / "postgres")),
+            *(f"--{key}={value}" for key, value in settings.items()),
         ],
-        environment=_environment(),
+        environment=_ENVIRONMENT,
         ready=ready,
         stop_signal=signal.SIGINT,  # fast shutdown: end sessions, write a checkpoint, exit
         user=postgres_user(),
@@ -129,33 +132,16 @@ def valkey(data_dir: DataDir) -> Program:
 
     # Importing redis-py would take longer than everything else that `voting up` does itself.
     async def ready() -> bool:
-        try:
-            reader, writer = await asyncio.open_unix_connection(f"{data_dir.run}/valkey.sock")
-        except OSError:
-            return False
-        try:
-            writer.write(b"PING\r\n")
-            return await reader.readline() == b"+PONG\r\n"
-        except OSError:
-            return False
-        finally:
-            writer.close()
+        connecting = asyncio.open_unix_connection(settings["unixsocket"])
+        return await responds(connecting, b"PING\r\n", b"+PONG\r\n")
 
     return Program(
         name="Valkey",
-        command=[
-            str(server),
-            *(part for key, value in settings.items() for part in (f"--{key}", value)),
-        ],
-        environment=_environment(),
+        command=[str(server), *chain(*((f"--{key}", value) for key, value in settings.items()))],
+        environment=_ENVIRONMENT,
         ready=ready,
         log=data_dir.data / "valkey.log",
     )
-
-
-def _environment() -> Mapping[str, str]:
-    # The user's variables, like PGDATA and LC_ALL, must not change what the servers do.
-    return {"PATH": os.defpath, "LC_ALL": "C"}
 
 
 def _package_dir(package: str) -> Path:
@@ -192,7 +178,7 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - every part of the command is ours
         command,
-        env=dict(_environment()),
+        env=_ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

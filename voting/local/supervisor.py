@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
@@ -39,10 +40,7 @@ class Guardian:
             process_group=0,
             pass_fds=(lock,),
         )
-
-    @property
-    def group(self) -> int:
-        return self._process.pid
+        self.group = self._process.pid
 
     def close(self) -> None:
         """Kill all processes that are left in the group, and the guardian."""
@@ -73,7 +71,6 @@ class Child:
     report: Callable[[str], None]
     _process: asyncio.subprocess.Process | None = None
     _monitoring: asyncio.Task[None] | None = None
-    _stopping: bool = False
     _log_start: int = 0
 
     @property
@@ -96,9 +93,10 @@ class Child:
 
     async def stop(self, seconds: float) -> None:
         """Send the stop signal, and SIGKILL after `seconds`."""
-        self._stopping = True
+        if self._monitoring is not None:
+            self._monitoring.cancel()
+            await asyncio.wait({self._monitoring})
         if self._process is None or self._process.returncode is not None:
-            await self._cancel()
             return
         self._process.send_signal(self.program.stop_signal)
         try:
@@ -108,12 +106,6 @@ class Child:
             self.report(f"{self.program.name} did not stop in {seconds:.0f} s and is killed")
             self._process.kill()
             await self._process.wait()
-        await self._cancel()
-
-    async def _cancel(self) -> None:
-        if self._monitoring is not None:
-            self._monitoring.cancel()
-            await asyncio.wait({self._monitoring})
 
     async def _monitor(self, process: asyncio.subprocess.Process) -> None:
         loop = asyncio.get_running_loop()
@@ -121,8 +113,6 @@ class Child:
         while True:
             started = loop.time()
             await process.wait()
-            if self._stopping:
-                return
             if loop.time() - started > STABLE_SECONDS:
                 delays = _delays()
             self.report(f"{self.program.name} {_exit(process)}, restarting{self._log_tail()}")
@@ -137,10 +127,8 @@ class Child:
                 self.report(f"{self.program.name} can't be restarted, retrying: {error}")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        output = self.program.log.open("ab") if self.program.log else None
-        if output:
-            self._log_start = output.tell()
-        try:
+        with self.program.log.open("ab") if self.program.log else nullcontext() as output:
+            self._log_start = output.tell() if output else 0
             self._process = await asyncio.create_subprocess_exec(
                 *self.program.command,
                 env=dict(self.program.environment),
@@ -153,9 +141,6 @@ class Child:
                 group=self.program.user,
                 extra_groups=None if self.program.user is None else [],
             )
-        finally:
-            if output:
-                output.close()
         return self._process
 
     def _log_tail(self) -> str:
@@ -180,3 +165,17 @@ def _exit(process: asyncio.subprocess.Process) -> str:
     if code is None or code >= 0:
         return f"ended with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}"
+
+
+async def responds(
+    connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
+    request: bytes,
+    expected: bytes,
+) -> bool:
+    """Whether the server responds to `request` with a line that contains `expected`."""
+    with suppress(OSError):
+        reader, writer = await connecting
+        with closing(writer):
+            writer.write(request)
+            return expected in await reader.readline()
+    return False

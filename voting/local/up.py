@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,12 @@ import click
 
 from voting.local import servers
 from voting.local.data_dir import DataDir, acquire_lock, published_urls, secret_key, socket_dir
-from voting.local.supervisor import Child, Guardian, Program, StartError
+from voting.local.supervisor import Child, Guardian, Program, StartError, responds
 from voting.settings import Role, default_data_dir
 
 # Stopped one group after the other, each with its timeout in seconds: first no new ballots come,
 # then workers count their last batch, then the servers stop.
-_STOP_ORDER = (
-    (("vote", "result"), 12.0),
-    (("worker",), 12.0),
-    (("Valkey", "Postgres"), 60.0),
-)
+_STOP_ORDER = ((("vote", "result"), 12.0), (("worker",), 12.0), (("Valkey", "Postgres"), 60.0))
 
 # What a role does not need it does not get, as in the cluster.
 WITHHELD_ENV = {
@@ -88,38 +85,32 @@ def up(data: Path, vote_port: int, result_port: int, scale: tuple[tuple[Role, in
         raise click.ClickException(str(error)) from None
 
 
+@dataclass
 class Stack:
     """The servers that the environment does not name, and the three roles."""
 
-    def __init__(
-        self, data: Path, ports: Mapping[Role, int], scale: Mapping[Role, int], host: str
-    ) -> None:
-        self._data = data
-        self._ports = ports
-        self._scale = scale
-        self._host = host
-        self._children: list[Child] = []
-        self._reserved: list[socket.socket] = []
-        self._stopping = asyncio.Event()
+    data: Path
+    ports: dict[Role, int]
+    scale: Mapping[Role, int]
+    host: str
+    _children: list[Child] = field(default_factory=list)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _exits: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def run(self) -> None:
         """Start everything, wait for a signal, stop everything. Raises StartError."""
         self._handle_signals()
-        lock = await acquire_lock(self._data)
-        ports = {role: self._reserve_port(port) for role, port in self._ports.items()}
-        data_dir = DataDir(self._data, socket_dir(self._data))
-        guardian = Guardian(lock)
-        try:
-            with ExitStack() as running:
-                await self._until_stopped(self._start(guardian, data_dir, ports, running))
-        finally:
-            await self._stop()
-            guardian.close()
-            await asyncio.get_running_loop().shutdown_default_executor()
-            for each in self._reserved:
-                each.close()
-            shutil.rmtree(data_dir.run, ignore_errors=True)
-            os.close(lock)
+        async with self._exits as exits:
+            lock = await acquire_lock(self.data)
+            exits.callback(os.close, lock)
+            self.ports = {role: self._reserve_port(port) for role, port in self.ports.items()}
+            data_dir = DataDir(self.data, socket_dir(self.data))
+            exits.callback(shutil.rmtree, data_dir.run, ignore_errors=True)
+            exits.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
+            guardian = Guardian(lock)
+            exits.callback(guardian.close)
+            exits.push_async_callback(self._stop)
+            await self._until_stopped(self._start(guardian, data_dir))
 
     async def _until_stopped(self, start: Coroutine[Any, Any, None]) -> None:
         starting = asyncio.create_task(start)
@@ -131,18 +122,13 @@ class Stack:
         starting.cancel()
         await asyncio.wait({starting})
 
-    async def _start(
-        self,
-        guardian: Guardian,
-        data_dir: DataDir,
-        ports: Mapping[Role, int],
-        running: ExitStack,
-    ) -> None:
+    async def _start(self, guardian: Guardian, data_dir: DataDir) -> None:
         child = partial(Child, guardian=guardian, report=_echo)
         # An empty variable counts as not set, as in all settings.
-        environ = {name: value for name, value in os.environ.items() if value}
+        given = {name: value for name, value in os.environ.items() if value}
+        environ = {"LOG_LEVEL": "warning", "LOG_FORMAT": "console", **given}
         if "SECRET_KEYS" not in environ:
-            environ["SECRET_KEYS"] = secret_key(self._data)
+            environ["SECRET_KEYS"] = secret_key(self.data)
         embedded = []
         if "DATABASE_URL" not in environ:
             environ["DATABASE_URL"] = data_dir.database_url()
@@ -151,27 +137,31 @@ class Stack:
         if "REDIS_URL" not in environ:
             environ["REDIS_URL"] = data_dir.redis_url
             embedded.append(child(servers.valkey(data_dir)))
-        self._children += embedded
-        await _gather(each.start() for each in embedded)
-        running.enter_context(published_urls(self._data, environ))
+        await self._start_children(embedded)
+        self._exits.enter_context(published_urls(self.data, environ))
         await self._migrate(guardian, environ)
 
-        roles = [
-            child(self._program(role, number, environ, ports))
+        pages = {role: f"http://localhost:{port}" for role, port in self.ports.items()}
+        urls = {"VOTE_URL": pages[Role.VOTE], "RESULT_URL": pages[Role.RESULT]}
+        await self._start_children(
+            child(self._program(role, number, {**urls, **environ}))
             for role in Role
-            for number in range(1, self._scale[role] + 1)
-        ]
-        self._children += roles
-        await _gather(each.start() for each in roles)
-        _echo(f"votes are kept in {self._data}")
-        _echo(f"vote:   http://localhost:{ports[Role.VOTE]}")
-        _echo(f"result: http://localhost:{ports[Role.RESULT]}")
+            for number in range(1, self.scale[role] + 1)
+        )
+        _echo(f"votes are kept in {self.data}")
+        _echo(f"vote:   {pages[Role.VOTE]}")
+        _echo(f"result: {pages[Role.RESULT]}")
         _echo("Ctrl-C stops everything and keeps the votes")
+
+    async def _start_children(self, children: Iterable[Child]) -> None:
+        started = list(children)
+        self._children += started
+        await _gather(each.start() for each in started)
 
     async def _migrate(self, guardian: Guardian, environ: Mapping[str, str]) -> None:
         migration = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "voting", "migrate"),
-            env={"LOG_LEVEL": "warning", "LOG_FORMAT": "console", **environ},
+            env=environ,
             process_group=guardian.group,
             pass_fds=(guardian.lock,),
         )
@@ -183,28 +173,16 @@ class Stack:
         if code != 0:
             raise StartError("the database can't be migrated")
 
-    def _program(
-        self, role: Role, number: int, environ: Mapping[str, str], ports: Mapping[Role, int]
-    ) -> Program:
+    def _program(self, role: Role, number: int, environ: Mapping[str, str]) -> Program:
         ops_port = self._reserve_port(0)
-        defaults = {
-            "LOG_LEVEL": "warning",
-            "LOG_FORMAT": "console",
-            "VOTE_URL": f"http://localhost:{ports[Role.VOTE]}",
-            "RESULT_URL": f"http://localhost:{ports[Role.RESULT]}",
-        }
-        own = {
-            "ROLE": role,
-            "HOST": self._host,
-            "PORT": str(ports.get(role, 0)),
-            "OPS_PORT": str(ops_port),
-        }
-        environment = {**defaults, **environ, **own}
+        own = {"ROLE": role, "HOST": self.host, "OPS_PORT": str(ops_port)}
+        own["PORT"] = str(self.ports.get(role, 0))
+        given = {name: environ[name] for name in environ.keys() - WITHHELD_ENV[role]}
         return Program(
-            name=role.value if self._scale[role] == 1 else f"{role.value} {number}",
+            name=role.value if self.scale[role] == 1 else f"{role.value} {number}",
             command=[sys.executable, "-m", "voting"],
-            environment={k: v for k, v in environment.items() if k not in WITHHELD_ENV[role]},
-            ready=partial(is_ready, self._host, ops_port),
+            environment={**given, **own},
+            ready=partial(is_ready, self.host, ops_port),
         )
 
     async def _stop(self) -> None:
@@ -217,16 +195,15 @@ class Stack:
 
     def _reserve_port(self, port: int) -> int:
         """Bind a port that children can share and other programs can't take. Raises StartError."""
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             with socket.socket(family) as probe:  # fails if another program listens there
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((self._host, port))
-            reserved = socket.socket(family)
-            self._reserved.append(reserved)
+                probe.bind((self.host, port))
+            reserved = self._exits.enter_context(socket.socket(family))
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            reserved.bind((self._host, port))
+            reserved.bind((self.host, port))
             # Makes the probe of another `voting up` fail, though no process listens yet.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         except OSError as error:
@@ -248,17 +225,8 @@ class Stack:
 
 async def is_ready(host: str, ops_port: int) -> bool:
     """Whether /readyz of the role with this operations port responds with 200."""
-    try:
-        reader, writer = await asyncio.open_connection(host, ops_port)
-    except OSError:
-        return False
-    try:
-        writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        return b" 200 " in await reader.readline()
-    except OSError:
-        return False
-    finally:
-        writer.close()
+    request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    return await responds(asyncio.open_connection(host, ops_port), request, b" 200 ")
 
 
 async def _gather(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
