@@ -28,18 +28,17 @@ def main() -> None:
     parts = arguments.only or PARTS
     results = Results()
     with stack() as running:
-        if "size" in parts:
-            size(running, results, arguments.repeats)
-        if "accept" in parts:
-            accept(running, results, arguments.repeats, arguments.beside)
-        if "count" in parts:
-            count(running, results, arguments.repeats)
-        if "show" in parts:
-            show(running, results, arguments.repeats)
-        if "see" in parts:
-            see(running, results, SEE_SECONDS)
-        if "growth" in parts:
-            growth(running, results)
+        measure = {
+            "size": lambda: size(running, results, arguments.repeats),
+            "accept": lambda: accept(running, results, arguments.repeats, arguments.beside),
+            "count": lambda: count(running, results, arguments.repeats),
+            "show": lambda: show(running, results, arguments.repeats),
+            "see": lambda: see(running, results, SEE_SECONDS),
+            "growth": lambda: growth(running, results),
+        }
+        for part in PARTS:
+            if part in parts:
+                measure[part]()
     results.write(arguments.json)
     print(*(f"{key}: {value}" for key, value in machine().items()), "", sep="\n")
     print(results.table())

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from uvloop import run
+
 from bench import load, queue
 from bench.results import Results
-from bench.stack import Processes, Stack, run
+from bench.stack import Processes, Stack
 from bench.votes import HTMX, page_requests, vote_requests
 from voting.settings import Role
 
@@ -37,15 +39,15 @@ def accept(stack: Stack, results: Results, repeats: int, beside: str | None) -> 
                 _measure_other(results, beside, others)
             _measure(results, f"{HALF}, htmx", apps[2], fragment, 64, status=200)
             for path in ("/", "/receipt"):
-                _measure(
-                    results, f"GET {path}, 1 process", apps[1], page_requests(path), 64, status=200
-                )
+                name, requests = f"GET {path}, 1 process", page_requests(path)
+                _measure(results, name, apps[1], requests, 64, status=200)
             for depth in (1, 100):
                 rate = run(queue.append(stack.redis_socket, 50_000, connections=50, depth=depth))
                 results.add(f"bare append, 50 connections, {depth} at once", rate, "votes/s")
             _measure_half(results, apps[2], plain)
             results.add("vote, under load", apps[2].resident(), "MB", "vote, idle")
-        _accept_a_million(apps[2], plain)
+        while apps[2].counter("voting_ballots_accepted_total") < MILLION:
+            run(load.closed(apps[2].url, plain, 64, SECONDS * 2))
         results.add("vote, after a million votes", apps[2].resident(), "MB", "vote, idle")
     stack.reset()
 
@@ -60,7 +62,7 @@ def _measure(
     status: int = 303,
 ) -> None:
     before = app.processor_seconds()
-    outcome = run(load.closed(app.url, requests, connections=connections, seconds=SECONDS))
+    outcome = run(load.closed(app.url, requests, connections, SECONDS))
     used = app.processor_seconds() - before
     results.add(name, outcome.rate(status), "a second", limit)
     results.add(f"{name}: processor", 1e6 * used / outcome.responses, "µs")
@@ -68,7 +70,7 @@ def _measure(
 
 def _measure_half(results: Results, app: Processes, requests: Iterator[bytes]) -> None:
     rate = results.median(HALF) / 2
-    outcome = run(load.paced(app.url, requests, connections=512, rate=rate, seconds=SECONDS * 3))
+    outcome = run(load.paced(app.url, requests, 512, SECONDS * 3, rate))
     outcome.expect(303)
     for percent in (50, 99):
         name = f"accept at half that rate, p{percent}"
@@ -78,13 +80,5 @@ def _measure_half(results: Results, app: Processes, requests: Iterator[bytes]) -
 def _measure_other(results: Results, url: str, requests: Iterator[bytes]) -> None:
     """Measure the other app, which closes each connection after a response."""
     for connections in (8, 64):
-        outcome = run(
-            load.closed_and_reconnecting(url, requests, connections=connections, seconds=SECONDS)
-        )
+        outcome = run(load.closed_and_reconnecting(url, requests, connections, SECONDS))
         results.add(f"the other app, {connections} connections", outcome.rate(200), "a second")
-
-
-def _accept_a_million(app: Processes, requests: Iterator[bytes]) -> None:
-    """Vote until the processes have accepted a million votes together."""
-    while app.counter("voting_ballots_accepted_total") < MILLION:
-        run(load.closed(app.url, requests, connections=64, seconds=SECONDS * 2))

@@ -9,10 +9,11 @@ from uuid import UUID
 import asyncpg
 from redis.asyncio import Redis
 from support.servers import TEMPLATE
+from uvloop import run
 
 from bench import queue
 from bench.results import Results
-from bench.stack import Processes, Stack, run
+from bench.stack import Processes, Stack
 from voting.roles.worker import BATCH_SIZE
 from voting.settings import Role
 

@@ -5,11 +5,12 @@ from time import perf_counter
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.servers import TEMPLATE
+from uvloop import run
 
 from bench import queue
 from bench.count import drained
 from bench.results import Results
-from bench.stack import Stack, run
+from bench.stack import Stack
 from voting.database.engine import create_engine
 from voting.database.totals import fetch_result
 from voting.queue.client import Queue, connect

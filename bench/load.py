@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -20,8 +21,9 @@ class Outcome:
     seconds: float
     statuses: Counter[int] = field(default_factory=Counter)
     latencies: Latencies = field(default_factory=Latencies)
-    responses: int = 0
-    """All responses, with those outside of that time."""
+    due: list[float] = field(default_factory=list)
+    """Of a paced load: when each request was due that has its response, by perf_counter."""
+    responses: int = 0  # all, with those outside of that time
 
     def expect(self, status: int) -> None:
         """Raise AssertionError if there are responses of another status."""
@@ -39,9 +41,7 @@ class Outcome:
         return seconds
 
 
-async def closed(
-    url: str, requests: Iterator[bytes], *, connections: int, seconds: float
-) -> Outcome:
+async def closed(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> Outcome:
     """Send the next request on each connection as soon as the response to the last has come."""
     outcome = Outcome(seconds)
     start = perf_counter() + SETTLE
@@ -61,17 +61,16 @@ async def closed(
         if not in_flight:
             done.set()
 
-    senders = await _connect(url, connections, on_response)
-    for each in senders:
-        each.send(next(requests))
-    async with asyncio.timeout(SETTLE + seconds + TIMEOUT):
-        await done.wait()
-    _close(senders)
+    async with _connected(url, connections, on_response) as senders:
+        for each in senders:
+            each.send(next(requests))
+        async with asyncio.timeout(SETTLE + seconds + TIMEOUT):
+            await done.wait()
     return outcome
 
 
 async def closed_and_reconnecting(
-    url: str, requests: Iterator[bytes], *, connections: int, seconds: float
+    url: str, requests: Iterator[bytes], connections: int, seconds: float
 ) -> Outcome:
     """Do the same at a server that closes the connection after each response."""
     outcome = Outcome(seconds)
@@ -90,18 +89,11 @@ async def closed_and_reconnecting(
 
 
 async def paced(
-    url: str,
-    requests: Iterator[bytes],
-    *,
-    connections: int,
-    rate: float,
-    seconds: float,
-    record: Callable[[float], None] = lambda _: None,
+    url: str, requests: Iterator[bytes], connections: int, seconds: float, rate: float
 ) -> Outcome:
     """Send `rate` requests a second, however long responses take.
 
     A latency starts when the request was due, so it includes a wait for a free connection.
-    `record` gets the due time, of perf_counter, of each request that has its response.
     """
     outcome = Outcome(seconds)
     due: dict[Sender, float] = {}
@@ -115,7 +107,7 @@ async def paced(
         if since >= start + SETTLE:
             outcome.statuses[status] += 1
             outcome.latencies.add(now - since)
-        record(since)
+        outcome.due.append(since)
         idle.append(sender)
         send_due()
 
@@ -128,26 +120,22 @@ async def paced(
             sender.send(next(requests))
             number += 1
 
-    senders = await _connect(url, connections, on_response)
-    idle.extend(senders)
-    async with asyncio.timeout(SETTLE + seconds + TIMEOUT):
-        while number < total or due:
-            send_due()
-            await asyncio.sleep(0.001)
-    _close(senders)
+    async with _connected(url, connections, on_response) as senders:
+        idle.extend(senders)
+        async with asyncio.timeout(SETTLE + seconds + TIMEOUT):
+            while number < total or due:
+                send_due()
+                await asyncio.sleep(0.001)
     return outcome
 
 
-async def _connect(
+@asynccontextmanager
+async def _connected(
     url: str, connections: int, on_response: Callable[[Sender, int], None]
-) -> list[Sender]:
-    address, made = Address(url), []
-    for _ in range(connections):
-        made.append(Sender(on_response))
-        await made[-1].connect(address)
-    return made
-
-
-def _close(senders: list[Sender]) -> None:
+) -> AsyncIterator[list[Sender]]:
+    senders = [Sender(on_response) for _ in range(connections)]
+    for each in senders:
+        await each.connect(Address(url))
+    yield senders
     for each in senders:
         each.close()

@@ -3,25 +3,21 @@
 import asyncio
 import os
 from collections.abc import Iterator
-from itertools import islice
+from itertools import cycle, islice
 from time import perf_counter
+
+from hiredis import pack_command
 
 from voting.poll.ballot import Choice
 
 KEY = b"{voting}:ballots"
 
 
-def _entry(choice: Choice) -> bytes:
-    parts = (b"XADD", KEY, b"*", b"voter", os.urandom(16), b"choice", choice.encode())
-    return b"*%d\r\n" % len(parts) + b"".join(
-        b"$%d\r\n%s\r\n" % (len(each), each) for each in parts
-    )
-
-
-def entries(number: int) -> Iterator[bytes]:
+def commands(number: int) -> Iterator[bytes]:
     """Yield commands that append a ballot, each of another voter."""
-    choices = list(Choice)
-    return (_entry(choices[index % 2]) for index in range(number))
+    for choice in islice(cycle(Choice), number):
+        fields = (b"voter", os.urandom(16), b"choice", choice.encode())
+        yield pack_command((b"XADD", KEY, b"*", *fields))
 
 
 class _Appender(asyncio.Protocol):
@@ -57,11 +53,11 @@ class _Appender(asyncio.Protocol):
 async def append(socket: str, number: int, *, connections: int, depth: int) -> float:
     """Append `number` ballots, `depth` at once on each connection; return the rate."""
     loop = asyncio.get_running_loop()
-    commands = iter(list(entries(number)))
+    prepared = iter(list(commands(number)))
     start = perf_counter()
     appenders = []
     for _ in range(connections):
-        _, appender = await loop.create_unix_connection(lambda: _Appender(commands, depth), socket)
+        _, appender = await loop.create_unix_connection(lambda: _Appender(prepared, depth), socket)
         appenders.append(appender.done)
     await asyncio.gather(*appenders)
     return number / (perf_counter() - start)

@@ -30,41 +30,32 @@ class Results:
     def median(self, name: str) -> float:
         return median(self._samples[name])
 
-    def ratio(self, name: str) -> float | None:
-        """Return the share of its limit; None without a limit."""
-        limit = self._limits.get(name)
-        return None if limit is None else self.median(name) / self.median(limit)
-
-    def table(self) -> str:
-        """Draw a Markdown table."""
-        return "\n".join(
-            (
-                "| what | median | least to most | of the limit |",
-                "|---|--:|--:|--:|",
-                *(f"| {' | '.join(cells)} |" for cells in self._rows()),
-            )
-        )
-
-    def _rows(self) -> Iterator[tuple[str, str, str, str]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
         for name, samples in self._samples.items():
-            ratio = self.ratio(name)
-            span = f"{_figure(min(samples))} to {_figure(max(samples))}" if samples[1:] else ""
-            of_limit = "" if ratio is None else f"{ratio:.2f}"
-            yield name, f"{_figure(self.median(name))} {self._units[name]}", span, of_limit
-
-    def write(self, path: Path) -> None:
-        rows = [
-            {
+            limit = self._limits.get(name)
+            yield {
                 "name": name,
                 "unit": self._units[name],
                 "median": self.median(name),
                 "samples": samples,
-                "limit": self._limits.get(name),
-                "ratio": self.ratio(name),
+                "limit": limit,
+                "ratio": limit and self.median(name) / self.median(limit),
             }
-            for name, samples in self._samples.items()
-        ]
-        path.write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
+
+    def table(self) -> str:
+        """Draw a Markdown table."""
+        lines = ["| what | median | least to most | of the limit |", "|---|--:|--:|--:|"]
+        for row in self.rows():
+            samples, ratio = row["samples"], row["ratio"]
+            span = f"{_figure(min(samples))} to {_figure(max(samples))}" if samples[1:] else ""
+            of_limit = "" if ratio is None else f"{ratio:.2f}"
+            figure = f"{_figure(row['median'])} {row['unit']}"
+            lines.append(f"| {row['name']} | {figure} | {span} | {of_limit} |")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        content = {**machine(), "rows": list(self.rows())}
+        path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def machine() -> dict[str, Any]:

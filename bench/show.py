@@ -1,7 +1,6 @@
 """How many viewers the result role serves, and how soon they see a vote."""
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,10 +10,11 @@ from statistics import quantiles
 from time import perf_counter
 
 import httpx
+from uvloop import run
 
 from bench import load
 from bench.results import Results
-from bench.stack import Processes, Stack, run
+from bench.stack import Processes, Stack
 from bench.votes import vote_requests
 from voting.settings import Role
 
@@ -43,7 +43,7 @@ def show(stack: Stack, results: Results, repeats: int) -> None:
                 _measure(results, "poll, 304", result, unchanged, 304)
         # Once more, for longer: right after a load the first query is not due yet.
         before, started = result.counter(QUERIES), perf_counter()
-        run(load.closed(result.url, whole, connections=CONNECTIONS, seconds=LONG))
+        run(load.closed(result.url, whole, CONNECTIONS, LONG))
         asked = (result.counter(QUERIES) - before) / (perf_counter() - started)
         results.add("totals queries, under that load", asked, "a second")
         results.add("result, under load", result.resident(), "MB")
@@ -62,7 +62,7 @@ def _measure(
     status: int,
     limit: str | None = None,
 ) -> None:
-    outcome = run(load.closed(app.url, requests, connections=CONNECTIONS, seconds=SECONDS))
+    outcome = run(load.closed(app.url, requests, CONNECTIONS, SECONDS))
     results.add(name, outcome.rate(status), "answers/s", limit)
 
 
@@ -94,22 +94,19 @@ async def _watch(
     vote: str, result: str, requests: Iterator[bytes], seconds: float
 ) -> tuple[list[float], list[float]]:
     """Return the delay of each vote for the client that polls all the time, and for pages."""
-    due: list[float] = []
     viewers = [_Viewer(PROBE), *(_Viewer(POLL, POLL * number / PAGES) for number in range(PAGES))]
     async with httpx.AsyncClient(base_url=result) as client:
         before = await _votes(client)
         async with asyncio.TaskGroup() as tasks:
             polling = [tasks.create_task(each.poll(client)) for each in viewers]
-            outcome = await load.paced(
-                vote, requests, connections=256, rate=RATE, seconds=seconds, record=due.append
-            )
+            outcome = await load.paced(vote, requests, 256, seconds, RATE)
             outcome.expect(303)
             async with asyncio.timeout(load.TIMEOUT):
-                while min(each.votes for each in viewers) < before + len(due):
+                while min(each.votes for each in viewers) < before + len(outcome.due):
                     await asyncio.sleep(PROBE)
             for each in polling:
                 each.cancel()
-    due.sort()
+    due = sorted(outcome.due)
     first, *pages = (list(each.delays(due, before)) for each in viewers)
     return first, list(chain.from_iterable(pages))
 
@@ -140,4 +137,4 @@ class _Viewer:
 
 
 async def _votes(client: httpx.AsyncClient) -> int:
-    return int(json.loads((await client.get("/api/tally")).content)["votes"])
+    return int((await client.get("/api/tally")).json()["votes"])

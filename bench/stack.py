@@ -4,18 +4,18 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
 
 import asyncpg
 import httpx
 import psutil
-import uvloop
-from redis.asyncio import Redis
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
 from support.app import reserved_port
 from support.environ import ENVIRON
 from support.servers import TEMPLATE, Servers
@@ -24,8 +24,6 @@ from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Program
 from voting.local.up import WITHHELD_ENV, is_ready
 from voting.settings import Role
-
-_Result = TypeVar("_Result")
 
 # Runs the roles, with the packages of the image but none of those that only tests need.
 PYTHON = os.environ.get("BENCH_PYTHON", sys.executable)
@@ -47,13 +45,9 @@ class Processes:
 
     def counter(self, name: str) -> float:
         """Return the sum of a counter over its labels and all processes."""
-        total = 0.0
-        for port in self._ops:
-            for line in httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines():
-                sample, _, value = line.rpartition(" ")
-                if sample.partition("{")[0] == name:
-                    total += float(value)
-        return total
+        pages = [httpx.get(f"http://127.0.0.1:{port}/metrics").text for port in self._ops]
+        families = chain.from_iterable(map(text_string_to_metric_families, pages))
+        return sum(s.value for each in families for s in each.samples if s.name == name)
 
     def resident(self) -> float:
         """Return the memory of the largest process, in MB."""
@@ -73,29 +67,23 @@ class Stack:
         self.redis_socket = f"{servers.folders.run}/valkey.sock"
 
     def sql(self, *statements: str) -> None:
-        """Run statements as the owner of the database."""
+        """Run statements, each by itself, as the owner of the database."""
 
-        async def do() -> None:
+        async def execute() -> None:
             connection = await asyncpg.connect(self.servers.database_url(TEMPLATE))
             for each in statements:
                 await connection.execute(each)
             await connection.close()
 
-        asyncio.run(do())
+        asyncio.run(execute())
 
     def reset(self) -> None:
         """Empty the queue and the tables."""
-
-        async def trim() -> None:
-            redis = Redis.from_url(self.servers.redis_url())
-            await redis.xtrim("{voting}:ballots", maxlen=0, approximate=False)
-            await redis.aclose()
-
-        asyncio.run(trim())
+        with Redis.from_url(self.servers.redis_url()) as redis:
+            redis.xtrim("{voting}:ballots", maxlen=0, approximate=False)
         self.sql("TRUNCATE votes, tally", "CHECKPOINT")
 
-    @contextmanager
-    def role(self, role: Role, number: int = 1, **environ: str) -> Iterator[Processes]:
+    def role(self, role: Role, number: int = 1) -> AbstractContextManager[Processes]:
         """Run processes of a role, with the rights that it has in the deployment."""
         urls = {
             "REDIS_URL": self.servers.redis_url(None if role is Role.RESULT else role),
@@ -103,16 +91,12 @@ class Stack:
             "SECRET_KEYS": KEY,
         }
         own = {key: value for key, value in urls.items() if key not in WITHHELD_ENV[role]}
-        command = [PYTHON, "-m", "voting"]
-        with self._running(command, number, {**own, "ROLE": role, **environ}) as processes:
-            yield processes
+        return self._running([PYTHON, "-m", "voting"], number, {**own, "ROLE": role})
 
-    @contextmanager
-    def bare(self, body: Path, number: int = 1) -> Iterator[Processes]:
+    def bare(self, body: Path, number: int = 1) -> AbstractContextManager[Processes]:
         """Run the least that a web role could be: `bench.bare`."""
         command = [PYTHON, "-m", "bench.bare", str(body)]
-        with self._running(command, number, {"SECRET_KEYS": KEY}) as processes:
-            yield processes
+        return self._running(command, number, {"SECRET_KEYS": KEY})
 
     @contextmanager
     def _running(
@@ -133,12 +117,6 @@ class Stack:
                 )
                 children.append(exits.enter_context(self.servers.running(program)))
             yield Processes(children, port, ops, (perf_counter() - start) / number)
-
-
-def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run it on uvloop, as a role."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(coroutine)
 
 
 @contextmanager

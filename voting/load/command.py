@@ -121,8 +121,7 @@ def load(
         )
     else:
         command = partial(_check_record, check, result_url, timeout)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(_run(command)))
+    sys.exit(uvloop.run(_run(command)))
 
 
 class _Signals:
