@@ -2,8 +2,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def only_a_seed(request):
-    """Leave out the other tests where one seed is asked for."""
+def select_by_seed(request):
+    """Run only `test_one_seed` if `--seed` is given, and only the other tests if not."""
     one = request.config.getoption("--seed") is not None
-    if one != (request.node.originalname == "test_one_seed_keeps_the_promise"):
-        pytest.skip("--seed asks for one seed" if one else "it takes --seed")
+    if one != (request.node.originalname == "test_one_seed"):
+        pytest.skip("--seed runs one seed" if one else "needs --seed")

@@ -1,4 +1,4 @@
-"""Mistakes that the simulation has to find: each is put into the code for a while, by its name."""
+"""Mistakes that the simulation must find. Each control is a context that contains one mistake."""
 
 from contextlib import contextmanager
 from unittest import mock
@@ -15,7 +15,7 @@ from voting.queue.state import GroupProgress
 from voting.roles.worker import Worker
 
 
-def _replaced(module, name, old, new):
+def _patch_text(module, name, old, new):
     source = getattr(module, name)
     assert source.count(old) == 1, f"{name} has changed: {old!r} is not in it once"
     return mock.patch.object(module, name, source.replace(old, new))
@@ -35,7 +35,7 @@ def acknowledge_before_commit():
 
 
 def group_created_at_the_end():
-    return _replaced(state, "SYNC_POLL", "or '0'", "or '$'")
+    return _patch_text(state, "SYNC_POLL", "or '0'", "or '$'")
 
 
 @contextmanager
@@ -61,27 +61,27 @@ def dead_letters_by_delivery_count():
 
 
 def no_deadline():
-    return _replaced(producer, "CAST", "if now >= tonumber(ARGV[1]) then", "if false then")
+    return _patch_text(producer, "CAST", "if now >= tonumber(ARGV[1]) then", "if false then")
 
 
 def ids_not_raised():
-    return _replaced(state, "SYNC_POLL", "redis.call('XSETID'", "tostring('XSETID'")
+    return _patch_text(state, "SYNC_POLL", "redis.call('XSETID'", "tostring('XSETID'")
 
 
-def final_before_all_is_counted():
+def final_before_all_counted():
     return mock.patch.object(GroupProgress, "all_counted", return_value=True)
 
 
-def rounds_not_kept_apart():
+def rounds_mixed():
     return mock.patch.object(Postgres, "counts", return_value=True)
 
 
-def statement_that_the_model_does_not_know():
+def statement_unknown_to_the_model():
     return mock.patch.object(poll, "VERSION_FLOOR", text("SELECT 1"))
 
 
-def closed_late_where_a_time_is_set():
-    return _replaced(producer, "CAST", "or (closes_at and now >= closes_at)", "")
+def scheduled_close_ignored():
+    return _patch_text(producer, "CAST", "or (closes_at and now >= closes_at)", "")
 
 
 CONTROLS = {
@@ -92,9 +92,9 @@ CONTROLS = {
         dead_letters_by_delivery_count,
         no_deadline,
         ids_not_raised,
-        final_before_all_is_counted,
-        rounds_not_kept_apart,
-        closed_late_where_a_time_is_set,
-        statement_that_the_model_does_not_know,
+        final_before_all_counted,
+        rounds_mixed,
+        scheduled_close_ignored,
+        statement_unknown_to_the_model,
     )
 }

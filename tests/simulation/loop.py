@@ -1,4 +1,4 @@
-"""An event loop whose time is virtual, and processes in it that can be stopped and killed."""
+"""An event loop with virtual time, and processes in it that can be suspended and killed."""
 
 import asyncio
 import heapq
@@ -7,30 +7,30 @@ from contextvars import Context, ContextVar, copy_context
 from enum import Enum
 from itertools import count
 
-WORLD = Context()
-"""Where callbacks run that belong to no process: the network and the servers."""
+NO_PROCESS = Context()
+"""The context of callbacks that belong to no process: the network and the servers."""
 
 PROCESS = ContextVar("PROCESS", default=None)
 
 
 class State(Enum):
-    RUNS = "runs"
-    STOPPED = "has got SIGSTOP"
-    DEAD = "has got SIGKILL"
-    ENDED = "has come to its end"
+    RUNNING = "running"
+    SUSPENDED = "suspended by SIGSTOP"
+    KILLED = "killed by SIGKILL"
+    EXITED = "exited"
 
 
 class Process:
-    """A part of the program that lives and dies as one: no line of it runs once it is killed.
+    """Tasks that are suspended and killed together.
 
-    Neither does any `finally`. What it has sent by then is on its way.
+    A killed process runs no more code, not even `finally`; requests that it has sent still arrive.
     """
 
     def __init__(self, loop, name):
         self.name = name
-        self.state = State.RUNS
-        self.parked = []
-        self.at_death = []
+        self.state = State.RUNNING
+        self.deferred = []
+        self.on_exit = []
         self._loop = loop
         self._context = copy_context()
         self._context.run(PROCESS.set, self)
@@ -39,36 +39,36 @@ class Process:
         return self._loop.create_task(coroutine, context=self._context.copy())
 
     def kill(self):
-        if self.state in {State.RUNS, State.STOPPED}:
-            self.state = State.DEAD
-            for callback in self.at_death:
+        if self.state in {State.RUNNING, State.SUSPENDED}:
+            self.state = State.KILLED
+            for callback in self.on_exit:
                 callback()
 
-    def stop(self, seconds):
-        if self.state is State.RUNS:
-            self.state = State.STOPPED
-            self._loop.call_later(seconds, self.go_on, context=WORLD)
+    def suspend(self, seconds):
+        if self.state is State.RUNNING:
+            self.state = State.SUSPENDED
+            self._loop.call_later(seconds, self.resume, context=NO_PROCESS)
 
-    def go_on(self):
-        if self.state is State.STOPPED:
-            self.state = State.RUNS
+    def resume(self):
+        if self.state is State.SUSPENDED:
+            self.state = State.RUNNING
             self.release()
 
     def release(self):
-        self._loop.ready.extend(self.parked)
-        self.parked.clear()
+        self._loop.ready.extend(self.deferred)
+        self.deferred.clear()
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
-    """Where nothing is left to do now, it is at once the time of the next timer.
+    """Advances its time to the next timer when no callback is ready.
 
-    Callbacks run in the order in which they were asked for, so that a run can be repeated.
+    Callbacks run in the order in which they were scheduled, so that a seed repeats its trace.
     """
 
     def __init__(self):
         self.ready = deque()
         self.errors = []
-        # All tasks with their processes: the garbage collector would end some that hang for ever.
+        # All tasks with their processes: the garbage collector would cancel tasks that hang.
         self.tasks = []
         self._timers = []
         self._order = count()
@@ -94,21 +94,21 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if handle.cancelled():
             return
         process = handle._context.get(PROCESS)
-        if process is not None and process.state in {State.STOPPED, State.DEAD}:
-            process.parked.append(handle)
+        if process is not None and process.state in {State.SUSPENDED, State.KILLED}:
+            process.deferred.append(handle)
         else:
             handle._run()
 
     async def cancel_all(self):
-        """End what is left, so that the garbage collector finds nothing to complain about."""
-        me = asyncio.current_task()
+        """Cancel the remaining tasks, so that the garbage collector logs no pending task."""
+        current = asyncio.current_task()
         for _ in range(100):
-            left = [each for each in self.tasks if not each[0].done() and each[0] is not me]
+            left = [each for each in self.tasks if not each[0].done() and each[0] is not current]
             if not left:
                 return
             for task, process in left:
                 if process is not None:
-                    process.state = State.ENDED
+                    process.state = State.EXITED
                     process.release()
                 task.cancel()
             await asyncio.sleep(1)

@@ -1,6 +1,6 @@
-"""What lies between the app and the models of its servers, and everything that goes wrong there.
+"""The network between the app and the models of its servers, and its faults.
 
-A step is one thing that a process asks of a server. Each may meet a fault.
+A step is one request of a process to a server. A fault may happen to each step.
 """
 
 import asyncio
@@ -10,59 +10,59 @@ from functools import cache, partial
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
-from simulation.loop import PROCESS, WORLD, State
-from simulation.redis_model import BLOCKED, Refused, Status
+from simulation.loop import NO_PROCESS, PROCESS, State
+from simulation.redis_model import BLOCKED, ErrorReply, Status
 
 from voting.queue.client import connect
 
 FAULTS = (
-    "crash before",  # the process is killed and the server hears nothing of it
-    "crash after",  # it is killed when the server has done it
-    "stop before",  # the process gets SIGSTOP, and the server hears of it after SIGCONT
+    "crash before",  # the process is killed and the server never gets the request
+    "crash after",  # the process is killed after the server has executed the request
+    "stop before",  # the process gets SIGSTOP; the request arrives after SIGCONT
     "stop after",
     "break before",  # the connection breaks
     "break after",
-    "silence before",  # nothing comes through any more, and nobody is told
+    "silence before",  # the connection drops all later data without an error
     "silence after",
-    "late request",  # it arrives later, perhaps long after the process gave it up
+    "late request",  # the request arrives late, perhaps after the client's timeout
     "late reply",
-    "twice",  # only casts: the server does it twice, and the connection breaks
-    "conflict",  # only Postgres: the transaction loses against another
+    "twice",  # only casts: the server executes the request twice, and the connection breaks
+    "conflict",  # only Postgres: another transaction wins
 )
 REDIS_FAULTS = FAULTS[:-2]
 POSTGRES_FAULTS = (*FAULTS[:-2], "conflict")
 
-OFTEN = {"dead_letter": 10, "confirm close": 10, "finalize": 25, "count": 3, "xack": 2}
-"""How much more often a step meets a fault: those that matter most, or are seldom taken."""
+WEIGHTS = {"dead_letter": 10, "confirm close": 10, "finalize": 25, "count": 3, "xack": 2}
+"""Factors on the rate of faults, for steps that matter most or are rare."""
 
 
 class Faults:
-    """Decides from the seed what happens to each step, and writes down what did."""
+    """Draws the faults of each step from the seed, and records them in a trace."""
 
     def __init__(self, random=None, *, rate=0.0, kinds=()):
         self._random = random
         self._rate = rate
         self._kinds = kinds
-        self.on = False
+        self.enabled = False
         self.seen = Counter()
         self.trace = []
-        self.quiet_from = 0.0
-        """When everything that is late, or a process that is stopped, will have had its effect."""
-        self.punctual_until = 0.0
-        """Until when nothing new is late."""
-        self.repeats = False
-        """Whether the server does now what it is about to do again."""
+        self.settled_at = 0.0
+        """The time at which no late request or suspended process is left."""
+        self.no_delays_until = 0.0
+        """Until this time no step gets a new long delay."""
+        self.repeating = False
+        """Whether the server is executing the first of two copies of a request."""
 
     def log(self, process, what):
         now = asyncio.get_running_loop().time()
         self.trace.append((now, getattr(process, "name", process), what))
 
     def draw(self, process, step, kinds):
-        """Decide which fault a step meets: one of `kinds`, or None."""
+        """Draw the fault of a step: one of `kinds`, or None."""
         fault = None
-        if self.on and self._random.random() < min(0.5, self._rate * OFTEN.get(step, 1)):
+        if self.enabled and self._random.random() < min(0.5, self._rate * WEIGHTS.get(step, 1)):
             kinds = [each for each in kinds if each in self._kinds]
-            if asyncio.get_running_loop().time() < self.punctual_until:
+            if asyncio.get_running_loop().time() < self.no_delays_until:
                 kinds = [each for each in kinds if each not in {"late request", "stop before"}]
             fault = self._random.choice(kinds) if kinds else None
         if self._random is not None:
@@ -75,35 +75,35 @@ class Faults:
         return self._random.choice(among)
 
     def delay(self, longest=0.002):
-        """Make up a time in seconds; none where nothing goes wrong."""
+        """Draw a delay in seconds; 0 without a seed."""
         return self._random.uniform(0, longest) if self._random else 0.0
 
-    def late(self, shortest, longest):
+    def long_delay(self, shortest, longest):
         seconds = self._random.uniform(shortest, longest)
-        self.quiet_from = max(self.quiet_from, asyncio.get_running_loop().time() + seconds + 1)
+        self.settled_at = max(self.settled_at, asyncio.get_running_loop().time() + seconds + 1)
         return seconds
 
 
 class Server:
-    """What is there to connect to. A restart breaks the connections, what is executed stays."""
+    """A server. A restart breaks its connections and keeps its data."""
 
     def __init__(self, faults):
         self.faults = faults
         self.up = True
         self.links = []
 
-    def go_down(self):
+    def stop(self):
         self.up = False
         self.break_links()
 
     def break_links(self):
         links, self.links = self.links, []
         for link in links:
-            link.break_off()
+            link.reset()
 
 
 class Link:
-    """One connection between a process and a server: in each direction in order, or not at all."""
+    """A connection of a process to a server. Each direction delivers in order, or drops."""
 
     kinds = ()
 
@@ -118,12 +118,12 @@ class Link:
         self._silent = False
         server.links.append(self)
         if self.process is not None:
-            self.process.at_death.append(self.close)
+            self.process.on_exit.append(self.close)
 
     def send(self, step, effect, kinds=None):
-        """Have the server run `effect`, which is given where to send its reply."""
+        """Send a request. The server calls `effect` with a callback for the reply."""
         process = self.process
-        if self.broken or self._closed or (process and process.state is not State.RUNS):
+        if self.broken or self._closed or (process and process.state is not State.RUNNING):
             return
         fault = self._faults.draw(process, step, kinds or self.kinds)
         delay = self._faults.delay()
@@ -132,30 +132,30 @@ class Link:
                 process.kill()
                 return
             case "break before":
-                self._loop.call_later(delay, self.break_off, context=WORLD)
+                self._loop.call_later(delay, self.reset, context=NO_PROCESS)
                 return
             case "stop before":
-                delay = self._faults.late(1, 40)
-                process.stop(delay)
+                delay = self._faults.long_delay(1, 40)
+                process.suspend(delay)
             case "silence before":
                 self._silent = True
             case "late request":
-                delay = self._faults.late(0.1, 30)
+                delay = self._faults.long_delay(0.1, 30)
         if not self._silent:
             self._arrived = max(self._arrived, self._loop.time() + delay)
             arrive = partial(self._arrive, step, fault, effect)
-            self._loop.call_at(self._arrived, arrive, context=WORLD)
+            self._loop.call_at(self._arrived, arrive, context=NO_PROCESS)
 
     def _arrive(self, step, fault, effect):
         if not self._server.up or (self.broken and self not in self._server.links):
-            self.break_off()
+            self.reset()
             return
         if fault == "conflict":
-            effect = self.lose
+            effect = self.conflict
         if fault == "twice":
-            self._faults.repeats = True
+            self._faults.repeating = True
             effect(lambda _: None)
-            self._faults.repeats = False
+            self._faults.repeating = False
         effect(partial(self._done, step, fault))
 
     def _done(self, step, fault, reply):
@@ -166,51 +166,51 @@ class Link:
             case "crash after":
                 self.process.kill()
             case "stop after":
-                self.process.stop(self._faults.late(1, 40))
+                self.process.suspend(self._faults.long_delay(1, 40))
             case "break after" | "twice":
-                self._loop.call_later(delay, self.break_off)
+                self._loop.call_later(delay, self.reset)
                 return
             case "silence after":
                 self._silent = True
             case "late reply":
-                delay = self._faults.late(0.1, 10)
+                delay = self._faults.long_delay(0.1, 10)
         if not self._silent:
             self._replied = max(self._replied, self._loop.time() + delay)
             self._loop.call_at(self._replied, self._reply, reply)
 
     def _reply(self, reply):
         if not (self._closed or self.broken):
-            self.answer(reply)
+            self.receive(reply)
 
-    def break_off(self):
-        """Break the connection: the client is told, what is on its way is lost."""
+    def reset(self):
+        """Break the connection: the client gets an error, data in transit is lost."""
         if not self.broken:
             self.broken = True
-            self._leave()
+            self._disconnect()
             if not self._closed:
-                self.tell_broken()
+                self.connection_lost()
 
     def close(self):
-        """Close it from the client's side: what is on its way arrives all the same."""
+        """Close the client's side: requests in transit still arrive."""
         if not self._closed:
             self._closed = True
             when = max(self._arrived, self._loop.time())
-            self._loop.call_at(when, self._leave, context=WORLD)
+            self._loop.call_at(when, self._disconnect, context=NO_PROCESS)
 
-    def _leave(self):
+    def _disconnect(self):
         if self in self._server.links:
             self._server.links.remove(self)
-        self.left()
+        self.disconnected()
 
-    def left(self):
-        """The server sees that the client is gone."""
+    def disconnected(self):
+        """Release what the server holds for this client."""
 
 
 async def connect_to(server, kinds):
-    """Wait until the server takes a connection. Raises OSError."""
+    """Wait until the server accepts a connection. Raises OSError."""
     loop, process, faults = asyncio.get_running_loop(), PROCESS.get(), server.faults
     fault = faults.draw(process, "connect", kinds)
-    if fault == "silence before" or (process and process.state is not State.RUNS):
+    if fault == "silence before" or (process and process.state is not State.RUNNING):
         await loop.create_future()
     await asyncio.sleep(faults.delay())
     if fault or not server.up:
@@ -235,7 +235,7 @@ class RedisLink(Link):
         commands = []
         while (command := self._parser.gets()) is not False:
             commands.append(command)
-        # Each command is a step of its own, also where several come at once.
+        # Each command of a pipeline is a separate step; a transaction is one step.
         steps = [commands] if commands[0] == [b"MULTI"] else [[each] for each in commands]
         for each in steps:
             step = _step(each[0])
@@ -243,7 +243,7 @@ class RedisLink(Link):
             self.send(step, partial(self._execute, each), kinds)
 
     async def drain(self):
-        if self.process and self.process.state is not State.RUNS:
+        if self.process and self.process.state is not State.RUNNING:
             await self._loop.create_future()
 
     async def wait_closed(self):
@@ -255,33 +255,32 @@ class RedisLink(Link):
             done([Status(b"OK"), *[Status(b"QUEUED")] * len(replies), replies])
             return
         [command] = commands
-        answer = partial(self._one, done)
+
+        def answer(reply):
+            done([reply])
+
         reply = self._redis.execute(command, answer)
         if reply is not BLOCKED:
             answer(reply)
             return
         self._waits.append(answer)
         block = int(command[command.index(b"BLOCK") + 1]) / 1000
-        self._loop.call_later(block, self._redis.stop_waiting, answer)
+        self._loop.call_later(block, self._redis.time_out, answer)
 
-    @staticmethod
-    def _one(done, reply):
-        done([reply])
-
-    def answer(self, replies):
+    def receive(self, replies):
         self.reader.feed_data(b"".join(map(encode, replies)))
 
-    def tell_broken(self):
+    def connection_lost(self):
         self.reader.set_exception(ConnectionResetError(104, "Connection reset by peer"))
         self.reader.feed_eof()
 
-    def left(self):
+    def disconnected(self):
         for answer in self._waits:
-            self._redis.forget(answer)
+            self._redis.cancel_wait(answer)
 
 
 class RedisConnection(AbstractConnection):
-    """redis-py's own connection, but for the socket."""
+    """redis-py's connection with a model in place of the socket."""
 
     def __init__(self, *, server, redis, **options):
         self._server, self._redis = server, redis
@@ -301,7 +300,7 @@ class RedisConnection(AbstractConnection):
 
 
 def client(server, redis):
-    """Make the client that the app makes, whose connections lead to a model."""
+    """Create the app's Redis client with connections to a model."""
     made = connect("redis://model")
     pool = made.connection_pool
     pool.connection_class = RedisConnection
@@ -311,7 +310,7 @@ def client(server, redis):
 
 
 def encode(reply):
-    """Write a reply as Redis does in version 2 of its protocol."""
+    """Encode a reply in RESP2."""
     match reply:
         case None:
             return b"$-1\r\n"
@@ -321,12 +320,12 @@ def encode(reply):
             return b"$%d\r\n%s\r\n" % (len(reply), reply)
         case int():
             return b":%d\r\n" % reply
-        case Refused():
+        case ErrorReply():
             return b"-%s\r\n" % str(reply).encode()
     return b"*%d\r\n%s" % (len(reply), b"".join(map(encode, reply)))
 
 
-# By the first word of a script's comment: controls change the rest of its text.
+# Scripts by the first word of their comment: controls change the rest of the text.
 _WORDS = {
     "accept": "cast",
     "make": "sync_poll",

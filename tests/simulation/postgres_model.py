@@ -1,7 +1,7 @@
 """A model of the Postgres that workers use, in memory: engine, connections, statements.
 
-The functions of `voting.database` run unchanged; the model knows their statements by identity, as
-these are constants, and does what each promises.
+The functions of `voting.database` run unchanged. Their statements are constants: the model
+recognises each by identity, and executes its effect.
 
 If the model and a real server differ, the model is wrong: `test_models.py` compares them.
 """
@@ -33,12 +33,12 @@ from voting.database.totals import RESULT
 from voting.poll.ballot import Version
 from voting.poll.lifecycle import Event, Poll
 
-PATIENCE = STATEMENT_TIMEOUT + 2
+REPLY_TIMEOUT = STATEMENT_TIMEOUT + 2
 IDLE_IN_TRANSACTION = STATEMENT_TIMEOUT * 2
 
 
 class Rejected(Exception):
-    """The error that the driver raises, with its SQLSTATE."""
+    """The driver's error, with its SQLSTATE."""
 
     def __init__(self, sqlstate):
         super().__init__(sqlstate)
@@ -55,14 +55,14 @@ def _fit(*numbers):
 
 
 class Postgres:
-    """The tables. `clock` returns the time in seconds, for the tally's buckets."""
+    """The tables. `clock` returns the time in seconds."""
 
     def __init__(self, clock):
         self.votes = {}
         self.tally = {}
         self.poll = Poll()
         self.finals = []  # for each result, the poll and its votes at that time
-        self.locks = {}  # each holder of the poll's lock, and since when it is idle
+        self.locks = {}  # holders of the poll's lock, with the time of their last statement
         self.changing = None  # the holder of the exclusive lock
         self._clock = clock
 
@@ -72,7 +72,7 @@ class Postgres:
     def now(self):
         return datetime.fromtimestamp(self._clock(), UTC)
 
-    # What operators do.
+    # Operators
 
     def _change(self, **as_dict):
         self.poll = replace(self.poll, revision=self.poll.revision + 1, **as_dict)
@@ -98,7 +98,7 @@ class Postgres:
         self.votes = {}
         self.tally = {}
 
-    # What workers do.
+    # Workers
 
     def close_on_time(self, at, seen_revision):
         if self.poll.allows(Event.TIME_REACHED) and self.poll.revision == seen_revision:
@@ -141,12 +141,12 @@ class Postgres:
         )
 
     def counts(self, version):
-        """Whether a ballot is of this round."""
+        """Whether a ballot belongs to this round."""
         until = self.poll.last_version
         return version > self.poll.after_version and (until is None or version <= until)
 
     def count(self, voters, choices, ms, seq):
-        """Do what COUNT promises, all of it or nothing."""
+        """Execute COUNT: all of its effects or none."""
         _fit(*ms, *seq)
         newest = {}
         ballots = zip(map(Version, ms, seq), map(UUID, voters), choices, strict=True)
@@ -182,7 +182,7 @@ class Postgres:
 
 
 class PostgresLink(Link):
-    """A connection, which the engine's pool may use again."""
+    """A connection of the engine's pool."""
 
     kinds = POSTGRES_FAULTS
 
@@ -191,13 +191,13 @@ class PostgresLink(Link):
         self._postgres = postgres
         self._waiting = None
 
-    async def ask(self, step, effect):
-        """Send a statement; return its reply. Raises what the driver raises."""
+    async def execute(self, step, effect):
+        """Send a statement and return its reply. Raises DBAPIError or TimeoutError."""
         if self.broken:
             raise error("08003")
         self._waiting = self._loop.create_future()
         self.send(step, partial(self._run, step, effect))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(REPLY_TIMEOUT):
             return await self._waiting
 
     def _run(self, step, effect, done):
@@ -211,32 +211,32 @@ class PostgresLink(Link):
             reply = refused
         done(reply)
 
-    def lose(self, done):
+    def conflict(self, done):
         done(error(self._faults.choose(("40001", "40P01"))))
 
-    def answer(self, reply):
+    def receive(self, reply):
         if self._waiting.done():
-            return  # its process has stopped waiting
+            return  # the process has stopped waiting
         if isinstance(reply, Exception):
             self._waiting.set_exception(reply)
         else:
             self._waiting.set_result(reply)
 
-    def tell_broken(self):
+    def connection_lost(self):
         if self._waiting and not self._waiting.done():
             self._waiting.set_exception(error("08006"))
 
-    def left(self):
+    def disconnected(self):
         self._postgres.locks.pop(self, None)
         if self._postgres.changing is self:
             self._postgres.changing = None
 
     def lock(self):
         if self._postgres.changing not in {None, self}:
-            raise error("55P03")  # after a while
+            raise error("55P03")  # lock_timeout
         self._postgres.locks[self] = self._loop.time()
 
-    def lock_alone(self):
+    def lock_exclusive(self):
         now = self._loop.time()
         if self._postgres.changing not in {None, self} or not self._postgres.may_change_poll(now):
             raise error("55P03")
@@ -246,11 +246,11 @@ class PostgresLink(Link):
     def commit(self, changes):
         for change in changes:
             change()
-        self.left()
+        self.disconnected()
 
 
 class Engine:
-    """Stands in for an AsyncEngine: `connect()`, and `begin()` for a transaction."""
+    """Implements the part of AsyncEngine that workers use."""
 
     def __init__(self, server, postgres):
         self.server = server
@@ -272,7 +272,7 @@ class _Connection:
         self._engine = engine
         self._postgres = engine.postgres
         self._in_transaction = in_transaction
-        self._changes = []  # made when the transaction commits
+        self._changes = []  # applied at commit
 
     async def __aenter__(self):
         if self._engine.free:
@@ -285,7 +285,7 @@ class _Connection:
     async def __aexit__(self, kind, *_):
         try:
             if self._in_transaction and kind is None:
-                await self._link.ask("commit", partial(self._link.commit, self._changes))
+                await self._link.execute("commit", partial(self._link.commit, self._changes))
         except BaseException:
             self._link.close()
             raise
@@ -296,16 +296,16 @@ class _Connection:
 
     async def execute(self, statement, parameters=None):
         step, effect = self._effect(statement, parameters)
-        return _Result(await self._link.ask(step, effect))
+        return _Result(await self._link.execute(step, effect))
 
     def _effect(self, statement, parameters):
-        """Return the name and the effect of a statement, which is one of the app's constants."""
+        """Return the name and the effect of one of the app's constant statements."""
         model, arguments = self._postgres, parameters or {}
         effects = {
             COUNT: ("count", model.count),
             LOCK_SHARED: ("lock", self._link.lock),
             LONG_LOCK_TIMEOUT: ("timeout", lambda: None),
-            LOCK_EXCLUSIVE: ("lock alone", self._link.lock_alone),
+            LOCK_EXCLUSIVE: ("lock exclusive", self._link.lock_exclusive),
             POLL: ("poll", model.row),
             VERSION_FLOOR: ("version floor", model.newest),
             FINALIZE: ("finalize", model.finalize),
@@ -319,7 +319,7 @@ class _Connection:
         if statement in effects:
             step, effect = effects[statement]
             return step, partial(effect, **arguments)
-        # An unknown statement must not pass silently: this ends the worker, and the run is wrong.
+        # An unknown statement ends the worker, which fails the run.
         assert statement in changes, f"the model does not know the statement {statement}"
         step, change = changes[statement]
         _fit(arguments.get("ms", 0), arguments.get("seq", 0))
@@ -327,7 +327,7 @@ class _Connection:
 
 
 class _Result:
-    rowcount = 1  # a change checks its condition when it commits
+    rowcount = 1  # changes check their conditions at commit
 
     def __init__(self, reply):
         self._reply = reply

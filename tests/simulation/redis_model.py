@@ -1,6 +1,6 @@
-"""What the app uses of Redis, in memory: commands in, replies out, the real scripts in between.
+"""A model of the Redis commands that the app uses, in memory. It runs the app's real Lua scripts.
 
-Where this and a real server differ, this is wrong: `test_models.py` compares them.
+If the model and a real server differ, the model is wrong: `test_models.py` compares them.
 """
 
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from lupa.lua51 import LuaRuntime, lua_type
 from voting.poll.ballot import MIN_VERSION, Version
 
 BLOCKED = object()
-"""The reply of a read that waits: `Redis.execute` calls its callback later."""
+"""The reply of a blocked read: `Redis.execute` calls its callback later."""
 
 
-class Refused(Exception):
+class ErrorReply(Exception):
     """An error reply."""
 
 
@@ -25,48 +25,49 @@ class Status(bytes):
 
 
 OK = Status(b"OK")
+NO_STREAM = "ERR The XGROUP subcommand requires the key to exist"
 
-# Refused where memory is full, unless a script that may write then calls them.
-GROWING = {"xadd", "hset", "xsetid", "xgroup_create"}
+# Commands that Redis rejects when memory is full, except in scripts with the flag allow-oom.
+DENY_OOM = {"xadd", "hset", "xsetid", "xgroup_create"}
 
 
 @dataclass
-class Delivery:
-    """An entry that a consumer has and has not acknowledged."""
+class PendingEntry:
+    """A delivered entry that its consumer has not acknowledged."""
 
     consumer: bytes
-    at: int
-    times: int = 1
+    delivered_at: int
+    deliveries: int = 1
 
 
 @dataclass
 class Consumer:
-    seen: int
-    active: int | None = None
+    seen_at: int
+    active_at: int | None = None
 
 
 @dataclass
 class Group:
-    last: Version
-    read: int | None = None
-    """How many entries of the stream are at or below `last`, where that is known."""
-    pending: dict[Version, Delivery] = field(default_factory=dict)
+    last_delivered: Version
+    entries_read: int | None = None
+    """The number of entries up to `last_delivered`, if Redis can compute it."""
+    pending: dict[Version, PendingEntry] = field(default_factory=dict)
     consumers: dict[bytes, Consumer] = field(default_factory=dict)
 
     def consumer(self, name, now):
-        """The one of that name, seen now."""
+        """Return the consumer of that name and update its time."""
         found = self.consumers.setdefault(name, Consumer(now))
-        found.seen = now
+        found.seen_at = now
         return found
 
 
 @dataclass
 class Stream:
     entries: dict[Version, list[bytes]] = field(default_factory=dict)
-    last: Version = MIN_VERSION
-    added: int = 0
-    deleted: Version = MIN_VERSION
-    """The highest id that XDEL has taken out."""
+    last_id: Version = MIN_VERSION
+    entries_added: int = 0
+    max_deleted: Version = MIN_VERSION
+    """The highest id that XDEL has deleted."""
     groups: dict[bytes, Group] = field(default_factory=dict)
 
     def range(self, least, most):
@@ -81,101 +82,95 @@ class Stream:
         return found[::-1][:count]
 
     def has_gaps_after(self, version):
-        if (
-            not self.entries
-            or self.deleted == MIN_VERSION
-            or next(iter(self.entries)) > self.deleted
-        ):
-            return False
-        return version <= self.deleted
+        return bool(self.entries) and next(iter(self.entries)) <= self.max_deleted >= version
 
-    def number(self, version):
-        """How many entries there ever were up to `version`; None where that can't be told.
+    def entry_number(self, version):
+        """Return the number of entries ever added up to `version`, or None if it is unknown.
 
         Source: streamEstimateDistanceFromFirstEverEntry in Redis' t_stream.c.
         """
-        if not self.added:
+        if not self.entries_added:
             return 0
-        if not self.entries and version <= self.last:
-            return self.added
-        if version < self.deleted or version > self.last:
+        if not self.entries and version <= self.last_id:
+            return self.entries_added
+        if version < self.max_deleted or version > self.last_id:
             return None
-        if version == self.last:
-            return self.added
+        if version == self.last_id:
+            return self.entries_added
         first = next(iter(self.entries))
-        if self.deleted < first and version <= first:
-            return self.added - len(self.entries) + (version == first)
+        if self.max_deleted < first and version <= first:
+            return self.entries_added - len(self.entries) + (version == first)
         return None
 
     def lag(self, group):
-        if not self.added:
+        if not self.entries_added:
             return 0
-        if group.read is not None and not self.has_gaps_after(group.last):
-            return self.added - group.read
-        number = self.number(group.last)
-        return None if number is None else self.added - number
+        if group.entries_read is not None and not self.has_gaps_after(group.last_delivered):
+            return self.entries_added - group.entries_read
+        number = self.entry_number(group.last_delivered)
+        return None if number is None else self.entries_added - number
 
     def deliver(self, group, consumer, now, count):
-        """Give a consumer up to `count` entries that nobody has had."""
-        found = self.after(group.last, count)
+        """Deliver up to `count` entries that no consumer has read."""
+        found = self.after(group.last_delivered, count)
         for version, _ in found:
-            if group.read is not None and not self.has_gaps_after(group.last):
-                group.read += 1
+            if group.entries_read is not None and not self.has_gaps_after(group.last_delivered):
+                group.entries_read += 1
             else:
-                group.read = self.number(version)
-            group.last = version
-            group.pending[version] = Delivery(consumer, now)
+                group.entries_read = self.entry_number(version)
+            group.last_delivered = version
+            group.pending[version] = PendingEntry(consumer, now)
         return found
 
 
 class Redis:
-    """A server. `clock` tells its time in seconds; `memory_full` and `appended` are for tests."""
+    """A server. `clock` returns its time in seconds; tests use `memory_full` and `appended`."""
 
     def __init__(self, clock):
         self.keys = {}
         self.memory_full = False
         self.appended = []
-        """Each entry that a stream ever got, as (key, id, fields)."""
+        """Every entry ever added to a stream, as (key, id, fields)."""
         self._clock = clock
         self._waiting = {}
 
-    def execute(self, args, answer):
-        """Run one command and tell its reply, or BLOCKED and call `answer` later."""
+    def execute(self, args, callback):
+        """Run one command. Return its reply, or BLOCKED and call `callback` later."""
         reply = self._reply(args)
         if reply is BLOCKED:
-            self._waiting[answer] = args
-        self._serve()
+            self._waiting[callback] = args
+        self._unblock_reads()
         return reply
 
     def transaction(self, commands):
         return [self._reply(args) for args in commands]
 
-    def stop_waiting(self, answer):
-        """Give a read that waits the reply of one that has waited long enough."""
-        if self._waiting.pop(answer, None):
-            answer(None)
+    def time_out(self, callback):
+        """Reply to a blocked read whose BLOCK time is over."""
+        if self._waiting.pop(callback, None):
+            callback(None)
 
-    def forget(self, answer):
-        self._waiting.pop(answer, None)
+    def cancel_wait(self, callback):
+        self._waiting.pop(callback, None)
 
     def _reply(self, args):
         try:
             return self._call(*args)
-        except Refused as error:
+        except ErrorReply as error:
             return error
 
-    def _serve(self):
-        for answer, args in list(self._waiting.items()):
+    def _unblock_reads(self):
+        for callback, args in list(self._waiting.items()):
             if (reply := self._reply(args)) is not BLOCKED:
-                del self._waiting[answer]
-                answer(reply)
+                del self._waiting[callback]
+                callback(reply)
 
-    def _call(self, name, *args, memory_matters=True):
+    def _call(self, name, *args, check_memory=True):
         name = name.decode().lower()
         if name in {"xgroup", "xinfo"}:
             name, args = f"{name}_{args[0].decode().lower()}", args[1:]
-        if self.memory_full and memory_matters and name in GROWING:
-            raise Refused("OOM command not allowed when used memory > 'maxmemory'.")
+        if self.memory_full and check_memory and name in DENY_OOM:
+            raise ErrorReply("OOM command not allowed when used memory > 'maxmemory'.")
         return getattr(self, f"do_{name}")(*args)
 
     def now(self):
@@ -184,16 +179,21 @@ class Redis:
     def _stream(self, key):
         stream = self.keys.get(key)
         if not (stream is None or isinstance(stream, Stream)):
-            raise Refused("WRONGTYPE Operation against a key holding the wrong kind of value")
+            raise ErrorReply("WRONGTYPE Operation against a key holding the wrong kind of value")
+        return stream
+
+    def _existing(self, key, error="ERR no such key"):
+        if (stream := self._stream(key)) is None:
+            raise ErrorReply(error)
         return stream
 
     def _group(self, key, name):
         stream = self._stream(key)
         if stream is None or name not in stream.groups:
-            raise Refused(f"NOGROUP No such key '{key!r}' or consumer group '{name!r}'")
+            raise ErrorReply(f"NOGROUP No such key '{key!r}' or consumer group '{name!r}'")
         return stream, stream.groups[name]
 
-    # Any key.
+    # Keys
 
     def do_exists(self, *keys):
         return sum(key in self.keys for key in keys)
@@ -217,7 +217,7 @@ class Redis:
         fields.update(zip(as_dict[::2], as_dict[1::2], strict=True))
         return len(fields) - before
 
-    # The server.
+    # Server
 
     def do_time(self):
         seconds, micros = divmod(int(self._clock() * 1e6), 1_000_000)
@@ -229,7 +229,7 @@ class Redis:
     def do_client(self, *_):
         return OK
 
-    # Streams.
+    # Streams
 
     def do_xadd(self, key, *args):
         make = args[0] != b"NOMKSTREAM"
@@ -240,15 +240,15 @@ class Redis:
                 return None
             stream = self.keys[key] = Stream()
         if identity == b"*":
-            ms, seq = stream.last
+            ms, seq = stream.last_id
             version = Version(self.now(), 0) if self.now() > ms else Version(ms, seq + 1)
         else:
             version = Version.parse(identity)
-        if version <= stream.last:
-            raise Refused("ERR The ID specified in XADD is equal or smaller than the target")
+        if version <= stream.last_id:
+            raise ErrorReply("ERR The ID specified in XADD is equal or smaller than the target")
         stream.entries[version] = fields
-        stream.last = version
-        stream.added += 1
+        stream.last_id = version
+        stream.entries_added += 1
         self.appended.append((key, version, fields))
         return b"%d-%d" % version
 
@@ -266,12 +266,12 @@ class Redis:
         return found[: int(count[1]) if count else None]
 
     def do_xdel(self, key, *ids):
-        stream, gone = self._stream(key), 0
+        stream, deleted = self._stream(key), 0
         for each in map(Version.parse, ids):
             if stream and stream.entries.pop(each, None) is not None:
-                stream.deleted = max(stream.deleted, each)
-                gone += 1
-        return gone
+                stream.max_deleted = max(stream.max_deleted, each)
+                deleted += 1
+        return deleted
 
     def do_xtrim(self, key, _, *threshold):
         stream = self._stream(key) or Stream()
@@ -281,54 +281,48 @@ class Redis:
         return len(old)
 
     def do_xsetid(self, key, identity):
-        stream, version = self._stream(key), Version.parse(identity)
-        if stream is None:
-            raise Refused("ERR no such key")
+        stream, version = self._existing(key), Version.parse(identity)
         if stream.entries and version < next(reversed(stream.entries)):
-            raise Refused("ERR The ID specified in XSETID is smaller than the target stream")
-        stream.last = version
+            raise ErrorReply("ERR The ID specified in XSETID is smaller than the target stream")
+        stream.last_id = version
         return OK
 
     def do_xinfo_stream(self, key):
-        stream = self._stream(key)
-        if stream is None:
-            raise Refused("ERR no such key")
+        stream = self._existing(key)
         entries = _entries(stream.entries.items())
         as_dict = {
             b"length": len(entries),
-            b"last-generated-id": b"%d-%d" % stream.last,
-            b"max-deleted-entry-id": b"%d-%d" % stream.deleted,
-            b"entries-added": stream.added,
+            b"last-generated-id": b"%d-%d" % stream.last_id,
+            b"max-deleted-entry-id": b"%d-%d" % stream.max_deleted,
+            b"entries-added": stream.entries_added,
             b"groups": len(stream.groups),
             b"first-entry": entries[0] if entries else None,
             b"last-entry": entries[-1] if entries else None,
         }
         return _flat(as_dict)
 
-    # Groups.
+    # Groups
 
     def do_xgroup_create(self, key, name, identity, *make):
         if make:
             self._stream(key)
             self.keys.setdefault(key, Stream())
-        stream = self._existing(key)
+        stream = self._existing(key, NO_STREAM)
         if name in stream.groups:
-            raise Refused("BUSYGROUP Consumer Group name already exists")
-        stream.groups[name] = Group(stream.last if identity == b"$" else _id(identity))
+            raise ErrorReply("BUSYGROUP Consumer Group name already exists")
+        stream.groups[name] = Group(stream.last_id if identity == b"$" else _id(identity))
         return OK
 
-    def _existing(self, key):
-        if (stream := self._stream(key)) is None:
-            raise Refused("ERR The XGROUP subcommand requires the key to exist")
-        return stream
-
     def do_xgroup_destroy(self, key, name):
-        return int(self._existing(key).groups.pop(name, None) is not None)
+        return int(self._existing(key, NO_STREAM).groups.pop(name, None) is not None)
 
     def do_xgroup_setid(self, key, name, identity):
-        self._existing(key)
+        self._existing(key, NO_STREAM)
         stream, group = self._group(key, name)
-        group.last, group.read = stream.last if identity == b"$" else _id(identity), None
+        group.last_delivered, group.entries_read = (
+            stream.last_id if identity == b"$" else _id(identity),
+            None,
+        )
         return OK
 
     def do_xgroup_delconsumer(self, key, name, consumer):
@@ -340,17 +334,15 @@ class Redis:
         return len(lost)
 
     def do_xinfo_groups(self, key):
-        stream = self._stream(key)
-        if stream is None:
-            raise Refused("ERR no such key")
+        stream = self._existing(key)
         return [
             _flat(
                 {
                     b"name": name,
                     b"consumers": len(group.consumers),
                     b"pending": len(group.pending),
-                    b"last-delivered-id": b"%d-%d" % group.last,
-                    b"entries-read": group.read,
+                    b"last-delivered-id": b"%d-%d" % group.last_delivered,
+                    b"entries-read": group.entries_read,
                     b"lag": stream.lag(group),
                 }
             )
@@ -358,8 +350,7 @@ class Redis:
         ]
 
     def do_xinfo_consumers(self, key, name):
-        if self._stream(key) is None:
-            raise Refused("ERR no such key")
+        self._existing(key)
         _, group = self._group(key, name)
         holders = [entry.consumer for entry in group.pending.values()]
         now = self.now()
@@ -368,23 +359,25 @@ class Redis:
                 {
                     b"name": consumer,
                     b"pending": holders.count(consumer),
-                    b"idle": max(0, now - known.seen),
-                    b"inactive": -1 if known.active is None else max(0, now - known.active),
+                    b"idle": max(0, now - consumer_state.seen_at),
+                    b"inactive": -1
+                    if consumer_state.active_at is None
+                    else max(0, now - consumer_state.active_at),
                 }
             )
-            for consumer, known in sorted(group.consumers.items())
+            for consumer, consumer_state in sorted(group.consumers.items())
         ]
 
     def do_xreadgroup(self, _, name, consumer, *args):
         options = {args[i]: int(args[i + 1]) for i in range(0, len(args) - 3, 2)}
         key, version = args[-2:]
-        assert version == b">", "the app reads what is new"
+        assert version == b">", "the app reads only new entries"
         stream, group = self._group(key, name)
-        known = group.consumer(consumer, self.now())
+        consumer_state = group.consumer(consumer, self.now())
         found = stream.deliver(group, consumer, self.now(), options.get(b"COUNT"))
         if not found:
             return BLOCKED if b"BLOCK" in options else None
-        known.active = self.now()
+        consumer_state.active_at = self.now()
         return [[key, _entries(found)]]
 
     def do_xack(self, key, name, *ids):
@@ -397,27 +390,27 @@ class Redis:
     def do_xautoclaim(self, key, name, consumer, idle, start, _, count):
         stream, group = self._group(key, name)
         now = self.now()
-        known = group.consumer(consumer, now)
-        found, gone, following = [], [], b"0-0"
+        consumer_state = group.consumer(consumer, now)
+        found, deleted_ids, next_start = [], [], b"0-0"
         for version in [each for each in sorted(group.pending) if each >= _id(start)]:
-            if len(found) + len(gone) == int(count):
-                following = b"%d-%d" % version
+            if len(found) + len(deleted_ids) == int(count):
+                next_start = b"%d-%d" % version
                 break
             entry = group.pending[version]
             if version not in stream.entries:
                 del group.pending[version]
-                gone.append(b"%d-%d" % version)
-            elif now - entry.at >= int(idle):
-                group.pending[version] = Delivery(consumer, now, entry.times + 1)
+                deleted_ids.append(b"%d-%d" % version)
+            elif now - entry.delivered_at >= int(idle):
+                group.pending[version] = PendingEntry(consumer, now, entry.deliveries + 1)
                 found.append((version, stream.entries[version]))
-                known.active = now
-        return [following, _entries(found), gone]
+                consumer_state.active_at = now
+        return [next_start, _entries(found), deleted_ids]
 
     def do_xpending(self, key, name, *args):
         _, group = self._group(key, name)
         if args:
             return [
-                [b"%d-%d" % each, entry.consumer, self.now() - entry.at, entry.times]
+                [b"%d-%d" % each, entry.consumer, self.now() - entry.delivered_at, entry.deliveries]
                 for each, entry in sorted(group.pending.items())
             ][: int(args[-1])]
         if not group.pending:
@@ -427,21 +420,21 @@ class Redis:
         each = [[name, b"%d" % holders.count(name)] for name in sorted(set(holders))]
         return [len(group.pending), *ends, each]
 
-    # Scripts.
+    # Scripts
 
     def do_eval(self, script, number, *args):
         function, allows_oom = _compiled(script)
         if self.memory_full and not allows_oom:
-            raise Refused("OOM allow-oom flag is not set on the script, can not run it")
+            raise ErrorReply("OOM allow-oom flag is not set on the script, can not run it")
 
         def call(*words):
             words = [b"%d" % each if isinstance(each, int) else each for each in words]
-            return _to_lua(self._call(*words, memory_matters=False))
+            return _to_lua(self._call(*words, check_memory=False))
 
         def pcall(*words):
             try:
                 return call(*words)
-            except Refused as error:
+            except ErrorReply as error:
                 return error_reply(str(error).encode())
 
         def error_reply(text):
@@ -475,7 +468,7 @@ def _to_lua(reply):
 def _from_lua(value):
     if lua_type(value) == "table":
         if value[b"err"]:
-            raise Refused(value[b"err"].decode())
+            raise ErrorReply(value[b"err"].decode())
         if value[b"ok"]:
             return Status(value[b"ok"])
         found = []
@@ -497,7 +490,7 @@ def _bound(text, default, step):
     if not text.startswith(b"("):
         return Version.parse(text)
     ms, seq = Version.parse(text[1:])
-    return Version(ms, seq + step)  # below the first of a millisecond there is none of it
+    return Version(ms, seq + step)  # seq -1 sorts before every id of its millisecond
 
 
 def _entries(found):

@@ -1,8 +1,9 @@
-"""The models do what the real servers do: whatever is asked of both, the answers are the same."""
+"""The models return the same replies and errors as the real servers."""
 
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import wraps
 from uuid import UUID, uuid4
 
 import pytest
@@ -41,7 +42,7 @@ from voting.queue.producer import Caster, CastError
 from voting.queue.state import QueueState
 
 VOTERS = [UUID(int=number + 1) for number in range(4)]
-FAR = 9_999_999_999_999  # ms
+FAR_FUTURE_MS = 9_999_999_999_999  # ms
 PAST, FUTURE = datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC)
 
 CONSUMERS = st.sampled_from(["one", "two"])
@@ -53,7 +54,7 @@ BALLOTS = st.lists(
 
 
 class Clock:
-    """The model's time in seconds: it is set to what the real server shows."""
+    """The model's time in seconds; the tests set it to the real server's."""
 
     now = 0.0
 
@@ -62,7 +63,7 @@ class Clock:
 
 
 class Side:
-    """All of the app's own code on top of one of the two: the real Redis or the model."""
+    """The app's queue code on the real Redis or on the model."""
 
     def __init__(self, queue):
         self.queue = queue
@@ -74,8 +75,18 @@ class Side:
         return Consumer(self.queue, name)
 
 
+def in_loop(method):
+    """Run an async rule in the machine's event loop: Hypothesis calls rules synchronously."""
+
+    @wraps(method)
+    def run(self, **arguments):
+        self.run(method(self, **arguments))
+
+    return run
+
+
 class Machine(RuleBasedStateMachine):
-    """Asks the same of both. `servers` and `runner` are given by the test."""
+    """Runs each operation on the servers and on the models, and compares the outcomes."""
 
     def __init__(self, real_servers, database_url, runner):
         super().__init__()
@@ -85,10 +96,8 @@ class Machine(RuleBasedStateMachine):
         self.database_url = database_url
 
     @initialize()
-    def begin(self):
-        self.run(self._begin())
-
-    async def _begin(self):
+    @in_loop
+    async def begin(self):
         self.name = f"test-{uuid4().hex}"
         self.real = Side(Queue(connect(self.servers.redis_url()), name=self.name))
         self.engine = create_engine(self.database_url, name="tests")
@@ -100,11 +109,10 @@ class Machine(RuleBasedStateMachine):
         self.model = Side(Queue(client(Server(faults), self.redis), name=self.name))
         self.model_engine = Engine(Server(faults), self.postgres)
 
-    def teardown(self):
-        if hasattr(self, "engine"):
-            self.run(self._end())
-
-    async def _end(self):
+    @in_loop
+    async def teardown(self):
+        if not hasattr(self, "engine"):  # Hypothesis ended the example before `begin`
+            return
         keys = self.real.queue
         await self.real.redis.delete(keys.stream_key, keys.poll_key, keys.dead_letters_key)
         await self.real.queue.close()
@@ -114,21 +122,21 @@ class Machine(RuleBasedStateMachine):
     def run(self, coroutine):
         return self.runner.run(coroutine)
 
-    def both(self, ask):
-        """Ask both; their answers, or errors, have to be the same."""
-        return self.run(self._both(ask))
+    def both(self, operation):
+        """Run an operation on both sides. Their results or errors must be equal."""
+        return self.run(self._both(operation))
 
-    async def _both(self, ask):
-        real = await _outcome(ask(self.real))
+    async def _both(self, operation):
+        real = await _outcome(operation(self.real))
         self.clock.now = await self.real.state.clock()
-        model = await _outcome(ask(self.model))
+        model = await _outcome(operation(self.model))
         assert model == real
         return real
 
-    # The stream.
+    # Stream
 
     @rule(
-        ms=st.sampled_from([0, 5, FAR]),
+        ms=st.sampled_from([0, 5, FAR_FUTURE_MS]),
         seq=st.sampled_from([0, 7]),
         state=st.sampled_from(["open", "closed"]),
         closes_at=st.sampled_from([None, PAST, FUTURE]),
@@ -149,23 +157,23 @@ class Machine(RuleBasedStateMachine):
         mine = [Ballot(*ballot) for ballot in ballots]
         self.clock.now = await self.real.state.clock()
         real = await asyncio.gather(*map(self.real.caster.cast, mine), return_exceptions=True)
-        # The model's ids are made from the moment at which the real server made its own.
-        if real and isinstance(real[0], Version) and real[0].ms < FAR:
+        # The model generates its ids from the time at which the real server generated its own.
+        if real and isinstance(real[0], Version) and real[0].ms < FAR_FUTURE_MS:
             self.clock.now = real[0].ms / 1000 + 0.0001
         model = await asyncio.gather(*map(self.model.caster.cast, mine), return_exceptions=True)
-        assert [_plain(each) for each in model] == [_plain(each) for each in real]
+        assert [_comparable(each) for each in model] == [_comparable(each) for each in real]
 
     @rule(consumer=CONSUMERS, count=st.integers(1, 4))
     def read(self, consumer, count):
-        self._keep(self.both(lambda on: on.consumer(consumer).read(count=count, block=0)))
+        self._record(self.both(lambda on: on.consumer(consumer).read(count=count, block=0)))
 
     @rule(consumer=CONSUMERS, min_idle=st.sampled_from([0, 3600]), count=st.integers(1, 4))
     def claim_idle(self, consumer, min_idle, count):
-        self._keep(
+        self._record(
             self.both(lambda on: on.consumer(consumer).claim_idle(min_idle=min_idle, count=count))
         )
 
-    def _keep(self, entries):
+    def _record(self, entries):
         if isinstance(entries, list):
             self.seen |= {entry.version: entry for entry in entries}
 
@@ -183,7 +191,7 @@ class Machine(RuleBasedStateMachine):
         for each in self._pick([pick]):
             self.both(lambda on, entry=each: on.consumer().dead_letter(entry, "no ballot"))
 
-    @rule(ms=st.sampled_from([0, FAR]))
+    @rule(ms=st.sampled_from([0, FAR_FUTURE_MS]))
     def trim(self, ms):
         self.both(lambda on: on.consumer().trim(Version(ms, 0)))
 
@@ -202,7 +210,7 @@ class Machine(RuleBasedStateMachine):
         self.both(lambda on: on.state.entries_before(version, count))
 
     @rule()
-    def lose_the_stream(self):
+    def delete_the_stream(self):
         self.both(lambda on: on.redis.delete(on.queue.stream_key))
 
     @rule()
@@ -210,10 +218,8 @@ class Machine(RuleBasedStateMachine):
         self.both(lambda on: on.redis.xgroup_destroy(on.queue.stream_key, GROUP))
 
     @rule(step=st.integers(1, 3), seq=st.sampled_from([0, 3, 2**63]))
-    def append_poison(self, step, seq):
-        self.run(self._append_poison(step, seq))
-
-    async def _append_poison(self, step, seq):
+    @in_loop
+    async def append_poison(self, step, seq):
         last = await self.real.redis.xrevrange(self.real.queue.stream_key, count=1)
         [(version, _)] = last or [(None, 0)]
         if version:
@@ -229,33 +235,28 @@ class Machine(RuleBasedStateMachine):
             self.both(lambda on, entry=each: on.redis.xdel(on.queue.stream_key, str(entry.version)))
 
     @rule(identity=st.sampled_from(["1-1", "$"]))
-    def set_the_group_back(self, identity):
+    def reset_the_group(self, identity):
         command = ("XGROUP", "SETID", self.real.queue.stream_key, GROUP, identity)
         self.both(lambda on: on.redis.execute_command(*command))
 
     @rule()
-    def memory_runs_full_for_a_moment(self):
-        self.run(self._memory_full())
-
-    async def _memory_full(self):
+    @in_loop
+    async def fill_memory(self):
         await self.real.redis.config_set("maxmemory", 1)
         self.redis.memory_full = True
         try:
             await self._both(lambda on: on.state.memory_is_low())
             await self._cast([(VOTERS[0], Choice.A)])
             await self._both(lambda on: _prepare(on, MIN_VERSION, "open"))
-            await self._append({"no": "room"}, FAR * 9)
+            await self._append({"no": "room"}, FAR_FUTURE_MS * 9)
         finally:
             await self.real.redis.config_set("maxmemory", "1gb")
             self.redis.memory_full = False
 
     @invariant()
-    def what_can_be_looked_at_is_the_same(self):
-        if hasattr(self, "engine"):
-            self.run(self._look())
-
-    async def _look(self):
-        for ask in (
+    @in_loop
+    async def the_queues_match(self):
+        for operation in (
             lambda on: on.state.progress(),
             lambda on: on.state.midpoint(),
             lambda on: on.state.length(),
@@ -264,11 +265,11 @@ class Machine(RuleBasedStateMachine):
             lambda on: on.state.cast_rules(),
             _deliveries,
             _consumers,
-            _letters,
+            _dead_letters,
         ):
-            await self._both(ask)
+            await self._both(operation)
 
-    # The votes.
+    # Votes
 
     @rule(
         ballots=st.lists(
@@ -282,17 +283,15 @@ class Machine(RuleBasedStateMachine):
             unique_by=lambda ballot: ballot[2:],
         )
     )
-    def count(self, ballots):
-        self.run(self._count(ballots))
-
-    async def _count(self, ballots):
-        # A choice that is none gets past nobody but Postgres.
+    @in_loop
+    async def count(self, ballots):
+        # Only Postgres rejects an invalid choice.
         batch = [QueuedBallot(ms, seq, voter.hex, choice) for voter, choice, ms, seq in ballots]
         real = await _outcome(counting.count(self.engine, batch))
         assert await _outcome(counting.count(self.model_engine, batch)) == real
 
     @rule(picks=PICKS)
-    def count_what_was_read(self, picks):
+    def count_read_entries(self, picks):
         batch = {}
         for entry in self._pick(picks):
             if b"voter" in entry.fields and entry.version.seq < 2**63:
@@ -300,13 +299,11 @@ class Machine(RuleBasedStateMachine):
         for engine in (self.engine, self.model_engine):
             self.run(counting.count(engine, list(batch.values())))
 
-    # The poll.
+    # Poll
 
     @rule(until=st.sampled_from([Version(3, 1), Version(2**63 - 1, 0), Version(2**63, 0)]))
-    def closed(self, until):
-        self.run(self._closed(until))
-
-    async def _closed(self, until):
+    @in_loop
+    async def confirm_the_close(self, until):
         outcomes = [
             await _outcome(_confirm_close(engine, until))
             for engine in (self.engine, self.model_engine)
@@ -314,22 +311,20 @@ class Machine(RuleBasedStateMachine):
         assert outcomes[0] == outcomes[1]
 
     @rule()
-    def finished(self):
-        self.run(self._finished())
-
-    async def _finished(self):
+    @in_loop
+    async def finalize(self):
         until = self.postgres.poll.last_version or MIN_VERSION
         done = [await declare_final(engine, until) for engine in (self.engine, self.model_engine)]
         assert done[0] == done[1]
 
     @rule()
-    def reopened(self):
+    def reopen(self):
         seen = self.run(fetch_result(self.engine)).poll
         self.run(reopen_poll(self.engine, seen))
         self.postgres.reopen()
 
     @rule()
-    def another_round(self):
+    def start_another_round(self):
         ended = self.postgres.poll
         try:
             self.run(start_round(self.engine, ended.round))
@@ -339,11 +334,8 @@ class Machine(RuleBasedStateMachine):
             self.postgres.start_round()
 
     @invariant()
-    def the_votes_are_the_same(self):
-        if hasattr(self, "engine"):
-            self.run(self._compare_votes())
-
-    async def _compare_votes(self):
+    @in_loop
+    async def the_votes_match(self):
         async with self.engine.connect() as connection:
             rows = await connection.execute(text("SELECT voter, choice, ms, seq FROM votes"))
             votes = {row.voter: (row.choice, Version(row.ms, row.seq)) for row in rows}
@@ -373,8 +365,8 @@ def _without_times(poll):
     return replace(poll, **{each: getattr(poll, each) is not None for each in times})
 
 
-def _plain(outcome):
-    """Make an answer comparable: of an error, what the app makes of it."""
+def _comparable(outcome):
+    """Reduce an error to what the app distinguishes."""
     if isinstance(outcome, DBAPIError):
         return "SQLSTATE", _sqlstate(outcome)
     if isinstance(outcome, StreamMissing | CastError | OutOfMemoryError):
@@ -384,11 +376,11 @@ def _plain(outcome):
     return outcome
 
 
-async def _outcome(asked):
+async def _outcome(awaitable):
     try:
-        return await asked
+        return await awaitable
     except Exception as error:  # noqa: BLE001 - all of them are compared
-        return _plain(error)
+        return _comparable(error)
 
 
 async def _deliveries(on):
@@ -403,11 +395,11 @@ async def _consumers(on):
     return [(each["name"], each["pending"]) for each in consumers]
 
 
-async def _letters(on):
+async def _dead_letters(on):
     return [entry.fields for entry in await on.state.dead_letters()]
 
 
-def test_the_models_answer_as_the_servers_do(servers, database):
+def test_the_models_match_the_servers(servers, database):
     with asyncio.Runner() as runner:
         run_state_machine_as_test(
             lambda: Machine(servers, servers.database_url(database), runner),
@@ -416,7 +408,7 @@ def test_the_models_answer_as_the_servers_do(servers, database):
                 stateful_step_count=30,
                 deadline=None,
                 derandomize=True,
-                # A long story at once, rather than a short one after ten minutes with real servers.
+                # No shrinking: it would take ten minutes with real servers.
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             ),
@@ -424,7 +416,7 @@ def test_the_models_answer_as_the_servers_do(servers, database):
 
 
 @pytest.mark.parametrize("after", ["append", "destroyed", "nothing"])
-def test_a_read_that_waits_gets_what_the_real_one_gets(after):
+def test_a_blocked_read_gets_its_reply(after):
     redis, answers = Redis(lambda: 1.0), []
     redis.execute([b"XGROUP", b"CREATE", b"s", b"g", b"0", b"MKSTREAM"], None)
     read = [b"XREADGROUP", b"GROUP", b"g", b"me", b"BLOCK", b"9", b"STREAMS", b"s", b">"]
@@ -438,5 +430,5 @@ def test_a_read_that_waits_gets_what_the_real_one_gets(after):
             redis.execute([b"XGROUP", b"DESTROY", b"s", b"g"], None)
             assert str(answers[0]).startswith("NOGROUP")
         case "nothing":
-            redis.stop_waiting(answer)
+            redis.time_out(answer)
             assert answers == [None]

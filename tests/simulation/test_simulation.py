@@ -1,19 +1,19 @@
-"""The app's own stream and workers against models of its servers, under thousands of faults.
+"""The app's queue and worker code runs against models of its servers, under thousands of faults.
 
-`--seeds N` runs the first N seeds; `--seed N` runs that one and shows its story if it fails.
+`--seeds N` runs the first N seeds; `--seed N` runs that seed and prints its trace if it fails.
 """
 
 import pytest
 from simulation import world
 from simulation.controls import CONTROLS
-from simulation.many import run_seeds
 from simulation.network import POSTGRES_FAULTS, REDIS_FAULTS
+from simulation.parallel import run_seeds
 
 from voting.load.record import Acknowledgement
 
 LAST_STEPS = 150
 
-# Each fault of each of these has to be seen. Of what `prepare` asks before, some: it is harmless.
+# 2,000 seeds must contain each fault in each of these steps. The other steps change no data.
 REDIS_STEPS = {
     "cast",
     "time",
@@ -33,18 +33,18 @@ POSTGRES_STEPS = {
     "confirm close",
     "finalize",
 }
-HAPPENINGS = {
-    "_kill_one",
+EVENTS = {
+    "_kill_a_process",
     "_stop_a_worker",
-    "_suspend_one",
-    "_redis_restarts",
-    "_group_destroyed",
-    "_poison_comes",
-    "_memory_full",
-    "_volume_lost",
-    "_clock_steps_forward",
-    "_postgres_away",
-    "_poll_changes",
+    "_suspend_a_process",
+    "_restart_redis",
+    "_destroy_group",
+    "_add_poison",
+    "_fill_memory",
+    "_lose_volume",
+    "_step_clock_forward",
+    "_stop_postgres",
+    "_change_poll",
     "another round",
     "final undone",
     "counting undone",
@@ -52,11 +52,11 @@ HAPPENINGS = {
 
 
 def explain(seed, wrong, steps=LAST_STEPS):
-    """Say what is wrong, after what, and how to see it again."""
+    """Describe the violations, the steps before them, and how to replay them."""
     run = world.run(seed)
-    steps = run.story(steps) if run.wrong else ["it did not fail when it was run again"]
+    steps = run.lines(steps) if run.wrong else ["the seed passed when it was run again"]
     replay = f"pytest tests/simulation --seed {seed}"
-    return "\n".join(["", *steps, "", *wrong, "", f"Replay it with: {replay}"])
+    return "\n".join(["", *steps, "", *wrong, "", f"Replay: {replay}"])
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def seeds(request):
     return request.config.getoption("--seeds")
 
 
-def test_one_seed_keeps_the_promise(request):
+def test_one_seed(request):
     seed = request.config.getoption("--seed")
     run = world.run(seed)
     if run.wrong:
@@ -72,31 +72,31 @@ def test_one_seed_keeps_the_promise(request):
 
 
 @pytest.mark.timeout(900)
-def test_whatever_fails_each_vote_counts_once(seeds, record_property):
+def test_each_vote_counts_once_under_faults(seeds, record_property):
     summary = run_seeds(seeds)
     for seed, wrong in sorted(summary.failed.items())[:1]:
         pytest.fail(explain(seed, wrong), pytrace=False)
     assert len(summary.digests) == seeds
     record_property("steps", summary.steps)
     record_property("faults", summary.seen.total())
-    if seeds >= 2000:  # a proof that nothing ever went wrong in would prove nothing
+    if seeds >= 2000:  # A run without faults proves nothing.
         expected = {(fault, step) for fault in REDIS_FAULTS for step in REDIS_STEPS}
         expected |= {(fault, step) for fault in POSTGRES_FAULTS for step in POSTGRES_STEPS}
         expected |= {("twice", "cast"), ("break before", "connect"), ("silence before", "connect")}
-        expected |= {("world", happening) for happening in HAPPENINGS}
+        expected |= {("world", event) for event in EVENTS}
         missed = expected - summary.seen.keys()
         assert not missed
-        assert set(summary.told) == {each.name for each in Acknowledgement}
+        assert set(summary.acknowledgements) == {each.name for each in Acknowledgement}
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_a_mistake_in_the_code_is_found(control):
+def test_the_simulation_finds_each_mistake(control):
     summary = run_seeds(1000, control)
-    assert summary.failed, "a simulation that can't fail proves nothing"
+    assert summary.failed, "no seed found the mistake"
 
 
-def test_a_seed_is_the_same_story_every_time():
-    # Other processes, in which other strings have the same hash.
+def test_a_seed_repeats_its_trace():
+    # In separate processes, since each has its own hash seed.
     one, two = run_seeds(30, processes=1), run_seeds(30, processes=2)
     assert one.digests == two.digests
     assert len(set(one.digests.values())) == 30

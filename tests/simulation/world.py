@@ -1,4 +1,4 @@
-"""One run: voters, vote processes, workers, servers and faults, all of it drawn from a seed."""
+"""One run: voters, vote processes, workers, servers and faults, all drawn from a seed."""
 
 import asyncio
 import logging
@@ -11,10 +11,10 @@ from functools import partial
 from unittest import mock
 from uuid import UUID
 
-from simulation.loop import WORLD, Process, State, VirtualLoop
+from simulation.loop import NO_PROCESS, Process, State, VirtualLoop
 from simulation.network import FAULTS, Faults, Server, client
 from simulation.postgres_model import Engine, Postgres
-from simulation.redis_model import Redis, Refused
+from simulation.redis_model import ErrorReply, Redis
 from support.checker import FinalState, Vote, check
 
 from voting.load.record import Acknowledgement, VoteResult
@@ -29,33 +29,33 @@ from voting.roles.maintenance import Timing
 from voting.roles.worker import Worker
 from voting.telemetry.logging import use_standard_library
 
-use_standard_library()  # which a run disables
+use_standard_library()  # run() disables it
 
-START = 1_700_000_000.0  # what the servers' clocks show at the beginning
-PATIENCE = 1000.0  # seconds in which each voter has all answers
-HEALED_IN = 60.0  # seconds from the end of the faults until all is counted
+START = 1_700_000_000.0  # the servers' clocks at the start, in seconds since 1970
+ANSWER_TIMEOUT = 1000.0  # seconds until each voter has all responses
+RECOVERY_TIMEOUT = 60.0  # seconds from the end of the faults until every entry is counted
 BALLOTS, DEAD = b"{voting}:ballots", b"{voting}:dead"
 
 
 @dataclass
 class Run:
-    """What came out of a seed."""
+    """The result of a seed."""
 
     seed: int
     wrong: list[str]
     trace: list
     seen: Counter
-    """How often each fault met each step."""
-    told: Counter
+    """The number of times that each fault happened to each step."""
+    acknowledgements: Counter
     seconds: float
-    """How long it took in there."""
+    """The virtual duration."""
 
-    def story(self, last=None):
-        return [f"{at:9.3f}  {who}: {what}" for at, who, what in self.trace[-(last or 0) :]]
+    def lines(self, last=None):
+        return [f"{at:9.3f}  {actor}: {step}" for at, actor, step in self.trace[-(last or 0) :]]
 
 
 def run(seed):
-    """Run a seed from its beginning to its end."""
+    """Run a seed and return its result."""
     loop = VirtualLoop()
     world = World(seed, loop)
     disabled = logging.root.manager.disable
@@ -68,7 +68,7 @@ def run(seed):
 
 
 class World:
-    """The events of a run; `wrong` says in words what the run has shown to be wrong."""
+    """The state of a run; `wrong` lists the violations of the app's promises."""
 
     def __init__(self, seed, loop):
         self.seed = seed
@@ -96,7 +96,7 @@ class World:
         return self._loop.time() + self._clock_ahead
 
     def constants(self):
-        """Draw the worker's constants for this run."""
+        """Draw the worker's constants."""
         draw = self._random.choice
         batch_size = draw((1, 2, 3, 5))
         concurrent_batches = draw((1, 2, 4))
@@ -114,43 +114,45 @@ class World:
 
     async def run(self):
         self._mark_repeats()
-        self._faults.on = True
+        self._faults.enabled = True
         for slot in range(self._random.randint(1, 2)):
-            self._spawn(self._keep(self._vote, slot, self._vote_process))
+            self._spawn(self._supervise(self._vote, slot, self._vote_process))
         for slot in range(self._random.choice((1, 1, 2, 3))):
-            self._spawn(self._keep(self._workers, slot, self._worker))
+            self._spawn(self._supervise(self._workers, slot, self._worker))
         voters = [self._spawn(self._voter()) for _ in range(self._random.randint(2, 5))]
-        events = self._spawn(self._events())
+        events = self._spawn(self._run_events())
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 await asyncio.gather(*voters, events)
         except TimeoutError:
-            self.wrong.append(f"a voter has no answer after {PATIENCE:.0f} s")
+            self.wrong.append(f"a voter has no response after {ANSWER_TIMEOUT:.0f} s")
         healed_at = self._loop.time()
         await self._heal()
-        await self._come_to_rest(healed_at)
-        await self._judge()
+        await self._wait_until_stable(healed_at)
+        await self._check_rounds()
         seconds = self._loop.time()
         await self._loop.cancel_all()
         for queue in self._queues:
             await queue.close()
         self.wrong += [f"a callback failed: {each}" for each in self._loop.errors]
-        told = Counter(each.acknowledgement.name for each in self._results)
-        return Run(self.seed, self.wrong, self._faults.trace, self._faults.seen, told, seconds)
+        acknowledgements = Counter(each.acknowledgement.name for each in self._results)
+        return Run(
+            self.seed, self.wrong, self._faults.trace, self._faults.seen, acknowledgements, seconds
+        )
 
     def _spawn(self, coroutine):
-        return self._loop.create_task(coroutine, context=WORLD.copy())
+        return self._loop.create_task(coroutine, context=NO_PROCESS.copy())
 
-    # Processes.
+    # Processes
 
-    async def _keep(self, processes, slot, start):
-        """Start a process again whenever it has come to its end, as Kubernetes does."""
+    async def _supervise(self, processes, slot, start):
+        """Restart a process whenever it exits, as Kubernetes does."""
         while not self._healing:
             self._names[start.__name__] += 1
             process = Process(self._loop, f"{start.__name__[1:]} {self._names[start.__name__]}")
             ended = self._loop.create_future()
-            process.at_death.append(partial(processes.pop, slot, None))  # nobody asks it any more
-            process.at_death.append(partial(self._ended, process, ended))
+            process.on_exit.append(partial(processes.pop, slot, None))
+            process.on_exit.append(partial(self._ended, process, ended))
             self._faults.log(process, "starts")
             processes[slot] = start(process), process
             await ended
@@ -182,11 +184,11 @@ class World:
         except Exception as error:
             self.wrong.append(f"{process.name} ended with {error!r}")
             raise
-        process.state = State.ENDED
-        for callback in process.at_death:
-            self._loop.call_soon(callback, context=WORLD)
+        process.state = State.EXITED
+        for callback in process.on_exit:
+            self._loop.call_soon(callback, context=NO_PROCESS)
 
-    # Voters.
+    # Voters
 
     async def _voter(self):
         voter = UUID(int=self._random.getrandbits(128), version=4)
@@ -198,131 +200,132 @@ class World:
             slot = self._random.choice(sorted(self._vote))
             caster, process = self._vote[slot]
             ballot = Ballot(voter, self._random.choice(list(Choice)))
-            answer = self._loop.create_future()
-            process.at_death.append(partial(self._tell, answer, Acknowledgement.NO_RESPONSE))
-            process.start(self._serve(caster, ballot, answer))
-            told, version = await answer
-            self._results.append(VoteResult(voter.hex, ballot.choice, told, version))
-            self._faults.log(f"voter {voter.hex[:4]}", f"{ballot.choice}: {told.name} {version}")
+            response = self._loop.create_future()
+            process.on_exit.append(partial(self._resolve, response, Acknowledgement.NO_RESPONSE))
+            process.start(self._serve(caster, ballot, response))
+            acknowledgement, version = await response
+            self._results.append(VoteResult(voter.hex, ballot.choice, acknowledgement, version))
+            self._faults.log(
+                f"voter {voter.hex[:4]}", f"{ballot.choice}: {acknowledgement.name} {version}"
+            )
 
-    async def _serve(self, caster, ballot, answer):
+    async def _serve(self, caster, ballot, response):
         try:
             version = await caster.cast(ballot)
         except (PollClosed, NotRecorded):
-            self._tell(answer, Acknowledgement.REFUSED)
+            self._resolve(response, Acknowledgement.REFUSED)
         except MaybeRecorded:
-            self._tell(answer, Acknowledgement.UNKNOWN)
+            self._resolve(response, Acknowledgement.UNKNOWN)
         else:
-            self._tell(answer, Acknowledgement.ACKNOWLEDGED, version)
+            self._resolve(response, Acknowledgement.ACKNOWLEDGED, version)
 
     @staticmethod
-    def _tell(answer, told, version=None):
-        if not answer.done():
-            answer.set_result((told, version))
+    def _resolve(response, acknowledgement, version=None):
+        if not response.done():
+            response.set_result((acknowledgement, version))
 
-    # What happens to the whole.
+    # Events
 
-    async def _events(self):
-        happenings = [
-            self._kill_one,
+    async def _run_events(self):
+        events = [
+            self._kill_a_process,
             self._stop_a_worker,
-            self._suspend_one,
-            self._redis_restarts,
-            self._group_destroyed,
-            self._poison_comes,
-            self._poison_comes,  # in some worlds more than one
-            self._memory_full,
-            self._volume_lost,
-            self._clock_steps_forward,
-            self._postgres_away,
-            self._poll_changes,
-            self._poll_changes,
-            *(self._poll_ends,) * 4,  # and has several things happen to it
+            self._suspend_a_process,
+            self._restart_redis,
+            self._destroy_group,
+            self._add_poison,
+            self._add_poison,  # some runs add several
+            self._fill_memory,
+            self._lose_volume,
+            self._step_clock_forward,
+            self._stop_postgres,
+            self._change_poll,
+            self._change_poll,
+            *(self._finish_poll,) * 4,
         ]
         for _ in range(self._random.choice((0, 2, 4, 6))):
             await asyncio.sleep(self._random.uniform(0, 5))
-            happening = self._random.choice(happenings)
-            if await happening() is not False:
-                self._faults.log("world", happening.__name__.replace("_", " ").strip())
-                self._faults.seen["world", happening.__name__] += 1
+            event = self._random.choice(events)
+            if await event() is not False:
+                self._faults.log("world", event.__name__.replace("_", " ").strip())
+                self._faults.seen["world", event.__name__] += 1
 
-    def _one(self, processes):
+    def _random_process(self):
+        processes = self._random.choice((self._vote, self._workers))
         found = [processes[slot][1] for slot in sorted(processes)]
         return self._random.choice(found) if found else None
 
-    async def _kill_one(self):
-        if (process := self._one(self._random.choice((self._vote, self._workers)))) is None:
-            return False
-        return process.kill()
+    async def _kill_a_process(self):
+        process = self._random_process()
+        return process.kill() if process else False
 
     async def _stop_a_worker(self):
         if not self._workers:
             return False
         worker, process = self._workers[self._random.choice(sorted(self._workers))]
-        if process.state is not State.RUNS:
+        if process.state is not State.RUNNING:
             return False
         return worker.stop()
 
-    async def _suspend_one(self):
-        if (process := self._one(self._random.choice((self._vote, self._workers)))) is None:
-            return False
-        return process.stop(self._faults.late(1, 40))
+    async def _suspend_a_process(self):
+        process = self._random_process()
+        return process.suspend(self._faults.long_delay(1, 40)) if process else False
 
-    async def _redis_restarts(self):
-        self._redis_server.go_down()
+    async def _restart_redis(self):
+        self._redis_server.stop()
         await asyncio.sleep(self._random.uniform(0.01, 4))
         self._redis_server.up = True
 
-    async def _group_destroyed(self):
+    async def _destroy_group(self):
         self._redis.execute([b"XGROUP", b"DESTROY", BALLOTS, GROUP.encode()], None)
 
-    async def _poison_comes(self):
+    async def _add_poison(self):
         stream = self._redis.keys.get(BALLOTS)
         if stream is None:
             return False
-        ms = max(stream.last.ms, self._redis.now()) + 1
+        ms = max(stream.last_id.ms, self._redis.now()) + 1
         good = [b"voter", self._random.randbytes(16), b"choice", b"a"]
         kinds = [
-            # Fine for Redis, too large for Postgres; then one that no longer is.
+            # Redis accepts this sequence number, Postgres does not. A smaller id follows it.
             [(Version(ms, 2**63), good), (Version(ms + 1, 0), [b"choice", b"a"])],
             [(Version(ms, 0), [b"voter", b"short", b"choice", b"a"])],
             [(Version(ms, 0), [*good[:3], b"c"])],
         ]
         for version, fields in self._random.choice(kinds):
             command = [b"XADD", BALLOTS, str(version).encode(), *fields]
-            if not isinstance(self._redis.execute(command, None), Refused):
+            if not isinstance(self._redis.execute(command, None), ErrorReply):
                 self._poison.add(version)
         return None
 
-    async def _memory_full(self):
+    async def _fill_memory(self):
         self._redis.memory_full = True
         await asyncio.sleep(self._random.uniform(1, 12))
         self._redis.memory_full = False
 
-    async def _volume_lost(self):
-        # What is lost uncounted is lost: the app can't do anything about it. Nor can it tell by
-        # Redis' clock how late something is when that clock is set back meanwhile.
+    async def _lose_volume(self):
+        # The app can't recover uncounted entries of a lost volume, nor measure delays by a Redis
+        # clock that is set back: wait until no entry and no request is in transit.
         until = self._loop.time() + 10
-        while self._backlog() != 0 or self._loop.time() < self._faults.quiet_from:
+        while self._backlog() != 0 or self._loop.time() < self._faults.settled_at:
             if self._loop.time() > until:
                 return False
             await asyncio.sleep(0.05)
-        self._redis_server.go_down()
+        self._redis_server.stop()
         self._redis.execute([b"FLUSHALL"], None)
         self._clock_ahead -= self._random.choice((0, 1, 3600))
-        self._faults.punctual_until = self._loop.time() + CLOCK_MAX_AGE + 5
+        self._faults.no_delays_until = self._loop.time() + CLOCK_MAX_AGE + 5
         self._redis_server.up = True
         return None
 
-    async def _clock_steps_forward(self):
+    async def _step_clock_forward(self):
         self._clock_ahead += self._random.choice((0.5, 3))
 
-    async def _postgres_away(self):
-        self._postgres_server.go_down()
+    async def _stop_postgres(self):
+        self._postgres_server.stop()
         await asyncio.sleep(self._random.choice((0.01, 3, 40)) * self._random.random())
         self._postgres_server.up = True
 
-    async def _poll_changes(self):
+    async def _change_poll(self):
         if not self._postgres.may_change_poll(self._loop.time()):
             return False
         poll = self._postgres.poll
@@ -331,7 +334,7 @@ class World:
             at = datetime.fromtimestamp(self._redis_clock() + in_a_while, UTC)
             self._postgres.close(self._random.choice((None, at)))
             return None
-        self._nothing_came_after(poll)
+        self._check_no_late_votes(poll)
         if poll.phase is Phase.FINAL and self._random.random() < 0.7:
             self._postgres.start_round()
             self._faults.seen["world", "another round"] += 1
@@ -340,17 +343,17 @@ class World:
             self._faults.seen["world", f"{poll.phase} undone"] += 1
         return None
 
-    async def _poll_ends(self):
-        """Close it, and wait a while for its totals to be final."""
-        if self._postgres.poll.phase is Phase.OPEN and await self._poll_changes() is False:
+    async def _finish_poll(self):
+        """Close the poll, and wait up to 20 s for its final totals."""
+        if self._postgres.poll.phase is Phase.OPEN and await self._change_poll() is False:
             return False
         until = self._loop.time() + 20
         while self._postgres.poll.phase is not Phase.FINAL and self._loop.time() < until:
             await asyncio.sleep(self._random.uniform(0, 1))
         return None
 
-    def _nothing_came_after(self, poll):
-        """Nobody may have voted since Redis has closed the poll, or its time had come."""
+    def _check_no_late_votes(self, poll):
+        """Check that Redis accepted no ballot after the close or the closing time."""
         mine = [
             version
             for key, version, _ in self._redis.appended
@@ -361,61 +364,61 @@ class World:
             self.wrong += [
                 f"{each} was taken after the close at {poll.last_version}" for each in late
             ]
-        # Ids tell the time where they need not be higher than others that came from elsewhere.
-        from_elsewhere = {("world", "_poison_comes"), ("world", "_volume_lost")}
+        # Ids are times, unless a higher id exists that Redis did not generate from its clock.
+        from_elsewhere = {("world", "_add_poison"), ("world", "_lose_volume")}
         if poll.closed_at is not None and not from_elsewhere & self._faults.seen.keys():
             until = poll.closed_at.timestamp() * 1000
             late = [each for each in mine if each.ms >= until]
             self.wrong += [f"{each} was taken after the close at {until}" for each in late]
 
-    # The end.
+    # Recovery and checks
 
     async def _heal(self):
         self._faults.log("world", "heals")
-        self._healing, self._faults.on = True, False
+        self._healing, self._faults.enabled = True, False
         kill = self._random.random() < 0.7
         for _, process in [*self._workers.values(), *self._vote.values()]:
-            process.kill() if kill else process.go_on()
+            process.kill() if kill else process.resume()
         fresh = Process(self._loop, "fresh worker")
         self._workers["fresh"] = self._worker(fresh), fresh
 
-    async def _come_to_rest(self, healed_at):
-        """Wait until all is counted, then until everything that is late has had its effect."""
-        while self._backlog() != 0 or not self._poll_rests():
-            if self._loop.time() > healed_at + HEALED_IN:
+    async def _wait_until_stable(self, healed_at):
+        """Wait until every entry is counted, then until every late request has arrived."""
+        while self._backlog() != 0 or not self._poll_is_stable():
+            if self._loop.time() > healed_at + RECOVERY_TIMEOUT:
                 self.wrong.append(
-                    f"after {HEALED_IN:.0f} s the backlog is {self._backlog()}"
+                    f"after {RECOVERY_TIMEOUT:.0f} s the backlog is {self._backlog()}"
                     f" and the poll {self._postgres.poll}"
                 )
                 break
             await asyncio.sleep(0.5)
         for worker, process in self._workers.values():
-            if process.state is State.RUNS:
+            if process.state is State.RUNNING:
                 worker.stop()
-        await asyncio.sleep(max(10, self._faults.quiet_from - self._loop.time()))
+        await asyncio.sleep(max(10, self._faults.settled_at - self._loop.time()))
 
     def _backlog(self):
-        """How many entries are not acknowledged; None where nobody has prepared the stream."""
+        """Return the number of unacknowledged entries, or None if the stream has no group."""
         stream = self._redis.keys.get(BALLOTS)
         group = stream and stream.groups.get(GROUP.encode())
         if not group:
             return None
-        return len(group.pending) + sum(each > group.last for each in stream.entries)
+        return len(group.pending) + sum(each > group.last_delivered for each in stream.entries)
 
-    def _poll_rests(self):
-        """Whether it is as it goes on to be: open, or final."""
+    def _poll_is_stable(self):
+        """Whether Redis has the poll's state, and the poll is open or final."""
         poll = self._postgres.poll
         if self._state_in_redis() != poll.state:
             return False
         if poll.phase is Phase.OPEN and poll.closes_at is not None:
-            # Later than anybody waits for: Redis' clock was set back.
-            return poll.closes_at.timestamp() > self._redis_clock() + HEALED_IN
+            # After the timeout, if Redis' clock was set back.
+            return poll.closes_at.timestamp() > self._redis_clock() + RECOVERY_TIMEOUT
         return poll.phase is not Phase.COUNTING
 
     def _state_in_redis(self):
         return self._redis.keys.get(b"{voting}:poll", {}).get(b"state", b"").decode()
 
-    async def _judge(self):
+    async def _check_rounds(self):
         poll = self._postgres.poll
         dead, entries = set(), {}
         for key, version, fields in self._redis.appended:
@@ -427,50 +430,50 @@ class World:
         now = poll, self._postgres.votes, self._postgres.totals()
         for at, votes, totals in [*self._postgres.finals, now]:
             backlog = self._backlog() or 0 if at is poll else 0
-            self._check(at, votes, totals, (backlog, dead, entries))
-        self._nothing_came_after(poll)
+            self._check_round(at, votes, totals, (backlog, dead, entries))
+        self._check_no_late_votes(poll)
         if dead != self._poison:
             self.wrong.append(f"dead letters: {sorted(dead)}, poison: {sorted(self._poison)}")
         backlog = self._backlog()
-        if backlog is not None:  # a missing group is in `wrong` already
+        if backlog is not None:  # `wrong` has a missing group already
             reported = (await QueueState(self._queue()).progress()).backlog
             if reported not in {None, backlog}:
                 self.wrong.append(f"the backlog is {backlog}, and the app reports {reported}")
         if (state := self._state_in_redis()) != poll.state:
             self.wrong.append(f"the poll is {poll.state}, and {state} in Redis")
 
-    def _check(self, poll, votes, totals, queue):
-        """Check what was counted when the poll was so, against all that was cast for it."""
+    def _check_round(self, poll, votes, totals, queue):
+        """Check the votes of one round against all of its ballots."""
         backlog, dead, entries = queue
 
-        def of_it(version):
+        def in_round(version):
             return version > poll.after_version and (
                 poll.last_version is None or version <= poll.last_version
             )
 
-        # What became of the others nobody knows: they may be of this round.
+        # A result without a version may belong to this round.
         results = [
             each
             for each in self._results
             if (each.version is None and each.acknowledgement is not Acknowledgement.REFUSED)
-            or (each.version is not None and of_it(each.version))
+            or (each.version is not None and in_round(each.version))
         ]
         state = FinalState(
             {voter.hex: Vote(choice, version) for voter, (choice, version) in votes.items()},
             {"tally": dict(zip(Choice, totals, strict=True))},
             backlog,
             dead,
-            {voter: list(filter(of_it, found)) for voter, found in entries.items()},
+            {voter: list(filter(in_round, found)) for voter, found in entries.items()},
         )
         self.wrong += [f"{each} (round {poll.round})" for each in check(results, state).wrong]
 
     def _mark_repeats(self):
-        """Tell what a fault appended twice, which the app is not to blame for."""
+        """Record the entries that the fault `twice` appends: the app does not cause them."""
         append = self._redis.do_xadd
 
         def do_xadd(key, *args):
             reply = append(key, *args)
-            if self._faults.repeats and reply is not None:
+            if self._faults.repeating and reply is not None:
                 self._repeated.add(Version.parse(reply))
             return reply
 

@@ -1,4 +1,4 @@
-"""Many seeds at once: `python -m simulation.many FIRST STEP END CONTROL`, and who calls that."""
+"""Runs seeds in parallel processes: `python -m simulation.parallel FIRST STEP END CONTROL`."""
 
 import contextlib
 import gc
@@ -21,20 +21,20 @@ from simulation.controls import CONTROLS
 
 @dataclass
 class Summary:
-    """What came out of many seeds; `failed` has what was wrong with each that failed."""
+    """The results of all seeds. `failed` has the violations of each seed that failed."""
 
     failed: dict[int, list[str]] = field(default_factory=dict)
     seen: Counter = field(default_factory=Counter)
-    told: Counter = field(default_factory=Counter)
+    acknowledgements: Counter = field(default_factory=Counter)
     digests: dict[int, str] = field(default_factory=dict)
-    """Of each seed's trace."""
+    """The SHA-256 of each seed's trace."""
     steps: int = 0
 
 
 def run_seeds(number, control="", processes=None):
-    """Run the seeds below `number`, on all cores, until one has failed.
+    """Run the seeds below `number` on all cores, until one fails.
 
-    The processes end when this one does, however it does: they hold its end of a pipe.
+    Each child reads a pipe from this process, and exits when this process does.
     """
     processes = processes or os.cpu_count()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -43,7 +43,7 @@ def run_seeds(number, control="", processes=None):
         for first in range(processes):
             arguments = (str(first), str(processes), str(number), control)
             child = subprocess.Popen(
-                [sys.executable, "-m", "simulation.many", *arguments],
+                [sys.executable, "-m", "simulation.parallel", *arguments],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -55,13 +55,13 @@ def run_seeds(number, control="", processes=None):
 
 def _gather(children):
     summary = Summary()
-    # Each child has a reader, or it would wait for room in its pipe.
+    # One reader for each child: a full pipe would block it.
     with ThreadPoolExecutor(len(children)) as readers:
         for found in chain.from_iterable(readers.map(partial(_read, children), children)):
             summary.steps += found["steps"]
             summary.digests[found["seed"]] = found["digest"]
             summary.seen.update({tuple(pair): number for pair, number in found["seen"]})
-            summary.told.update(found["told"])
+            summary.acknowledgements.update(found["acknowledgements"])
             if found["wrong"]:
                 summary.failed[found["seed"]] = found["wrong"]
     assert summary.failed or not any(child.wait() for child in children), "a child has failed"
@@ -69,7 +69,7 @@ def _gather(children):
 
 
 def _read(children, child):
-    """Read all that a child has to say, and end the others where it has found a mistake."""
+    """Read all results of a child. If a seed fails, stop the other children."""
     found = []
     for line in child.stdout:
         found.append(json.loads(line))
@@ -80,7 +80,7 @@ def _read(children, child):
 
 
 def main(first, step, end, control):
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     gc.freeze()
     with CONTROLS[control]() if control else contextlib.nullcontext():
         for seed in range(int(first), int(end), int(step)):
@@ -90,8 +90,8 @@ def main(first, step, end, control):
                 "wrong": run.wrong,
                 "steps": len(run.trace),
                 "seen": list(run.seen.items()),
-                "told": run.told,
-                "digest": sha256("\n".join(run.story()).encode()).hexdigest(),
+                "acknowledgements": run.acknowledgements,
+                "digest": sha256("\n".join(run.lines()).encode()).hexdigest(),
             }
             sys.stdout.write(json.dumps(found) + "\n")
             sys.stdout.flush()
@@ -99,8 +99,8 @@ def main(first, step, end, control):
                 return
 
 
-def _end_with_parent():
-    os.read(sys.stdin.fileno(), 1)  # it never writes: this is the end of the pipe
+def _exit_with_parent():
+    os.read(sys.stdin.fileno(), 1)  # The parent never writes: this returns at the end of the pipe.
     os._exit(1)
 
 
