@@ -1,4 +1,4 @@
-"""Works out from the NetworkPolicies who may speak with whom."""
+"""Computes from the NetworkPolicies which pods may connect to which."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -7,90 +7,89 @@ from .rendering import Resource, labels, matches, of, workloads
 
 NAMESPACE = "voting"
 
-# Who speaks with the app's pods from outside, each labelled as its own manifests and charts do; and
-# who should not: somebody beside each of them, and somebody who took their labels.
+# Pods outside of the app that connect to it, labelled as their manifests and charts label them; and
+# pods that must not: one in each of their namespaces, and one with their labels in another.
 OTHERS = {
     "dns": ("kube-system", {"k8s-app": "kube-dns"}),
     "traefik": ("traefik", {"app.kubernetes.io/name": "traefik"}),
     "prometheus": ("monitoring", {"app.kubernetes.io/name": "prometheus"}),
     "keda": ("keda", {"app": "keda-operator"}),
     "cnpg": ("cnpg-system", {"app.kubernetes.io/name": "cloudnative-pg"}),
-    "stranger": (NAMESPACE, {"app": "stranger"}),
-    "beside dns": ("kube-system", {"k8s-app": "stranger"}),
-    "beside traefik": ("traefik", {"app": "stranger"}),
-    "beside prometheus": ("monitoring", {"app": "stranger"}),
-    "beside keda": ("keda", {"app": "stranger"}),
-    "beside cnpg": ("cnpg-system", {"app": "stranger"}),
+    "other pod": (NAMESPACE, {"app": "other"}),
+    "next to dns": ("kube-system", {"k8s-app": "other"}),
+    "next to traefik": ("traefik", {"app": "other"}),
+    "next to prometheus": ("monitoring", {"app": "other"}),
+    "next to keda": ("keda", {"app": "other"}),
+    "next to cnpg": ("cnpg-system", {"app": "other"}),
     "impostor": ("default", {"app.kubernetes.io/name": "traefik", "k8s-app": "kube-dns"}),
 }
 
 PORTS = ("53/UDP", "53/TCP", "443/TCP", *(f"{n}/TCP" for n in (5432, 6379, 6443, 8000, 8080, 9090)))
 
 
-class Actor(NamedTuple):
+class Pod(NamedTuple):
     name: str
     namespace: str
     labels: dict[str, str]
 
 
-def actors(resources: list[Resource]) -> list[Actor]:
+def all_pods(resources: list[Resource]) -> list[Pod]:
     found = [
-        Actor(each["metadata"]["name"].partition("-")[0], NAMESPACE, labels(each))
+        Pod(each["metadata"]["name"].partition("-")[0], NAMESPACE, labels(each))
         for each in workloads(resources)
         if each["metadata"].get("namespace") == NAMESPACE
     ]
     found += [
-        Actor(each["metadata"]["name"], NAMESPACE, {"cnpg.io/cluster": each["metadata"]["name"]})
+        Pod(each["metadata"]["name"], NAMESPACE, {"cnpg.io/cluster": each["metadata"]["name"]})
         for each in of(resources, "Cluster")
     ]
-    return [*found, *(Actor(name, *where) for name, where in OTHERS.items())]
+    return [*found, *(Pod(name, *pod) for name, pod in OTHERS.items())]
 
 
-def allowed(resources: list[Resource], way: str) -> set[str]:
-    """Find what the policies of one way, Ingress or Egress, allow: "vote → redis 6379/TCP".
+def allowed(resources: list[Resource], direction: str) -> set[str]:
+    """Return the connections that the policies of one direction allow: "vote → redis 6379/TCP".
 
-    Both ends have to allow it, so each way is looked at alone: neither may be loose because the
-    other is not. A rule that names no peer is for "anybody".
+    `direction` is Ingress or Egress. Kubernetes requires both ends to allow a connection; each
+    direction is checked alone, so that a strict one does not hide a loose one. The peer of a rule
+    without peers is "any".
     """
-    everybody = actors(resources)
+    pods = all_pods(resources)
     found = set()
-    for pod in everybody:
+    for pod in pods:
         if pod.namespace != NAMESPACE:
             continue
         for port in PORTS:
-            for peer in _peers(_rules(resources, way, pod), pod, port, everybody):
-                ends = (pod.name, peer) if way == "Egress" else (peer, pod.name)
+            for peer in _peers(_rules(resources, direction, pod), pod, port, pods):
+                ends = (pod.name, peer) if direction == "Egress" else (peer, pod.name)
                 found.add(f"{ends[0]} → {ends[1]} {port}")
     return found
 
 
-def _rules(resources: list[Resource], way: str, pod: Actor) -> list[Resource]:
+def _rules(resources: list[Resource], direction: str, pod: Pod) -> list[Resource]:
     specs = [
         each["spec"]
         for each in of(resources, "NetworkPolicy")
         if each["metadata"]["namespace"] == pod.namespace
-        and way in each["spec"]["policyTypes"]
+        and direction in each["spec"]["policyTypes"]
         and matches(each["spec"]["podSelector"], pod.labels)
     ]
-    # A pod that no policy selects may do all, which is a rule that names nobody.
-    return [rule for spec in specs for rule in spec.get(way.lower(), [])] if specs else [{}]
+    # A pod that no policy selects may connect to any peer: that is an empty rule.
+    return [rule for spec in specs for rule in spec.get(direction.lower(), [])] if specs else [{}]
 
 
-def _peers(
-    rules: Iterable[Resource], pod: Actor, port: str, everybody: Iterable[Actor]
-) -> Iterator[str]:
+def _peers(rules: Iterable[Resource], pod: Pod, port: str, pods: Iterable[Pod]) -> Iterator[str]:
     for rule in rules:
-        if not _has(rule, port):
+        if not _has_port(rule, port):
             continue
         if peers := rule.get("from") or rule.get("to"):
-            yield from (each.name for each in everybody if _is_peer(peers, pod, each))
+            yield from (each.name for each in pods if _is_peer(peers, pod, each))
         else:
-            yield "anybody"
+            yield "any"
 
 
-def _is_peer(peers: list[Resource], pod: Actor, peer: Actor) -> bool:
+def _is_peer(peers: list[Resource], pod: Pod, peer: Pod) -> bool:
     for each in peers:
-        assert set(each) <= {"podSelector", "namespaceSelector"}, "not needed so far"
+        assert set(each) <= {"podSelector", "namespaceSelector"}, "not implemented"
         there = {"kubernetes.io/metadata.name": peer.namespace}
         in_namespace = (
             matches(each["namespaceSelector"], there)
@@ -102,7 +101,7 @@ def _is_peer(peers: list[Resource], pod: Actor, peer: Actor) -> bool:
     return False
 
 
-def _has(rule: Resource, port: str) -> bool:
+def _has_port(rule: Resource, port: str) -> bool:
     if "ports" not in rule:
         return True
     return any(f"{each['port']}/{each.get('protocol', 'TCP')}" == port for each in rule["ports"])

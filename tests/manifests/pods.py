@@ -1,4 +1,4 @@
-"""What no tool knows of each pod; a property is a function that yields what breaks it."""
+"""Policies on each pod. A policy is a generator of violations."""
 
 from collections.abc import Iterator
 
@@ -6,24 +6,16 @@ from voting.settings import ROLE_SETTINGS, Role, RoleSettings
 from voting.web import server
 from voting.web.ops import READY_TIMEOUT
 
-from .rendering import (
-    Resource,
-    every_container,
-    of,
-    one,
-    pod,
-    title,
-    workloads,
-)
+from .rendering import Resource, every_container, of, one, pod, title, workloads
 
-# Speaks with the API server, which is what it is for.
-WITH_TOKEN = {"Deployment traefik"}
+# Traefik reads Ingresses from the API server.
+TOKEN_USERS = {"Deployment traefik"}
 
 
 PROBES = {"httpGet", "tcpSocket"}
 
 
-def every_container_says_what_it_needs(resources: list[Resource]) -> Iterator[str]:
+def every_container_has_requests_and_limits(resources: list[Resource]) -> Iterator[str]:
     for name, container in every_container(resources):
         for bound in ("requests", "limits"):
             for resource in ("cpu", "memory"):
@@ -37,14 +29,14 @@ def every_container_is_confined(resources: list[Resource]) -> Iterator[str]:
         if context.get("readOnlyRootFilesystem") is not True:
             yield f"{name} can write to its root file system"
         if context.get("allowPrivilegeEscalation") is not False:
-            yield f"{name} may gain rights"
+            yield f"{name} may gain privileges"
         if context.get("capabilities") != {"drop": ["ALL"]}:
             yield f"{name} has capabilities"
         if context.get("privileged"):
             yield f"{name} is privileged"
 
 
-def every_pod_is_nobody(resources: list[Resource]) -> Iterator[str]:
+def every_pod_is_unprivileged(resources: list[Resource]) -> Iterator[str]:
     for workload in workloads(resources):
         spec = pod(workload)
         context = spec.get("securityContext", {})
@@ -66,34 +58,34 @@ def no_pod_has_a_token(resources: list[Resource]) -> Iterator[str]:
         if name != workload["metadata"]["name"].partition("-")[0] or name not in accounts:
             yield f"{title(workload)} has no account of its own"
         elif accounts[name].get("automountServiceAccountToken") is not False:
-            yield f"the account {name} gives its token to every pod"
-        expected = title(workload) in WITH_TOKEN
+            yield f"the account {name} mounts its token into every pod"
+        expected = title(workload) in TOKEN_USERS
         if spec.get("automountServiceAccountToken") is not expected:
             yield f"{title(workload)} {'needs' if expected else 'has'} a token"
 
 
-def images_are_named_by_tag(resources: list[Resource]) -> Iterator[str]:
+def images_have_tags(resources: list[Resource]) -> Iterator[str]:
     for name, container in every_container(resources):
         tag = container["image"].rpartition("/")[2].partition(":")[2]
         if tag in {"", "latest"} or container["imagePullPolicy"] != "IfNotPresent":
             yield f"{name} runs {container['image']}, pulled {container['imagePullPolicy']}"
 
 
-def containers_listen_where_they_are_asked(resources: list[Resource]) -> Iterator[str]:
+def containers_listen_on_the_probed_ports(resources: list[Resource]) -> Iterator[str]:
     defaults = {"http": RoleSettings().port, "ops": RoleSettings().ops_port}
     for name, container in every_container(resources):
         ports = {each["name"]: each["containerPort"] for each in container.get("ports", [])}
         for port in defaults.keys() & ports.keys():
             if ports[port] != defaults[port]:
-                yield f"{name} listens on another {port} than {ports[port]}"
+                yield f"{name} does not listen on {ports[port]} for {port}"
         probes = [
             container.get(f"{kind}Probe", {}) for kind in ("startup", "liveness", "readiness")
         ]
-        asked = [probe[how]["port"] for probe in probes for how in probe if how in PROBES]
-        yield from (f"{name} is probed on {port}" for port in asked if port not in ports)
+        probed = [probe[how]["port"] for probe in probes for how in probe if how in PROBES]
+        yield from (f"{name} is probed on {port}" for port in probed if port not in ports)
 
 
-def probes_ask_what_they_should(resources: list[Resource]) -> Iterator[str]:
+def probes_request_the_right_paths(resources: list[Resource]) -> Iterator[str]:
     for role in ROLE_SETTINGS:
         [container] = pod(one(resources, "Deployment", role))["containers"]
         for kind, path in (
@@ -102,25 +94,25 @@ def probes_ask_what_they_should(resources: list[Resource]) -> Iterator[str]:
             ("readiness", "/readyz"),
         ):
             if container.get(f"{kind}Probe", {}).get("httpGet") != {"path": path, "port": "ops"}:
-                yield f"{role}: {kind} does not ask {path}"
+                yield f"{role}: the {kind} probe does not request {path}"
         if container.get("readinessProbe", {}).get("timeoutSeconds", 1) <= READY_TIMEOUT + 0.5:
-            yield f"{role}: readiness is given up before the role is"
+            yield f"{role}: the readiness probe times out before the role does"
 
 
-def a_rollout_refuses_nobody(resources: list[Resource]) -> Iterator[str]:
+def a_rollout_refuses_no_request(resources: list[Resource]) -> Iterator[str]:
     for role in ROLE_SETTINGS:
         deployment = one(resources, "Deployment", role)
         if deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
-            yield f"{role}: a pod goes before the next one is there"
+            yield f"{role}: a rollout stops a pod before its successor is ready"
         [container] = pod(deployment)["containers"]
         sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if role != Role.WORKER and sleep < 5:
-            yield f"{role}: it goes before the proxies know"
+            yield f"{role}: a pod stops before the proxies remove it"
         if pod(deployment)["terminationGracePeriodSeconds"] < sleep + server.SHUTDOWN_TIMEOUT + 1:
-            yield f"{role}: it is killed before it has drained"
+            yield f"{role}: Kubernetes kills a pod before it has drained"
         budget = one(resources, "PodDisruptionBudget", role)["spec"]
         if budget["maxUnavailable"] != 1:
-            yield f"{role}: a drain may take more than one pod"
+            yield f"{role}: a drain may evict more than one pod"
 
 
 def roles_wait_for_the_schema(resources: list[Resource]) -> Iterator[str]:
@@ -129,7 +121,7 @@ def roles_wait_for_the_schema(resources: list[Resource]) -> Iterator[str]:
         waits = [each["args"] for each in spec.get("initContainers", [])]
         expected = [["wait"]] if role != Role.VOTE else []
         if waits != expected:
-            yield f"{role}: waits {waits}"
+            yield f"{role}: waits with {waits}"
         if any(
             each["image"] != spec["containers"][0]["image"]
             for each in spec.get("initContainers", [])
@@ -153,4 +145,4 @@ def the_job_is_named_after_its_image(resources: list[Resource]) -> Iterator[str]
     if references != ["migrate"]:
         yield f"{title(job)} can't be applied again when {references} change"
     if job["spec"].get("ttlSecondsAfterFinished") is None or spec["restartPolicy"] != "Never":
-        yield f"{title(job)} stays for ever"
+        yield f"{title(job)} is never deleted"

@@ -22,7 +22,7 @@ ALL = ("base", *COMPONENTS, *OVERLAYS)
 
 
 def render(folder: str, patch: str | None = None) -> list[Resource]:
-    """Render a folder of `deploy/`, a component on top of the base. The result is the caller's."""
+    """Render a folder of `deploy/`; a component with the base. Callers may change the result."""
     return copy.deepcopy(_render(folder, patch))
 
 
@@ -44,12 +44,12 @@ def _render(folder: str, patch: str | None) -> list[Resource]:
 
 
 def kustomize(folder: Path) -> list[Resource]:
-    """Render a folder that is anywhere."""
+    """Render any folder."""
     done = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr  # a warning is a field that will be gone
+    assert not done.stderr, done.stderr  # kustomize warns of deprecated fields
     return list(yaml.safe_load_all(done.stdout))
 
 
@@ -58,12 +58,12 @@ def of(resources: list[Resource], *kinds: str) -> list[Resource]:
 
 
 def is_named(given: str, name: str) -> bool:
-    """Whether that is the name, or the name with the hash that kustomize adds."""
+    """Whether `given` is the name, or the name with the hash that kustomize adds."""
     return bool(re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", given))
 
 
 def one(resources: list[Resource], kind: str, name: str) -> Resource:
-    """Find a resource by the name it has before a hash, or a Job's tag, is added."""
+    """Find a resource by its name without the hash, or the tag of a Job."""
     found = [
         each
         for each in of(resources, kind)
@@ -75,7 +75,7 @@ def one(resources: list[Resource], kind: str, name: str) -> Resource:
 
 
 def workloads(resources: list[Resource]) -> list[Resource]:
-    """Find what has a template of a pod."""
+    """Find the resources with a pod template."""
     return of(resources, "Deployment", "StatefulSet", "Job")
 
 
@@ -102,11 +102,11 @@ def title(resource: Resource) -> str:
 
 
 def matches(selector: Resource, given: dict[str, str]) -> bool:
-    """Whether a selector, of labels alone or with expressions, selects those labels."""
+    """Whether a selector selects these labels."""
     plain = selector.get("matchLabels", {})
     expressions = selector.get("matchExpressions", [])
     assert set(selector) <= {"matchLabels", "matchExpressions"}
-    assert all(each["operator"] == "In" for each in expressions), "not needed so far"
+    assert all(each["operator"] == "In" for each in expressions), "not implemented"
     return plain.items() <= given.items() and all(
         given.get(each["key"]) in each["values"] for each in expressions
     )

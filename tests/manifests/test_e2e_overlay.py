@@ -1,4 +1,4 @@
-"""What the end-to-end tests apply is the overlay `kind`, but for the tag and the port."""
+"""The end-to-end tests apply the overlay `kind` with another tag and port."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import yaml
 
 from e2e import overlay
 
-from .rendering import DEPLOY, Resource, kustomize, render
+from .rendering import DEPLOY, Resource, kustomize, one, render
 
 ROOT = DEPLOY.parent
 
@@ -22,30 +22,25 @@ def rendered(tmp_path: Path) -> list[Resource]:
     return kustomize(tmp_path)
 
 
-def test_it_differs_from_the_overlay_in_tag_and_port_alone(rendered: list[Resource]):
-    [config] = [
-        each["metadata"]["name"]
-        for each in rendered
-        if each["kind"] == "ConfigMap" and "VOTE_URL" in each["data"]
-    ]
-    [old] = [
-        each["metadata"]["name"]
-        for each in render("overlays/kind")
-        if each["kind"] == "ConfigMap" and "VOTE_URL" in each["data"]
-    ]
-    text = json.dumps(render("overlays/kind"))
+def config_name(resources: list[Resource]) -> str:
+    return one(resources, "ConfigMap", "voting")["metadata"]["name"]
+
+
+def test_the_overlay_differs_only_in_tag_and_port(rendered: list[Resource]):
+    base = render("overlays/kind")
+    text = json.dumps(base)
     for before, after in (
         ("voting:dev", "voting:20261125-1"),
         ("migrate-dev", "migrate-20261125-1"),
         ("localhost:8080", "localhost:43210"),
-        (old, config),
+        (config_name(base), config_name(rendered)),
     ):
         assert before in text
         text = text.replace(before, after)
     assert json.loads(text) == rendered
 
 
-def test_the_cluster_differs_from_what_the_readme_makes_in_name_and_port_alone():
+def test_the_cluster_differs_from_the_readme_only_in_name_and_port():
     text = (ROOT / overlay.OVERLAY / "cluster.yaml").read_text()
     changed = yaml.safe_load(overlay.cluster(text, "pytest-voting", 43210))
     expected = text.replace("name: voting", "name: pytest-voting").replace("8080", "43210")

@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask for what the roles have, and each alert is explained."""
+"""The dashboard and the alerts query metrics that the roles export; the docs explain each alert."""
 
 import json
 import re
@@ -14,19 +14,23 @@ import yaml
 
 from voting.telemetry import metrics
 
+from .alert_cases import ALERT_CASES, NORMAL
 from .rendering import DEPLOY, Resource, of, render
-from .situations import NORMAL, SITUATIONS
 
 NAME = re.compile(r"\b(?:voting|process|kubelet_volume)_[a-z_]+\b")
-# A selector, as far as what it is about can be told; and the labels that are grouped by.
+# A metric with its selector, a label in it, and the labels after `by`.
 SELECTOR = re.compile(r"([a-z_]+)\{([^}]*)\}")
 LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 GROUPED = re.compile(r"by \(([^)]*)\)")
 
 # Kubernetes' own, https://kubernetes.io/docs/reference/instrumentation/metrics/
-OTHERS = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes", "up"}
-# What scraping adds, with `components/monitoring/metrics.yaml`; and Kubernetes to its own.
-ADDED = {"namespace", "pod", "job", "component", "persistentvolumeclaim", "le"}
+KUBERNETES_METRICS = {
+    "kubelet_volume_stats_available_bytes",
+    "kubelet_volume_stats_capacity_bytes",
+    "up",
+}
+# Labels that scraping adds with `components/monitoring/metrics.yaml`, and those of Kubernetes.
+ADDED_LABELS = {"namespace", "pod", "job", "component", "persistentvolumeclaim", "le"}
 
 PAGE = (DEPLOY.parent / "docs/operations.md").read_text()
 PROMTOOL = shutil.which("promtool")
@@ -54,7 +58,7 @@ def targets() -> list[Resource]:
     return [target for panel in dashboard() for target in panel.get("targets", [])]
 
 
-def questions() -> list[str]:
+def expressions() -> list[str]:
     return [
         *(target["expr"] for target in targets()),
         *(rule["expr"] for rule in alerts()),
@@ -63,12 +67,12 @@ def questions() -> list[str]:
 
 @pytest.fixture(scope="module")
 def labels() -> dict[str, set[str]]:
-    """The labels that the samples of each name have, as the roles make them."""
+    """The labels of each metric that the roles export."""
     registries = (prometheus_client.REGISTRY, *metrics.OF_ROLE.values())
     metrics.BUILD.labels("1", "c0ffee", "vote").set(1)
     metrics.READY.labels("vote").set(1)
     metrics.PHASE.labels("open").set(1)
-    found = {name: set() for name in OTHERS}
+    found = {name: set() for name in KUBERNETES_METRICS}
     for registry in registries:
         for family in registry.collect():
             for sample in family.samples:
@@ -76,24 +80,24 @@ def labels() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("question", questions())
-def test_every_metric_that_is_asked_for_exists(question: str, labels: dict[str, set[str]]):
-    asked = set(NAME.findall(question))
-    assert asked <= set(labels)
-    assert asked or question.startswith("absent(up")
+@pytest.mark.parametrize("expression", expressions())
+def test_every_queried_metric_exists(expression: str, labels: dict[str, set[str]]):
+    queried = set(NAME.findall(expression))
+    assert queried <= set(labels)
+    assert queried or expression.startswith("absent(up")
 
 
-@pytest.mark.parametrize("question", questions())
-def test_every_label_that_is_asked_for_exists(question: str, labels: dict[str, set[str]]):
-    for name, selector in SELECTOR.findall(question):
-        assert set(LABEL.findall(re.sub(r'"[^"]*"', "", selector))) <= labels[name] | ADDED
-    there = ADDED.union(*(labels.get(name, set()) for name in NAME.findall(question)))
-    for group in GROUPED.findall(question):
+@pytest.mark.parametrize("expression", expressions())
+def test_every_queried_label_exists(expression: str, labels: dict[str, set[str]]):
+    for name, selector in SELECTOR.findall(expression):
+        assert set(LABEL.findall(re.sub(r'"[^"]*"', "", selector))) <= labels[name] | ADDED_LABELS
+    there = ADDED_LABELS.union(*(labels.get(name, set()) for name in NAME.findall(expression)))
+    for group in GROUPED.findall(expression):
         assert set(group.replace(" ", "").split(",")) <= there
 
 
 @pytest.mark.parametrize("target", targets(), ids=lambda target: target["expr"])
-def test_every_panel_is_about_one_namespace_and_its_legend_has_what_it_is_grouped_by(
+def test_every_panel_selects_one_namespace_and_its_legend_has_the_grouped_labels(
     target: Resource,
 ):
     assert target["expr"].count('namespace="$namespace"') == len(NAME.findall(target["expr"]))
@@ -102,7 +106,7 @@ def test_every_panel_is_about_one_namespace_and_its_legend_has_what_it_is_groupe
     assert legend >= grouped - {"le"}
 
 
-def test_panels_and_questions_have_names_of_their_own_and_panels_do_not_overlap():
+def test_panels_have_unique_ids_and_do_not_overlap():
     panels = dashboard()
     ids = [panel["id"] for panel in panels]
     assert len(ids) == len(set(ids))
@@ -121,19 +125,19 @@ def test_panels_and_questions_have_names_of_their_own_and_panels_do_not_overlap(
 
 
 def paragraphs() -> dict[str, str]:
-    """Find what the page says about each alert."""
+    """Return the page's paragraph of each alert."""
     chapter = re.search(r"^## Alerts\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)[1]
     heading, *parts = re.split(r"^### (.*)\n", chapter, flags=re.MULTILINE)
     assert heading
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def test_each_alert_has_its_paragraph_and_each_paragraph_its_alert():
+def test_each_alert_has_a_paragraph():
     assert sorted(paragraphs()) == sorted(alert["alert"] for alert in alerts())
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
-def test_each_alert_says_how_bad_it_is_what_voters_notice_and_where_to_read_on(alert: Resource):
+def test_each_alert_has_a_severity_an_effect_on_voters_and_a_runbook(alert: Resource):
     assert alert["labels"] in ({"severity": "critical"}, {"severity": "warning"})
     notes = alert["annotations"]
     assert set(notes) == {"summary", "description", "runbook"}
@@ -141,19 +145,19 @@ def test_each_alert_says_how_bad_it_is_what_voters_notice_and_where_to_read_on(a
     assert re.search("voters|viewers|nobody", notes["description"].lower())
 
 
-def test_references_within_the_page_lead_somewhere():
+def test_references_within_the_page_have_targets():
     headings = re.findall(r"^#+ (.*)", PAGE, re.MULTILINE)
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= {each.lower() for each in headings}
 
 
 @pytest.fixture
 def rules_file(tmp_path: Path) -> Path:
-    """The alerts, and beside them each question of the dashboard, as Prometheus reads them."""
+    """A file for Prometheus with the alerts and each expression of the dashboard."""
     filled = (
         target["expr"].replace("$namespace", "voting").replace("$__rate_interval", "1m")
         for target in targets()
     )
-    records = [{"record": f"asked:{n}", "expr": expr} for n, expr in enumerate(filled)]
+    records = [{"record": f"queried:{n}", "expr": expr} for n, expr in enumerate(filled)]
     groups = [*rules()["groups"], {"name": "dashboard", "rules": records}]
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.dump({"groups": groups}))
@@ -168,8 +172,8 @@ def promtool(*arguments: str) -> None:
 
 
 def cases() -> Iterator[Resource]:
-    """Describe each situation for promtool, with the alerts that have to fire in it."""
-    for expected, changes in [((), {}), *SITUATIONS]:
+    """Yield each case as a test for promtool."""
+    for expected, changes in [((), {}), *ALERT_CASES]:
         series = {**NORMAL, **changes}
         samples = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(expected)]
         yield {
@@ -187,8 +191,8 @@ def cases() -> Iterator[Resource]:
         }
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not here")
-def test_every_question_can_be_read_and_every_alert_fires_when_it_has_to(rules_file: Path):
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+def test_every_expression_parses_and_every_alert_fires_when_it_must(rules_file: Path):
     promtool("check", "rules", str(rules_file))
     tests = rules_file.with_name("tests.yaml")
     tests.write_text(
@@ -203,6 +207,6 @@ def test_every_question_can_be_read_and_every_alert_fires_when_it_has_to(rules_f
     promtool("test", "rules", str(tests))
 
 
-def test_each_alert_has_a_situation_in_which_it_fires():
-    expected = {name for names, _ in SITUATIONS for name in names}
+def test_each_alert_has_a_case_in_which_it_fires():
+    expected = {name for names, _ in ALERT_CASES for name in names}
     assert expected == {alert["alert"] for alert in alerts()}

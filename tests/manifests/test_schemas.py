@@ -1,12 +1,13 @@
-"""What every folder renders to is what each supported Kubernetes takes, field by field."""
+"""Every folder renders to resources that match the schemas of each supported Kubernetes."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 
-from .rendering import ALL, COMPONENTS, DEPLOY, OVERLAYS, Resource, render, title
+from .rendering import ALL, COMPONENTS, DEPLOY, OVERLAYS, of, one, render, title
 
 OLDEST = (1, 34)
 VERSIONS = [
@@ -17,50 +18,49 @@ VERSIONS = [
     and tuple(map(int, match.group().split("."))) >= OLDEST
 ]
 
-# Defined by what production/README.md says to install first. Kubernetes has no schema of these, so
-# nothing here finds a field of theirs that is misspelt; `kubectl apply --dry-run=server` does.
+# Custom resources of the operators in production/README.md. These tests have no schemas of them;
+# `kubectl apply --dry-run=server` finds their misspelt fields.
 CUSTOM = {
     *("Cluster", "ObjectStore", "ScheduledBackup"),
     *("ScaledObject", "TriggerAuthentication"),
     *("ServiceMonitor", "PrometheusRule"),
 }
-# Of no namespace.
+# Resources without a namespace.
 GLOBAL = {"Namespace", "ClusterRole", "ClusterRoleBinding", "IngressClass"}
 
 
-def validate(resource: Resource, version: str) -> None:
-    kubernetes_validate.validate(resource, version, strict=True)
+validate = partial(kubernetes_validate.validate, strict=True)
 
 
-def test_the_oldest_and_newer_versions_are_looked_at():
+def test_the_oldest_and_newer_versions_are_checked():
     assert "1.34" in VERSIONS
     assert len(VERSIONS) > 1
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("folder", ALL)
-def test_every_resource_has_the_schema_of_its_kind(folder: str, version: str):
+def test_every_resource_matches_its_schema(folder: str, version: str):
     for resource in render(folder):
         if resource["kind"] not in CUSTOM:
             validate(resource, version)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_field_that_is_misspelt_is_found(version: str):
-    [vote] = [each for each in render("base") if title(each) == "Deployment vote"]
+def test_a_misspelt_field_is_found(version: str):
+    vote = one(render("base"), "Deployment", "vote")
     vote["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         validate(vote, version)
 
 
 @pytest.mark.parametrize("folder", ALL)
-def test_no_resource_is_there_twice(folder: str):
+def test_no_resource_is_rendered_twice(folder: str):
     names = [(title(each), each["metadata"].get("namespace")) for each in render(folder)]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_every_component_is_of_use_to_an_overlay(component: str):
+def test_an_overlay_uses_every_component(component: str):
     used = [path.read_text() for path in DEPLOY.glob("overlays/**/kustomization.yaml")]
     assert any(component in text for text in used)
 
@@ -76,7 +76,7 @@ def test_everything_is_in_the_namespace_of_the_app_or_of_the_ingress_controller(
 def test_a_restore_makes_the_database_from_its_archive_and_archives_elsewhere():
     production = DEPLOY / "overlays/production"
     patch = (production / "restore.yaml").read_text()
-    [cluster] = [each for each in render("overlays/production", patch) if each["kind"] == "Cluster"]
+    [cluster] = of(render("overlays/production", patch), "Cluster")
     spec = cluster["spec"]
     [source] = spec["externalClusters"]
     [archive] = spec["plugins"]

@@ -1,4 +1,4 @@
-"""The Secrets are those that the pods read, and the roles take what is in them."""
+"""The Secrets contain what the pods read, in the form that the roles accept."""
 
 import base64
 import hashlib
@@ -14,14 +14,14 @@ import pytest
 from voting.settings import ROLE_SETTINGS, DatabaseSettings, Role, load_settings
 
 from .rendering import DEPLOY, OVERLAYS, Resource, of, one, pod, render
-from .wiring import each_secret_that_is_read_is_there, secret_variables
+from .wiring import each_secret_that_is_read_exists, secret_variables
 
 KIND, PRODUCTION = OVERLAYS
 SCRIPT = DEPLOY / PRODUCTION / "make_secrets.py"
 
 
-def made() -> list[Resource]:
-    """Run the script of the production overlay, and write its Secrets as the API server would."""
+def make_secrets() -> list[Resource]:
+    """Run the script of the production overlay, and encode its Secrets as the API server does."""
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=True)
     secrets = json.loads(done.stdout)["items"]
     for each in secrets:
@@ -33,25 +33,25 @@ def made() -> list[Resource]:
 @pytest.fixture(scope="module", params=OVERLAYS)
 def resources(request) -> list[Resource]:
     rendered = render(request.param)
-    return [*rendered, *made()] if request.param == PRODUCTION else rendered
+    return [*rendered, *make_secrets()] if request.param == PRODUCTION else rendered
 
 
-def contents(resources: list[Resource], name: str) -> dict[str, str]:
+def secret_data(resources: list[Resource], name: str) -> dict[str, str]:
     secret = one(resources, "Secret", name)
     return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
 
 
 def environment(resources: list[Resource], kind: str, name: str) -> dict[str, str]:
-    """Work out the variables that a pod's container gets from ConfigMap and Secrets."""
+    """Return the variables of a container from the ConfigMap and its Secrets."""
     [container] = pod(one(resources, kind, name))["containers"]
     variables = dict(one(resources, "ConfigMap", "voting")["data"])
     for variable in secret_variables(container):
-        variables[variable] = contents(resources, name)[variable]
+        variables[variable] = secret_data(resources, name)[variable]
     return variables
 
 
-def test_every_secret_that_is_read_is_there(resources):
-    assert list(each_secret_that_is_read_is_there(resources)) == []
+def test_every_secret_that_is_read_exists(resources):
+    assert list(each_secret_that_is_read_exists(resources)) == []
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -63,47 +63,47 @@ def test_the_migration_takes_its_settings(resources):
     assert load_settings(DatabaseSettings, environment(resources, "Job", "migrate"))
 
 
-def test_the_urls_lead_to_services_and_users_that_are_there(resources):
+def test_the_urls_name_existing_services_and_users(resources):
     names = {each["metadata"]["name"] for each in of(resources, "Service")}
     names |= {f"{each['metadata']['name']}-rw" for each in of(resources, "Cluster")}
     users = {"migrate": "voting", "worker": "voting_worker", "result": "voting_result"}
     for name, user in users.items():
-        url = urlsplit(contents(resources, name)["DATABASE_URL"])
+        url = urlsplit(secret_data(resources, name)["DATABASE_URL"])
         assert (url.hostname in names, url.username, url.path) == (True, user, "/voting")
     for name in ("vote", "worker"):
-        url = urlsplit(contents(resources, name)["REDIS_URL"])
+        url = urlsplit(secret_data(resources, name)["REDIS_URL"])
         assert (url.hostname in names, url.username, url.path) == (True, name, "/0")
 
 
 def test_the_passwords_in_the_urls_are_those_of_the_servers(resources):
-    lines = contents(resources, "redis")["users.acl"].splitlines()
+    lines = secret_data(resources, "redis")["users.acl"].splitlines()
     users = {words[1]: words[3] for words in map(shlex.split, lines)}
     for name in ("vote", "worker"):
-        password = urlsplit(contents(resources, name)["REDIS_URL"]).password
+        password = urlsplit(secret_data(resources, name)["REDIS_URL"]).password
         hashed = hashlib.sha256(password.encode()).hexdigest()
         assert users[name] in {f">{password}", f"#{hashed}"}
 
 
-def test_the_users_of_production_have_passwords_of_their_own_which_only_they_know():
-    secrets = made()
-    texts = [contents(secrets, "redis")["users.acl"], *(contents(secrets, "keda").values())]
+def test_each_production_user_has_its_own_random_password():
+    secrets = make_secrets()
+    texts = [secret_data(secrets, "redis")["users.acl"], *(secret_data(secrets, "keda").values())]
     assert ">" not in texts[0]
     assert "insecure" not in json.dumps(secrets)
     passwords = [
-        urlsplit(contents(secrets, name)[url]).password
+        urlsplit(secret_data(secrets, name)[url]).password
         for name, url in [
             *(("vote", "REDIS_URL"), ("worker", "REDIS_URL"), ("worker", "DATABASE_URL")),
             *(("result", "DATABASE_URL"), ("migrate", "DATABASE_URL")),
         ]
     ]
-    passwords.append(contents(secrets, "keda")["password"])
+    passwords.append(secret_data(secrets, "keda")["password"])
     assert len(set(passwords)) == len(passwords)
     assert min(map(len, passwords)) >= 48
-    assert made() != secrets
+    assert make_secrets() != secrets
 
 
-def test_the_operators_find_the_secrets_that_they_are_told_of():
-    resources = [*render(PRODUCTION), *made()]
+def test_the_operators_find_their_secrets():
+    resources = [*render(PRODUCTION), *make_secrets()]
     [cluster] = of(resources, "Cluster")
     initdb = cluster["spec"]["bootstrap"]["initdb"]
     roles = cluster["spec"]["managed"]["roles"]
@@ -111,17 +111,17 @@ def test_the_operators_find_the_secrets_that_they_are_told_of():
     logins |= {each["name"]: each["passwordSecret"]["name"] for each in roles}
     urls = {"voting": "migrate", "voting_worker": "worker", "voting_result": "result"}
     for user, name in logins.items():
-        url = urlsplit(contents(resources, urls[user])["DATABASE_URL"])
-        assert contents(resources, name) == {"username": user, "password": url.password}
+        url = urlsplit(secret_data(resources, urls[user])["DATABASE_URL"])
+        assert secret_data(resources, name) == {"username": user, "password": url.password}
     created = " ".join(initdb["postInitSQL"])
     assert all(f"CREATE ROLE {each['name']} LOGIN" in created for each in roles)
 
     [authentication] = of(resources, "TriggerAuthentication")
     for each in authentication["spec"]["secretTargetRef"]:
-        assert contents(resources, each["name"])[each["key"]]
+        assert secret_data(resources, each["name"])[each["key"]]
 
 
-def test_the_script_shows_nothing_on_a_screen():
+def test_the_script_refuses_to_print_passwords_to_a_terminal():
     _, screen = pty.openpty()
     done = subprocess.run(
         [sys.executable, SCRIPT], stdout=screen, stderr=subprocess.PIPE, check=False

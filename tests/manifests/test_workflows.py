@@ -1,4 +1,4 @@
-"""What no linter knows of the workflows: what is this project's in them."""
+"""Rules for the workflows that no linter checks."""
 
 import ast
 import re
@@ -17,8 +17,8 @@ JOBS = {
     for job, found in workflow["jobs"].items()
 }
 
-# Who may do more than read, and what.
-MORE = {
+# The permissions of each job that may do more than read.
+WRITERS = {
     "release/image": {
         "contents": "read",
         "packages": "write",
@@ -29,14 +29,14 @@ MORE = {
 
 
 def unpinned(text: str) -> list[str]:
-    """Tell what is used without a commit and its version; `$/` is this repository's commit."""
+    """Find actions without a commit and a version; `$/` is this repository at the same commit."""
     used = re.findall(r"^ *(?:- )?uses: *(.*)", text, re.MULTILINE)
     pinned = re.compile(r"\$/.*|[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     return [each for each in used if not pinned.fullmatch(each)]
 
 
 def sessions() -> dict[str, bool]:
-    """Tell each session of `nox`, and whether `nox` alone runs it."""
+    """Return each session of nox, and whether `nox` without arguments runs it."""
     found = {}
     for node in ast.parse((ROOT / "noxfile.py").read_text()).body:
         for each in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
@@ -45,8 +45,8 @@ def sessions() -> dict[str, bool]:
     return found
 
 
-def named() -> set[str]:
-    """Tell each session that a workflow names."""
+def sessions_in_workflows() -> set[str]:
+    """Return the sessions that the workflows name."""
     found = re.findall(r"nox -s ([\w ]+)", TEXTS["check"])
     return {name for names in found for name in names.split()}
 
@@ -67,13 +67,15 @@ def test_every_action_is_named_by_its_commit_and_version(name: str):
         "docker://alpine:3",
     ],
 )
-def test_what_is_named_otherwise_is_found(used: str):
+def test_an_unpinned_action_is_found(used: str):
     assert unpinned(f"steps:\n  - uses: {used}\n") == [used]
 
 
-def test_nobody_may_write_but_who_releases():
+def test_only_the_release_job_may_write():
     assert all(each["permissions"] == {"contents": "read"} for each in WORKFLOWS.values())
-    assert {name: job["permissions"] for name, job in JOBS.items() if "permissions" in job} == MORE
+    assert {
+        name: job["permissions"] for name, job in JOBS.items() if "permissions" in job
+    } == WRITERS
 
 
 def test_nothing_is_released_unchecked_or_by_a_fork():
@@ -87,8 +89,13 @@ def test_nothing_is_released_unchecked_or_by_a_fork():
 
 def test_every_session_is_run():
     by_default = {name for name, runs in sessions().items() if runs}
-    # People run these themselves: a new lock, pictures, measurements, a part of all checks.
-    assert named() == sessions().keys() - by_default - {"lock", "screenshots", "bench", "quick"}
+    # No workflow runs these: they write files, measure, or repeat a part of the checks.
+    assert sessions_in_workflows() == sessions().keys() - by_default - {
+        "lock",
+        "screenshots",
+        "bench",
+        "quick",
+    }
     assert any(step.get("run") == "pip install nox && nox" for step in JOBS["check/nox"]["steps"])
 
 

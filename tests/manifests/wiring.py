@@ -1,10 +1,10 @@
-"""What no tool knows of how the resources hang together: Secrets, settings, ports, networks."""
+"""Policies on references between resources: Secrets, settings, ports and networks."""
 
 from collections.abc import Iterator
 
 from voting.settings import ROLE_SETTINGS, RoleSettings
 
-from .network import NAMESPACE, actors, allowed
+from .network import NAMESPACE, all_pods, allowed
 from .rendering import (
     Resource,
     containers,
@@ -19,9 +19,9 @@ from .rendering import (
     workloads,
 )
 
-# Settings that are not in the ConfigMap: Deployments and the image's build set them, the defaults
-# match the ports of the manifests, an operator with a trace collector adds its address, and only
-# tests shorten the worker's times.
+# Settings that are not in the ConfigMap: the Deployments or the image's build set them, their
+# defaults match the ports in the manifests, an operator with a trace collector adds them, or only
+# tests set them (the worker's times).
 FIXED = {
     *("ROLE", "COMMIT", "HOST", "PORT", "OPS_PORT"),
     *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
@@ -39,7 +39,7 @@ APP_PAIRS = {
     "traefik → result 8080/TCP",
     *(
         f"{name} → dns 53/{protocol}"
-        for name in ("vote", "result", "worker", "migrate", "redis", "postgres", "stranger")
+        for name in ("vote", "result", "worker", "migrate", "redis", "postgres", "other pod")
         for protocol in ("UDP", "TCP")
     ),
 }
@@ -54,13 +54,13 @@ OPERATOR_PAIRS = {
     "cnpg → postgres 8000/TCP",
     "postgres → postgres 5432/TCP",
     "postgres → postgres 8000/TCP",
-    "postgres → anybody 443/TCP",
-    "postgres → anybody 6443/TCP",
+    "postgres → any 443/TCP",
+    "postgres → any 6443/TCP",
 }
 
 
 def secrets_of(model: type[RoleSettings]) -> set[str]:
-    """Tell which of its variables are secret."""
+    """Return the names of the secret variables."""
     return {
         name.upper()
         for name, field in model.model_fields.items()
@@ -69,7 +69,7 @@ def secrets_of(model: type[RoleSettings]) -> set[str]:
 
 
 def secret_variables(container: Resource) -> dict[str, tuple[str, str]]:
-    """Tell which Secret and which key of it each variable comes from."""
+    """Return the Secret and the key of each variable."""
     sources = {
         each["name"]: each["valueFrom"]["secretKeyRef"]
         for each in container.get("env", [])
@@ -78,7 +78,7 @@ def secret_variables(container: Resource) -> dict[str, tuple[str, str]]:
     return {name: (source["name"], source["key"]) for name, source in sources.items()}
 
 
-def each_role_gets_the_secrets_that_it_reads(resources: list[Resource]) -> Iterator[str]:
+def each_role_gets_exactly_the_secrets_it_reads(resources: list[Resource]) -> Iterator[str]:
     for workload in of(resources, "Deployment", "Job"):
         name = workload["metadata"]["name"].partition("-")[0]
         if name not in (*ROLE_SETTINGS, "migrate"):
@@ -86,26 +86,26 @@ def each_role_gets_the_secrets_that_it_reads(resources: list[Resource]) -> Itera
         if pod(workload).get("volumes"):
             yield f"{title(workload)} has volumes"
         for container in containers(workload):
-            title_ = f"{title(workload)}/{container['name']}"
-            # A container that waits, or migrates, asks the database alone.
+            container_name = f"{title(workload)}/{container['name']}"
+            # Containers that wait or migrate use only the database.
             role = container["name"] in ROLE_SETTINGS
             read = secrets_of(ROLE_SETTINGS[name]) if role else {"DATABASE_URL"}
             given = secret_variables(container)
             if given.keys() != read:
-                yield f"{title_} gets {sorted(given)} and reads {sorted(read)}"
+                yield f"{container_name} gets {sorted(given)} and reads {sorted(read)}"
             if any("secretRef" in each for each in container.get("envFrom", [])):
-                yield f"{title_} gets a whole Secret"
+                yield f"{container_name} gets a whole Secret"
             for variable, (secret, key) in given.items():
                 if key != variable or not is_named(secret, name):
-                    yield f"{title_} reads {key} of {secret}"
+                    yield f"{container_name} reads {key} of {secret}"
 
 
-def each_secret_that_is_read_is_there(resources: list[Resource]) -> Iterator[str]:
+def each_secret_that_is_read_exists(resources: list[Resource]) -> Iterator[str]:
     present = {each["metadata"]["name"]: each.get("data", {}) for each in of(resources, "Secret")}
     for name, container in every_container(resources):
         for secret, key in secret_variables(container).values():
             if key not in present.get(secret, {}):
-                yield f"{name}: there is no {key} in {secret}"
+                yield f"{name}: {secret} has no {key}"
         whole = [
             each["secretRef"]["name"]
             for each in container.get("envFrom", [])
@@ -127,8 +127,8 @@ def every_setting_is_in_the_configmap(resources: list[Resource]) -> Iterator[str
         name for model in ROLE_SETTINGS.values() for name in secrets_of(model)
     }
     given = set(one(resources, "ConfigMap", "voting")["data"])
-    yield from (f"{name} is read, and not given" for name in read - given - FIXED)
-    yield from (f"{name} is given, and not read" for name in given - read)
+    yield from (f"the ConfigMap lacks {name}" for name in read - given - FIXED)
+    yield from (f"no role reads {name}" for name in given - read)
     for role in ROLE_SETTINGS:
         [container] = pod(one(resources, "Deployment", role))["containers"]
         if {"name": "ROLE", "value": role} not in container["env"]:
@@ -138,7 +138,7 @@ def every_setting_is_in_the_configmap(resources: list[Resource]) -> Iterator[str
             yield f"{role} does not read the settings"
 
 
-def selectors_select(resources: list[Resource]) -> Iterator[str]:
+def selectors_match_pods(resources: list[Resource]) -> Iterator[str]:
     pods = [labels(each) for each in workloads(resources)]
     pods += [{"cnpg.io/cluster": each["metadata"]["name"]} for each in of(resources, "Cluster")]
     paths = {
@@ -149,7 +149,7 @@ def selectors_select(resources: list[Resource]) -> Iterator[str]:
     for each in of(resources, *paths):
         selector = paths[each["kind"]](each["spec"])
         if not any(matches(selector, given) for given in pods):
-            yield f"{title(each)} selects nothing with {selector}"
+            yield f"{title(each)} selects no pod with {selector}"
     for each in of(resources, "Deployment", "StatefulSet"):
         spreads = pod(each).get("topologySpreadConstraints", [])
         for selector in (
@@ -160,7 +160,7 @@ def selectors_select(resources: list[Resource]) -> Iterator[str]:
                 yield f"{title(each)} does not select its own pods with {selector}"
 
 
-def services_lead_to_ports(resources: list[Resource]) -> Iterator[str]:
+def services_target_container_ports(resources: list[Resource]) -> Iterator[str]:
     for service in of(resources, "Service"):
         selector = {"matchLabels": service["spec"]["selector"]}
         for workload in of(resources, "Deployment", "StatefulSet"):
@@ -171,10 +171,10 @@ def services_lead_to_ports(resources: list[Resource]) -> Iterator[str]:
                 if matches(selector, labels(workload)) and port["targetPort"] not in names:
                     yield f"{title(service)} leads to no {port['targetPort']}"
         if service["spec"].get("type") == "NodePort" and title(service) != "Service traefik":
-            yield f"{title(service)} is open to the outside"
+            yield f"{title(service)} opens a port of each node"
 
 
-def the_ingress_leads_to_pages_only(resources: list[Resource]) -> Iterator[str]:
+def the_ingress_leads_only_to_pages(resources: list[Resource]) -> Iterator[str]:
     for ingress in of(resources, "Ingress"):
         for rule in ingress["spec"]["rules"]:
             [path] = rule["http"]["paths"]
@@ -186,11 +186,11 @@ def the_ingress_leads_to_pages_only(resources: list[Resource]) -> Iterator[str]:
                 yield f"{rule['host']} leads to {backend['name']}"
 
 
-def only_the_listed_pairs_may_speak(resources: list[Resource]) -> Iterator[str]:
+def only_the_listed_pairs_may_connect(resources: list[Resource]) -> Iterator[str]:
     expected = APP_PAIRS | (OPERATOR_PAIRS if of(resources, "Cluster") else set())
-    ours = {each.name for each in actors(resources) if each.namespace == NAMESPACE}
-    for way, end in (("Egress", 0), ("Ingress", 1)):
-        found = allowed(resources, way)
+    ours = {each.name for each in all_pods(resources) if each.namespace == NAMESPACE}
+    for direction, end in (("Egress", 0), ("Ingress", 1)):
+        found = allowed(resources, direction)
         listed = {pair for pair in expected if pair.rpartition(" ")[0].split(" → ")[end] in ours}
-        yield from (f"{way} allows {pair}" for pair in sorted(found - listed))
-        yield from (f"{way} does not allow {pair}" for pair in sorted(listed - found))
+        yield from (f"{direction} allows {pair}" for pair in sorted(found - listed))
+        yield from (f"{direction} does not allow {pair}" for pair in sorted(listed - found))

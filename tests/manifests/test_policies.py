@@ -1,4 +1,4 @@
-"""Each property holds where it should, and is seen to fail when it is broken on purpose."""
+"""Each policy holds for the overlays, and finds each mistake that is put into them."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,21 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from . import keeping, pods, wiring
+from . import pods, policies, wiring
 from .rendering import DEPLOY, OVERLAYS, Resource, kustomize, labels, of, one, pod, render
 
 KIND, PRODUCTION = OVERLAYS
 
+OTHER = {"app.kubernetes.io/component": "voter"}
+
 Change = Callable[[list[Resource]], object]
-Property = Callable[[list[Resource]], Iterator[str]]
+Policy = Callable[[list[Resource]], Iterator[str]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A property, the overlays that it is of, and ways to break it."""
+    """A policy, the overlays that it applies to, and mistakes that it must find."""
 
-    property: Property
-    breaks: tuple[Change, ...] = field(kw_only=True)
+    policy: Policy
+    mistakes: tuple[Change, ...] = field(kw_only=True)
     overlays: tuple[str, ...] = OVERLAYS
 
 
@@ -30,11 +32,23 @@ def vote(resources: list[Resource]) -> Resource:
     return one(resources, "Deployment", "vote")
 
 
+def spec(resources: list[Resource], kind: str, name: str) -> Resource:
+    return one(resources, kind, name)["spec"]
+
+
+def trigger(resources: list[Resource]) -> Resource:
+    return spec(resources, "ScaledObject", "worker")["triggers"][0]["metadata"]
+
+
+def postgres(resources: list[Resource]) -> Resource:
+    return of(resources, "Cluster")[0]["spec"]
+
+
 def container(resources: list[Resource], kind: str = "Deployment", name: str = "vote") -> Resource:
     return pod(one(resources, kind, name))["containers"][0]
 
 
-def conf(old: str, new: str) -> Change:
+def replace_in_conf(old: str, new: str) -> Change:
     def change(resources: list[Resource]) -> None:
         data = one(resources, "ConfigMap", "redis")["data"]
         assert old in data["valkey.conf"]
@@ -43,7 +57,7 @@ def conf(old: str, new: str) -> Change:
     return change
 
 
-def policy(resources: list[Resource], name: str) -> Resource:
+def network_policy(resources: list[Resource], name: str) -> Resource:
     [found] = [each for each in of(resources, "NetworkPolicy") if each["metadata"]["name"] == name]
     return found["spec"]
 
@@ -59,8 +73,8 @@ def variable(name: str, secret: str) -> Resource:
 
 CASES = [
     Case(
-        pods.every_container_says_what_it_needs,
-        breaks=(
+        pods.every_container_has_requests_and_limits,
+        mistakes=(
             lambda r: container(r)["resources"]["limits"].pop("memory"),
             lambda r: container(r, name="result")["resources"].pop("requests"),
             lambda r: pod(one(r, "Deployment", "worker"))["initContainers"][0].pop("resources"),
@@ -69,7 +83,7 @@ CASES = [
     ),
     Case(
         pods.every_container_is_confined,
-        breaks=(
+        mistakes=(
             lambda r: container(r)["securityContext"].update(readOnlyRootFilesystem=False),
             lambda r: container(r)["securityContext"].pop("allowPrivilegeEscalation"),
             lambda r: container(r)["securityContext"].update(capabilities={"drop": ["CHOWN"]}),
@@ -78,8 +92,8 @@ CASES = [
         ),
     ),
     Case(
-        pods.every_pod_is_nobody,
-        breaks=(
+        pods.every_pod_is_unprivileged,
+        mistakes=(
             lambda r: pod(vote(r))["securityContext"].update(runAsUser=0),
             lambda r: pod(vote(r))["securityContext"].pop("runAsNonRoot"),
             lambda r: pod(vote(r))["securityContext"].pop("seccompProfile"),
@@ -89,7 +103,7 @@ CASES = [
     ),
     Case(
         pods.no_pod_has_a_token,
-        breaks=(
+        mistakes=(
             lambda r: pod(vote(r)).update(automountServiceAccountToken=True),
             lambda r: pod(vote(r)).pop("automountServiceAccountToken"),
             lambda r: pod(vote(r)).update(serviceAccountName="default"),
@@ -97,8 +111,8 @@ CASES = [
         ),
     ),
     Case(
-        wiring.each_role_gets_the_secrets_that_it_reads,
-        breaks=(
+        wiring.each_role_gets_exactly_the_secrets_it_reads,
+        mistakes=(
             lambda r: container(r)["env"].append(variable("DATABASE_URL", "worker")),
             lambda r: container(r, name="result")["env"].append(variable("REDIS_URL", "vote")),
             lambda r: container(r, name="worker")["env"].append(variable("SECRET_KEYS", "vote")),
@@ -110,51 +124,51 @@ CASES = [
         ),
     ),
     Case(
-        wiring.each_secret_that_is_read_is_there,
+        wiring.each_secret_that_is_read_exists,
         overlays=(KIND,),
-        breaks=(
+        mistakes=(
             lambda r: one(r, "Secret", "vote")["data"].pop("SECRET_KEYS"),
             lambda r: r.remove(one(r, "Secret", "postgres")),
             lambda r: r.remove(one(r, "Secret", "redis")),
         ),
     ),
     Case(
-        keeping.no_secret_is_here,
+        policies.no_secret_is_rendered,
         overlays=(PRODUCTION,),
-        breaks=(lambda r: r.append({"kind": "Secret", "metadata": {"name": "vote"}}),),
+        mistakes=(lambda r: r.append({"kind": "Secret", "metadata": {"name": "vote"}}),),
     ),
     Case(
-        wiring.selectors_select,
-        breaks=(
-            lambda r: one(r, "Service", "redis")["spec"]["selector"].update(other="label"),
-            lambda r: labels(vote(r)).update({"app.kubernetes.io/component": "voter"}),
-            lambda r: one(r, "PodDisruptionBudget", "vote")["spec"]["selector"][
-                "matchLabels"
-            ].update({"app.kubernetes.io/component": "voter"}),
-            lambda r: policy(r, "redis")["podSelector"]["matchLabels"].update(other="label"),
+        wiring.selectors_match_pods,
+        mistakes=(
+            lambda r: spec(r, "Service", "redis")["selector"].update(other="label"),
+            lambda r: labels(vote(r)).update(OTHER),
+            lambda r: spec(r, "PodDisruptionBudget", "vote")["selector"]["matchLabels"].update(
+                OTHER
+            ),
+            lambda r: network_policy(r, "redis")["podSelector"]["matchLabels"].update(
+                other="label"
+            ),
             lambda r: pod(vote(r))["topologySpreadConstraints"][0]["labelSelector"][
                 "matchLabels"
             ].update(other="label"),
         ),
     ),
     Case(
-        keeping.everything_is_watched_and_scaled_that_should_be,
+        policies.monitors_and_autoscalers_match_resources,
         overlays=(PRODUCTION,),
-        breaks=(
-            lambda r: one(r, "ServiceMonitor", "voting")["spec"]["selector"]["matchLabels"].update(
+        mistakes=(
+            lambda r: spec(r, "ServiceMonitor", "voting")["selector"]["matchLabels"].update(
                 other="label"
             ),
-            lambda r: one(r, "ScaledObject", "worker")["spec"]["scaleTargetRef"].update(
-                name="work"
-            ),
-            lambda r: one(r, "HorizontalPodAutoscaler", "vote")["spec"]["scaleTargetRef"].update(
+            lambda r: spec(r, "ScaledObject", "worker")["scaleTargetRef"].update(name="work"),
+            lambda r: spec(r, "HorizontalPodAutoscaler", "vote")["scaleTargetRef"].update(
                 name="voter"
             ),
         ),
     ),
     Case(
         wiring.every_setting_is_in_the_configmap,
-        breaks=(
+        mistakes=(
             lambda r: one(r, "ConfigMap", "voting")["data"].pop("POLL_TITLE"),
             lambda r: one(r, "ConfigMap", "voting")["data"].update(POLL_TITEL="Cats"),
             lambda r: container(r)["env"][0].update(value="result"),
@@ -162,50 +176,50 @@ CASES = [
         ),
     ),
     Case(
-        pods.containers_listen_where_they_are_asked,
-        breaks=(
+        pods.containers_listen_on_the_probed_ports,
+        mistakes=(
             lambda r: container(r)["ports"][0].update(containerPort=8000),
             lambda r: container(r)["livenessProbe"]["httpGet"].update(port="health"),
             lambda r: container(r, "StatefulSet", "redis")["ports"].clear(),
         ),
     ),
     Case(
-        wiring.services_lead_to_ports,
-        breaks=(
-            lambda r: one(r, "Service", "vote")["spec"]["ports"][0].update(targetPort="web"),
+        wiring.services_target_container_ports,
+        mistakes=(
+            lambda r: spec(r, "Service", "vote")["ports"][0].update(targetPort="web"),
             lambda r: container(r, name="result")["ports"][0].update(name="web"),
-            lambda r: one(r, "Service", "vote")["spec"].update(type="NodePort"),
+            lambda r: spec(r, "Service", "vote").update(type="NodePort"),
         ),
     ),
     Case(
-        wiring.the_ingress_leads_to_pages_only,
-        breaks=(
+        wiring.the_ingress_leads_only_to_pages,
+        mistakes=(
             lambda r: backend(r).update(port={"name": "ops"}),
             lambda r: backend(r).update(port={"number": 9090}),
             lambda r: backend(r).update(name="result"),
-            lambda r: one(r, "Service", "vote")["spec"]["ports"][0].update(targetPort="ops"),
+            lambda r: spec(r, "Service", "vote")["ports"][0].update(targetPort="ops"),
         ),
     ),
     Case(
-        pods.probes_ask_what_they_should,
-        breaks=(
+        pods.probes_request_the_right_paths,
+        mistakes=(
             lambda r: container(r)["livenessProbe"]["httpGet"].update(path="/readyz"),
             lambda r: container(r, name="worker").pop("readinessProbe"),
             lambda r: container(r)["readinessProbe"].pop("timeoutSeconds"),
         ),
     ),
     Case(
-        pods.a_rollout_refuses_nobody,
-        breaks=(
+        pods.a_rollout_refuses_no_request,
+        mistakes=(
             lambda r: vote(r)["spec"]["strategy"]["rollingUpdate"].update(maxUnavailable=1),
             lambda r: container(r).pop("lifecycle"),
             lambda r: pod(vote(r)).update(terminationGracePeriodSeconds=10),
-            lambda r: one(r, "PodDisruptionBudget", "vote")["spec"].update(maxUnavailable=2),
+            lambda r: spec(r, "PodDisruptionBudget", "vote").update(maxUnavailable=2),
         ),
     ),
     Case(
         pods.roles_wait_for_the_schema,
-        breaks=(
+        mistakes=(
             lambda r: pod(one(r, "Deployment", "result")).pop("initContainers"),
             lambda r: pod(one(r, "Deployment", "worker"))["initContainers"][0].update(image="a:1"),
             lambda r: pod(vote(r)).update(initContainers=[{"args": ["wait"], "image": "a:1"}]),
@@ -213,7 +227,7 @@ CASES = [
     ),
     Case(
         pods.the_job_is_named_after_its_image,
-        breaks=(
+        mistakes=(
             lambda r: of(r, "Job")[0]["metadata"].update(name="migrate-other"),
             lambda r: container(r).update(image="voting:other"),
             lambda r: container(r, "Job", "migrate").update(
@@ -223,48 +237,42 @@ CASES = [
         ),
     ),
     Case(
-        pods.images_are_named_by_tag,
-        breaks=(
+        pods.images_have_tags,
+        mistakes=(
             lambda r: container(r).update(image="voting"),
             lambda r: container(r).update(image="voting:latest"),
             lambda r: container(r).update(imagePullPolicy="Always"),
         ),
     ),
     Case(
-        keeping.autoscalers_rule_alone,
+        policies.only_autoscalers_set_replicas,
         overlays=(PRODUCTION,),
-        breaks=(
+        mistakes=(
             lambda r: vote(r)["spec"].update(replicas=3),
-            lambda r: one(r, "ScaledObject", "worker")["spec"].update(minReplicaCount=0),
+            lambda r: spec(r, "ScaledObject", "worker").update(minReplicaCount=0),
         ),
     ),
     Case(
-        keeping.the_worker_is_scaled_by_the_stream_that_it_reads,
+        policies.the_worker_scales_by_its_own_stream,
         overlays=(PRODUCTION,),
-        breaks=(
-            lambda r: one(r, "ScaledObject", "worker")["spec"]["triggers"][0]["metadata"].update(
-                stream="ballots"
-            ),
-            lambda r: one(r, "ScaledObject", "worker")["spec"]["triggers"][0]["metadata"].update(
-                consumerGroup="worker"
-            ),
-            lambda r: one(r, "ScaledObject", "worker")["spec"]["triggers"][0]["metadata"].update(
-                address="redis:6379"
-            ),
+        mistakes=(
+            lambda r: trigger(r).update(stream="ballots"),
+            lambda r: trigger(r).update(consumerGroup="worker"),
+            lambda r: trigger(r).update(address="redis:6379"),
         ),
     ),
     Case(
-        keeping.redis_syncs_before_it_answers,
-        breaks=(
-            conf("appendfsync always", "appendfsync everysec"),
-            conf("appendonly yes", ""),
-            conf("noeviction", "allkeys-lru"),
-            conf("maxmemory 1gb", "maxmemory 2gb"),
+        policies.redis_syncs_before_it_replies,
+        mistakes=(
+            replace_in_conf("appendfsync always", "appendfsync everysec"),
+            replace_in_conf("appendonly yes", ""),
+            replace_in_conf("noeviction", "allkeys-lru"),
+            replace_in_conf("maxmemory 1gb", "maxmemory 2gb"),
         ),
     ),
     Case(
-        keeping.data_is_on_volumes_that_stay,
-        breaks=(
+        policies.data_is_on_persistent_volumes,
+        mistakes=(
             lambda r: container(r, "StatefulSet", "redis")["volumeMounts"][0].update(
                 mountPath="/var/data"
             ),
@@ -273,12 +281,12 @@ CASES = [
                 or pod(one(r, "StatefulSet", "redis"))["volumes"][0].pop("persistentVolumeClaim")
             ),
             lambda r: r.remove(one(r, "PersistentVolumeClaim", "redis")),
-            lambda r: one(r, "StatefulSet", "redis")["spec"].update(replicas=2),
+            lambda r: spec(r, "StatefulSet", "redis").update(replicas=2),
         ),
     ),
     Case(
-        keeping.namespaces_are_restricted,
-        breaks=(
+        policies.namespaces_are_restricted,
+        mistakes=(
             lambda r: one(r, "Namespace", "voting")["metadata"]["labels"].update(
                 {"pod-security.kubernetes.io/enforce": "baseline"}
             ),
@@ -286,41 +294,37 @@ CASES = [
         ),
     ),
     Case(
-        wiring.only_the_listed_pairs_may_speak,
-        breaks=(
+        wiring.only_the_listed_pairs_may_connect,
+        mistakes=(
             lambda r: r.remove(
                 next(each for each in r if each["metadata"]["name"] == "default-deny")
             ),
-            lambda r: policy(r, "redis")["ingress"][0].pop("from"),
-            lambda r: policy(r, "vote")["ingress"][0]["from"][0].pop("podSelector"),
-            lambda r: policy(r, "vote")["ingress"][0].pop("ports"),
-            lambda r: policy(r, "vote")["ingress"][0]["ports"].append({"port": 9090}),
-            lambda r: policy(r, "result")["egress"].clear(),
-            lambda r: policy(r, "worker")["egress"][0]["to"][0].update(podSelector={}),
-            lambda r: policy(r, "dns")["egress"][0]["to"][0].pop("podSelector"),
+            lambda r: network_policy(r, "redis")["ingress"][0].pop("from"),
+            lambda r: network_policy(r, "vote")["ingress"][0]["from"][0].pop("podSelector"),
+            lambda r: network_policy(r, "vote")["ingress"][0].pop("ports"),
+            lambda r: network_policy(r, "vote")["ingress"][0]["ports"].append({"port": 9090}),
+            lambda r: network_policy(r, "result")["egress"].clear(),
+            lambda r: network_policy(r, "worker")["egress"][0]["to"][0].update(podSelector={}),
+            lambda r: network_policy(r, "dns")["egress"][0]["to"][0].pop("podSelector"),
         ),
     ),
     Case(
-        keeping.there_are_enough_pods,
+        policies.there_are_enough_pods,
         overlays=(PRODUCTION,),
-        breaks=(
-            lambda r: one(r, "HorizontalPodAutoscaler", "vote")["spec"].update(minReplicas=2),
+        mistakes=(
+            lambda r: spec(r, "HorizontalPodAutoscaler", "vote").update(minReplicas=2),
             lambda r: r.remove(one(r, "ScaledObject", "worker")),
-            lambda r: of(r, "Cluster")[0]["spec"].update(instances=1),
-            lambda r: of(r, "Cluster")[0]["spec"]["postgresql"]["synchronous"].update(
-                dataDurability="preferred"
-            ),
-            lambda r: of(r, "Cluster")[0]["spec"]["postgresql"]["synchronous"].pop(
-                "failoverQuorum"
-            ),
-            lambda r: of(r, "Cluster")[0]["spec"].pop("plugins"),
+            lambda r: postgres(r).update(instances=1),
+            lambda r: postgres(r)["postgresql"]["synchronous"].update(dataDurability="preferred"),
+            lambda r: postgres(r)["postgresql"]["synchronous"].pop("failoverQuorum"),
+            lambda r: postgres(r).pop("plugins"),
         ),
     ),
     Case(
-        keeping.voters_come_over_tls,
+        policies.voters_use_tls,
         overlays=(PRODUCTION,),
-        breaks=(
-            lambda r: one(r, "Ingress", "voting")["spec"].pop("tls"),
+        mistakes=(
+            lambda r: spec(r, "Ingress", "voting").pop("tls"),
             lambda r: one(r, "ConfigMap", "voting")["data"].update(
                 VOTE_URL="http://vote.example.com"
             ),
@@ -328,12 +332,12 @@ CASES = [
     ),
 ]
 
-HOLDS = [(case.property, overlay) for case in CASES for overlay in case.overlays]
-BREAKS = [
-    (case.property, overlay, change)
+HOLDS = [(case.policy, overlay) for case in CASES for overlay in case.overlays]
+MISTAKES = [
+    (case.policy, overlay, change)
     for case in CASES
     for overlay in case.overlays
-    for change in case.breaks
+    for change in case.mistakes
 ]
 
 
@@ -341,16 +345,16 @@ def name(value: object) -> str:
     return value if isinstance(value, str) else value.__name__.replace("_", " ")
 
 
-@pytest.mark.parametrize(("check", "overlay"), HOLDS, ids=name)
-def test_it_holds(check: Property, overlay: str):
-    assert list(check(render(overlay))) == []
+@pytest.mark.parametrize(("policy", "overlay"), HOLDS, ids=name)
+def test_the_policy_holds(policy: Policy, overlay: str):
+    assert list(policy(render(overlay))) == []
 
 
-@pytest.mark.parametrize(("check", "overlay", "change"), BREAKS, ids=name)
-def test_it_is_seen_to_fail_when_broken(check: Property, overlay: str, change: Change):
+@pytest.mark.parametrize(("policy", "overlay", "change"), MISTAKES, ids=name)
+def test_the_policy_finds_the_mistake(policy: Policy, overlay: str, change: Change):
     resources = render(overlay)
     change(resources)
-    assert list(check(resources)), "nothing was found"
+    assert list(policy(resources)), "the policy found nothing"
 
 
 def test_a_digest_may_follow_the_tag_and_the_job_keeps_its_name(tmp_path: Path):
@@ -363,14 +367,14 @@ def test_a_digest_may_follow_the_tag_and_the_job_keeps_its_name(tmp_path: Path):
     assert container(resources)["image"].endswith(f"/voting:0.1.0@{digest}")
     assert one(resources, "Job", "migrate")["metadata"]["name"] == "migrate-0.1.0"
     assert list(pods.the_job_is_named_after_its_image(resources)) == []
-    assert list(pods.images_are_named_by_tag(resources)) == []
+    assert list(pods.images_have_tags(resources)) == []
 
 
-def test_every_property_is_tested():
+def test_every_policy_is_tested():
     defined = {
         each
-        for module in (keeping, pods, wiring)
+        for module in (policies, pods, wiring)
         for each in vars(module).values()
         if getattr(each, "__module__", "") == module.__name__ and isgeneratorfunction(each)
     }
-    assert defined == {case.property for case in CASES}
+    assert defined == {case.policy for case in CASES}

@@ -1,4 +1,4 @@
-"""What no tool knows of how the whole is kept: data, scale, and what production wants."""
+"""Policies on data, scaling and production. A policy is a generator of violations."""
 
 import re
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from .rendering import Resource, containers, matches, of, one, pod, title, workl
 
 
 def size(text: str) -> int:
-    """Read a number of bytes, as Kubernetes (Mi) or Redis (mb) writes it."""
+    """Parse a number of bytes, as Kubernetes (Mi) or Redis (mb) writes it."""
     number, unit = re.fullmatch(r"(\d+)(\w*)", text).groups()
     return int(number) * {"": 1, "mb": 2**20, "gb": 2**30, "Mi": 2**20, "Gi": 2**30}[unit]
 
 
 def autoscalers(resources: list[Resource]) -> dict[str, tuple[int, int]]:
-    """Tell for each Deployment that is scaled how many pods it has at least and at most."""
+    """Return the least and the highest number of pods of each scaled Deployment."""
     return {
         each["spec"]["scaleTargetRef"]["name"]: (
             each["spec"][f"min{suffix}"],
@@ -29,7 +29,7 @@ def autoscalers(resources: list[Resource]) -> dict[str, tuple[int, int]]:
     }
 
 
-def redis_syncs_before_it_answers(resources: list[Resource]) -> Iterator[str]:
+def redis_syncs_before_it_replies(resources: list[Resource]) -> Iterator[str]:
     text = one(resources, "ConfigMap", "redis")["data"]["valkey.conf"]
     lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     settings = {line[0]: line[1] for line in lines}
@@ -43,10 +43,10 @@ def redis_syncs_before_it_answers(resources: list[Resource]) -> Iterator[str]:
     stateful = one(resources, "StatefulSet", "redis")
     [container] = pod(stateful)["containers"]
     if size(container["resources"]["limits"]["memory"]) < 2 * size(settings["maxmemory"]):
-        yield "there is no memory for rewriting the log"
+        yield "Redis has too little memory to rewrite its log"
 
 
-def data_is_on_volumes_that_stay(resources: list[Resource]) -> Iterator[str]:
+def data_is_on_persistent_volumes(resources: list[Resource]) -> Iterator[str]:
     paths = {"redis": "/data", "postgres": "/var/lib/postgresql"}
     claims = {each["metadata"]["name"] for each in of(resources, "PersistentVolumeClaim")}
     for stateful in of(resources, "StatefulSet"):
@@ -60,9 +60,9 @@ def data_is_on_volumes_that_stay(resources: list[Resource]) -> Iterator[str]:
             if "persistentVolumeClaim" in each
         }
         if on_claims != {name: paths[name]} or name not in claims:
-            yield f"{name} keeps its data elsewhere than on its volume"
+            yield f"{name} does not keep its data on its volume"
         if stateful["spec"]["replicas"] != 1:
-            yield f"{name} is more than one"
+            yield f"{name} has more than one pod"
 
 
 def namespaces_are_restricted(resources: list[Resource]) -> Iterator[str]:
@@ -70,18 +70,18 @@ def namespaces_are_restricted(resources: list[Resource]) -> Iterator[str]:
     for name in {each["metadata"].get("namespace") for each in workloads(resources)}:
         labels = there[name].get("labels", {}) if name in there else {}
         if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
-            yield f"the namespace {name} takes any pod"
+            yield f"the namespace {name} does not enforce the restricted standard"
 
 
-def autoscalers_rule_alone(resources: list[Resource]) -> Iterator[str]:
+def only_autoscalers_set_replicas(resources: list[Resource]) -> Iterator[str]:
     for name, (least, most) in autoscalers(resources).items():
         if "replicas" in one(resources, "Deployment", name)["spec"]:
-            yield f"the autoscaler of {name} and the Deployment both say how many"
+            yield f"the autoscaler of {name} and the Deployment both set replicas"
         if not 1 <= least < most:
             yield f"the autoscaler of {name} can't scale"
 
 
-def the_worker_is_scaled_by_the_stream_that_it_reads(resources: list[Resource]) -> Iterator[str]:
+def the_worker_scales_by_its_own_stream(resources: list[Resource]) -> Iterator[str]:
     stream = Queue(connect("redis://redis")).stream_key
     [trigger] = one(resources, "ScaledObject", "worker")["spec"]["triggers"]
     if trigger["metadata"]["stream"] != stream:
@@ -91,18 +91,18 @@ def the_worker_is_scaled_by_the_stream_that_it_reads(resources: list[Resource]) 
     service = one(resources, "Service", "redis")
     address = f"redis.{service['metadata']['namespace']}:{service['spec']['ports'][0]['port']}"
     if trigger["metadata"]["address"] != address:
-        yield f"the address, from anywhere, is {address}"
+        yield f"the address, from every namespace, is {address}"
 
 
-def everything_is_watched_and_scaled_that_should_be(resources: list[Resource]) -> Iterator[str]:
+def monitors_and_autoscalers_match_resources(resources: list[Resource]) -> Iterator[str]:
     services = [each["metadata"].get("labels", {}) for each in of(resources, "Service")]
     for each in of(resources, "ServiceMonitor"):
         if not any(matches(each["spec"]["selector"], given) for given in services):
             yield f"{title(each)} selects no Service"
     deployments = {each["metadata"]["name"] for each in of(resources, "Deployment")}
     scaled = autoscalers(resources).keys()
-    yield from (f"{name} is scaled and not there" for name in scaled - deployments)
-    yield from (f"{name} is there and not scaled" for name in deployments - scaled)
+    yield from (f"the autoscaler of {name} has no Deployment" for name in scaled - deployments)
+    yield from (f"{name} has no autoscaler" for name in deployments - scaled)
 
 
 def there_are_enough_pods(resources: list[Resource]) -> Iterator[str]:
@@ -110,7 +110,7 @@ def there_are_enough_pods(resources: list[Resource]) -> Iterator[str]:
     for name, number in (("vote", 3), ("result", 2), ("worker", 2)):
         least, _ = scaled.get(name, (0, 0))
         if least < number:
-            yield f"{name}: {least}"
+            yield f"{name} has only {least} pods"
     [cluster] = of(resources, "Cluster")
     synchronous = {
         "method": "any",
@@ -122,15 +122,15 @@ def there_are_enough_pods(resources: list[Resource]) -> Iterator[str]:
         cluster["spec"]["instances"] < 3
         or cluster["spec"]["postgresql"]["synchronous"] != synchronous
     ):
-        yield "a counted vote may be on one disk only"
+        yield "Postgres may store a counted vote on one disk only"
     archives = [
         each["name"] for each in cluster["spec"].get("plugins", []) if each["isWALArchiver"]
     ]
     if archives != ["barman-cloud.cloudnative-pg.io"]:
-        yield "what was counted since the last backup is on these disks only"
+        yield "Postgres does not archive its log"
 
 
-def voters_come_over_tls(resources: list[Resource]) -> Iterator[str]:
+def voters_use_tls(resources: list[Resource]) -> Iterator[str]:
     data = one(resources, "ConfigMap", "voting")["data"]
     for ingress in of(resources, "Ingress"):
         covered = {host for each in ingress["spec"].get("tls", []) for host in each["hosts"]}
@@ -139,8 +139,8 @@ def voters_come_over_tls(resources: list[Resource]) -> Iterator[str]:
                 yield f"{rule['host']} has no certificate"
         addresses = {data["VOTE_URL"], data["RESULT_URL"]}
         if {f"https://{rule['host']}" for rule in ingress["spec"]["rules"]} != addresses:
-            yield "the pages link elsewhere"
+            yield "the pages link to other addresses than the Ingress serves"
 
 
-def no_secret_is_here(resources: list[Resource]) -> Iterator[str]:
+def no_secret_is_rendered(resources: list[Resource]) -> Iterator[str]:
     yield from map(title, of(resources, "Secret"))

@@ -1,17 +1,17 @@
-"""What Prometheus may see for twenty minutes, and which alerts have to fire in the end.
+"""Series of twenty minutes, and the alerts that must fire at their end.
 
-Series as promtool writes them: `0+10x80` is 0, 10, 20 and so on, eighty times, 15 seconds apart.
+In promtool's notation `0+10x80` is 0, 10, 20 and so on, eighty times, 15 seconds apart.
 """
 
-HERE = 'namespace="voting"'
+NAMESPACE = 'namespace="voting"'
 
 
 def pod(name: str, role: str, labels: str = "") -> str:
     more = f",{labels}" if labels else ""
-    return f'{name}{{{HERE},job="voting",component="{role}",pod="{role}-1"{more}}}'
+    return f'{name}{{{NAMESPACE},job="voting",component="{role}",pod="{role}-1"{more}}}'
 
 
-def refused(reason: str) -> str:
+def ballots_refused(reason: str) -> str:
     return pod("voting_ballots_refused_total", "vote", f'reason="{reason}"')
 
 
@@ -25,8 +25,8 @@ DEAD = pod("voting_dead_letter_entries", "worker")
 MEMORY = pod("voting_redis_memory_used_ratio", "worker")
 TOTALS_AGE = pod("voting_totals_age_seconds", "result")
 COUNTING = pod("voting_poll_phase", "result", 'phase="counting"')
-FREE = f'kubelet_volume_stats_available_bytes{{{HERE},persistentvolumeclaim="redis"}}'
-ELSEWHERE = 'kubelet_volume_stats_{}_bytes{{namespace="other",persistentvolumeclaim="redis"}}'
+VOLUME_FREE = f'kubelet_volume_stats_available_bytes{{{NAMESPACE},persistentvolumeclaim="redis"}}'
+OTHER_VOLUME = 'kubelet_volume_stats_{}_bytes{{namespace="other",persistentvolumeclaim="redis"}}'
 
 UNKNOWN = "NaN " * 81
 
@@ -34,33 +34,33 @@ NORMAL = {
     **dict.fromkeys((*UP.values(), *READY.values()), "1x80"),
     pod("voting_build_info", "vote", 'version="1"'): "1x80",
     ACCEPTED: "0+1000x80",
-    refused("unavailable"): "0x80",
-    refused("closed"): "0+1000x80",  # no fault of the app
-    refused("unknown"): "0+1x80",  # one in a thousand
+    ballots_refused("unavailable"): "0x80",
+    ballots_refused("closed"): "0+1000x80",  # the app works
+    ballots_refused("unknown"): "0+1x80",  # one in a thousand
     FSYNC_ALWAYS: "1x80",
-    BACKLOG: "20000x80",  # many, and not more
+    BACKLOG: "20000x80",  # many, but not growing
     AGE: "5x80",
-    DEAD: "3x80",  # of some time ago
+    DEAD: "3x80",  # old ones
     MEMORY: "0.5x80",
     TOTALS_AGE: "0.4x80",
     COUNTING: "0x76 1x4",  # for a minute
-    FREE: "50x80",
-    FREE.replace("available", "capacity"): "100x80",
-    ELSEWHERE.format("available"): "1x80",  # nothing of ours
-    ELSEWHERE.format("capacity"): "100x80",
+    VOLUME_FREE: "50x80",
+    VOLUME_FREE.replace("available", "capacity"): "100x80",
+    OTHER_VOLUME.format("available"): "1x80",  # another namespace
+    OTHER_VOLUME.format("capacity"): "100x80",
 }
 
-SITUATIONS = [
+ALERT_CASES = [
     (("VotingNoVote",), {UP["vote"]: "0x80"}),
     (("VotingNoVote",), {UP["vote"]: ""}),
     (("VotingNoResult",), {UP["result"]: "0x80"}),
     (("VotingNoWorker",), {UP["worker"]: "0x80"}),
     (("VotingNotReady",), {READY["result"]: "0x80"}),
-    (("VotingBallotsRefused",), {refused("unavailable"): "0+20x80"}),
-    (("VotingBallotsRefused",), {refused("unknown"): "0+20x80"}),
+    (("VotingBallotsRefused",), {ballots_refused("unavailable"): "0+20x80"}),
+    (("VotingBallotsRefused",), {ballots_refused("unknown"): "0+20x80"}),
     (("VotingNotDurable",), {FSYNC_ALWAYS: "0x80"}),
     (("VotingNotFinal",), {COUNTING: "0x60 1x20"}),
-    # Another worker does not know.
+    # A second worker could not read the setting.
     (
         ("VotingNotDurable",),
         {FSYNC_ALWAYS: "0x80", FSYNC_ALWAYS.replace("worker-1", "worker-2"): UNKNOWN},
@@ -72,5 +72,5 @@ SITUATIONS = [
     (("VotingDeadLetters",), {DEAD: "3x70 4x10"}),
     (("VotingTotalsStale",), {TOTALS_AGE: "0+15x80"}),
     (("VotingRedisMemory",), {MEMORY: "0.8x80"}),
-    (("VotingVolumeFilling",), {FREE: "10x80"}),
+    (("VotingVolumeFilling",), {VOLUME_FREE: "10x80"}),
 ]
