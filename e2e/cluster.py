@@ -1,4 +1,4 @@
-"""The app on a cluster of kind's, reached through the Ingress."""
+"""The app on a kind cluster, reached through the Ingress."""
 
 import base64
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from e2e.running import CommandError
 from e2e.target import Page, Role, Server, Servers, Target
 
 NAMESPACE = "voting"
-# Who needs nobody first: the others are ready a moment longer than their servers.
+# Servers before roles: a role is ready only after its servers.
 WORKLOADS = {
     "redis": "statefulset/redis",
     "postgres": "statefulset/postgres",
@@ -26,10 +26,10 @@ WORKLOADS = {
 }
 PORTS = {"redis": 6379, "postgres": 5432}
 
-# Seconds in which nodes have fetched images that they never had. A Deployment gives up then too.
-FETCHED = 600
+# Seconds for a node to pull new images; also a Deployment's progress deadline.
+PULL_TIMEOUT = 600
 
-PAUSE = 0.5  # seconds between two questions to the cluster
+PAUSE = 0.5  # seconds between two requests to the cluster
 
 
 class Cluster(Target):
@@ -40,12 +40,12 @@ class Cluster(Target):
     def __init__(self, kind: Kind, say: Callable[[str], None], started: datetime) -> None:
         self.kind = kind
         self._say = say
-        # Tags that no node has: what is there already under a tag is not fetched anew.
+        # New tags: a node does not pull a tag that it already has.
         self.tags = [f"{started:%Y%m%d%H%M%S}-{number}" for number in (1, 2)]
 
     @classmethod
     def start(cls, kind: Kind, say: Callable[[str], None], *, existing: bool) -> "Cluster":
-        """Bring the app as it is in this folder to the cluster, and wait for it."""
+        """Build and deploy the app of this folder, and wait until it is ready."""
         cluster = cls(kind, say, datetime.now(UTC))
         if existing:
             kind.use()
@@ -57,20 +57,20 @@ class Cluster(Target):
         return cluster
 
     def apply(self, tag: str) -> None:
-        """Have this version run: the schema first, then the servers' users and the roles."""
+        """Deploy this version, and wait until its migration is complete and each role is ready."""
         self.kind.apply(tag)
         self._say("waiting for the ingress controller")
-        self._rolled_out("deployment/traefik", "traefik", FETCHED)
+        self._rolled_out("deployment/traefik", "traefik", PULL_TIMEOUT)
         self._say("waiting for the servers")
         for server in PORTS:
-            self._rolled_out(WORKLOADS[server], seconds=FETCHED)
+            self._rolled_out(WORKLOADS[server], seconds=PULL_TIMEOUT)
         self._say("waiting for the migration")
-        self._wait("the migration", lambda: self.migrated(tag), FETCHED)
+        self._wait("the migration", lambda: self.migrated(tag), PULL_TIMEOUT)
         self._say("waiting for every part")
         self.ready()
         self._say("ready")
 
-    # --- what tests may ask of any target
+    # --- Target
 
     @property
     def key(self) -> str:
@@ -82,7 +82,7 @@ class Cluster(Target):
     def ready(self) -> None:
         for workload in WORKLOADS.values():
             self._rolled_out(workload)
-        # Endpoints take a moment to come to the ingress controller, which asks one after the other.
+        # The ingress controller learns of ready endpoints with a delay.
         for page in ("vote", "result"):
             self._wait(f"the page of {page}", lambda page=page: self._answers(page))
 
@@ -90,7 +90,7 @@ class Cluster(Target):
         pod = self.pods(part)[0]
         name, before = pod["metadata"]["name"], _container(pod, part)
         container = before["containerID"].removeprefix("containerd://")
-        # From outside of its namespace, where alone the first process can be killed.
+        # From the node: the kernel ignores SIGKILL for PID 1 from inside its own namespace.
         pid = "crictl inspect --output go-template --template '{{.info.pid}}'"
         self.kind.node("bash", "-c", f"kill -9 $({pid} {container})")
 
@@ -122,7 +122,7 @@ class Cluster(Target):
         return texts
 
     def command(self, *words: str) -> str:
-        # Not any of the Deployment: that could be one on its way out.
+        # By pod: `exec deployment/worker` may pick a pod that is terminating.
         worker = self.pods("worker")[0]["metadata"]["name"]
         return self.kubectl(
             *("exec", worker, "--container=worker", "--", "voting", *words),
@@ -143,14 +143,14 @@ class Cluster(Target):
                 database_url=_at(urls["postgres"], postgres), redis_url=_at(urls["redis"], redis)
             )
 
-    # --- what only tests of the cluster ask
+    # --- only for tests of the cluster
 
     def kubectl(self, *words: str, timeout: float = 60) -> str:
         """Run kubectl on the app's namespace. Raises CommandError."""
         return self.kind.kubectl(f"--namespace={NAMESPACE}", *words, timeout=timeout)
 
     def pods(self, component: str) -> list[Any]:
-        """List the pods of a part that are not on their way out."""
+        """List the pods of a part that are not terminating."""
         pods = self._all_pods(component)
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
@@ -159,7 +159,7 @@ class Cluster(Target):
         return list(self.kind.get("pods", f"--namespace={NAMESPACE}", selector)["items"])
 
     def migrated(self, tag: str) -> bool:
-        """Whether the Job of that version is done."""
+        """Whether the Job of this version is complete."""
         job = self.kind.get("job", f"migrate-{tag}", f"--namespace={NAMESPACE}")
         status = job["status"]
         conditions = {each["type"] for each in status.get("conditions", ()) if is_true(each)}
@@ -168,12 +168,12 @@ class Cluster(Target):
         return "Complete" in conditions and status["succeeded"] == 1
 
     def scale(self, role: Role, replicas: int) -> None:
-        """Have so many pods of a role, and wait until there are."""
+        """Scale a role, and wait until its pods are ready."""
         self._scale(role, replicas)
         self._rolled_out(WORKLOADS[role])
 
     def roll(self, *roles: Role) -> None:
-        """Replace all pods of these roles, as an upgrade does, and wait until that is done."""
+        """Replace all pods of these roles, as an upgrade does, and wait until they are ready."""
         self.kubectl("rollout", "restart", *(WORKLOADS[role] for role in roles))
         for role in roles:
             self._rolled_out(WORKLOADS[role])
@@ -192,13 +192,13 @@ class Cluster(Target):
         )
 
     def _answers(self, page: Page) -> bool:
-        """Whether all pods of a page can be reached, which are asked in turn."""
+        """Whether all pods of a page respond. The ingress controller uses them in turn."""
         with suppress(httpx.TransportError), self.visitor(page) as visitor:
             return all(visitor.get("/").status_code == httpx.codes.OK for _ in range(6))
         return False
 
     def _wait(self, what: str, condition: Callable[[], bool], seconds: float = patience) -> None:
-        """Wait until something holds, also where the cluster can't tell for a moment."""
+        """Wait until a condition holds; retry if kubectl fails."""
 
         def holds() -> bool:
             with suppress(CommandError):
@@ -221,18 +221,18 @@ class Cluster(Target):
 
 
 def _container(pod: Any, name: str) -> Any:
-    """Tell the state of a container."""
+    """Return the status of a container."""
     [found] = [each for each in pod["status"]["containerStatuses"] if each["name"] == name]
     return found
 
 
 def is_true(condition: Any) -> bool:
-    """Whether a condition of an object holds."""
+    """Whether a condition of an object has the status True."""
     return bool(condition["status"] == "True")
 
 
 def _at(url: str, port: int) -> str:
-    """Change where a URL points: a port of this machine."""
+    """Replace the host and port of a URL by a port of this machine."""
     parts = urlsplit(url)
     credentials, _, _ = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()

@@ -1,4 +1,4 @@
-"""A cluster of kind's: made, filled, asked, looked into when a test fails, and removed."""
+"""A kind cluster: its creation, contents, reports after failures, and deletion."""
 
 import json
 import os
@@ -24,11 +24,10 @@ from voting import __version__
 
 FOLDER = Path(os.environ.get("E2E_FOLDER", ROOT / ".e2e"))
 
-# What a slow machine with a slow line may take, in seconds: to build the image, and for each thing
-# that kind does.
+# Seconds on a slow machine with a slow network: to build the image, and for each command of kind.
 BUILD, KIND = 1200, 600
 
-# What is kept of a cluster after a failure, beside the logs of all containers.
+# The parts of a report, beside the logs of all containers.
 STATE = {
     "pods": ("get", "pods", "--all-namespaces", "--output=wide"),
     "events": ("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"),
@@ -40,13 +39,13 @@ STATE = {
     ),
 }
 
-TAIL = 40  # lines of a log that are printed; the file has more
+TAIL = 40  # lines of each log that are printed; the file has more
 
 
 class Kind:
-    """A cluster of one node, with a port of this machine that leads to its ingress controller.
+    """A cluster of one node. A port of this machine is forwarded to its ingress controller.
 
-    `say` is told each step before it is taken.
+    `say` is called with each step before it starts.
     """
 
     def __init__(self, manager: AClusterManager, say: Callable[[str], None]) -> None:
@@ -54,10 +53,10 @@ class Kind:
         self._say = say
         self.kubeconfig = FOLDER / "kubeconfig"
         self._config = FOLDER / "kind.yaml"
-        self.reports = 0  # made so far
-        os.environ.pop("KIND_CLUSTER_NAME", None)  # would win over the configuration's name
+        self.reports = 0  # written so far
+        os.environ.pop("KIND_CLUSTER_NAME", None)  # would override the configuration's name
 
-    # --- life
+    # --- life cycle
 
     @property
     def name(self) -> str:
@@ -65,12 +64,12 @@ class Kind:
 
     @property
     def port(self) -> int:
-        """The port of this machine that leads to the ingress controller."""
+        """The port of this machine that is forwarded to the ingress controller."""
         [node] = yaml.safe_load(self._config.read_text())["nodes"]
         return int(node["extraPortMappings"][0]["hostPort"])
 
     def create(self) -> None:
-        """Make the cluster, in the place of one that an earlier run has left."""
+        """Create the cluster, and delete the one of an earlier run."""
         self._say("removing what an earlier run has left")
         self.delete()
         shutil.rmtree(FOLDER, ignore_errors=True)
@@ -78,30 +77,30 @@ class Kind:
         template = (ROOT / overlay.OVERLAY / "cluster.yaml").read_text()
         self._config.write_text(overlay.cluster(template, self.name, free_port()))
         self._say(f"creating the cluster {self.name}")
-        self._have()
+        self._ensure()
 
     def use(self) -> None:
-        """Use the cluster that an earlier run has kept."""
+        """Use the cluster that an earlier run kept."""
         self._say(f"using the cluster {self.name}")
         assert self._config.exists(), f"{self._config} is not there: no earlier run has kept one"
         self.kubeconfig.write_text(run("kind", "get", "kubeconfig", "--name", self.name))
         self.kubeconfig.chmod(0o600)
-        self._have()
+        self._ensure()
 
-    def _have(self) -> None:
-        """Have the manager make the cluster, unless it answers already."""
-        # It puts commands together unquoted: the way from here has no spaces.
+    def _ensure(self) -> None:
+        """Create the cluster, unless its API server responds already."""
+        # The manager does not quote paths: a relative path has no spaces.
         config, kubeconfig = (
             Path(os.path.relpath(each)) for each in (self._config, self.kubeconfig)
         )
         options = ClusterOptions(
             provider_config=config, kubeconfig_path=kubeconfig, cluster_timeout=KIND
         )
-        with _telling():
+        with _with_output():
             self._manager.create(options, timeout=120)
 
     def delete(self) -> None:
-        with _telling():
+        with _with_output():
             self._manager.delete()
 
     def build(self, *tags: str) -> None:
@@ -112,12 +111,12 @@ class Kind:
             *("docker", "build", *(f"--tag={name}" for name in names)),
             *(f"--build-arg=VERSION={__version__}", "."),
             timeout=BUILD,
-            # Or it becomes an index of an image and its attestations, which kind can't load.
+            # kind can't load an image index, which attestations would create.
             env={**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"},
         )
         self._say("loading the image")
         for name in names:
-            with _telling():
+            with _with_output():
                 self._manager.load_image(name)
 
     def apply(self, tag: str) -> None:
@@ -126,7 +125,7 @@ class Kind:
         self.kubectl("apply", "--kustomize", str(self.render(tag)), timeout=120)
 
     def render(self, tag: str) -> Path:
-        """Write the overlay with this tag, and tell its folder."""
+        """Write the overlay with this tag, and return its folder."""
         folder = FOLDER / f"overlay-{tag}"
         folder.mkdir(exist_ok=True)
         app = (ROOT / overlay.APP / "kustomization.yaml").read_text()
@@ -134,7 +133,7 @@ class Kind:
         (folder / "kustomization.yaml").write_text(text)
         return folder
 
-    # --- asking
+    # --- commands
 
     def kubectl(self, *words: str, timeout: float = 60) -> str:
         """Run kubectl on this cluster, and return what it printed. Raises CommandError."""
@@ -149,7 +148,7 @@ class Kind:
 
     @contextmanager
     def forward(self, namespace: str, pod: str, port: int) -> Iterator[int]:
-        """Lead a free port of this machine to a port of a pod, and tell it."""
+        """Forward a free port of this machine to a port of a pod, and yield it."""
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
                 [
@@ -161,49 +160,49 @@ class Kind:
                 process_group=GUARDIAN.group,
             )
 
-            def said() -> str:
+            def output() -> str:
                 log.seek(0)
                 return log.read()
 
-            def leads() -> re.Match[str] | None:
-                assert process.poll() is None, f"port {port} of {pod} can't be reached: {said()}"
-                return re.search(r"^Forwarding from 127\.0\.0\.1:(\d+)", said(), re.MULTILINE)
+            def forwarded() -> re.Match[str] | None:
+                assert process.poll() is None, f"port {port} of {pod} can't be reached: {output()}"
+                return re.search(r"^Forwarding from 127\.0\.0\.1:(\d+)", output(), re.MULTILINE)
 
             try:
-                wait_for(f"port {port} of {pod}", leads)
-                found = leads()
+                wait_for(f"port {port} of {pod}", forwarded)
+                found = forwarded()
                 assert found
                 yield int(found[1])
             finally:
                 process.kill()
                 process.wait()
 
-    # --- after a failure
+    # --- reports
 
     def report(self, name: str) -> str:
-        """Keep pods, events and logs in a folder of that name, and tell the most of it."""
+        """Write pods, events and logs to a folder of that name, and return a summary."""
         self.reports += 1
         folder = FOLDER / re.sub(r"\W+", "-", name).strip("-")
         folder.mkdir(parents=True, exist_ok=True)
-        told = [f"kept in {folder}"]
+        report = [f"kept in {folder}"]
         for title, words in STATE.items():
-            text = self._try(*words)
+            text = self._kubectl_or_error(*words)
             (folder / f"{title}.txt").write_text(text)
             if title in {"pods", "events"}:
-                told += [f"--- {title}", *text.splitlines()[-TAIL:]]
+                report += [f"--- {title}", *text.splitlines()[-TAIL:]]
         for namespace, pod, container in self._containers():
             words = ("logs", pod, f"--namespace={namespace}", f"--container={container}")
             for title, more in {
                 f"{pod} {container}": (),
                 f"{pod} {container}, before its restart": ("--previous",),
             }.items():
-                text = self._try(*words, "--tail=1000", *more)
+                text = self._kubectl_or_error(*words, "--tail=1000", *more)
                 if "previous terminated container" in text:
                     continue
                 (folder / f"{title}.log").write_text(text)
                 if namespace in {"voting", "traefik"}:
-                    told += [f"--- {title}", *text.splitlines()[-TAIL:]]
-        return "\n".join(told)
+                    report += [f"--- {title}", *text.splitlines()[-TAIL:]]
+        return "\n".join(report)
 
     def _containers(self) -> list[tuple[str, str, str]]:
         try:
@@ -216,7 +215,7 @@ class Kind:
             for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
         ]
 
-    def _try(self, *words: str) -> str:
+    def _kubectl_or_error(self, *words: str) -> str:
         try:
             return self.kubectl(*words)
         except CommandError as error:
@@ -224,8 +223,8 @@ class Kind:
 
 
 @contextmanager
-def _telling() -> Iterator[None]:
-    """Tell what a command said that the cluster's manager has run, which would not."""
+def _with_output() -> Iterator[None]:
+    """Raise CommandError with the output of the manager's command, which its errors lack."""
     try:
         yield
     except subprocess.CalledProcessError as error:

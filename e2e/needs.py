@@ -1,6 +1,6 @@
-"""Tells in one line what this machine lacks for a cluster of kind's; exit code 1 then.
+"""Prints what this machine lacks for a kind cluster, and exits with 1 if it lacks something.
 
-Needs nothing itself: it is asked before anything is installed.
+Uses only the standard library: nox runs it before it installs packages.
 """
 
 import shutil
@@ -8,22 +8,20 @@ import subprocess
 import sys
 
 PROGRAMS = ("docker", "kind", "kubectl")
-PATIENCE = 30  # seconds that the engine has to answer
+TIMEOUT = 30  # seconds for the engine's response
 
 
 def missing() -> str:
-    """Tell what is missing; nothing where nothing is."""
+    """Describe what is missing, or return an empty string."""
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"{', '.join(absent)} can't be found"
     command = ["docker", "info", "--format", "{{.ServerVersion}}"]
     try:
-        asked = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=PATIENCE
-        )
+        info = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return f"docker's engine does not answer in {PATIENCE} s"
-    if asked.returncode != 0 or not asked.stdout.strip():
+        return f"docker's engine does not answer in {TIMEOUT} s"
+    if info.returncode != 0 or not info.stdout.strip():
         return "docker is here, but no engine of it runs that this user may ask"
     return ""
 

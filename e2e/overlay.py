@@ -1,4 +1,4 @@
-"""What is applied to the cluster: the overlay `kind`, with this run's image and port."""
+"""The overlay `kind` with this run's image and port."""
 
 import yaml
 
@@ -7,7 +7,7 @@ APP = f"{OVERLAY}/voting"
 
 
 def cluster(text: str, name: str, port: int) -> str:
-    """Change kind's configuration: another name, and another port of this machine."""
+    """Set the name and the port of this machine in a configuration of kind."""
     config = yaml.safe_load(text)
     config["name"] = name
     [node] = config["nodes"]
@@ -17,8 +17,8 @@ def cluster(text: str, name: str, port: int) -> str:
 
 
 def kustomization(app: str, root: str, tag: str, port: int) -> str:
-    """Make an overlay over `OVERLAY`, below the path `root`. `app`: the kustomization in `APP`."""
-    # The name of the Job, which holds the tag, is made anew.
+    """Return an overlay of `root`/`OVERLAY`. `app` is the text of the kustomization in `APP`."""
+    # The replacements put the new tag into the Job's name.
     replacements = yaml.safe_load(app)["replacements"]
     urls = {page: f"http://{page}.localhost:{port}" for page in ("vote", "result")}
     return yaml.safe_dump(

@@ -1,4 +1,4 @@
-"""Running a command to its end."""
+"""Runs commands."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ ROOT = Path(__file__).parent.parent
 
 
 class CommandError(AssertionError):
-    """A command has failed; the message has what it said."""
+    """A command failed; the message has its output."""
 
 
 def run(*command: str, timeout: float = 60, env: Mapping[str, str] = os.environ) -> str:
-    """Run a command in the project's folder, and return what it printed. Raises CommandError."""
+    """Run a command in the project's folder, and return its output. Raises CommandError."""
     try:
         done = subprocess.run(
             command,

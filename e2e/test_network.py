@@ -1,4 +1,4 @@
-"""Who may speak with whom: each pair is tried, from inside the pods."""
+"""Network policies: each pod tries to connect to each other pod."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +13,8 @@ from e2e.kind import FOLDER
 
 pytestmark = pytest.mark.cluster
 
-# Runs in a pod: tries all addresses at once, and tells which can be reached.
-TRY = """
+# Runs in a pod: connects to all addresses at once, and prints those that accept.
+CONNECT = """
 import concurrent.futures, socket, sys
 def reached(address):
     host, port = address.split(":")
@@ -28,29 +28,29 @@ with concurrent.futures.ThreadPoolExecutor(32) as pool:
 """
 
 # The same in a pod that has no Python.
-TRY_WITH_BASH = """
+CONNECT_WITH_BASH = """
 for address; do
     (timeout 4 bash -c "exec 3<>/dev/tcp/${address%:*}/${address#*:}" && echo "$address") &
 done 2>/dev/null
 wait
 """
 
-# By namespace and name, with labels.
-STRANGERS = {
+# Labels of additional pods by namespace and name.
+CLIENT_PODS = {
     "voting/stranger": {},
-    # As the Job's pods, which are gone by now.
+    # The labels of the migration's pods, which no longer exist.
     "voting/migration": {
         "app.kubernetes.io/name": "voting",
         "app.kubernetes.io/component": "migrate",
     },
-    # A neighbour of the ingress controller, which alone may reach the pages.
+    # In the namespace of the ingress controller, which alone may connect to the pages.
     "traefik/stranger": {},
     "default/stranger": {"app.kubernetes.io/name": "traefik"},
 }
 
-# Not the API: what the node of a pod has is always allowed to it, and here that is the one node.
+# Without the API server: a pod may always connect to its node, and this cluster has one node.
 # https://kubernetes.io/docs/concepts/services-networking/network-policies/
-MAY = {
+ALLOWED = {
     "vote": {"dns", "redis"},
     "result": {"dns", "postgres"},
     "worker": {"dns", "redis", "postgres"},
@@ -58,22 +58,22 @@ MAY = {
     "postgres": {"dns"},
     "voting/stranger": {"dns"},
     "voting/migration": {"dns", "postgres"},
-    # Nothing keeps these from what is outside of the app's namespace.
+    # The policies restrict only connections to and from the app's namespace.
     "traefik/stranger": {"dns", "default/stranger"},
     "default/stranger": {"dns"},
 }
 
 
 @pytest.fixture(scope="module")
-def strangers(cluster) -> Iterator[None]:
-    """Pods that may do little, in the app's namespace and in others."""
+def client_pods(cluster) -> Iterator[None]:
+    """Additional pods, in the app's namespace and in others."""
     image = cluster.pods("vote")[0]["spec"]["containers"][0]["image"]
-    file = FOLDER / "strangers.yaml"
+    file = FOLDER / "client_pods.yaml"
     file.write_text(
-        yaml.safe_dump_all(pod(name, labels, image) for name, labels in STRANGERS.items())
+        yaml.safe_dump_all(pod(name, labels, image) for name, labels in CLIENT_PODS.items())
     )
     cluster.kind.kubectl("apply", "--filename", str(file))
-    for each in STRANGERS:
+    for each in CLIENT_PODS:
         namespace, _, name = each.partition("/")
         cluster.kind.kubectl(
             *("wait", f"pod/{name}", f"--namespace={namespace}", "--for=condition=Ready"),
@@ -85,10 +85,10 @@ def strangers(cluster) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def listeners(cluster, strangers) -> dict[str, str]:  # noqa: ARG001 - two of them are
-    """Everything that listens: pods by their numbers, so that no Service is in between.
+def listeners(cluster, client_pods) -> dict[str, str]:  # noqa: ARG001 - listens too
+    """The addresses of listening pods, without Services.
 
-    Where there are two of a kind, the other one than speaks.
+    If a part has two pods, it is the one that `find_pod` does not return.
     """
     dns = cluster.kind.get("pods", "--namespace=kube-system", "--selector=k8s-app=kube-dns")
     return {
@@ -100,32 +100,32 @@ def listeners(cluster, strangers) -> dict[str, str]:  # noqa: ARG001 - two of th
         "operations of vote": f"{address(cluster.pods('vote')[-1])}:9090",
         "operations of result": f"{address(cluster.pods('result')[-1])}:9090",
         "operations of worker": f"{address(cluster.pods('worker')[-1])}:9090",
-        "voting/stranger": f"{address(speaker(cluster, 'voting/stranger'))}:8000",
-        "default/stranger": f"{address(speaker(cluster, 'default/stranger'))}:8000",
+        "voting/stranger": f"{address(find_pod(cluster, 'voting/stranger'))}:8000",
+        "default/stranger": f"{address(find_pod(cluster, 'default/stranger'))}:8000",
     }
 
 
-@pytest.mark.parametrize("source", MAY)
+@pytest.mark.parametrize("source", ALLOWED)
 def test_each_pair_is_allowed_or_denied(cluster, listeners, source):
-    pod = speaker(cluster, source)
-    # With itself, a pod may always speak.
+    pod = find_pod(cluster, source)
+    # A pod may always connect to itself.
     others = {name: to for name, to in listeners.items() if not to.startswith(f"{address(pod)}:")}
     reached: set[str] = set()
 
-    def all_that_may_be() -> bool:
-        # What is denied is tried as often, and stays so.
-        found = attempt(cluster, pod, list(others.values()))
+    def all_allowed_reached() -> bool:
+        # Denied addresses are tried as often as allowed ones.
+        found = try_connect(cluster, pod, list(others.values()))
         reached.update(name for name, to in others.items() if to in found)
-        return reached >= MAY[source]
+        return reached >= ALLOWED[source]
 
-    wait_for(f"what {source} may reach", all_that_may_be)
-    assert reached == MAY[source]
+    wait_for(f"what {source} may reach", all_allowed_reached)
+    assert reached == ALLOWED[source]
 
 
-def test_names_of_services_lead_there(cluster):
+def test_service_names_resolve(cluster):
     services = ["redis:6379", "postgres:5432"]
-    worker = speaker(cluster, "worker")
-    wait_for("both services", lambda: attempt(cluster, worker, services) == set(services))
+    worker = find_pod(cluster, "worker")
+    wait_for("both services", lambda: try_connect(cluster, worker, services) == set(services))
 
 
 @pytest.mark.parametrize("page", ["vote", "result"])
@@ -133,9 +133,9 @@ def test_names_of_services_lead_there(cluster):
 @pytest.mark.parametrize("port", ["", ":9090"])
 def test_the_ingress_does_not_lead_to_the_operations_port(cluster, page, path, port):
     with cluster.visitor(page) as visitor:
-        answer = visitor.get(path, headers={"Host": f"{page}.localhost{port}"})
-    assert answer.status_code == httpx.codes.NOT_FOUND
-    assert "Content-Security-Policy" in answer.headers  # it is the page that has no such path
+        response = visitor.get(path, headers={"Host": f"{page}.localhost{port}"})
+    assert response.status_code == httpx.codes.NOT_FOUND
+    assert "Content-Security-Policy" in response.headers  # only the pages send it
 
 
 def test_no_service_has_the_operations_port(cluster):
@@ -152,8 +152,8 @@ def test_no_service_has_the_operations_port(cluster):
     }
 
 
-def speaker(cluster: Cluster, name: str) -> Any:
-    """Find the pod that speaks: of a part of the app, or a stranger."""
+def find_pod(cluster: Cluster, name: str) -> Any:
+    """Find the first pod of a part of the app, or an additional pod."""
     namespace, _, stranger = name.rpartition("/")
     if not namespace:
         return cluster.pods(name)[0]
@@ -164,21 +164,21 @@ def address(pod: Any) -> str:
     return str(pod["status"]["podIP"])
 
 
-def attempt(cluster: Cluster, pod: Any, addresses: list[str]) -> set[str]:
-    """Try to connect from a pod, and tell which addresses let it."""
+def try_connect(cluster: Cluster, pod: Any, addresses: list[str]) -> set[str]:
+    """Try to connect from a pod, and return the addresses that accept."""
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     container = pod["spec"]["containers"][0]["name"]
     command = (
-        ("bash", "-c", TRY_WITH_BASH, "-")
+        ("bash", "-c", CONNECT_WITH_BASH, "-")
         if container in {"redis", "postgres"}
-        else ("python", "-c", TRY)
+        else ("python", "-c", CONNECT)
     )
     words = ("exec", name, f"--namespace={namespace}", f"--container={container}", "--")
     return set(cluster.kind.kubectl(*words, *command, *addresses).split())
 
 
 def pod(stranger: str, labels: dict[str, str], image: str) -> dict[str, Any]:
-    """Describe a pod that only listens, with the rights that every namespace here allows."""
+    """Return the manifest of a pod that listens, within the restricted standard."""
     namespace, _, name = stranger.partition("/")
     return {
         "apiVersion": "v1",

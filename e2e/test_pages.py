@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 from support.wait import wait_for
 
 
-def test_a_vote_moves_the_result_that_somebody_else_looks_at(target, visitors):
+def test_a_vote_updates_an_open_result_page(target, visitors):
     before = target.counted().total()
     page = visitors.open(target.address("vote"))
     result = visitors.open(target.address("result"))
@@ -19,7 +19,7 @@ def test_a_vote_moves_the_result_that_somebody_else_looks_at(target, visitors):
     assert result.evaluate("window.loaded") == "once"
 
 
-def test_the_pages_lead_to_each_other(target, visitors):
+def test_the_pages_link_to_each_other(target, visitors):
     page, result = (visitors.open(target.address(name)) for name in ("vote", "result"))
     page.get_by_role("link", name="result").click()
     page.wait_for_url(f"{target.address('result')}/")
@@ -31,9 +31,9 @@ def test_a_vote_without_javascript(target, visitors):
     page = visitors.open(target.address("vote"), javascript=False)
     choose(page, "b")
     expect_choice(page, "b")
-    wait_for("the vote to be counted", lambda: _told_counted(page))
+    wait_for("the vote to be counted", lambda: _shows_counted(page))
 
 
-def _told_counted(page) -> bool:
+def _shows_counted(page) -> bool:
     page.reload()
     return "is counted" in page.locator("[role=status]").inner_text()

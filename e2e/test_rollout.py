@@ -1,4 +1,4 @@
-"""Upgrades, scaling, and pods that come and go, while voters vote and viewers poll."""
+"""Upgrades, scaling and deleted pods, while voters vote and viewers poll."""
 
 import asyncio
 from collections import Counter
@@ -81,14 +81,14 @@ async def test_scaling_workers_loses_nothing(cluster):
 
 
 async def test_deleting_the_pods_of_both_servers_loses_nothing(cluster):
-    claims = {name: claimed(cluster, name) for name in ("redis", "postgres")}
+    claims = {name: volume_of(cluster, name) for name in ("redis", "postgres")}
     async with cluster.load() as voters:
         await voters.wait_for_more(1000, Acknowledgement.ACKNOWLEDGED)
         words = ("delete", "pod", "redis-0", "postgres-0", "--timeout=150s")
         await asyncio.to_thread(cluster.kubectl, *words, timeout=160)
         await asyncio.to_thread(cluster.ready)
         await voters.wait_for_more(1000, Acknowledgement.ACKNOWLEDGED)
-    assert {name: claimed(cluster, name) for name in ("redis", "postgres")} == claims
+    assert {name: volume_of(cluster, name) for name in ("redis", "postgres")} == claims
 
 
 async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
@@ -96,8 +96,8 @@ async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
     async with viewers(cluster) as seen, cluster.load() as voters:
         await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         try:
-            # The only node: what is evicted finds no place, so the rest must not be. For each pod
-            # that stays, `kubectl drain` says every five seconds:
+            # This is the only node: evicted pods stay pending, so the budgets must keep the others.
+            # For each of those, `kubectl drain` prints every five seconds:
             #   error when evicting pods/"NAME" -n "voting" (will retry after 5s): Cannot evict pod
             #   as it would violate the pod's disruption budget.
             # https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/ (429)
@@ -120,7 +120,7 @@ async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
 
 def test_applying_twice_changes_nothing(cluster):
     tag = roles(cluster)[0]["spec"]["containers"][0]["image"].partition(":")[2]
-    # Its exit status is 0 where "no differences were found", and 1 where some were.
+    # `kubectl diff` exits with 0 for "no differences were found", and with 1 for differences.
     # https://kubernetes.io/docs/reference/kubectl/generated/kubectl_diff/
     cluster.kind.kubectl("diff", "--kustomize", str(cluster.kind.render(tag)))
     before = generations(cluster)
@@ -147,14 +147,14 @@ def is_ready(pod: Any) -> bool:
     )
 
 
-def claimed(cluster: Cluster, name: str) -> str:
-    """Tell the volume of a claim."""
+def volume_of(cluster: Cluster, name: str) -> str:
+    """Return the name of a claim's volume."""
     claim = cluster.kind.get("persistentvolumeclaim", name, f"--namespace={NAMESPACE}")
     return claim["spec"]["volumeName"]
 
 
 def generations(cluster: Cluster) -> dict[str, Any]:
-    """Tell of each object which one it is, and how often what it should be has changed."""
+    """Return the UID and the generation of each object."""
     kinds = "deployments,statefulsets,jobs,services,ingresses,networkpolicies,configmaps,secrets"
     found = cluster.kind.get(
         f"{kinds},pods,poddisruptionbudgets,serviceaccounts,persistentvolumeclaims",

@@ -1,4 +1,4 @@
-"""Votes are taken and counted, for whoever votes and however."""
+"""Each voter's last vote is recorded, counted and shown."""
 
 import re
 import subprocess
@@ -17,21 +17,21 @@ A, B = Choice.A, Choice.B
 
 @pytest.fixture
 def voter(target):
-    """Somebody who was never here."""
+    """A client without cookies."""
     with target.visitor("vote") as voter:
         yield voter
 
 
 @pytest.fixture
-def moved(target):
-    """Tell whether the totals have moved by so many votes since the test began."""
+def totals_moved(target):
+    """Return a function that checks the change of the totals since the start of the test."""
     before = target.counted()
 
-    def moved(a: int, b: int) -> bool:
+    def totals_moved(a: int, b: int) -> bool:
         now = target.tally()
         return (now[A] - before[A], now[B] - before[B]) == (a, b)
 
-    return moved
+    return totals_moved
 
 
 def vote(voter: httpx.Client, choice: str) -> httpx.Response:
@@ -42,7 +42,7 @@ def vote(voter: httpx.Client, choice: str) -> httpx.Response:
     return voter.post("/vote", data={"choice": choice})
 
 
-def chosen(page: str) -> list[str]:
+def pressed_choices(page: str) -> list[str]:
     """Find the options that a page marks as this voter's choice."""
     buttons = re.findall(r"<button[^>]*>", page)
     marked = [button for button in buttons if 'aria-pressed="true"' in button]
@@ -53,47 +53,47 @@ def tally(viewer: httpx.Client) -> dict[str, Any]:
     return viewer.get("/api/tally").json()
 
 
-def test_a_vote_is_recorded_and_counted(voter, moved):
-    answer = vote(voter, "a")
-    assert [each.status_code for each in answer.history] == [303]
-    assert answer.history[0].headers["Voting-Recorded"] == "yes"
-    assert chosen(answer.text) == ["a"]
-    wait_for("the vote to be counted", lambda: moved(1, 0))
-    wait_for("the voter to be told", lambda: "is counted" in voter.get("/").text)
+def test_a_vote_is_recorded_and_counted(voter, totals_moved):
+    response = vote(voter, "a")
+    assert [each.status_code for each in response.history] == [303]
+    assert response.history[0].headers["Voting-Recorded"] == "yes"
+    assert pressed_choices(response.text) == ["a"]
+    wait_for("the vote to be counted", lambda: totals_moved(1, 0))
+    wait_for("the receipt on the page", lambda: "is counted" in voter.get("/").text)
 
 
-def test_a_voter_who_changes_their_mind_has_one_vote(voter, moved):
+def test_a_voter_who_changes_their_mind_has_one_vote(voter, totals_moved):
     vote(voter, "a")
-    wait_for("the vote to be counted", lambda: moved(1, 0))
-    assert chosen(vote(voter, "b").text) == ["b"]
-    wait_for("the change to be counted", lambda: moved(0, 1))
+    wait_for("the vote to be counted", lambda: totals_moved(1, 0))
+    assert pressed_choices(vote(voter, "b").text) == ["b"]
+    wait_for("the change to be counted", lambda: totals_moved(0, 1))
 
 
-def test_two_voters_have_two_votes(target, voter, moved):
+def test_two_voters_have_two_votes(target, voter, totals_moved):
     with target.visitor("vote") as other:
-        assert chosen(vote(voter, "a").text) == ["a"]
-        assert chosen(vote(other, "b").text) == ["b"]
-        assert chosen(voter.get("/").text) == ["a"]
-    wait_for("both votes to be counted", lambda: moved(1, 1))
+        assert pressed_choices(vote(voter, "a").text) == ["a"]
+        assert pressed_choices(vote(other, "b").text) == ["b"]
+        assert pressed_choices(voter.get("/").text) == ["a"]
+    wait_for("both votes to be counted", lambda: totals_moved(1, 1))
 
 
 def test_a_closed_poll_takes_no_vote_and_its_result_is_final(target, voter):
     vote(voter, "a")
     target.command("close", "--yes", "--wait", "60")
     try:
-        answer = voter.post("/vote", data={"choice": "b"})
-        assert answer.status_code == httpx.codes.CONFLICT
-        assert answer.headers["Voting-Recorded"] == "no"
-        assert "was not recorded" in answer.text
+        response = voter.post("/vote", data={"choice": "b"})
+        assert response.status_code == httpx.codes.CONFLICT
+        assert response.headers["Voting-Recorded"] == "no"
+        assert "was not recorded" in response.text
         with target.visitor("result") as viewer:
             wait_for("the result to be final", lambda: tally(viewer)["phase"] == "final")
-            wait_for("the page to say so", lambda: "Final" in viewer.get("/").text)
+            wait_for("the page to show it", lambda: "Final" in viewer.get("/").text)
     finally:
         target.command("open", "--yes")
     wait_for("the poll to be open", lambda: vote(voter, "b").status_code == httpx.codes.OK)
 
 
-def test_two_thousand_votes_are_exactly_what_voters_were_told(target):
+def test_two_thousand_votes_match_their_responses(target):
     pages = (f"--{page}-url={target.address(page)}" for page in ("vote", "result"))
     load = subprocess.run(
         [sys.executable, "-m", "voting", "load", "--votes=2000", "--check", *pages],
@@ -108,7 +108,7 @@ def test_two_thousand_votes_are_exactly_what_voters_were_told(target):
     assert "2,000 acknowledged, 0 refused, 0 unknown" in load.stdout
 
 
-def test_each_role_tells_what_it_does(target, voter):
+def test_each_role_exports_metrics(target, voter):
     accepted = sum(target.sample("vote", "voting_ballots_accepted_total"))
     vote(voter, "a")
     assert sum(target.sample("vote", "voting_ballots_accepted_total")) == accepted + 1
