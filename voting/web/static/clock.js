@@ -1,7 +1,7 @@
-// Turns the time when voting closes into how long it is until then, and the time of what is old
-// into how long ago that was. Screen readers hear neither.
+// Shows the closing time as a countdown, and the time of old totals as their age. Screen readers
+// announce neither.
 const clock = document.querySelector('meta[name="clock"]');
-// This machine's clock, which may be set to anything, less the server's.
+// Milliseconds that this machine's clock is ahead of the server's; it may be wrong by any amount.
 let ahead = clock ? Date.now() - Number(clock.content) : 0;
 
 function spell(seconds) {

@@ -1,17 +1,17 @@
-// When the parts of a page ask for what is new, and what they say when nobody answers.
+// Polls less often while the server does not respond, and shows that the page is out of date.
 
-const SLOWEST = 15000; // milliseconds between two looks while the server is away
+const SLOWEST = 15000; // milliseconds between two polls while the server does not respond
 const started = Date.now();
-const parts = new Map(); // by their id
+const parts = new Map(); // state by element id
 
-// How often in a row a part got no answer, until when it rests, and when it last got one.
+// Consecutive failures, the time of the next poll, and the time of the last response.
 function stateOf({ id }) {
   if (!parts.has(id)) parts.set(id, { failed: 0, rest: 0, answered: started });
   return parts.get(id);
 }
 
-// What is not the app's own, such as a proxy's error page, is no answer either, and must not take
-// the place of the page's parts.
+// Called also for responses that the app did not send, such as a proxy's error page: they must not
+// replace parts of the page.
 function sayLost({ target }) {
   const state = stateOf(target);
   state.failed += 1;
@@ -27,7 +27,7 @@ function sayLost({ target }) {
 }
 
 document.addEventListener("htmx:before:request", (event) => {
-  // A vote is always sent; a page that nobody sees, or nobody answers, can wait.
+  // Votes are always sent. Hidden pages do not poll, nor does a part before its next poll is due.
   if (event.detail.ctx.request.method !== "GET") return;
   if (document.hidden || Date.now() < stateOf(event.target).rest) event.preventDefault();
 });
@@ -43,7 +43,7 @@ document.addEventListener("htmx:before:response", (event) => {
   Object.assign(stateOf(event.target), { failed: 0, rest: 0, answered: Date.now() });
 });
 
-// Who comes back sees at once what is new.
+// A page that becomes visible polls at once.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   for (const state of parts.values()) state.rest = 0;

@@ -1,14 +1,14 @@
-// Keeps the title up to date, and tells screen readers the totals now and then: not each second.
+// Updates the title with each poll, and announces the totals to screen readers every 30 s at most.
 const PAUSE = 30000; // milliseconds
 const spoken = document.getElementById("spoken");
 let last = Date.now();
-let told = "";
+let announced = "";
 
 function text(part) {
   return part ? part.textContent.trim().replace(/\s+/g, " ") : "";
 }
 
-function tell() {
+function announce() {
   const rows = [...document.querySelectorAll(".row")];
   const brief = (row) => `${text(row.querySelector(".name"))} ${text(row.querySelector(".share"))}`;
   const leading = document.querySelector(".leading");
@@ -17,12 +17,12 @@ function tell() {
   const now = rows.some((row) => row.querySelector(".share"))
     ? `${rows.map(brief).join(", ")}. ${turnout}`
     : turnout;
-  if (now === told) return;
-  if (told && Date.now() - last < PAUSE) return;
-  if (told) spoken.textContent = now; // at first, the page itself is read
-  told = now;
+  if (now === announced) return;
+  if (announced && Date.now() - last < PAUSE) return;
+  if (announced) spoken.textContent = now; // screen readers read the page itself first
+  announced = now;
   last = Date.now();
 }
 
-tell();
-document.addEventListener("htmx:after:swap", tell);
+announce();
+document.addEventListener("htmx:after:swap", announce);

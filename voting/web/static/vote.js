@@ -1,4 +1,4 @@
-// Shows a choice from the click on: that it is on its way, until the answer says what became of it.
+// Marks a choice as being sent, from the click until the response.
 const { content } = document.querySelector('meta[name="sending"]');
 
 function showSent(button) {
