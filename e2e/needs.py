@@ -22,7 +22,7 @@ def missing() -> str:
     except subprocess.TimeoutExpired:
         return f"docker's engine does not answer in {TIMEOUT} s"
     if info.returncode != 0 or not info.stdout.strip():
-        return "docker is here, but no engine of it runs that this user may ask"
+        return "docker is installed, but no engine responds to this user"
     return ""
 
 
