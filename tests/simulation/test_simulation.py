@@ -6,7 +6,7 @@
 import pytest
 from simulation import world
 from simulation.controls import CONTROLS
-from simulation.network import POSTGRES_FAULTS, REDIS_FAULTS
+from simulation.network import POSTGRES_FAULTS, REDIS_FAULTS, WEIGHTS
 from simulation.parallel import run_seeds
 
 from voting.load.record import Acknowledgement
@@ -84,6 +84,7 @@ def test_each_vote_counts_once_under_faults(seeds, record_property):
         expected |= {(fault, step) for fault in POSTGRES_FAULTS for step in POSTGRES_STEPS}
         expected |= {("twice", "cast"), ("break before", "connect"), ("silence before", "connect")}
         expected |= {("world", event) for event in EVENTS}
+        assert WEIGHTS.keys() <= REDIS_STEPS | POSTGRES_STEPS
         missed = expected - summary.seen.keys()
         assert not missed
         assert set(summary.acknowledgements) == {each.name for each in Acknowledgement}
