@@ -111,7 +111,7 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
 
 def test_the_status_hides_the_totals_that_the_pages_hide(running):
     hidden = voting("status", "--data", str(running.data), SHOW_RESULTS="after_close")
-    assert re.fullmatch(r"votes         \d+ in all", hidden.stdout.splitlines()[1])
+    assert re.fullmatch(r"votes         \d+ in total", hidden.stdout.splitlines()[1])
     told = voting("status", "--json", "--data", str(running.data), SHOW_RESULTS="after_close")
     counts = json.loads(told.stdout)["counts"]
     assert (counts["a"], counts["b"]) == (None, None)
