@@ -2,29 +2,17 @@
 
 import httpx
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from voting.poll.ballot import MIN_VERSION
 from voting.queue.producer import MaybeRecorded, NotRecorded, PollClosed
 from voting.roles.vote import VoteRole
 from voting.settings import VoteSettings, load_settings
-from voting.telemetry import tracing
 
 ENVIRON = {
     "REDIS_URL": "redis://unused",
     "SECRET_KEYS": "k" * 32,
     "OTEL_EXPORTER_OTLP_ENDPOINT": "http://unused",
 }
-
-
-@pytest.fixture
-def spans(monkeypatch):
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("tests"))
-    return exporter
 
 
 class FailingCaster:

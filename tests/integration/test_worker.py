@@ -4,9 +4,6 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import text
 from support.database import cast_ballots
 from support.wait import until
@@ -24,7 +21,7 @@ from voting.roles import maintenance
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
 from voting.roles.worker import Worker
-from voting.telemetry import metrics, tracing
+from voting.telemetry import metrics
 
 OFTEN = Timing(maintenance_interval=0.05)
 
@@ -334,14 +331,6 @@ async def test_a_server_is_up_once_no_task_waits_for_it(stream, engine, caplog):
     assert [record.message for record in caplog.records] == ["Redis is down, retrying"]
     worker._mark_up(counting)
     assert caplog.records[-1].message == "Redis is up again"
-
-
-@pytest.fixture
-def spans(monkeypatch):
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("tests"))
-    return exporter
 
 
 async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
