@@ -164,8 +164,9 @@ async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:
 
 async def _change_poll(engine: AsyncEngine, change: Update, **parameters: Any) -> None:
     async with _exclusive(engine) as connection:
-        if (await connection.execute(change, parameters)).rowcount == 0:
-            raise PollChanged
+        changed = await connection.execute(change, parameters)
+    if changed.rowcount == 0:
+        raise PollChanged
 
 
 @asynccontextmanager
