@@ -92,6 +92,11 @@ class VoteInFlight:
         self._connection.close()
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
 # Settings
 
 
@@ -205,6 +210,8 @@ def test_a_vote_in_flight_is_answered_while_readiness_is_off_and_the_role_is_ali
     vote.process.terminate()
     wait_for("readiness to be off", lambda: vote.responds("/readyz", 503))
     assert vote.ask("/healthz").status_code == 200
+    # Until then the role answers every vote, and does not have to wait for this one.
+    wait_for("its port to be closed", lambda: not is_open(vote.port))
     answer = flight.finish()
     assert answer.startswith("HTTP/1.1 303")
     assert "connection: close" in answer.lower()
