@@ -18,7 +18,7 @@ from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter
 from voting.settings import ResultSettings
 from voting.telemetry import metrics, tracing
 from voting.web.cache import SingleFlight
-from voting.web.headers import PARTIAL_HEADER, conditional_response, make_etag
+from voting.web.headers import PARTIAL, conditional_response, make_etag, request_headers
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
 from voting.web.svg import draw, qr_code
@@ -53,7 +53,7 @@ class ResultRole:
         self._timeline_expires = -inf
         # The pages rendered from a result, and their ETags, by template.
         self._rendered_from: tuple[PublicResult | None, bool] | None = None
-        self._rendered: dict[str, tuple[str, str]] = {}
+        self._rendered: dict[str, tuple[str, bytes]] = {}
         for phase in Phase:
             metrics.PHASE.labels(phase).set(nan)
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._fetched_at)
@@ -92,8 +92,8 @@ class ResultRole:
             body = self._render(template, result)
             self._rendered[template] = body, make_etag(body)
         body, etag = self._rendered[template]
-        headers = PARTIAL_HEADER | {"Cache-Control": _CACHE}
-        response = conditional_response(request.headers, body, etag=etag, headers=headers)
+        headers = [PARTIAL, (b"cache-control", _CACHE.encode())]
+        response = conditional_response(request_headers(request.scope), body, headers, etag=etag)
         metrics.RESULT_RESPONSES.labels(str(response.status_code)).inc()
         return response
 

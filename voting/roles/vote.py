@@ -7,7 +7,6 @@ from typing import Any
 
 import structlog
 from litestar import Litestar, Request, asgi, get
-from litestar.datastructures import Headers
 from litestar.exceptions import MethodNotAllowedException
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
@@ -26,12 +25,15 @@ from voting.web.cookies import Cookies, Receipt
 from voting.web.errors import Problem, ProblemError
 from voting.web.forms import read_body, read_choice
 from voting.web.headers import (
-    PARTIAL_HEADER,
+    NO_STORE,
+    PARTIAL,
+    RequestHeaders,
     conditional_response,
     html_response,
     is_htmx,
     is_same_origin,
     make_etag,
+    request_headers,
 )
 from voting.web.pages import Pages
 from voting.web.rate_limit import RateLimit
@@ -45,8 +47,8 @@ LATE_AFTER = 15.0
 # Seconds for which the state of the queue is cached.
 QUEUE_STATE_TTL = 1.0
 
-_NO_STORE = {"Cache-Control": "no-store"}
-_ACCEPTED = _NO_STORE | {"Voting-Recorded": "yes"}
+_ACCEPTED = (NO_STORE, (b"voting-recorded", b"yes"))
+_REVALIDATE = ((b"cache-control", b"private, no-cache"), (b"vary", b"cookie"))
 
 _CAST_PROBLEMS: dict[type[CastError], Problem] = {
     PollClosed: errors.CLOSED,
@@ -72,16 +74,15 @@ class VoteRole:
         self._memory_is_low = SingleFlight[bool](state.memory_is_low, ttl=QUEUE_STATE_TTL)
 
     def create_app(self) -> Litestar:
-        # `@asgi`, not `@post`, in which Litestar takes 11 µs more of the 90 of a vote.
+        # `@asgi`, not `@post`, in which Litestar takes 11 µs more of the 87 of a vote.
         post_vote = asgi("/vote", copy_scope=False)(self._post_vote)
         handlers = [get("/")(self._get_page), get("/receipt")(self._get_receipt), post_vote]
         return self._pages.create_app(handlers)
 
     async def _post_vote(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request: _Request = Request(scope, receive, send)
-        if request.method != "POST":  # an `@asgi` handler has every method
+        if scope.get("method") != "POST":  # an `@asgi` handler has every method
             raise MethodNotAllowedException(headers={"allow": "POST"})
-        headers, scheme = request.headers, scope.get("scheme", "http")
+        headers, scheme = request_headers(scope), scope.get("scheme", "http")
         with (
             metrics.IN_FLIGHT.track_inprogress(),
             self._tracing.request("POST", scope["path"], scheme, headers) as span,
@@ -92,7 +93,7 @@ class VoteRole:
                 self._tracing.respond(span, response.status_code, recorded)
         await response(scope, receive, send)
 
-    async def _vote(self, headers: Headers, receive: Receive, span: Span) -> ASGIResponse:
+    async def _vote(self, headers: RequestHeaders, receive: Receive, span: Span) -> ASGIResponse:
         """Cast the ballot of a request, and return the response with its outcome."""
         started = perf_counter()
         try:
@@ -102,18 +103,17 @@ class VoteRole:
             return self._refuse(headers, error.problem)
         metrics.ACCEPTED.inc()
         metrics.ACCEPT_SECONDS.observe(perf_counter() - started)
-        cookies = [self._cookies.set_receipt(receipt)]
+        cookie = self._cookies.set_receipt(receipt)
         if is_htmx(headers):
             part = self._render_outcome("_ballot.html", receipt)
-            return html_response(part, headers=_ACCEPTED | PARTIAL_HEADER, set_cookies=cookies)
-        location = {"Location": "/"}
-        return html_response("", status=303, headers=_ACCEPTED | location, set_cookies=cookies)
+            return html_response(part, [*_ACCEPTED, PARTIAL, cookie])
+        return html_response("", [*_ACCEPTED, (b"location", b"/"), cookie], status=303)
 
-    async def _read_ballot(self, headers: Headers, receive: Receive) -> Ballot:
+    async def _read_ballot(self, headers: RequestHeaders, receive: Receive) -> Ballot:
         if not is_same_origin(headers):
             raise ProblemError(errors.CROSS_ORIGIN)
         body = await read_body(headers, receive)
-        choice = read_choice(headers.get("content-type", ""), body)
+        choice = read_choice(headers, body)
         voter = self._cookies.voter(headers)
         if voter is None:
             raise ProblemError(errors.NO_COOKIE)
@@ -140,29 +140,30 @@ class VoteRole:
         await self._memory_is_low.get()
         return version
 
-    def _refuse(self, headers: Headers, problem: Problem) -> ASGIResponse:
+    def _refuse(self, headers: RequestHeaders, problem: Problem) -> ASGIResponse:
         metrics.REFUSED.labels(problem.reason).inc()
         template = "_ballot.html" if is_htmx(headers) else "vote.html"
         page = self._render_outcome(template, self._receipt(headers), problem)
-        recorded = {"Voting-Recorded": "unknown" if problem is errors.UNKNOWN else "no"}
-        all_headers = PARTIAL_HEADER | problem.headers | recorded
-        return html_response(page, status=problem.status, headers=all_headers)
+        recorded = "unknown" if problem is errors.UNKNOWN else "no"
+        response = html_response(page, [PARTIAL], status=problem.status)
+        response.headers.update({**problem.headers, "Voting-Recorded": recorded})
+        return response
 
     async def _get_page(self, request: _Request) -> ASGIResponse:
-        headers = request.headers
+        headers = request_headers(request.scope)
         if self._cookies.voter(headers) is None:
             receipt, cookies = None, [self._cookies.set_new_voter()]
         else:
             receipt, cookies = self._cookies.receipt(headers), []
         page = await self._render_status("vote.html", receipt)
-        return html_response(page, headers=_NO_STORE | PARTIAL_HEADER, set_cookies=cookies)
+        return html_response(page, [NO_STORE, PARTIAL, *cookies])
 
     async def _get_receipt(self, request: _Request) -> ASGIResponse:
-        part = await self._render_status("_receipt.html", self._receipt(request.headers))
-        headers = PARTIAL_HEADER | {"Cache-Control": "private, no-cache", "Vary": "Cookie"}
-        return conditional_response(request.headers, part, etag=make_etag(part), headers=headers)
+        headers = request_headers(request.scope)
+        part = await self._render_status("_receipt.html", self._receipt(headers))
+        return conditional_response(headers, part, [PARTIAL, *_REVALIDATE], etag=make_etag(part))
 
-    def _receipt(self, headers: Headers) -> Receipt | None:
+    def _receipt(self, headers: RequestHeaders) -> Receipt | None:
         """Return the receipt of a voter; a new voter has none, whatever the cookie holds."""
         return self._cookies.receipt(headers) if self._cookies.voter(headers) else None
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from uuid import UUID
 
 from itsdangerous import BadSignature, Signer
-from litestar.datastructures import Headers
 
 from voting.poll.ballot import Choice, Version
+from voting.web.headers import Header, RequestHeaders
 
 MAX_AGE = 365 * 24 * 3600  # seconds
 
@@ -39,7 +39,7 @@ class VoterCookies:
         if not cookie:
             return None
         try:
-            return UUID(self._signer.unsign(cookie.encode()).decode("ascii"))
+            return UUID(self._signer.unsign(cookie).decode("ascii"))
         except (BadSignature, ValueError):
             return None
 
@@ -67,7 +67,7 @@ class Receipt(NamedTuple):
 
 
 class Cookies:
-    """Reads both cookies of a request, and formats the values of Set-Cookie.
+    """Reads both cookies of a request, and returns the headers that set them.
 
     `secure`: over TLS, which binds the cookies to the host.
     """
@@ -79,29 +79,27 @@ class Cookies:
         attributes = f"; HttpOnly; Max-Age={MAX_AGE}; Path=/; SameSite=lax"
         self._attributes = f"{attributes}; Secure" if secure else attributes
 
-    def voter(self, headers: Headers) -> UUID | None:
+    def voter(self, headers: RequestHeaders) -> UUID | None:
         return self._voters.read(find_cookie(headers, self._voter_name))
 
-    def receipt(self, headers: Headers) -> Receipt | None:
+    def receipt(self, headers: RequestHeaders) -> Receipt | None:
         return Receipt.parse(find_cookie(headers, self._receipt_name))
 
-    def set_new_voter(self) -> str:
-        return f"{self._voter_name}={self._voters.mint()}{self._attributes}"
+    def set_new_voter(self) -> Header:
+        return self._set_cookie(self._voter_name, self._voters.mint())
 
-    def set_receipt(self, receipt: Receipt) -> str:
-        return f"{self._receipt_name}={receipt}{self._attributes}"
+    def set_receipt(self, receipt: Receipt) -> Header:
+        return self._set_cookie(self._receipt_name, receipt)
+
+    def _set_cookie(self, name: str, value: object) -> Header:
+        return b"set-cookie", f"{name}={value}{self._attributes}".encode("ascii")
 
 
-def find_cookie(headers: Headers, name: str) -> str | None:
-    """Return the value of a cookie, of the last one if several have that name.
-
-    `Request.cookies` reads the first Cookie header only. HTTP/2 allows a client to split them, and
-    a proxy may pass on several.
-    """
+def find_cookie(headers: RequestHeaders, name: str) -> str | None:
+    """Return the value of a cookie, of the last one if several have that name."""
     found = None
-    for header in headers.getall("cookie", []):
-        for cookie in header.split(";"):
-            key, _, value = cookie.partition("=")
-            if key.strip() == name:
-                found = value.strip()
+    for cookie in headers.get(b"cookie", b"").decode("latin-1").split(";"):
+        key, _, value = cookie.partition("=")
+        if key.strip() == name:
+            found = value.strip()
     return found

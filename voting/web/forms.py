@@ -1,12 +1,12 @@
 """The form of the vote page: its body, and the choice in it."""
 
-from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from litestar.types import Receive
 
 from voting.poll.ballot import Choice
 from voting.web.errors import INCOMPLETE_BODY, NOT_A_CHOICE, NOT_A_FORM, TOO_LARGE, ProblemError
+from voting.web.headers import RequestHeaders
 
 MAX_BODY = 4096  # bytes
 
@@ -14,14 +14,14 @@ MAX_BODY = 4096  # bytes
 _PLAIN_BODIES = {f"choice={choice}".encode(): choice for choice in Choice}
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
+async def read_body(headers: RequestHeaders, receive: Receive) -> bytes:
     """Read the whole body in an `@asgi` handler. Raises ProblemError.
 
     Litestar limits bodies in HTTP handlers only (`Request.body` raises AttributeError in others),
     and answers 500 if the client disconnects.
     """
     # Before the first read, so that a client that expects `100 Continue` does not send the body.
-    if int(headers.get("content-length", 0)) > MAX_BODY:
+    if int(headers.get(b"content-length", 0)) > MAX_BODY:
         raise ProblemError(TOO_LARGE)
     body = b""
     while True:
@@ -35,9 +35,10 @@ async def read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
             return body
 
 
-def read_choice(content_type: str, body: bytes) -> Choice:
+def read_choice(headers: RequestHeaders, body: bytes) -> Choice:
     """Parse the one field `choice` of an urlencoded form, `a` or `b`. Raises ProblemError."""
-    if content_type.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+    content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if content_type != b"application/x-www-form-urlencoded":
         raise ProblemError(NOT_A_FORM)
     if body in _PLAIN_BODIES:
         return _PLAIN_BODIES[body]

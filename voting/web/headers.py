@@ -1,13 +1,18 @@
-"""Security headers of every response, the cross-origin check, and conditional requests."""
+"""Headers: of a request, of every response, of conditional responses; the cross-origin check."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from litestar.response.base import ASGIResponse
 from litestar.types import BeforeMessageSendHookHandler, Message, Scope
 
+Header = tuple[bytes, bytes]
+RequestHeaders = Mapping[bytes, bytes]
+
 # On every part of a page: pace.js swaps in no response without it.
-PARTIAL_HEADER = {"Voting-Fragment": "1"}
+PARTIAL = (b"voting-fragment", b"1")
+NO_STORE = (b"cache-control", b"no-store")
 
 _UNUSED_FEATURES = (
     "accelerometer autoplay camera display-capture encrypted-media fullscreen geolocation "
@@ -47,53 +52,62 @@ def security_headers(*, secure: bool) -> BeforeMessageSendHookHandler:
     return add_security_headers
 
 
-def is_same_origin(headers: Mapping[str, str]) -> bool:
+def request_headers(scope: Scope) -> RequestHeaders:
+    """Return headers by name in lower case: of several the last, Cookie headers joined.
+
+    HTTP/2 allows a client to split its cookies, and a proxy may pass on several headers, of which
+    `Request.cookies` reads the first. Litestar's `Headers` takes 5 µs more of the 87 of a vote.
+    """
+    raw = cast("list[Header]", scope["headers"])
+    headers = dict(raw)
+    if len(headers) < len(raw):
+        headers[b"cookie"] = b";".join(value for name, value in raw if name == b"cookie")
+    return headers
+
+
+def is_same_origin(headers: RequestHeaders) -> bool:
     """Return whether a state-changing request comes from a page of this site.
 
     Browsers send Sec-Fetch-Site or Origin. A request with neither comes from a client that is not a
     browser, so it cannot abuse a voter's cookie.
     Source: https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html
     """
-    if site := headers.get("sec-fetch-site"):
-        return site in {"same-origin", "none"}
-    origin = headers.get("origin")
+    if site := headers.get(b"sec-fetch-site"):
+        return site in {b"same-origin", b"none"}
+    origin = headers.get(b"origin")
     if origin is None:
         return True
-    scheme, _, host = origin.partition("://")
-    return scheme in {"http", "https"} and host == headers.get("host")
+    scheme, _, host = origin.partition(b"://")
+    return scheme in {b"http", b"https"} and host == headers.get(b"host")
 
 
-def is_htmx(headers: Mapping[str, str]) -> bool:
+def is_htmx(headers: RequestHeaders) -> bool:
     """Return whether htmx sent the request, which swaps in a part of the page."""
-    return headers.get("hx-request") == "true"
+    return headers.get(b"hx-request") == b"true"
 
 
-def html_response(
-    body: str,
-    *,
-    status: int = 200,
-    headers: Mapping[str, str],
-    set_cookies: Iterable[str] = (),
-) -> ASGIResponse:
-    """Return a page. `set_cookies` are values of Set-Cookie, already formatted."""
+def html_response(body: str, headers: Iterable[Header], *, status: int = 200) -> ASGIResponse:
+    """Return a page. `headers` are encoded already, which `ASGIResponse` would do for each."""
     content = body.encode()
-    # First, as `ASGIResponse` looks for these two and decodes each header before them: 5 µs.
+    # `ASGIResponse` would add these two itself, by way of two exceptions: 2 µs.
     entity = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(content)))]
-    cookies = [("Set-Cookie", cookie) for cookie in set_cookies]
-    fields = [*entity, *headers.items(), *cookies]
-    return ASGIResponse(body=content, status_code=status, headers=fields)
+    response = ASGIResponse(body=content, status_code=status, headers=entity)
+    response.headers.headers.extend(headers)
+    return response
 
 
-def make_etag(body: str) -> str:
+def make_etag(body: str) -> bytes:
     """Return the ETag of a body: 80 bits of its SHA-256."""
-    return f'"{hashlib.sha256(body.encode()).hexdigest()[:20]}"'
+    return b'"%b"' % hashlib.sha256(body.encode()).hexdigest()[:20].encode()
 
 
 def conditional_response(
-    request_headers: Mapping[str, str], body: str, *, etag: str, headers: Mapping[str, str]
+    request: RequestHeaders, body: str, headers: Iterable[Header], *, etag: bytes
 ) -> ASGIResponse:
     """Return the page, or 304 without a body if the client already has the one with this ETag."""
-    headers = {**headers, "ETag": etag}
-    if etag in request_headers.get("if-none-match", ""):
-        return ASGIResponse(status_code=304, headers=headers)
-    return html_response(body, headers=headers)
+    headers = [*headers, (b"etag", etag)]
+    if etag not in request.get(b"if-none-match", b""):
+        return html_response(body, headers)
+    response = ASGIResponse(status_code=304)
+    response.headers.headers.extend(headers)
+    return response

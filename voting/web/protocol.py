@@ -112,7 +112,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._read > MAX_HEAD and self._head_size() > MAX_HEAD:
             self._error_status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             raise ValueError("request head too large")
-        hosts = sum(name == b"host" for name, _ in self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host")
         if hosts not in _HOST_HEADERS.get(self.parser.get_http_version(), ()):
             raise ValueError("invalid number of Host headers, or unsupported HTTP version")
         if len(self.pipeline) >= MAX_PIPELINE:
@@ -126,10 +126,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     # --- the end of a connection
 
+    def close_after_response(self) -> None:
+        """Announce the end in the response to the latest request, if it has not started."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
     def _unsupported_upgrade_warning(self) -> None:
         # The parser stops here and reads what follows as another request. A proxy may read it as
         # the body of this one, and would pass the next response to another client.
-        self.cycle.keep_alive = False
+        self.close_after_response()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's message
         self._reject(self._error_status)
@@ -137,7 +142,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _reject(self, status: HTTPStatus) -> None:
         if self._responding:
             # The earlier request gets its response first: its vote may be recorded.
-            self.cycle.keep_alive = False
+            self.close_after_response()
             return
         body = f"{status.phrase}\n"
         self.transport.write(

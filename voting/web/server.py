@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import structlog
 import uvicorn
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from voting.settings import RoleSettings
 from voting.telemetry.logging import log_startup
@@ -50,11 +50,9 @@ class HTTPServer:
     """
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        self._app = head_as_get(app)
-        self._stopping = False
         self._server = _Server(
             uvicorn.Config(
-                self._handle,
+                head_as_get(app),
                 http=LimitedHttpProtocol,
                 log_config=None,
                 log_level="error",  # below, uvicorn logs mistakes of clients
@@ -77,19 +75,17 @@ class HTTPServer:
 
     def stop(self) -> None:
         """Send `Connection: close` with every response, then close idle connections and stop."""
-        self._stopping = True
+        # For later requests: uvicorn makes `default_headers` of `encoded_headers` once a second.
+        close = (b"connection", b"close")
+        state = self._server.server_state
+        self._server.config.encoded_headers.append(close)
+        state.default_headers = [*state.default_headers, close]
+        for connection in cast("set[LimitedHttpProtocol]", state.connections):
+            connection.close_after_response()
         asyncio.get_running_loop().call_later(CONNECTION_CLOSE_DELAY, self._exit)
 
     def _exit(self) -> None:
         self._server.should_exit = True
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_closing(message: Message) -> None:
-            if self._stopping and message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        await self._app(scope, receive, send_closing)
 
 
 def head_as_get(app: ASGIApp) -> ASGIApp:
