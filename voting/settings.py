@@ -70,8 +70,8 @@ _Key = Annotated[SecretStr, Field(min_length=16)]
 class Settings(BaseModel):
     """The settings of every command."""
 
-    # Defaults are checked too: they may clash with what is set.
-    model_config = ConfigDict(frozen=True, validate_default=True)
+    # Defaults are checked too: they may clash with what is set. A process needs few of the models.
+    model_config = ConfigDict(frozen=True, validate_default=True, defer_build=True)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

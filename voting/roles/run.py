@@ -39,6 +39,5 @@ def tune_gc() -> None:
     # A full collection of all loaded modules held up votes for 40 ms. A worker's batches are no
     # garbage either: with the default threshold collections took 7 % of its time. Since the first
     # threshold is high, the older generations are collected after fewer rounds (2 instead of 10).
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 2, 2)
