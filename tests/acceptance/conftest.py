@@ -26,6 +26,13 @@ def copy(used: Path, data: Path) -> Path:
     return data
 
 
+def run_on_a_copy(used: Path) -> Iterator[VotingUp]:
+    with data_folder() as path:
+        up = VotingUp(copy(used, path)).ready()
+        yield up
+        up.close()
+
+
 @pytest.fixture
 def data(used: Path) -> Iterator[Path]:
     """A folder of a `voting up` without votes."""
@@ -34,7 +41,7 @@ def data(used: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def start(data: Path) -> Iterator[Callable[..., VotingUp]]:  # noqa: ARG001 - removed after this
+def start(data: Path) -> Iterator[Callable[..., VotingUp]]:  # noqa: ARG001 - deleted after it
     """Start `voting up` with a data folder, options and variables, until the test ends."""
     started: list[VotingUp] = []
 
@@ -52,19 +59,13 @@ def start(data: Path) -> Iterator[Callable[..., VotingUp]]:  # noqa: ARG001 - re
 @pytest.fixture(scope="session")
 def running(used: Path) -> Iterator[VotingUp]:
     """A `voting up` that tests share: they leave it running and its poll open, with any votes."""
-    with data_folder() as path:
-        up = VotingUp(copy(used, path)).ready()
-        yield up
-        up.close()
+    yield from run_on_a_copy(used)
 
 
 @pytest.fixture(scope="module")
 def fresh(used: Path) -> Iterator[VotingUp]:
     """A `voting up` for the tests of a module, whose processes have not served any request."""
-    with data_folder() as path:
-        up = VotingUp(copy(used, path)).ready()
-        yield up
-        up.close()
+    yield from run_on_a_copy(used)
 
 
 @pytest.fixture

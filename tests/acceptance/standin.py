@@ -1,4 +1,4 @@
-"""Stands in for docker, kind and kubectl: notes what it was asked, and answers as they would."""
+"""Stands in for docker, kind and kubectl: records its arguments, and prints what they would."""
 
 import http.server
 import json
@@ -14,7 +14,7 @@ CREATED, LOG, FAILS = HERE / "created", HERE / "log", HERE / "fails"
 
 
 def serve(port: int) -> None:
-    """Be the page of the app for a minute."""
+    """Serve an empty page for a minute."""
     signal.alarm(60)
 
     class Page(http.server.BaseHTTPRequestHandler):
@@ -72,8 +72,8 @@ def main() -> None:
         log.write(f"{command}\n")
     if FAILS.exists() and command.startswith(FAILS.read_text()):
         sys.exit("ERROR: no space left on device")
-    answer = {"kind": kind, "kubectl": kubectl}.get(name, lambda *_: "29.0")
-    sys.stdout.write(answer(*sys.argv[1:]))
+    run = {"kind": kind, "kubectl": kubectl}.get(name, lambda *_: "29.0")
+    sys.stdout.write(run(*sys.argv[1:]))
 
 
 main()

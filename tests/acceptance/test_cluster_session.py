@@ -1,6 +1,6 @@
-"""What the end-to-end session does to a cluster, with stand-ins that note each command.
+"""The commands that the end-to-end session runs, with stand-ins that record them.
 
-The stand-ins show no app: what comes of the commands, only a real cluster tells.
+Only a real cluster shows what comes of the commands.
 """
 
 import os
@@ -42,7 +42,7 @@ kubectl --kubeconfig FOLDER/kubeconfig get pods --namespace=voting --selector=ap
 kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting exec worker-1 --container=worker -- voting open --yes
 """  # noqa: E501 - a command is a line
 
-ASKED = """\
+CHECKED = """\
 kubectl --kubeconfig FOLDER/kubeconfig get job migrate-T-1 --namespace=voting --output=json
 """
 
@@ -72,7 +72,7 @@ FAILS = "test_no_service_has_the_operations_port"
 
 
 class Session:
-    """Runs the session with stand-ins, and keeps what they were asked."""
+    """Runs the session with stand-ins, and keeps their log."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -88,12 +88,10 @@ class Session:
     def run(self, test: str, *options: str) -> subprocess.CompletedProcess[str]:
         path = f"{self._programs}:{os.environ['PATH']}"
         self._programs.joinpath("log").unlink(missing_ok=True)
-        # It runs nothing of the app, so its lines need not be recorded.
-        environ = {key: each for key, each in ENVIRON.items() if not key.startswith("COVERAGE_")}
         return subprocess.run(
             [sys.executable, "-m", "pytest", "e2e", "--target=cluster", "-k", test, *options],
             cwd=ROOT,
-            env={**environ, "PATH": path, "E2E_FOLDER": str(self._folder / "e2e")},
+            env={**ENVIRON, "PATH": path, "E2E_FOLDER": str(self._folder / "e2e")},
             capture_output=True,
             text=True,
             check=False,
@@ -102,7 +100,7 @@ class Session:
 
     @property
     def log(self) -> str:
-        """The commands, each once where it was repeated, without what differs from run to run."""
+        """The commands without repetitions, and without what differs from run to run."""
         lines = self._programs.joinpath("log").read_text().splitlines(keepends=True)
         text = "".join(line for line, _ in groupby(lines))
         folder = self._folder / "e2e"
@@ -115,10 +113,10 @@ def session(tmp_path):
     return Session(tmp_path)
 
 
-def test_a_cluster_is_made_in_place_of_a_leftover_filled_tested_and_removed(session):
+def test_a_cluster_replaces_a_leftover_and_is_removed_after_the_tests(session):
     done = session.run(PASSES)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert session.log == CREATED + STARTED + ASKED + REMOVED
+    assert session.log == CREATED + STARTED + CHECKED + REMOVED
     steps = re.findall(r"^ +[\d.]+ s  (.*)", done.stdout, re.MULTILINE)
     assert [re.sub(r"\d{14}", "T", step) for step in steps] == [
         "removing what an earlier run has left",
@@ -135,16 +133,16 @@ def test_a_cluster_is_made_in_place_of_a_leftover_filled_tested_and_removed(sess
     ]
 
 
-def test_a_cluster_is_kept_and_used_again(session):
+def test_a_cluster_is_kept_and_reused(session):
     kept = session.run(PASSES, "--keep")
     assert kept.returncode == 0, kept.stdout + kept.stderr
-    assert session.log == CREATED + STARTED + ASKED
+    assert session.log == CREATED + STARTED + CHECKED
     used = session.run(PASSES, "--use-existing")
     assert used.returncode == 0, used.stdout + used.stderr
-    assert session.log == USED + STARTED + ASKED
+    assert session.log == USED + STARTED + CHECKED
 
 
-def test_a_failure_is_told_with_pods_events_and_logs_and_the_cluster_removed(session):
+def test_a_failure_is_reported_with_pods_events_and_logs_and_the_cluster_removed(session):
     done = session.run(FAILS)
     assert done.returncode == 1
     assert session.log.endswith(REPORTED + REMOVED)
@@ -153,7 +151,7 @@ def test_a_failure_is_told_with_pods_events_and_logs_and_the_cluster_removed(ses
 
 
 @pytest.mark.parametrize("fails", ["kind create", "docker build", "kind load"])
-def test_a_start_that_fails_says_what_the_command_said_and_removes_the_cluster(session, fails):
+def test_a_failed_start_prints_the_error_and_removes_the_cluster(session, fails):
     session._programs.joinpath("fails").write_text(fails)
     done = session.run(PASSES)
     assert done.returncode == 1
@@ -162,20 +160,20 @@ def test_a_start_that_fails_says_what_the_command_said_and_removes_the_cluster(s
 
 
 @pytest.mark.parametrize(
-    ("there", "said"),
+    ("installed", "message"),
     [
         ((), "docker, kind, kubectl can't be found"),
         (("docker", "kubectl"), "kind can't be found"),
     ],
 )
-def test_a_machine_that_lacks_something_is_told_in_one_line(session, there, said):
+def test_missing_programs_are_named_in_one_line(session, installed, message):
     for name in PROGRAMS:
-        if name not in there:
+        if name not in installed:
             session._programs.joinpath(name).unlink()
-    assert lacking(session) == f"the end-to-end tests need docker, kind and kubectl: {said}\n"
+    assert lacking(session) == f"the end-to-end tests need docker, kind and kubectl: {message}\n"
 
 
-def test_a_docker_without_its_engine_is_told_of(session):
+def test_a_docker_without_its_engine_is_reported(session):
     session._programs.joinpath("docker").write_text("#!/bin/sh\necho\nexit 0\n")
     assert "no engine" in lacking(session)
 

@@ -1,4 +1,4 @@
-"""What real roles tell of a ballot on its way: lines at debug, traces to a real collector."""
+"""Following a ballot through the roles: log lines at debug, and traces sent to a collector."""
 
 import asyncio
 import json
@@ -74,11 +74,11 @@ def collector() -> Iterator[Collector]:
 def cast(
     vote: RoleProcess, choice: str = "a", headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Vote as a new voter, and tell the status and the voter's cookie."""
+    """Vote as a new voter; return the status and the voter's cookie."""
     with vote.page() as client:
         client.get("/")
-        answer = client.post("/vote", data={"choice": choice}, headers=headers)
-        return answer.status_code, client.cookies["voter"]
+        response = client.post("/vote", data={"choice": choice}, headers=headers)
+        return response.status_code, client.cookies["voter"]
 
 
 def lines(role: RoleProcess, event: str | None = None) -> list[dict[str, object]]:
@@ -86,7 +86,7 @@ def lines(role: RoleProcess, event: str | None = None) -> list[dict[str, object]
     return [line for line in found if event in {None, line["event"]}]
 
 
-def says(role: RoleProcess, event: str) -> Callable[[], object]:
+def logged(role: RoleProcess, event: str) -> Callable[[], object]:
     return lambda: lines(role, event)
 
 
@@ -100,7 +100,7 @@ def identities(cookie: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["vote", "result", "worker"])
-def test_a_role_says_how_it_starts_and_stops_and_none_of_its_secrets(app, name):
+def test_a_role_logs_its_start_and_stop_without_secrets(app, name):
     role = app.run(
         name,
         **{**AWAY, "DATABASE_URL": "postgresql://me:hidden@127.0.0.1:1/x"},
@@ -118,13 +118,13 @@ def test_a_role_says_how_it_starts_and_stops_and_none_of_its_secrets(app, name):
     assert KEY not in role.output
 
 
-def test_a_role_that_fails_says_why_in_one_line(app, servers, database):
-    async def forget_the_poll() -> None:
+def test_a_role_that_fails_logs_the_reason_in_one_line(app, servers, database):
+    async def delete_the_poll() -> None:
         connection = await asyncpg.connect(servers.database_url(database))
         await connection.execute("DELETE FROM poll")
         await connection.close()
 
-    asyncio.run(forget_the_poll())
+    asyncio.run(delete_the_poll())
     worker = app.run("worker")
     assert worker.process.wait(DEADLINE) == 1
     [line] = [line for line in lines(worker) if line["level"] == "error"]
@@ -136,7 +136,7 @@ def test_at_debug_a_request_id_leads_from_the_vote_to_the_worker_and_to_no_voter
     vote, worker = app.start(LOG_LEVEL="debug")
     status, cookie = cast(vote, "b")
     assert status == 303
-    wait_for("the count", says(worker, "ballot counted"))
+    wait_for("the count", logged(worker, "ballot counted"))
     [accepted], [counted] = lines(vote, "ballot accepted"), lines(worker, "ballot counted")
     assert accepted["level"] == counted["level"] == "debug"
     assert accepted["request"] == counted["request"]
@@ -149,7 +149,7 @@ def test_at_debug_a_request_id_leads_from_the_vote_to_the_worker_and_to_no_voter
     assert "127.0.0.1:" not in vote.output + worker.output
 
 
-def test_the_request_id_is_that_of_the_traceparent_where_there_is_one(app):
+def test_the_request_id_is_the_trace_id_of_an_incoming_traceparent(app):
     vote, worker = app.start(LOG_LEVEL="debug")
     assert cast(vote, headers=INCOMING)[0] == 303
     assert cast(vote, headers={"traceparent": "nonsense"})[0] == 303
@@ -160,7 +160,7 @@ def test_the_request_id_is_that_of_the_traceparent_where_there_is_one(app):
     assert {line["request"] for line in lines(worker, "ballot counted")} == {first, second}
 
 
-def test_without_debug_there_is_no_line_for_a_vote_and_no_trace_in_the_queue(app):
+def test_without_debug_a_vote_is_not_logged_and_its_entry_has_no_trace(app):
     vote, worker = app.start()
     before = [len(lines(vote)), len(lines(worker))]
     assert cast(vote, headers=INCOMING)[0] == 303
@@ -204,7 +204,7 @@ def test_one_trace_leads_from_the_request_through_the_queue_to_the_worker(app, c
     assert not any(span.failed for span in collector.spans)
 
 
-def test_a_trace_that_comes_with_the_request_is_continued(app, collector):
+def test_an_incoming_trace_is_continued(app, collector):
     vote, worker = app.start(**collector.environ, OTEL_SERVICE_NAME="mine", LOG_LEVEL="debug")
     assert cast(vote, headers=INCOMING)[0] == 303
     wait_for("the worker's span", lambda: collector.named("count ballot"))
@@ -215,10 +215,10 @@ def test_a_trace_that_comes_with_the_request_is_continued(app, collector):
     assert [line["request"] for line in lines(worker, "ballot counted")] == [TRACE]
 
 
-def test_what_is_not_sampled_leaves_no_trace(app, collector):
+def test_an_unsampled_request_has_no_spans(app, collector):
     vote, _ = app.start(**collector.environ, OTEL_TRACES_SAMPLER="parentbased_always_off")
     assert cast(vote)[0] == 303
-    assert cast(vote, headers=INCOMING)[0] == 303  # whose sender wants it
+    assert cast(vote, headers=INCOMING)[0] == 303  # its client samples it
     wait_for("the worker's span", lambda: collector.named("count ballot"))
     plain, traced = app.entries()
     assert plain.keys() == {b"voter", b"choice"}
@@ -237,7 +237,7 @@ def test_a_vote_that_fails_is_a_failed_span(app, collector):
     assert (sent.failed, sent.attributes["error.type"]) == (True, "NotRecorded")
 
 
-def test_an_entry_that_can_not_be_counted_is_a_failed_span(app, collector):
+def test_an_entry_that_cannot_be_counted_is_a_failed_span(app, collector):
     app.start(**collector.environ)
     fields = {"voter": b"short", "choice": b"a", "trace": INCOMING["traceparent"]}
     app.queue.xadd("{voting}:ballots", fields)
@@ -252,7 +252,7 @@ def test_each_query_for_totals_is_a_span(app, collector):
     assert collector.named("totals")[0].service["service.name"] == "voting-result"
 
 
-def test_what_is_left_is_sent_at_the_stop(app, collector):
+def test_the_last_spans_are_sent_at_the_stop(app, collector):
     vote, _ = app.start(**{**collector.environ, "OTEL_BSP_SCHEDULE_DELAY": "3600000"})
     assert cast(vote)[0] == 303
     assert collector.spans == []
@@ -262,7 +262,7 @@ def test_what_is_left_is_sent_at_the_stop(app, collector):
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["away", "hanging"])
-def test_a_collector_that_does_not_answer_costs_no_vote_and_one_line(app, listens):
+def test_an_unreachable_collector_costs_no_vote_and_one_log_line(app, listens):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:
@@ -280,11 +280,11 @@ def test_a_collector_that_does_not_answer_costs_no_vote_and_one_line(app, listen
         for role in (vote, worker):
             role.process.terminate()
             assert role.process.wait(10) == 0
-            louder = [line["event"] for line in lines(role) if line["level"] != "info"]
-            assert louder == [away]
+            warnings = [line["event"] for line in lines(role) if line["level"] != "info"]
+            assert warnings == [away]
 
 
-def test_a_collector_that_hangs_does_not_hold_up_the_stop(app):
+def test_a_collector_that_hangs_does_not_delay_the_stop(app):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(30)
         vote, _ = app.start(**Collector(silent.getsockname()[1]).environ)
@@ -295,7 +295,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_stop(app):
             assert vote.process.wait(8) == 0
 
 
-def test_a_collector_that_is_back_gets_spans_again(app):
+def test_a_collector_that_is_up_again_receives_spans(app):
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -303,11 +303,11 @@ def test_a_collector_that_is_back_gets_spans_again(app):
     vote, _ = app.start(**environ, OTEL_EXPORTER_OTLP_TIMEOUT="0.2")
     assert cast(vote)[0] == 303
     away = "trace collector is down, spans are lost"
-    wait_for("the line", says(vote, away))
+    wait_for("the line", logged(vote, away))
     with collecting(port) as collector:
         assert cast(vote)[0] == 303
         wait_for("the span", lambda: collector.named("POST /vote"))
-        wait_for("the line", says(vote, "trace collector is back"))
+        wait_for("the line", logged(vote, "trace collector is back"))
 
 
 # The SDK

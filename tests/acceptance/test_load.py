@@ -79,7 +79,7 @@ def loading(*options):
         load.close()
 
 
-def test_a_record_has_what_each_voter_was_told_and_is_checked_later(running, tmp_path):
+def test_a_record_has_each_acknowledgement_and_is_checked_later(running, tmp_path):
     record = tmp_path / "record"
     urls = {"VOTE_URL": at(running)[1], "RESULT_URL": at(running)[3] + "/"}
     options = ("--votes", "100", "--voters", "30", "--rate", "1000", "--record", str(record))

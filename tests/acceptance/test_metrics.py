@@ -1,4 +1,4 @@
-"""What each real role tells at /metrics while there is a little load."""
+"""The metrics of each role after some votes."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from support.wait import wait_for
 
 VOTERS = 30
 
-# Of what can be told in several units, the one that Prometheus wants; and what belongs to a type.
+# Units that are not Prometheus' base units, and names of types.
 # Source: https://prometheus.io/docs/practices/naming/
 WRONG_UNITS = re.compile(
     r"_(milli|micro|nano)?(seconds?_ms|ms|millis|msec|minutes|hours|days|kb|mb|kilobytes|megabytes"
@@ -22,25 +22,25 @@ TYPES = re.compile(r"_(gauge|counter|histogram|summary|info_gauge)(_|$)")
 
 
 @pytest.fixture(scope="module")
-def told(fresh):
-    """Vote a little, then ask each role: its families by name, once all is counted."""
+def families(fresh):
+    """Cast some votes; return each role's metric families by name once all are counted."""
     acknowledged = sum(fresh.vote("ab"[number % 2]) for number in range(VOTERS))
-    with httpx.Client(base_url=fresh.address("vote")) as stranger:
-        assert stranger.post("/vote", data={"choice": "a"}).status_code == 400
+    with httpx.Client(base_url=fresh.address("vote")) as client:
+        assert client.post("/vote", data={"choice": "a"}).status_code == 400
     wait_for("all to be counted", lambda: sum(fresh.tally().values()) == VOTERS)
     assert acknowledged == VOTERS
 
-    def at_rest():
+    def is_measured():
         names = ("voting_backlog_ballots", "voting_stream_entries")
-        worker = ask(fresh, "worker")
+        worker = scrape(fresh, "worker")
         return [value(worker, name) for name in names] == [0, VOTERS]
 
-    wait_for("a look at all that is counted", at_rest)
-    return {role: ask(fresh, role) for role in ("vote", "worker", "result")}
+    wait_for("the gauges of the queue", is_measured)
+    return {role: scrape(fresh, role) for role in ("vote", "worker", "result")}
 
 
 def ops_port(role: psutil.Process) -> int:
-    """Find the port of a role that is not its page's."""
+    """Return the port of a role that is not its page's."""
     ports = {each.laddr.port for each in role.net_connections("tcp") if each.status == "LISTEN"}
     [found] = [port for port in ports if healthy(port)]
     return found
@@ -50,22 +50,20 @@ def healthy(port: int) -> bool:
     return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
 
 
-def ask(up: VotingUp, role: str):
+def scrape(up: VotingUp, role: str):
     [process] = up.children(role)
-    answer = httpx.get(f"http://127.0.0.1:{ops_port(process)}/metrics")
-    assert answer.status_code == 200
-    return {family.name: family for family in text_string_to_metric_families(answer.text)}
+    response = httpx.get(f"http://127.0.0.1:{ops_port(process)}/metrics")
+    assert response.status_code == 200
+    return {family.name: family for family in text_string_to_metric_families(response.text)}
 
 
-def samples(families):
-    return [sample for family in families.values() for sample in family.samples]
+def samples(role):
+    return [sample for family in role.values() for sample in family.samples]
 
 
-def value(families, name, **labels):
+def value(role, name, **labels):
     [found] = [
-        sample.value
-        for sample in samples(families)
-        if sample.name == name and sample.labels == labels
+        sample.value for sample in samples(role) if sample.name == name and sample.labels == labels
     ]
     return found
 
@@ -74,9 +72,9 @@ ROLES = pytest.mark.parametrize("role", ["vote", "worker", "result"])
 
 
 @ROLES
-def test_names_units_and_texts_follow_the_rules(told, role):
-    assert len(told[role]) > 15
-    for name, family in told[role].items():
+def test_names_units_and_help_texts_follow_the_conventions(families, role):
+    assert len(families[role]) > 15
+    for name, family in families[role].items():
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
         assert not WRONG_UNITS.search(name), name
         assert not TYPES.search(name), name
@@ -92,25 +90,25 @@ def test_names_units_and_texts_follow_the_rules(told, role):
 
 
 @ROLES
-def test_no_sample_is_by_option(told, role):
-    for sample in samples(told[role]):
+def test_no_sample_is_by_option(families, role):
+    for sample in samples(families[role]):
         words = {sample.name, *sample.labels, *sample.labels.values()}
         parts = {part for word in words for part in re.split(r"[^a-zA-Z0-9]+", word.lower())}
         assert parts.isdisjoint({"a", "b", "choice", "option", "cats", "dogs"}), sample
 
 
 @ROLES
-def test_a_role_tells_of_itself_and_of_no_other_role(told, role):
+def test_a_role_has_its_own_metrics_only(families, role):
     own = {"vote": "voting_ballots_accepted", "worker": "voting_ballots_counted"}
     own["result"] = "voting_votes_counted"
-    assert {each for each, name in own.items() if name in told[role]} == {role}
-    roles = {sample.labels["role"] for sample in samples(told[role]) if "role" in sample.labels}
+    assert {each for each, name in own.items() if name in families[role]} == {role}
+    roles = {sample.labels["role"] for sample in samples(families[role]) if "role" in sample.labels}
     assert roles <= {role}
-    assert "process_resident_memory_bytes" in told[role]
+    assert "process_resident_memory_bytes" in families[role]
 
 
-def test_the_numbers_add_up(told):
-    vote, worker, result = told["vote"], told["worker"], told["result"]
+def test_the_numbers_add_up(families):
+    vote, worker, result = families["vote"], families["worker"], families["result"]
     assert value(vote, "voting_ballots_accepted_total") == VOTERS
     assert value(vote, "voting_ballot_accept_duration_seconds_count") == VOTERS
     assert value(vote, "voting_ballots_refused_total", reason="no_cookie") == 1
@@ -132,6 +130,6 @@ def test_the_numbers_add_up(told):
     assert value(result, "voting_totals_queries_total", outcome="failed") == 0
 
 
-def test_what_is_told_is_known(told):
-    for role in told.values():
+def test_every_value_is_set(families):
+    for role in families.values():
         assert not [sample.name for sample in samples(role) if math.isnan(sample.value)]

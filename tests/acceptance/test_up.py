@@ -37,12 +37,12 @@ def listening(process: psutil.Process, port: str) -> int:
 def test_sigterm_stops_everything_in_order_and_prints_one_line(start, data):
     up = start(data).ready()
     assert up.vote("b")  # it is counted while the others stop
-    children, said = up.children(), up.output
+    children, output = up.children(), up.output
     up.process.terminate()
     assert up.process.wait(60) == 0
     assert not alive(children)
     # A role would log an error if its server stopped before it.
-    assert up.output == said + "voting: stopping\n"
+    assert up.output == output + "voting: stopping\n"
     assert "database system is shut down" in (data / "postgres.log").read_text()
     assert "bye bye" in (data / "valkey.log").read_text()
     assert start(data).ready().tally() == {"a": 0, "b": 1}
@@ -109,18 +109,17 @@ def test_a_second_start_on_the_same_directory_is_refused_and_the_first_continues
     wait_for("it to be counted", lambda: running.tally()["a"] == before["a"] + 1)
 
 
-@pytest.mark.parametrize("option", ["--vote-port", "--result-port"])
-def test_a_port_on_which_a_program_listens_is_refused(start, data, option):
+def test_a_port_on_which_a_program_listens_is_refused(start, data):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        said = start(data, option, port).refused()
-    assert said == f"Error: port {port} is not available: Address already in use\n"
+        output = start(data, "--result-port", port).refused()
+    assert output == f"Error: port {port} is not available: Address already in use\n"
 
 
 def test_a_port_of_another_voting_up_is_refused(running, start, data):
     port = port_of(running.address("vote"))
-    said = start(data, "--vote-port", port).refused()
-    assert said == f"Error: port {port} is not available: Address already in use\n"
+    output = start(data, "--vote-port", port).refused()
+    assert output == f"Error: port {port} is not available: Address already in use\n"
 
 
 def test_a_port_that_has_just_been_closed_is_used(start, data):
@@ -137,15 +136,15 @@ def test_a_port_is_reserved_as_soon_as_another_voting_up_starts(start, data):
         port = str(free.getsockname()[1])
     first = start(data / "first", "--vote-port", port)
     wait_for("its guardian", lambda: first.children("cat"))
-    said = start(data, "--vote-port", port).refused()
-    assert said == f"Error: port {port} is not available: Address already in use\n"
+    output = start(data, "--vote-port", port).refused()
+    assert output == f"Error: port {port} is not available: Address already in use\n"
 
 
 def test_both_pages_on_one_port_are_refused(start, data):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    said = start(data, "--vote-port", port, "--result-port", port).refused()
-    assert said == f"Error: port {port} is not available: Address already in use\n"
+    output = start(data, "--vote-port", port, "--result-port", port).refused()
+    assert output == f"Error: port {port} is not available: Address already in use\n"
 
 
 def test_a_number_that_is_not_a_port_is_wrong_use():
@@ -163,9 +162,9 @@ def test_a_data_directory_that_cannot_be_created_is_refused(start, data):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_data_directory_that_cannot_be_written_is_refused(start, data):
     data.chmod(0o500)
-    said = start(data).refused()
+    output = start(data).refused()
     data.chmod(0o700)
-    assert said == f"Error: {data} can't be written: Permission denied\n"
+    assert output == f"Error: {data} can't be written: Permission denied\n"
 
 
 @pytest.mark.parametrize(
@@ -200,13 +199,13 @@ def test_an_invalid_scale_is_wrong_use(scale):
     ],
 )
 def test_a_killed_process_is_restarted_and_no_vote_is_lost(running, part, name):
-    before, said, voter = running.tally(), len(running.output), httpx.Cookies()
+    before, length, voter = running.tally(), len(running.output), httpx.Cookies()
     assert running.vote("a")
     if part == "worker":  # its pending ballots would be counted only after 15 s
         wait_for("it to be counted", lambda: running.tally()["a"] == before["a"] + 1)
     [process] = running.children(part)
     process.kill()
-    wait_for("the line", lambda: f"voting: {name} was killed by SIGKILL" in running.output[said:])
+    wait_for("the line", lambda: f"voting: {name} was killed by SIGKILL" in running.output[length:])
     wait_for("it to be back", lambda: running.children(part))
     wait_for("another vote to be recorded", lambda: running.vote("b", voter))
     after = {choice: votes + 1 for choice, votes in before.items()}
@@ -248,8 +247,8 @@ def vote_until_full(up: VotingUp, disk: Path) -> tuple[int, httpx.Cookies]:
 
 def test_a_disk_that_is_too_small_is_refused(small_disk, start):
     disk = small_disk(20)
-    said = start(disk).refused()
-    assert said == f"Error: the disk of {disk} is full: 150 MB must be free\n"
+    output = start(disk).refused()
+    assert output == f"Error: the disk of {disk} is full: 150 MB must be free\n"
     assert {path.name for path in disk.iterdir()} <= {"lock", "secret-key"}
 
 
@@ -278,8 +277,8 @@ def test_no_vote_is_lost_when_it_is_stopped_with_a_full_disk(small_disk, start, 
     recorded, voter = vote_until_full(up, disk)
     assert up.interrupt() == 0
     assert not holders(disk)
-    said = start(disk).refused()
-    assert "its disk is full" in said or "No space left on device" in said
+    output = start(disk).refused()
+    assert "its disk is full" in output or "No space left on device" in output
     (disk / "filler").unlink()
     again = start(disk).ready()
     assert again.vote("a", voter)
@@ -328,12 +327,12 @@ def test_as_many_processes_run_as_the_scale_says_and_all_of_them_serve(start, da
     assert len(roles) == 2
     clients = []
 
-    def all_have_answered() -> bool:
+    def all_have_responded() -> bool:
         clients.append(httpx.Client())  # each keeps its connection
         assert clients[-1].get(up.address("vote")).status_code == 200
         return all(listening(process, port) for process in roles)
 
-    wait_for("both to have answered", all_have_answered)
+    wait_for("both to have responded", all_have_responded)
     for client in clients:
         client.close()
 
