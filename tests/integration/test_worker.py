@@ -333,6 +333,22 @@ async def test_a_server_is_up_once_no_task_waits_for_it(stream, engine, caplog):
     assert caplog.records[-1].message == "Redis is up again"
 
 
+async def test_a_cancellation_that_a_call_swallows_is_raised_after_it(stream, engine):
+    calling = asyncio.Event()
+
+    async def swallow():
+        calling.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    worker = Worker(stream.queue, engine, consumer="me")
+    task = asyncio.create_task(worker._retry(swallow))
+    await calling.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+
 async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
     stream, engine, pending, monkeypatch, caplog, spans
 ):
