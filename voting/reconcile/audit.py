@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,7 +15,7 @@ from voting.database.models import Final, Poll, Tally, Vote
 from voting.database.poll import fetch_poll
 from voting.poll.ballot import Version
 from voting.queue.client import StreamMissing
-from voting.queue.state import QueueState
+from voting.queue.state import GroupProgress, QueueState
 from voting.reconcile.entries import cast_at, counted_versions, decode, pages
 
 VOTES = select(
@@ -57,6 +58,20 @@ VOTES_SINCE = select(func.count()).where(
 )
 
 
+# A line for each thing that may be wrong, or for the number of such things.
+_PROBLEMS = {
+    "no_queue": "the queue is missing: no worker has created it, or Redis has lost it",
+    "tally": "the tally is not the sum of the votes",
+    "final": "the tally is not the final result",
+    "old_tally": "the tally is older than the newest vote: ids of new ballots might not exceed it",
+    "missing": "counted ballots of voters who have no vote: {}",
+    "behind": "counted ballots newer than their voter's vote: {}",
+    "altered": "votes that no ballot in the queue explains: {}",
+    "undecodable": "entries that are neither ballots nor dead letters: {}",
+    "dead_letters": "dead letters, which can't be counted: {}; inspect them",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Sums:
     """Votes for each option."""
@@ -97,52 +112,24 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
     `engine` must have no `patience`: adding up millions of votes takes longer than any other
     statement. Raises redis' own errors and DATABASE_ERRORS.
     """
-    # Read the queue's progress first: what it calls counted is committed, so later snapshots have
-    # it.
-    try:
+    progress = None
+    with suppress(StreamMissing):
+        # First: what the queue calls counted by now is committed, so the snapshot has it.
         progress = await state.progress()
-    except StreamMissing:
-        progress = None
     dead_letters = await state.dead_letters()
-    age = None
-    if progress is not None and progress.oldest_pending is not None:
-        await state.clock()
-        age = state.age(progress.oldest_pending)
-
+    age = await _oldest_pending_seconds(state, progress)
     options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     async with engine.execution_options(**options).begin() as snapshot:
         await snapshot.execute(set_local(statement_timeout="0"))
-        votes = (await snapshot.execute(VOTES)).one()
-        tally = (await snapshot.execute(TALLY)).one()
-        final = (await snapshot.execute(FINAL)).one_or_none()
+        votes, tally, wrong_sums = await _compare_sums(snapshot)
         after = (await fetch_poll(snapshot)).after_version
-        # Read the entries last: every vote in the snapshot was in the stream before.
+        # Last: every vote of the snapshot was in the stream before.
         counted = counted_versions(progress, dead_letters, after)
-        found, since = await _compare(state, snapshot, counted)
-
-    checks = (
-        (progress is None, "the queue is missing: no worker has created it, or Redis has lost it"),
-        ((votes.a, votes.b) != (tally.a, tally.b), "the tally is not the sum of the votes"),
-        (
-            final is not None and (final.a, final.b) != (tally.a, tally.b),
-            "the tally is not the final result",
-        ),
-        (
-            votes.newest > tally.newest,
-            "the tally is older than the newest vote: ids of new ballots might not exceed it",
-        ),
-        (found["missing"], f"counted ballots of voters who have no vote: {found['missing']}"),
-        (found["behind"], f"counted ballots newer than their voter's vote: {found['behind']}"),
-        (found["altered"], f"votes that no ballot in the queue explains: {found['altered']}"),
-        (
-            found["undecodable"],
-            f"entries that are neither ballots nor dead letters: {found['undecodable']}",
-        ),
-        (dead_letters, f"dead letters, which can't be counted: {len(dead_letters)}; inspect them"),
-    )
+        found, since = await _compare_entries(state, snapshot, counted)
+    found.update(wrong_sums, no_queue=progress is None, dead_letters=len(dead_letters))
     return Audit(
-        votes=Sums(votes.a, votes.b),
-        tally=Sums(int(tally.a), int(tally.b)),
+        votes=votes,
+        tally=tally,
         entries=found["entries"],
         since=since,
         missing=found["missing"],
@@ -152,11 +139,34 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
         pending=progress.pending if progress else 0,
         oldest_pending_seconds=age,
         dead_letters=len(dead_letters),
-        problems=[problem for wrong, problem in checks if wrong],
+        problems=[line.format(found[name]) for name, line in _PROBLEMS.items() if found[name]],
     )
 
 
-async def _compare(
+async def _oldest_pending_seconds(
+    state: QueueState, progress: GroupProgress | None
+) -> float | None:
+    if progress is None or progress.oldest_pending is None:
+        return None
+    await state.clock()
+    return state.age(progress.oldest_pending)
+
+
+async def _compare_sums(snapshot: AsyncConnection) -> tuple[Sums, Sums, dict[str, int]]:
+    """Add up the votes and the tally. Returns both, and what is wrong with them."""
+    votes = (await snapshot.execute(VOTES)).one()
+    tally = (await snapshot.execute(TALLY)).one()
+    final = (await snapshot.execute(FINAL)).one_or_none()
+    sums = Sums(votes.a, votes.b), Sums(int(tally.a), int(tally.b))
+    wrong = {
+        "tally": sums[0] != sums[1],
+        "final": final is not None and Sums(*final) != sums[1],
+        "old_tally": votes.newest > tally.newest,
+    }
+    return *sums, wrong
+
+
+async def _compare_entries(
     state: QueueState, snapshot: AsyncConnection, counted: Callable[[Version], bool]
 ) -> tuple[Counter[str], datetime | None]:
     """Compare the stream with the votes, in both directions.
