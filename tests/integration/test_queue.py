@@ -20,6 +20,10 @@ def ballot(choice=Choice.A):
     return Ballot(uuid4(), choice)
 
 
+def queued(version, ballot):
+    return QueuedBallot(*version, ballot.voter.hex, ballot.choice, ballot.trace)
+
+
 @pytest.fixture
 async def prepared(stream):
     assert (await stream.sync_poll(MIN_VERSION, "open")).created
@@ -45,7 +49,7 @@ async def test_a_cast_ballot_is_in_the_stream_unchanged(prepared, me):
     mine = ballot(Choice.B)
     version = await prepared.cast(mine)
     [entry] = await me.read(count=10, block=1)
-    assert entry.ballot() == QueuedBallot.of(version, mine)
+    assert entry.ballot() == queued(version, mine)
 
 
 async def test_ballots_of_one_turn_of_the_loop_are_sent_in_one_call_in_order(prepared, me, calls):
@@ -55,7 +59,7 @@ async def test_ballots_of_one_turn_of_the_loop_are_sent_in_one_call_in_order(pre
     assert await calls() - before == 1
     entries = await me.read(count=1000, block=1)
     assert [each.version for each in entries] == versions == sorted(versions)
-    assert [each.ballot() for each in entries] == list(map(QueuedBallot.of, versions, mine))
+    assert [each.ballot() for each in entries] == list(map(queued, versions, mine))
 
 
 async def test_only_a_traced_ballot_has_the_trace_field(prepared, me, calls):
@@ -66,7 +70,7 @@ async def test_only_a_traced_ballot_has_the_trace_field(prepared, me, calls):
     assert await calls() - before == 1
     entries = await me.read(count=10, block=1)
     assert [each.version for each in entries] == versions == sorted(versions)
-    assert [each.ballot() for each in entries] == list(map(QueuedBallot.of, versions, mine))
+    assert [each.ballot() for each in entries] == list(map(queued, versions, mine))
     plain, traced = {b"voter", b"choice"}, {b"voter", b"choice", b"trace"}
     assert [each.fields.keys() for each in entries] == [
         traced if each else plain for each in traces

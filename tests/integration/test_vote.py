@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.wait import until
 
-from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.poll.ballot import MIN_VERSION, Choice
 from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
 from voting.roles.vote import VoteRole
@@ -49,7 +49,7 @@ async def voter(client):
 
 async def queued(stream):
     entries = await stream.consumer("test").read(count=1000, block=0.01)
-    return [Ballot.decode(each.fields) for each in entries]
+    return [each.ballot() for each in entries]
 
 
 def pressed(page):
@@ -94,7 +94,7 @@ async def test_a_vote_without_javascript_redirects_to_the_page(voter, prepared):
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     [ballot] = await queued(prepared)
     assert ballot.choice is Choice.B
-    assert ballot.voter == VoterCookies([KEY]).read(voter.cookies["voter"])
+    assert ballot.voter == VoterCookies([KEY]).read(voter.cookies["voter"]).hex
     assert pressed((await voter.get("/")).text) == ["b"]
 
 

@@ -21,6 +21,7 @@ from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Ballot, Choice, Version
 from voting.poll.lifecycle import Phase
 from voting.queue.client import GROUP, Queue
+from voting.queue.entry import Entry
 from voting.queue.producer import CLOCK_MAX_AGE, Caster, MaybeRecorded, NotRecorded, PollClosed
 from voting.queue.state import QueueState
 from voting.roles import maintenance
@@ -425,8 +426,8 @@ class World:
             if key == DEAD:
                 dead.add(Version.parse(fields[fields.index(b"id") + 1]))
             elif version not in self._poison | self._repeated:
-                ballot = Ballot.decode(dict(zip(fields[::2], fields[1::2], strict=True)))
-                entries.setdefault(ballot.voter.hex, []).append(version)
+                ballot = Entry(str(version).encode(), fields).ballot()
+                entries.setdefault(ballot.voter, []).append(version)
         now = poll, self._postgres.votes, self._postgres.totals()
         for at, votes, totals in [*self._postgres.finals, now]:
             backlog = self._backlog() or 0 if at is poll else 0

@@ -1,11 +1,19 @@
 """An entry of the stream, before it is known to hold a ballot."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
-from voting.poll.ballot import CHOICES, VOTER_BYTES, Ballot, QueuedBallot, Version
+from voting.poll.ballot import Ballot, Choice, QueuedBallot, Version
+
+VOTER_BYTES = 16
+
+_CHOICES = {choice.encode(): choice for choice in Choice}
+
+# A trace is opaque here: lower-case hexadecimal digits and dashes, of bounded length.
+_TRACE = re.compile(rb"[0-9a-f-]{1,64}")
 
 
 class Entry(NamedTuple):
@@ -33,16 +41,22 @@ class Entry(NamedTuple):
         return dict(zip(self.fields_flat[::2], self.fields_flat[1::2], strict=True))
 
     def ballot(self) -> QueuedBallot:
-        """Decode the ballot. Raises ValueError if the entry holds none."""
+        """Decode the ballot. Raises ValueError for fields that `Ballot.encode` does not write.
+
+        Only an invalid trace is ignored: the ballot counts without it.
+        """
+        trace = None
         match self.fields_flat:
-            # The usual form, decoded without a dict, a UUID or a Ballot in between.
-            case [b"voter", voter, b"choice", choice] if (
-                choice in CHOICES and len(voter) == VOTER_BYTES
-            ):
-                ms, seq = self.id.split(b"-")
-                return QueuedBallot(int(ms), int(seq), voter.hex(), CHOICES[choice])
+            case [b"voter", voter, b"choice", choice]:
+                pass
+            case [b"voter", voter, b"choice", choice, b"trace", text]:
+                trace = text.decode() if _TRACE.fullmatch(text) else None
             case _:
-                return QueuedBallot.of(self.version, Ballot.decode(self.fields))
+                raise ValueError("fields are not voter and choice")
+        if len(voter) != VOTER_BYTES or choice not in _CHOICES:
+            raise ValueError("no voter or no choice")
+        ms, seq = self.id.split(b"-")
+        return QueuedBallot(int(ms), int(seq), voter.hex(), _CHOICES[choice], trace)
 
 
 def parse_entries(reply: Any) -> list[Entry]:
