@@ -192,18 +192,9 @@ async def test_the_page_is_shown_while_redis_is_unavailable(prepared, voter, mon
 @pytest.mark.parametrize(
     ("body", "content_type", "status"),
     [
-        (b"", "application/x-www-form-urlencoded", 422),
-        (b"choice=", "application/x-www-form-urlencoded", 422),
         (b"choice=c", "application/x-www-form-urlencoded", 422),
-        (b"choice=a&choice=b", "application/x-www-form-urlencoded", 422),
-        (b"choice=a%00", "application/x-www-form-urlencoded", 422),
-        (b"choice=\0", "application/x-www-form-urlencoded", 422),
-        (b"choice=%ff%fe", "application/x-www-form-urlencoded", 422),
-        (b"\xff\xfe", "application/x-www-form-urlencoded", 422),
         (b"choice=" + b"a" * 1_000_000, "application/x-www-form-urlencoded", 413),
-        (b'{"choice": "a"}', "application/json", 415),
         (b"choice=a", "text/plain", 415),
-        (b"choice=a", "", 415),
     ],
 )
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
@@ -220,27 +211,7 @@ async def test_invalid_input_is_refused_and_not_queued(
     assert await queued(prepared) == []
 
 
-async def test_a_body_without_a_length_has_the_same_limit(voter, prepared):
-    async def endless():
-        for _ in range(100):
-            yield b"choice=a&" * 100
-
-    answer = await voter.post(
-        "/vote", content=endless(), headers={"content-type": "application/x-www-form-urlencoded"}
-    )
-    assert answer.status_code == 413
-    assert await queued(prepared) == []
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"sec-fetch-site": "cross-site"},
-        {"sec-fetch-site": "same-site"},
-        {"origin": "null"},
-        {"origin": "http://evil"},
-    ],
-)
+@pytest.mark.parametrize("headers", [{"sec-fetch-site": "cross-site"}, {"origin": "http://evil"}])
 async def test_a_vote_from_another_site_is_refused(voter, prepared, headers):
     answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
     assert answer.status_code == 403
@@ -248,20 +219,10 @@ async def test_a_vote_from_another_site_is_refused(voter, prepared, headers):
     assert await queued(prepared) == []
 
 
-def forged():
-    good = VoterCookies([KEY]).mint()
-    return {
-        "missing": None,
-        "empty": "",
-        "truncated": good[:-3],
-        "tampered": ("0" if good[0] != "0" else "1") + good[1:],
-        "of another key": VoterCookies(["x" * 32]).mint(),
-        "unsigned": good.partition(".")[0],
-        "long": "a" * 3000,
-    }
+FORGED = {"missing": None, "long": "a" * 3000, "of another key": VoterCookies(["x" * 32]).mint()}
 
 
-@pytest.mark.parametrize("cookie", forged().values(), ids=forged().keys())
+@pytest.mark.parametrize("cookie", FORGED.values(), ids=FORGED.keys())
 async def test_a_vote_with_an_invalid_cookie_is_refused(client, prepared, cookie):
     headers = {} if cookie is None else {"cookie": f"voter={cookie}"}
     answer = await client.post("/vote", data={"choice": "a"}, headers=headers)
@@ -274,26 +235,28 @@ async def test_a_vote_with_an_invalid_cookie_is_refused(client, prepared, cookie
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "words", "recorded"),
+    ("error", "status", "words", "recorded", "reason"),
     [
-        (PollClosed(), 409, "Voting is closed", "no"),
-        (NotRecorded(), 503, "was not recorded", "no"),
-        (MaybeRecorded(), 503, "may have been, or not", "unknown"),
-        (ZeroDivisionError(), 503, "may have been, or not", "unknown"),
+        (PollClosed(), 409, "Voting is closed", "no", "closed"),
+        (NotRecorded(), 503, "was not recorded", "no", "unavailable"),
+        (MaybeRecorded(), 503, "may have been, or not", "unknown", "unknown"),
+        (ZeroDivisionError(), 503, "may have been, or not", "unknown", "unknown"),
     ],
 )
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
 async def test_a_failed_vote_reports_its_outcome_and_keeps_the_previous_choice(
-    voter, prepared, monkeypatch, error, status, words, recorded, headers
+    voter, prepared, monkeypatch, error, status, words, recorded, reason, headers
 ):
-    before = await voter.post("/vote", data={"choice": "b"}, headers=headers)
-    assert before.headers["voting-recorded"] == "yes"
+    first = await voter.post("/vote", data={"choice": "b"}, headers=headers)
+    assert first.headers["voting-recorded"] == "yes"
 
     async def fail(_):
         raise error
 
     monkeypatch.setattr(prepared.caster, "cast", fail)
+    before = refused()
     answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
+    assert refused() == before | {reason: before[reason] + 1}
     assert answer.status_code == status
     assert words in answer.text
     assert answer.headers["voting-recorded"] == recorded
@@ -327,7 +290,9 @@ async def test_votes_are_refused_before_the_memory_of_redis_is_full(voter, prepa
     async with browser(prepared) as client:
         client.cookies = voter.cookies
         await client.post("/vote", data={"choice": "b"})  # with its answer comes the news
+        before = refused()
         answer = await client.post("/vote", data={"choice": "a"})
+    assert refused() == before | {"full": before["full"] + 1}
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "30"
     assert "was not recorded" in answer.text
@@ -501,40 +466,6 @@ async def test_a_refused_request_is_measured_by_its_reason(voter, reason, reques
     await voter.post("/vote", **request_)
     assert refused() == before | {reason: before[reason] + 1}
     assert measured("ballots_accepted_total") == accepted
-
-
-@pytest.mark.parametrize(
-    ("reason", "error"),
-    [
-        ("closed", PollClosed()),
-        ("unavailable", NotRecorded()),
-        ("unknown", MaybeRecorded()),
-        ("unknown", ZeroDivisionError()),
-    ],
-)
-async def test_a_cast_that_fails_is_measured_by_its_reason(
-    voter, prepared, monkeypatch, reason, error
-):
-    async def fail(_):
-        raise error
-
-    monkeypatch.setattr(prepared.caster, "cast", fail)
-    before = refused()
-    await voter.post("/vote", data={"choice": "a"})
-    assert refused() == before | {reason: before[reason] + 1}
-
-
-async def test_a_vote_refused_for_low_memory_is_measured_as_full(prepared, monkeypatch):
-    async def memory_is_low():
-        return True
-
-    monkeypatch.setattr(prepared.vote, "memory_is_low", memory_is_low)
-    async with browser(prepared) as client:
-        await client.get("/")
-        await client.post("/vote", data={"choice": "a"})
-        before = refused()
-        await client.post("/vote", data={"choice": "a"})
-    assert refused() == before | {"full": before["full"] + 1}
 
 
 def test_every_problem_of_a_vote_has_a_reason():

@@ -7,7 +7,7 @@ import structlog
 
 from voting import __version__
 from voting.settings import ResultSettings, Settings, VoteSettings, WorkerSettings, load_settings
-from voting.telemetry.logging import ChangeLogger, configure, log_startup
+from voting.telemetry.logging import configure, log_startup
 
 KEY = "a-key-nobody-may-read"
 log = structlog.get_logger("voting.x")
@@ -194,11 +194,3 @@ def test_keys_are_counted_and_never_shown(lines):
     line = started_with(lines, VoteSettings, REDIS_URL="redis://redis", SECRET_KEYS=f"{KEY},{KEY}2")
     assert line["settings"]["secret_keys"] == 2
     assert KEY not in json.dumps(line)
-
-
-def test_a_state_is_told_when_it_changes(lines):
-    configure(Settings(), "vote")
-    changes = ChangeLogger(log, "not ready")
-    for state in ("not ready", "ready", "ready", "not ready", "not ready", "ready"):
-        changes.log(state)
-    assert [line["event"] for line in lines()] == ["ready", "not ready", "ready"]

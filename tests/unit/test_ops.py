@@ -7,10 +7,14 @@ from voting import __version__
 from voting.web import ops
 
 
-async def ask(path, ready):
+def client(ready):
     transport = httpx.ASGITransport(ops.create_ops_app("vote", "c0ffee", ready))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        return await client.get(path)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+async def ask(path, ready):
+    async with client(ready) as asking:
+        return await asking.get(path)
 
 
 async def yes():
@@ -34,10 +38,9 @@ async def test_a_change_of_readiness_is_logged_once(caplog):
     async def ready():
         return next(said)
 
-    transport = httpx.ASGITransport(ops.create_ops_app("vote", "c0ffee", ready))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client(ready) as asking:
         for _ in range(6):
-            await client.get("/readyz")
+            await asking.get("/readyz")
     told = [each.message for each in caplog.records if each.name == "voting.web.ops"]
     assert told == ["ready", "not ready", "ready"]
 
