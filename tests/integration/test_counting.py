@@ -9,10 +9,9 @@ from support.database import stored_totals, stored_votes
 
 from voting.database import counting
 from voting.database.engine import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
-from voting.database.poll import POLL_LOCK, fetch_poll_for_share, fetch_version_floor
+from voting.database.poll import fetch_version_floor
 from voting.database.totals import fetch_result
 from voting.poll.ballot import MIN_VERSION, Choice, QueuedBallot, Version
-from voting.poll.lifecycle import Poll
 
 
 def cast(voter: UUID, choice: str, ms: int, seq: int = 0) -> QueuedBallot:
@@ -58,17 +57,6 @@ async def test_older_ballot_never_replaces_a_newer_one(engine, late):
     await counting.count(engine, [cast(voter, "a", 2, 1)])
     await counting.count(engine, [QueuedBallot(*late, voter.hex, Choice.B)])
     assert await stored_totals(engine) == (1, 0)
-
-
-async def test_the_order_of_batches_does_not_matter(engine):
-    voters = [uuid4() for _ in range(20)]
-    ballots = [cast(random.choice(voters), random.choice("ab"), ms) for ms in range(1, 201)]
-    newest = {each.voter: each.choice for each in ballots}
-    random.shuffle(ballots)
-    for start in range(0, 200, 7):
-        await counting.count(engine, ballots[start : start + 7])
-    choices = list(newest.values())
-    assert await stored_totals(engine) == (choices.count(Choice.A), choices.count(Choice.B))
 
 
 async def test_workers_that_count_the_same_voters_at_once_agree(database_url):
@@ -168,18 +156,3 @@ async def test_missing_server_is_neither_bad_data_nor_a_conflict(tmp_path):
         await fetch_result(engine)
     assert not is_bad_data(caught.value)
     assert not is_conflict(caught.value)
-
-
-async def test_new_poll_is_open(engine):
-    async with engine.connect() as connection:
-        assert await fetch_poll_for_share(connection) == Poll()
-
-
-async def test_poll_can_not_be_locked_exclusively_while_it_is_copied(database_url):
-    engine = create_engine(database_url, name="tests")
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
-    async with transactions.begin() as copying, transactions.begin() as closing:
-        await fetch_poll_for_share(copying)
-        lock = text(f"SELECT pg_try_advisory_xact_lock({POLL_LOCK})")
-        assert (await closing.execute(lock)).scalar_one() is False
-    await engine.dispose()

@@ -93,13 +93,6 @@ async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatc
         await until(counted(stream, engine, 500))
 
 
-async def test_ballots_cast_before_any_worker_started_are_counted(stream, engine):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 5)
-    async with working(stream, engine):
-        await until(counted(stream, engine, 5))
-
-
 async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pending, database_url):
     other = create_engine(database_url, name="tests")
     transactions = other.execution_options(isolation_level="READ COMMITTED")

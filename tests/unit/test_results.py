@@ -47,11 +47,6 @@ def test_totals_stay_hidden_after_the_time_to_close_until_the_poll_is_closed():
     assert publish(poll_result(over), "after_close").hidden
 
 
-def test_reopened_poll_is_hidden_again():
-    assert not publish(poll_result(FINAL), "after_close").hidden
-    assert publish(poll_result(OPEN), "after_close").hidden
-
-
 @pytest.mark.parametrize(("phase", "public"), [("open", None), ("counting", AT), ("final", AT)])
 def test_lost_queue_is_public_once_voters_can_not_vote_again(phase, public):
     assert (

@@ -109,15 +109,6 @@ def test_both_ports_may_be_any_free_one():
 
 
 @pytest.mark.parametrize(
-    ("address", "secure"),
-    [(None, False), ("http://localhost:8080", False), ("https://vote.example.com/", True)],
-)
-def test_cookies_are_for_tls_only_where_voters_come_over_tls(address, secure):
-    environ = VOTE if address is None else {**VOTE, "VOTE_URL": address}
-    assert load_settings(VoteSettings, environ).secure is secure
-
-
-@pytest.mark.parametrize(
     "address", ["javascript:alert(1)", "https://", "https://a b", 'https://x/"', "//x", "https://?"]
 )
 def test_what_is_no_web_address_is_refused(address):
