@@ -10,7 +10,6 @@ from typing import Any
 import prometheus_client
 import structlog
 from litestar import Litestar, Response, get
-from litestar.exceptions import NotFoundException
 
 from voting import __version__
 from voting.telemetry import metrics
@@ -28,7 +27,6 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
     build = {"version": __version__, "commit": commit, "role": role}
     metrics.BUILD.labels(**build).set(1)
     readiness = ChangeLogger(log, "not ready")
-    openapi = load_openapi(role)
 
     @get("/healthz")
     async def healthz() -> str:
@@ -56,13 +54,14 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
     async def get_version() -> dict[str, str]:
         return {**build, "python": platform.python_version()}
 
-    @get("/openapi.json")
-    async def get_openapi() -> dict[str, Any]:
-        if openapi is None:
-            raise NotFoundException
-        return openapi
+    handlers = [healthz, readyz, get_metrics, get_version]
+    if (openapi := load_openapi(role)) is not None:
 
-    handlers = [healthz, readyz, get_metrics, get_version, get_openapi]
+        @get("/openapi.json")
+        async def get_openapi() -> dict[str, Any]:
+            return openapi
+
+        handlers.append(get_openapi)
     return Litestar(handlers, openapi_config=None, logging_config=None)
 
 
