@@ -85,7 +85,7 @@ class VoteRole:
         headers, scheme = request_headers(scope), scope.get("scheme", "http")
         with (
             metrics.IN_FLIGHT.track_inprogress(),
-            self._tracing.request("POST", scope["path"], scheme, headers) as span,
+            self._tracing.request(scope["path"], scheme, headers) as span,
         ):
             response = await self._vote(headers, receive, span)
             if span.is_recording():

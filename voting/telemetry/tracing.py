@@ -81,23 +81,23 @@ class CastTracing:
         self._enabled = self._debug or settings.tracing
 
     def request(
-        self, method: str, path: str, scheme: str, headers: Mapping[bytes, bytes]
+        self, path: str, scheme: str, headers: Mapping[bytes, bytes]
     ) -> AbstractContextManager[Span]:
-        """Start the span of a request; it continues the trace of the header `traceparent`."""
+        """Start the span of a POST; it continues the trace of the header `traceparent`."""
         if not self._enabled:
             return _NOT_RECORDING
         carrier = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()
         }
         attributes = {
-            "http.request.method": method,
+            "http.request.method": "POST",
             "http.route": path,
             "url.path": path,
             "url.scheme": scheme,
         }
         parent = _propagator.extract(carrier, Context())
-        name = f"{method} {path}"
-        return _recording(_tracer.start_span(name, parent, SpanKind.SERVER, attributes))
+        span = _tracer.start_span(f"POST {path}", parent, SpanKind.SERVER, attributes)
+        return _recording(span)
 
     @staticmethod
     def respond(span: Span, status: int, recorded: str) -> None:
