@@ -8,7 +8,13 @@ from sqlalchemy import text
 from support.database import stored_totals, stored_votes
 
 from voting.database import counting
-from voting.database.engine import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
+from voting.database.engine import (
+    DATABASE_ERRORS,
+    create_engine,
+    is_bad_data,
+    is_conflict,
+    transaction,
+)
 from voting.database.poll import fetch_version_floor
 from voting.database.totals import fetch_result
 from voting.poll.ballot import MIN_VERSION, Choice, QueuedBallot, Version
@@ -135,7 +141,7 @@ async def test_deadlock_is_a_conflict_and_not_bad_data(database_url):
     met = asyncio.Barrier(2)
 
     async def update(*seconds):
-        async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+        async with transaction(engine) as connection:
             for second in seconds:
                 change = f"UPDATE tally SET a = 1 WHERE bucket = to_timestamp({second})"
                 await connection.execute(text(change))

@@ -16,7 +16,7 @@ from support.wait import until
 
 from voting.commands import poll as poll_commands
 from voting.database import counting
-from voting.database.engine import DATABASE_ERRORS
+from voting.database.engine import DATABASE_ERRORS, transaction
 from voting.database.poll import (
     RECORD_QUEUE_LOSS,
     PollChanged,
@@ -64,8 +64,7 @@ async def count(engine, *ballots):
 async def close_at(engine, ms):
     """Close the poll after that version, without Redis."""
     await close_poll(engine)
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
-    async with transactions.begin() as connection:
+    async with transaction(engine) as connection:
         await confirm_close(connection, datetime.now(UTC), Version(ms, 0))
 
 
@@ -254,8 +253,7 @@ async def test_next_round_starts_only_after_a_final_one(engine, ended):
 async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
     await count(engine, (1, "a", 10))
     await end(engine, 10)
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
-    async with transactions.begin() as resetting:
+    async with transaction(engine) as resetting:
         await resetting.execute(text("SELECT start_round(1)"))
         # It waits for the table, and only then reads which versions are of this round.
         late = asyncio.create_task(count(engine, (1, "b", 10), (2, "b", 9), (3, "b", 11)))
@@ -265,8 +263,7 @@ async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
 
 
 async def test_poll_does_not_change_while_it_is_copied_to_redis(engine):
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
-    async with transactions.begin() as copying:
+    async with transaction(engine) as copying:
         await fetch_poll_for_share(copying)
         closing = asyncio.create_task(close_poll(engine))
         await until(partial(waits_for_lock, copying, "locktype = 'advisory'"))
@@ -338,9 +335,8 @@ async def test_stale_state_is_refused_by_redis(open_poll, engine):
 
 
 async def test_poll_closes_at_its_time_after_every_worker_that_still_opens_it(open_poll, engine):
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
     await close_poll(engine, at=datetime.fromtimestamp(await open_poll.clock() - 1, UTC))
-    async with transactions.begin() as opening:
+    async with transaction(engine) as opening:
         await fetch_poll_for_share(opening)
         closing = asyncio.create_task(reconcile(engine, open_poll))
         await until(partial(waits_for_lock, opening, "locktype = 'advisory'"))

@@ -9,7 +9,7 @@ from support.database import cast_ballots
 from support.wait import until
 
 from voting.database import counting
-from voting.database.engine import create_engine
+from voting.database.engine import create_engine, transaction
 from voting.database.poll import close_poll
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
@@ -95,10 +95,9 @@ async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatc
 
 async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pending, database_url):
     other = create_engine(database_url, name="tests")
-    transactions = other.execution_options(isolation_level="READ COMMITTED")
     async with working(stream, engine) as worker:
         await until(worker.ready)
-        async with transactions.begin() as blocking:
+        async with transaction(other) as blocking:
             await blocking.execute(text("LOCK TABLE tally"))
             await cast_ballots(stream, 3)
 

@@ -1,12 +1,13 @@
 """The engine, and what Postgres' errors mean."""
 
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
 import asyncpg
 from sqlalchemy import Select, func, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 # Seconds after which Postgres cancels a statement. A worker's entries are claimed by others only
 # long after that, so two workers seldom count the same batch.
@@ -50,6 +51,17 @@ def create_engine(
         pool_timeout=5,
         pool_pre_ping=False,  # a lost connection is an error like any other: callers retry
     )
+
+
+def transaction(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
+    """Begin a transaction of several statements."""
+    return engine.execution_options(isolation_level="READ COMMITTED").begin()
+
+
+def read_only_snapshot(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
+    """Open a transaction whose statements all read the state at its first one."""
+    options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    return engine.execution_options(**options).connect()
 
 
 def set_local(**settings: str) -> Select[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
-from voting.database.engine import set_local
+from voting.database.engine import read_only_snapshot, set_local
 from voting.database.models import BUCKET, Final, PastTally, Tally, Vote
 from voting.database.totals import fetch_result_in
 from voting.poll.formats import Format
@@ -110,8 +110,7 @@ async def open_snapshot(
 
     With `votes`, no round can be started until the snapshot is closed.
     """
-    options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-    async with engine.execution_options(**options).connect() as connection:
+    async with read_only_snapshot(engine) as connection:
         if long_timeouts:
             # At a terminal, sorting all votes may take long, and so may reading them in a pager.
             # Not without limit: while the snapshot is open, Postgres can't vacuum later changes.

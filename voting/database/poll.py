@@ -13,7 +13,7 @@ from sqlalchemy import Row, Update, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database import models
-from voting.database.engine import set_local
+from voting.database.engine import set_local, transaction
 from voting.poll.ballot import MIN_VERSION, Version
 from voting.poll.lifecycle import Poll
 
@@ -172,8 +172,7 @@ async def _change_poll(engine: AsyncEngine, change: Update, **parameters: Any) -
 @asynccontextmanager
 async def _exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Begin a transaction in which nothing else changes the poll or copies it to Redis."""
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
-    async with transactions.begin() as connection:
+    async with transaction(engine) as connection:
         await connection.execute(LONG_LOCK_TIMEOUT)
         await connection.execute(LOCK_EXCLUSIVE)
         yield connection

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database.counting import as_columns
-from voting.database.engine import set_local
+from voting.database.engine import read_only_snapshot, set_local
 from voting.database.models import Final, Poll, Tally, Vote
 from voting.database.poll import fetch_poll
 from voting.poll.ballot import Version
@@ -118,8 +118,7 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
         progress = await state.progress()
     dead_letters = await state.dead_letters()
     age = await _oldest_pending_seconds(state, progress)
-    options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-    async with engine.execution_options(**options).begin() as snapshot:
+    async with read_only_snapshot(engine) as snapshot:
         await snapshot.execute(set_local(statement_timeout="0"))
         votes, tally, wrong_sums = await _compare_sums(snapshot)
         after = (await fetch_poll(snapshot)).after_version

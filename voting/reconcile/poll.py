@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from voting.database.engine import transaction
 from voting.database.poll import (
     RECORD_QUEUE_LOSS,
     PollChanged,
@@ -28,10 +29,9 @@ async def reconcile(
     it (`known`) or votes exist. Safe to retry. Raises redis' own errors and DATABASE_ERRORS.
     """
     lost = False
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
     while True:
         # The poll stays locked until Redis has it: Redis never gets a state that was changed since.
-        async with transactions.begin() as connection:
+        async with transaction(engine) as connection:
             poll = await fetch_poll_for_share(connection)
             floor = await fetch_version_floor(connection)
             synced = await state.sync_poll(
