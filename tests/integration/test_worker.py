@@ -1,11 +1,12 @@
 import asyncio
 import contextlib
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
-from support.database import cast_ballots
+from support.database import cast_ballots, waits_for_lock
 from support.wait import until
 
 from voting.database import counting
@@ -60,6 +61,23 @@ async def votes(engine):
     return (await fetch_result(engine)).totals.votes
 
 
+async def phase(engine):
+    return (await fetch_result(engine)).poll.phase
+
+
+async def pending(stream):
+    return (await stream.admin.xpending(stream.queue.stream_key, "workers"))["pending"]
+
+
+def equals(expected, ask, *arguments):
+    """Return a condition for `until`: whether `ask` returns `expected`."""
+
+    async def check():
+        return await ask(*arguments) == expected
+
+    return check
+
+
 def counted(stream, engine, number):
     async def check():
         return await votes(engine) == number and (await stream.progress()).backlog == 0
@@ -67,12 +85,24 @@ def counted(stream, engine, number):
     return check
 
 
-@pytest.fixture
-async def pending(stream):
-    async def count():
-        return (await stream.admin.xpending(stream.queue.stream_key, "workers"))["pending"]
+MEASURED = (
+    "ballots_counted_total",
+    "ballots_redelivered_total",
+    "dead_letters_total",
+    "batch_ballots_sum",
+    "batch_ballots_count",
+    "count_duration_seconds_count",
+    "accept_to_count_seconds_count",
+)
 
-    return count
+
+def measured():
+    registry = metrics.OF_ROLE["worker"]
+    return {name: registry.get_sample_value(f"voting_{name}") for name in MEASURED}
+
+
+def grown(before):
+    return {name: value - before[name] for name, value in measured().items()}
 
 
 async def test_ballots_become_votes(stream, engine):
@@ -93,56 +123,34 @@ async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatc
         await until(counted(stream, engine, 500))
 
 
-async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pending, database_url):
+async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, database_url):
     other = create_engine(database_url, name="tests")
     async with working(stream, engine) as worker:
         await until(worker.ready)
         async with transaction(other) as blocking:
             await blocking.execute(text("LOCK TABLE tally"))
             await cast_ballots(stream, 3)
-
-            async def waiting():
-                query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                return (await blocking.execute(text(query))).scalar_one() > 0
-
-            await until(waiting)
-            assert await pending() == 3
+            await until(partial(waits_for_lock, blocking, "relation IS NOT NULL"))
+            assert await pending(stream) == 3
             # The next batch is read while the last one commits.
             await cast_ballots(stream, 2)
-
-            async def five_pending():
-                return await pending() == 5
-
-            await until(five_pending)
+            await until(equals(5, pending, stream))
         await until(counted(stream, engine, 5))
-        assert await pending() == 0
+        assert await pending(stream) == 0
     await other.dispose()
 
 
-async def test_a_stopped_worker_finishes_its_current_batch(stream, engine, pending):
+async def test_a_stopped_worker_finishes_its_current_batch(stream, engine):
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast_ballots(stream, 50)
-
-        async def something_counted():
-            return await votes(engine) > 0
-
-        await until(something_counted)
-    assert await pending() == 0
+        await until(partial(votes, engine))
+    assert await pending(stream) == 0
     assert await votes(engine) == 50
 
 
-async def test_the_entries_of_a_dead_worker_are_claimed(stream, engine, caplog):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 3)
-    assert len(await stream.consumer("dead").read(count=10, block=1)) == 3
-    async with working(stream, engine, timing=Timing(claim_min_idle=0)):
-        await until(counted(stream, engine, 3))
-    claims = [each for each in caplog.records if "claimed idle" in each.getMessage()]
-    assert claims[0].entries == 3
-
-
 async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, engine):
+    before = measured()
     await stream.sync_poll(MIN_VERSION, "open")
     await cast_ballots(stream, 2)
     bad = await stream.admin.xadd(stream.queue.stream_key, {"voter": b"short", "choice": b"a"})
@@ -153,6 +161,15 @@ async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, en
     assert letter[b"id"] == bad
     assert letter[b"voter"] == b"short"
     assert letter[b"reason"].startswith(b"no ballot")
+    assert grown(before) == {
+        "ballots_counted_total": 4,
+        "ballots_redelivered_total": 0,
+        "dead_letters_total": 1,
+        "batch_ballots_sum": 4,
+        "batch_ballots_count": 1,
+        "count_duration_seconds_count": 1,
+        "accept_to_count_seconds_count": 1,
+    }
 
 
 async def test_an_entry_that_postgres_refuses_is_dead_lettered_the_rest_counted(stream, engine):
@@ -255,6 +272,7 @@ async def test_idle_consumers_are_deleted(stream, engine, monkeypatch):
 async def test_a_worker_retries_postgres_and_logs_it_once(stream, engine, caplog, monkeypatch):
     monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
     fail_to_count(monkeypatch, [OSError("gone")] * 5)
+    before = measured()
     async with working(stream, engine) as worker:
         await until(worker.ready)
         await cast_ballots(stream, 3)
@@ -264,6 +282,8 @@ async def test_a_worker_retries_postgres_and_logs_it_once(stream, engine, caplog
     assert down.getMessage() == "Postgres is down, retrying"
     assert down.reason == "OSError('gone')"
     assert up.getMessage() == "Postgres is up again"
+    assert grown(before)["count_duration_seconds_count"] == 1
+    assert grown(before)["ballots_counted_total"] == 3
 
 
 async def test_a_transaction_conflict_is_retried_without_a_warning(
@@ -303,11 +323,7 @@ async def test_without_redis_a_worker_is_not_ready_and_can_be_stopped(
     monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
     stream = QueueState(Queue(connect(f"unix://{tmp_path}/missing.sock")))
     async with working(stream, engine) as worker:
-
-        async def logged():
-            return "Redis is down" in caplog.text
-
-        await until(logged)
+        await until(lambda: "Redis is down" in caplog.text)
         assert not await worker.ready()
     assert caplog.text.count("Redis is down") == 1
     await stream.queue.close()
@@ -342,7 +358,7 @@ async def test_a_cancellation_that_a_call_swallows_is_raised_after_it(stream, en
 
 
 async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
-    stream, engine, pending, monkeypatch, caplog, spans
+    stream, engine, monkeypatch, caplog, spans
 ):
     async def count(*_):
         raise OSError("gone")
@@ -354,10 +370,10 @@ async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
         followed = await stream.cast(Ballot(uuid4(), Choice.B, f"00-{'a' * 32}-{'b' * 16}-01"))
 
         async def none_left():
-            return await pending() == 3 and not await worker.ready()
+            return await pending(stream) == 3 and not await worker.ready()
 
         await until(none_left)
-    assert await pending() == 3
+    assert await pending(stream) == 3
     assert "stay pending" in caplog.text
     finished = spans.get_finished_spans()
     # The text of a database error may hold a voter and a choice: spans have no text of errors.
@@ -400,10 +416,6 @@ async def test_versions_are_times_of_redis_clock(stream):
     assert abs(version.ms / 1000 - await stream.clock()) < 60
 
 
-async def phase(engine):
-    return (await fetch_result(engine)).poll.phase
-
-
 async def test_totals_are_final_once_all_accepted_ballots_are_counted(stream, engine, monkeypatch):
     timing = Timing(maintenance_interval=0.05, finalize_interval=0.05)
     await stream.sync_poll(MIN_VERSION, "open")
@@ -412,15 +424,7 @@ async def test_totals_are_final_once_all_accepted_ballots_are_counted(stream, en
     [held] = await stream.consumer("slow").read(count=1, block=0.01)  # still pending there
     await close_poll(engine)
     async with working(stream, engine, timing=timing):
-
-        async def counted():
-            return await votes(engine) == 2
-
-        async def looked():
-            # Maintenance has run twice since all but one were counted.
-            return len(looks) > 1
-
-        await until(counted)
+        await until(equals(2, votes, engine))
         looks, progress = [], QueueState.progress
 
         async def look(state):
@@ -428,16 +432,13 @@ async def test_totals_are_final_once_all_accepted_ballots_are_counted(stream, en
             return looks[-1]
 
         monkeypatch.setattr(QueueState, "progress", look)
-        await until(looked)
+        # Maintenance has run twice since all but one were counted.
+        await until(lambda: len(looks) > 1)
         assert await phase(engine) is Phase.COUNTING
 
         await counting.count(engine, [held.ballot()])
         await stream.consumer("me").acknowledge([held.id])
-
-        async def final():
-            return await phase(engine) is Phase.FINAL
-
-        await until(final)
+        await until(equals(Phase.FINAL, phase, engine))
     [declared] = await fetch_final_results(engine)
     assert (declared.a, declared.b) == (1, 2)
 
@@ -446,53 +447,11 @@ async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine):
     timing = Timing(maintenance_interval=3600, finalize_interval=0.05)
     await close_poll(engine, at=datetime.fromtimestamp(await stream.clock() + 0.5, UTC))
     async with working(stream, engine, timing=timing):
-
-        async def final():
-            return await phase(engine) is Phase.FINAL
-
-        await until(final)
+        await until(equals(Phase.FINAL, phase, engine))
     assert (await stream.cast_rules()).open is False
 
 
-MEASURED = (
-    "ballots_counted_total",
-    "ballots_redelivered_total",
-    "dead_letters_total",
-    "batch_ballots_sum",
-    "batch_ballots_count",
-    "count_duration_seconds_count",
-    "accept_to_count_seconds_count",
-)
-
-
-def measured():
-    registry = metrics.OF_ROLE["worker"]
-    return {name: registry.get_sample_value(f"voting_{name}") for name in MEASURED}
-
-
-def grown(before):
-    return {name: value - before[name] for name, value in measured().items()}
-
-
-async def test_a_worker_counts_what_it_does_in_metrics(stream, engine):
-    before = measured()
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 3)
-    await stream.admin.xadd(stream.queue.stream_key, {"no": "ballot"})
-    async with working(stream, engine):
-        await until(counted(stream, engine, 3))
-    assert grown(before) == {
-        "ballots_counted_total": 3,
-        "ballots_redelivered_total": 0,
-        "dead_letters_total": 1,
-        "batch_ballots_sum": 3,
-        "batch_ballots_count": 1,
-        "count_duration_seconds_count": 1,
-        "accept_to_count_seconds_count": 1,
-    }
-
-
-async def test_claimed_entries_are_measured_each_time_they_are_counted(stream, engine):
+async def test_the_entries_of_a_dead_worker_are_claimed_and_measured(stream, engine, caplog):
     before = measured()
     await stream.sync_poll(MIN_VERSION, "open")
     await cast_ballots(stream, 3)
@@ -500,22 +459,12 @@ async def test_claimed_entries_are_measured_each_time_they_are_counted(stream, e
     # With an idle time of 0 a worker claims the entries of its own current batch, too.
     async with working(stream, engine, timing=Timing(claim_min_idle=0)):
         await until(counted(stream, engine, 3))
+    claims = [each for each in caplog.records if "claimed idle" in each.getMessage()]
+    assert claims[0].entries == 3
     grew = grown(before)
     assert grew["ballots_redelivered_total"] >= 3
     assert grew["ballots_redelivered_total"] == grew["ballots_counted_total"]
     assert grew["ballots_counted_total"] == grew["batch_ballots_sum"]
-
-
-async def test_a_failed_count_is_not_measured(stream, engine, monkeypatch):
-    monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
-    fail_to_count(monkeypatch, [OSError("gone")] * 3)
-    before = measured()
-    async with working(stream, engine) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 1)
-        await until(counted(stream, engine, 1))
-    assert grown(before)["count_duration_seconds_count"] == 1
-    assert grown(before)["ballots_counted_total"] == 1
 
 
 async def test_the_time_from_accept_to_count_is_that_of_a_batchs_oldest_ballot(stream, engine):
@@ -537,8 +486,4 @@ async def test_a_ballot_of_unknown_age_is_counted(stream, engine, monkeypatch):
         monkeypatch.setattr(worker._state, "age", lambda _: None)
         await until(worker.ready)
         await stream.cast(Ballot(uuid4(), Choice.A))
-
-        async def counted():
-            return await votes(engine) == 1
-
-        await until(counted)
+        await until(equals(1, votes, engine))
