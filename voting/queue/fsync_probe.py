@@ -26,18 +26,11 @@ class FsyncProbe:
         self._queue = queue
         self._checks: deque[bool] = deque(maxlen=CHECKS)
 
-    async def run(self) -> bool | None:
-        """Check once, and return what the last CHECKS checks together say.
-
-        None if this check was inconclusive. Raises redis' own errors if Redis fails.
-        """
-        return self.observe(fsynced=await self.check())
-
     async def check(self) -> bool | None:
         """Write a few times, and return whether each write was on disk before its reply.
 
         False is certain, True is likely. None if inconclusive: Redis is older than 7.2, its memory
-        is full, or the user lacks the right to WAITAOF.
+        is full, or the user lacks the right to WAITAOF. Raises redis' own errors if Redis fails.
         """
         for _ in range(PROBES_PER_CHECK):
             if (on_disk := await self._probe()) is not True:
@@ -45,7 +38,10 @@ class FsyncProbe:
         return True
 
     def observe(self, *, fsynced: bool | None) -> bool | None:
-        """Add the result of a check, and return what the last CHECKS checks together say."""
+        """Add the result of a check, and return what the last CHECKS checks together say.
+
+        None if this check was inconclusive.
+        """
         if fsynced is None:
             return None
         before = all(self._checks)

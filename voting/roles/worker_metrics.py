@@ -95,9 +95,10 @@ class QueueMonitor:
         }
 
     async def _fetch_server(self) -> _Values:
+        fsynced = await self._fsync_probe.check()
         return {
             metrics.STREAM_ENTRIES: await self._state.length(),
             metrics.DEAD_LETTER_ENTRIES: await self._state.dead_letter_count(),
             metrics.MEMORY_USED: await self._state.memory_used_ratio(),
-            metrics.FSYNC_ALWAYS: await self._fsync_probe.run(),
+            metrics.FSYNC_ALWAYS: self._fsync_probe.observe(fsynced=fsynced),
         }
