@@ -36,17 +36,12 @@ class Exporter:
         self._settings = settings
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_EXPORTS)
 
-    async def get_csv(self, request: Request[Any, Any, Any]) -> ASGIApp:
-        return self._response("csv", _round_number(request))
-
-    async def get_json(self, request: Request[Any, Any, Any]) -> ASGIApp:
-        return self._response("json", _round_number(request))
-
-    def _response(self, suffix: str, number: int | None) -> ASGIApp:
-        """Return a response with the round `number`, or with the current one.
+    async def get(self, request: Request[Any, Any, Any]) -> ASGIApp:
+        """Return a response with the requested round, in the format of the route's `suffix`.
 
         `litestar.response.Stream` has no timeout for a client that does not read.
         """
+        suffix, number = request.route_handler.opt["suffix"], _round_number(request)
         show_results, question = self._settings.show_results, self._settings.question
 
         async def respond(_: Scope, receive: Receive, send: Send) -> None:

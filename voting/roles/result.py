@@ -66,8 +66,8 @@ class ResultRole:
                 get("/screen", template="screen.html")(self._get_page),
                 get("/timeline", template="_timeline.html")(self._get_page),
                 get("/api/tally")(self._get_api_tally),
-                get("/export.csv")(self._exporter.get_csv),
-                get("/export.json")(self._exporter.get_json),
+                get("/export.csv", suffix="csv")(self._exporter.get),
+                get("/export.json", suffix="json")(self._exporter.get),
             ]
         )
 
