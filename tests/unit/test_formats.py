@@ -23,7 +23,7 @@ def points(*, hidden=False):
 
 
 def written(form, *batches):
-    return form.head() + "".join(map(form.body, batches)) + form.tail()
+    return form.head + "".join(map(form.body, batches)) + form.tail
 
 
 def rows(text):
@@ -78,7 +78,7 @@ def test_batches_of_any_size_make_one_document(sizes):
 
 def test_unfinished_document_is_not_valid_json():
     form = TIMELINE["json"](publish(RESULT, "always"), QUESTION)
-    half = form.head() + form.body(points())
+    half = form.head + form.body(points())
     with pytest.raises(json.JSONDecodeError):
         json.loads(half)
 

@@ -57,7 +57,7 @@ class Snapshot:
         """
         a = b = 0
         counts = VoteCounts.of(a, b, hidden=self.result.hidden)
-        yield form.head().encode()
+        yield form.head.encode()
         tally = PastTally if self._past else Tally
         query = select((tally.bucket + BUCKET).label("time"), tally.a, tally.b)
         if self._past:
@@ -73,7 +73,7 @@ class Snapshot:
         if counts != self.result.counts:
             # The declared totals hold, even if the tally was altered since.
             yield form.body([TimelinePoint(self.result.at, self.result.counts)]).encode()
-        yield form.tail().encode()
+        yield form.tail.encode()
 
     async def votes(self, form: Format[str]) -> AsyncGenerator[bytes, None]:
         """Yield a document with the choice of each vote, of a snapshot opened with `votes`.
@@ -84,12 +84,12 @@ class Snapshot:
             raise VotesNotKept
         if self.result.hidden:
             raise VotesHidden
-        yield form.head().encode()
+        yield form.head.encode()
         # In random order, which reveals neither voters nor times.
         rows = await self._rows(select(Vote.choice).order_by(func.random()))
         while batch := await rows.fetchmany(BATCH):
             yield form.body([each.choice for each in batch]).encode()
-        yield form.tail().encode()
+        yield form.tail.encode()
 
     async def _rows(self, query: Select[*tuple[Any, ...]]) -> AsyncResult[*tuple[Any, ...]]:
         # Not closed if the reader stops: it ends with the transaction. SQLAlchemy's own context

@@ -18,44 +18,34 @@ class Csv(Generic[_Item]):
     """CSV as in RFC 4180, in UTF-8: a row of `names`, then `as_row` of each item."""
 
     media_type = "text/csv; charset=utf-8"
+    tail = ""
 
     def __init__(self, names: Sequence[str], as_row: Callable[[_Item], Sequence[object]]) -> None:
-        self._names = names
+        self.head = _rows([names])
         self._as_row = as_row
-
-    def head(self) -> str:
-        return _rows([self._names])
 
     def body(self, items: Sequence[_Item]) -> str:
         return _rows(map(self._as_row, items))
-
-    def tail(self) -> str:
-        return ""
 
 
 class Json(Generic[_Item]):
     """An object of `fields` and, last, the list `key`: `as_value` of each item, on its own line."""
 
     media_type = "application/json"
+    tail = "\n]}\n"
 
     def __init__(
         self, fields: Mapping[str, Any], key: str, as_value: Callable[[_Item], object]
     ) -> None:
-        self._head = json.dumps({**fields, key: []}, ensure_ascii=False)
+        self.head = json.dumps({**fields, key: []}, ensure_ascii=False).removesuffix("]}")
         self._as_value = as_value
         self._separator = "\n"
-
-    def head(self) -> str:
-        return self._head.removesuffix("]}")
 
     def body(self, items: Sequence[_Item]) -> str:
         lines = (json.dumps(self._as_value(each), ensure_ascii=False) for each in items)
         text = self._separator + ",\n".join(lines)
         self._separator = ",\n"
         return text
-
-    def tail(self) -> str:
-        return "\n]}\n"
 
 
 Format: TypeAlias = Csv[_Item] | Json[_Item]
