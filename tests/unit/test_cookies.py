@@ -9,17 +9,6 @@ from voting.web.headers import request_headers
 OLD, NEW = "o" * 32, "n" * 32
 
 
-def test_a_minted_cookie_is_one_voter():
-    cookies = VoterCookies([NEW])
-    cookie = cookies.mint()
-    assert cookies.read(cookie) == cookies.read(cookie) is not None
-
-
-def test_two_minted_cookies_are_two_voters():
-    cookies = VoterCookies([NEW])
-    assert cookies.read(cookies.mint()) != cookies.read(cookies.mint())
-
-
 def test_each_of_the_128_bits_of_a_voter_id_is_random():
     cookies = VoterCookies([NEW])
     voters = [cookies.read(cookies.mint()).int for _ in range(200)]
@@ -35,10 +24,6 @@ def test_the_newest_key_signs():
     cookie = VoterCookies([NEW, OLD]).mint()
     assert VoterCookies([NEW]).read(cookie) is not None
     assert VoterCookies([OLD]).read(cookie) is None
-
-
-def test_a_cookie_of_another_key_is_invalid():
-    assert VoterCookies([NEW]).read(VoterCookies([OLD]).mint()) is None
 
 
 def test_every_truncated_cookie_is_invalid():
