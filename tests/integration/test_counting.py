@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
-from support.database import stored_totals, stored_votes
+from support.database import execute, stored_totals, stored_votes
 
 from voting.database import counting
 from voting.database.engine import (
@@ -80,8 +80,7 @@ async def test_workers_that_count_the_same_voters_at_once_agree(database_url):
 
 async def test_the_tally_is_kept_in_buckets_of_ten_seconds(engine):
     await counting.count(engine, [cast(uuid4(), "a", 1), cast(uuid4(), "b", 1, 1)])
-    async with engine.connect() as connection:
-        [row] = await connection.execute(text("SELECT * FROM tally"))
+    [row] = await execute(engine, "SELECT * FROM tally")
     assert row.bucket.second % 10 == row.bucket.microsecond == 0
     assert (row.a, row.b, row.ms) == (1, 1, 1)
 
@@ -97,15 +96,13 @@ async def test_a_bucket_of_the_tally_is_ten_seconds_wide(engine, monkeypatch, co
     at_that_moment = counting.COUNT.text.replace(clock, f"to_timestamp({moment.timestamp()})")
     monkeypatch.setattr(counting, "COUNT", text(at_that_moment))
     await counting.count(engine, [cast(uuid4(), "a", 1)])
-    async with engine.connect() as connection:
-        found = await connection.scalar(text("SELECT bucket FROM tally"))
+    [(found,)] = await execute(engine, "SELECT bucket FROM tally")
     assert found == datetime.fromisoformat(f"2030-01-02T{bucket}+00:00")
 
 
 async def test_totals_are_the_sum_of_all_buckets(engine):
     rows = "(now(), 5, -1, 1), (now() - interval '1 hour', 10, 3, 1)"
-    async with engine.connect() as connection:
-        await connection.execute(text(f"INSERT INTO tally (bucket, a, b, ms) VALUES {rows}"))
+    await execute(engine, f"INSERT INTO tally (bucket, a, b, ms) VALUES {rows}")
     assert await stored_totals(engine) == (15, 2)
 
 
@@ -124,20 +121,16 @@ async def test_values_that_postgres_refuses_are_bad_data(engine):
     with pytest.raises(DATABASE_ERRORS) as caught:
         await counting.count(engine, [cast(uuid4(), "a", 1, 2**63)])
     assert is_bad_data(caught.value)
-    async with engine.connect() as connection:
-        with pytest.raises(DATABASE_ERRORS) as caught:
-            await connection.execute(
-                text("INSERT INTO votes VALUES (gen_random_uuid(), 'c', 1, 1)")
-            )
+    with pytest.raises(DATABASE_ERRORS) as caught:
+        await execute(engine, "INSERT INTO votes VALUES (gen_random_uuid(), 'c', 1, 1)")
     assert is_bad_data(caught.value)
     assert await stored_totals(engine) == (0, 0)
 
 
 async def test_deadlock_is_a_conflict_and_not_bad_data(database_url):
     engine = create_engine(database_url, name="tests")
-    async with engine.connect() as connection:
-        await connection.execute(text("INSERT INTO tally VALUES (to_timestamp(1), 0, 0, 0)"))
-        await connection.execute(text("INSERT INTO tally VALUES (to_timestamp(2), 0, 0, 0)"))
+    for second in (1, 2):
+        await execute(engine, f"INSERT INTO tally VALUES (to_timestamp({second}), 0, 0, 0)")
     met = asyncio.Barrier(2)
 
     async def update(*seconds):

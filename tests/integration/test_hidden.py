@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-import httpx
 import pytest
-from sqlalchemy import text
+from support.asgi import client_of
+from support.database import execute
 
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
@@ -72,8 +72,7 @@ class Site:
         """Send every request of the sweep."""
         found = []
         for app, path in self.addresses():
-            transport = httpx.ASGITransport(head_as_get(app))
-            async with httpx.AsyncClient(transport=transport, base_url="http://result") as client:
+            async with client_of(head_as_get(app), "http://result") as client:
                 for method in ("GET", "HEAD", "POST"):
                     for query in QUERIES:
                         for headers in HEADERS:
@@ -94,20 +93,16 @@ def _read(asked, answer):
 
 async def count(engine, a, b):
     """Count as many, in two steps, at the same moments each time."""
-    async with engine.connect() as connection:
-        await connection.execute(text("DELETE FROM tally"))
-        await connection.execute(
-            text(
-                "INSERT INTO tally (bucket, a, b, ms) VALUES"
-                " ('2030-01-01 00:00:00+00', 1000, 1000, 1),"
-                f" ('2030-01-01 00:00:10+00', {a - 1000}, {b - 1000}, 1)"
-            )
-        )
+    await execute(engine, "DELETE FROM tally")
+    await execute(
+        engine,
+        "INSERT INTO tally (bucket, a, b, ms) VALUES ('2030-01-01 00:00:00+00', 1000, 1000, 1),"
+        f" ('2030-01-01 00:00:10+00', {a - 1000}, {b - 1000}, 1)",
+    )
 
 
 async def close(engine):
-    async with engine.connect() as connection:
-        await connection.execute(text("UPDATE poll SET state = 'closed', closed_at = now()"))
+    await execute(engine, "UPDATE poll SET state = 'closed', closed_at = now()")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import click
 import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
-from support.database import stored_totals, waits_for_lock
+from support.database import execute, stored_totals, waits_for_lock
 from support.wait import until
 
 from voting.commands import poll as poll_commands
@@ -200,8 +200,7 @@ async def test_totals_are_declared_final_once_and_only_for_the_confirmed_close(e
 async def test_final_totals_stay_as_they_were_declared(engine):
     await count(engine, (1, "a", 10))
     await end(engine, 10)
-    async with engine.connect() as connection:
-        await connection.execute(text("UPDATE tally SET a = 99"))
+    await execute(engine, "UPDATE tally SET a = 99")
     assert await stored_totals(engine) == (1, 0)
 
 
@@ -226,16 +225,13 @@ async def test_poll_that_became_final_meanwhile_is_not_reopened(engine):
 
 async def test_next_round_keeps_the_tally_of_the_previous_one(engine):
     await count(engine, (1, "a", 10), (2, "b", 11))
-    async with engine.connect() as connection:
-        before = (await connection.execute(text("SELECT bucket, a, b FROM tally"))).all()
+    before = (await execute(engine, "SELECT bucket, a, b FROM tally")).all()
     await end(engine, 11)
     await start_round(engine, 1)
+    assert (await execute(engine, "SELECT bucket, a, b FROM past_tally")).all() == before
+    assert (await execute(engine, "SELECT count(*) FROM votes")).scalar_one() == 0
     async with engine.connect() as connection:
-        kept = (await connection.execute(text("SELECT bucket, a, b FROM past_tally"))).all()
-        votes = (await connection.execute(text("SELECT count(*) FROM votes"))).scalar_one()
         newest = await fetch_version_floor(connection)
-    assert kept == before
-    assert votes == 0
     assert newest > Version(11, 0)
     assert await poll(engine) == Poll(round=2, after_version=Version(11, 0))
 
@@ -395,8 +391,7 @@ async def attempt(event, engine, seen):
 @pytest.mark.parametrize("state", LifecycleState)
 @pytest.mark.parametrize("event", Event)
 async def test_database_changes_a_poll_exactly_as_the_table_allows(engine, admin, state, event):
-    async with admin.connect() as connection:
-        await connection.execute(text(f"UPDATE poll SET {COLUMNS[state]}"))
+    await execute(admin, f"UPDATE poll SET {COLUMNS[state]}")
     before = await poll(engine)
     assert before.lifecycle_state is state
     await attempt(event, engine, before)
@@ -417,8 +412,7 @@ async def test_database_changes_a_poll_exactly_as_the_table_allows(engine, admin
     ],
 )
 async def test_change_based_on_an_outdated_poll_is_refused(engine, admin, event, state):
-    async with admin.connect() as connection:
-        await connection.execute(text(f"UPDATE poll SET {COLUMNS[state]}, round = 2, revision = 5"))
+    await execute(admin, f"UPDATE poll SET {COLUMNS[state]}, round = 2, revision = 5")
     before = await poll(engine)
     await attempt(event, engine, replace(before, round=1, revision=4))
     assert (await poll(engine)).revision == 5

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from math import isnan
 from uuid import uuid4
 
-import httpx
 import pytest
 from sqlalchemy import text
+from support.asgi import client_of
 from support.database import execute
 from support.wait import until
 
@@ -31,7 +31,7 @@ ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": "<Cats>", "POLL_TI
 def viewer(engine, **environ):
     settings = load_settings(ResultSettings, {**ENVIRON, **environ})
     app = ResultRole(engine, settings, exports=engine).create_app()
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://result.localhost")
+    return client_of(app, "http://result.localhost")
 
 
 @pytest.fixture

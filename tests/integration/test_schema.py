@@ -12,6 +12,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from support.database import execute
 from support.wait import until
 
 from voting.database import schema
@@ -99,8 +100,7 @@ def test_failed_migration_leaves_nothing_half_done(empty_url):
 
 async def _make_poll_table(url):
     engine = create_engine(url, name="tests")
-    async with engine.connect() as connection:
-        await connection.execute(text("CREATE TABLE poll ()"))
+    await execute(engine, "CREATE TABLE poll ()")
     await engine.dispose()
 
 

@@ -1,10 +1,10 @@
 import asyncio
 import re
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.asgi import client_of
 from support.wait import until
 
 from voting.poll.ballot import MIN_VERSION, Choice
@@ -25,7 +25,7 @@ HTMX = {"HX-Request": "true"}
 def browser(stream, base_url="http://vote.localhost", **environ):
     settings = load_settings(VoteSettings, {**ENVIRON, **environ})
     app = VoteRole(stream.caster, stream.vote, settings).create_app()
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
+    return client_of(app, base_url)
 
 
 @pytest.fixture

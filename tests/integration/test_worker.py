@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
-from support.database import cast_ballots, waits_for_lock
+from support.database import cast_ballots, execute, waits_for_lock
 from support.wait import until
 
 from voting.database import counting
@@ -210,8 +210,7 @@ async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine):
     async with working(stream, engine, timing=OFTEN) as worker:
         await until(worker.ready)
         await cast_ballots(stream, 1)
-        async with engine.connect() as connection:
-            await connection.execute(text("UPDATE poll SET state = 'closed'"))
+        await execute(engine, "UPDATE poll SET state = 'closed'")
 
         async def refused():
             try:

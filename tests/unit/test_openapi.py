@@ -2,9 +2,9 @@
 
 import re
 
-import httpx
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
+from support.asgi import client_of
 
 from voting.queue.client import Queue, connect
 from voting.queue.producer import Caster
@@ -56,8 +56,7 @@ async def methods(app, route):
     """Return the methods of a route, except OPTIONS; an `@asgi` route is asked for each."""
     if route.methods:
         return set(route.methods) - {"OPTIONS"}
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of(app) as client:
         statuses = {
             method: (await client.request(method, route.path)).status_code
             for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -66,8 +65,7 @@ async def methods(app, route):
 
 
 async def ask(app, path):
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of(app) as client:
         return await client.get(path)
 
 

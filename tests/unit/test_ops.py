@@ -1,15 +1,14 @@
 import asyncio
 
-import httpx
 import pytest
+from support.asgi import client_of
 
 from voting import __version__
 from voting.web import ops
 
 
 def client(ready):
-    transport = httpx.ASGITransport(ops.create_ops_app("vote", "c0ffee", ready))
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return client_of(ops.create_ops_app("vote", "c0ffee", ready))
 
 
 async def ask(path, ready):

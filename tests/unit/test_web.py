@@ -1,11 +1,11 @@
 import gzip
 
-import httpx
 import pytest
 from litestar import asgi, get, post
 from litestar.exceptions import ClientException
 from litestar.params import RawBody
 from litestar.types import Receive, Scope, Send
+from support.asgi import client_of
 
 from voting.settings import PageSettings, ResultSettings, VoteSettings
 from voting.web.errors import FULL, ProblemError
@@ -52,8 +52,7 @@ async def raw(scope: Scope, receive: Receive, send: Send) -> None:
 async def client():
     pages = Pages(PageSettings(poll_title="<b>Tabs</b> or spaces?"))
     app = head_as_get(pages.create_app([broken, invalid, full, size, raw]))
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of(app) as client:
         yield client
 
 
@@ -120,8 +119,7 @@ async def test_an_error_is_a_page_without_internal_details(client, caplog, metho
     ],
 )
 async def test_hsts_is_sent_if_the_page_has_an_https_address(page, secure):
-    transport = httpx.ASGITransport(Pages(page).create_app([]))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of(Pages(page).create_app([])) as client:
         headers = (await client.get("/nope")).headers
     assert headers.get("strict-transport-security") == ("max-age=31536000" if secure else None)
 
