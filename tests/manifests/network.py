@@ -39,10 +39,8 @@ def all_pods(resources: list[Resource]) -> list[Pod]:
         for each in workloads(resources)
         if each["metadata"].get("namespace") == NAMESPACE
     ]
-    found += [
-        Pod(each["metadata"]["name"], NAMESPACE, {"cnpg.io/cluster": each["metadata"]["name"]})
-        for each in of(resources, "Cluster")
-    ]
+    clusters = (each["metadata"]["name"] for each in of(resources, "Cluster"))
+    found += [Pod(name, NAMESPACE, {"cnpg.io/cluster": name}) for name in clusters]
     return [*found, *(Pod(name, *pod) for name, pod in OTHERS.items())]
 
 
@@ -55,13 +53,11 @@ def allowed(resources: list[Resource], direction: str) -> set[str]:
     """
     pods = all_pods(resources)
     found = set()
-    for pod in pods:
-        if pod.namespace != NAMESPACE:
-            continue
+    for pod in (each for each in pods if each.namespace == NAMESPACE):
         for port in PORTS:
             for peer in _peers(_rules(resources, direction, pod), pod, port, pods):
-                ends = (pod.name, peer) if direction == "Egress" else (peer, pod.name)
-                found.add(f"{ends[0]} → {ends[1]} {port}")
+                source, target = (pod.name, peer) if direction == "Egress" else (peer, pod.name)
+                found.add(f"{source} → {target} {port}")
     return found
 
 

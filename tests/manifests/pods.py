@@ -12,9 +12,6 @@ from .rendering import Resource, every_container, of, one, pod, title, workloads
 TOKEN_USERS = {"Deployment traefik"}
 
 
-PROBES = {"httpGet", "tcpSocket"}
-
-
 def every_container_has_requests_and_limits(resources: list[Resource]) -> Iterator[str]:
     for name, container in every_container(resources):
         for bound in ("requests", "limits"):
@@ -78,21 +75,18 @@ def containers_listen_on_the_probed_ports(resources: list[Resource]) -> Iterator
         for port in defaults.keys() & ports.keys():
             if ports[port] != defaults[port]:
                 yield f"{name} does not listen on {ports[port]} for {port}"
-        probes = [
-            container.get(f"{kind}Probe", {}) for kind in ("startup", "liveness", "readiness")
-        ]
-        probed = [probe[how]["port"] for probe in probes for how in probe if how in PROBES]
-        yield from (f"{name} is probed on {port}" for port in probed if port not in ports)
+        for kind in ("startup", "liveness", "readiness"):
+            probe = container.get(f"{kind}Probe", {})
+            target = probe.get("httpGet") or probe.get("tcpSocket")
+            if target and target["port"] not in ports:
+                yield f"{name} is probed on {target['port']}"
 
 
 def probes_request_the_right_paths(resources: list[Resource]) -> Iterator[str]:
     for role in ROLE_SETTINGS:
         [container] = pod(one(resources, "Deployment", role))["containers"]
-        for kind, path in (
-            ("startup", "/healthz"),
-            ("liveness", "/healthz"),
-            ("readiness", "/readyz"),
-        ):
+        paths = {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
+        for kind, path in paths.items():
             if container.get(f"{kind}Probe", {}).get("httpGet") != {"path": path, "port": "ops"}:
                 yield f"{role}: the {kind} probe does not request {path}"
         if container.get("readinessProbe", {}).get("timeoutSeconds", 1) <= READY_TIMEOUT + 0.5:
@@ -110,38 +104,29 @@ def a_rollout_refuses_no_request(resources: list[Resource]) -> Iterator[str]:
             yield f"{role}: a pod stops before the proxies remove it"
         if pod(deployment)["terminationGracePeriodSeconds"] < sleep + server.SHUTDOWN_TIMEOUT + 1:
             yield f"{role}: Kubernetes kills a pod before it has drained"
-        budget = one(resources, "PodDisruptionBudget", role)["spec"]
-        if budget["maxUnavailable"] != 1:
+        if one(resources, "PodDisruptionBudget", role)["spec"]["maxUnavailable"] != 1:
             yield f"{role}: a drain may evict more than one pod"
 
 
 def roles_wait_for_the_schema(resources: list[Resource]) -> Iterator[str]:
     for role in ROLE_SETTINGS:
         spec = pod(one(resources, "Deployment", role))
-        waits = [each["args"] for each in spec.get("initContainers", [])]
-        expected = [["wait"]] if role != Role.VOTE else []
-        if waits != expected:
+        image = spec["containers"][0]["image"]
+        waits = [(each["args"], each["image"]) for each in spec.get("initContainers", [])]
+        if waits != ([] if role == Role.VOTE else [(["wait"], image)]):
             yield f"{role}: waits with {waits}"
-        if any(
-            each["image"] != spec["containers"][0]["image"]
-            for each in spec.get("initContainers", [])
-        ):
-            yield f"{role}: waits for the schema of another version"
 
 
 def the_job_is_named_after_its_image(resources: list[Resource]) -> Iterator[str]:
     [job] = of(resources, "Job")
-    images = {
-        each["image"] for name, each in every_container(resources) if "voting" in each["image"]
-    }
+    images = {each["image"] for _, each in every_container(resources) if "voting" in each["image"]}
     tags = {image.partition(":")[2].partition("@")[0] for image in images}
     if tags != {job["metadata"]["name"].removeprefix("migrate-")} or len(images) != 1:
         yield f"{title(job)} migrates for {sorted(images)}"
     spec = pod(job)
-    references = [str(each) for each in spec["containers"][0].get("envFrom", [])]
-    references += [
-        each["valueFrom"]["secretKeyRef"]["name"] for each in spec["containers"][0]["env"]
-    ]
+    [container] = spec["containers"]
+    references = [str(each) for each in container.get("envFrom", [])]
+    references += [each["valueFrom"]["secretKeyRef"]["name"] for each in container["env"]]
     if references != ["migrate"]:
         yield f"{title(job)} can't be applied again when {references} change"
     if job["spec"].get("ttlSecondsAfterFinished") is None or spec["restartPolicy"] != "Never":

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 from voting.queue.client import GROUP, Queue, connect
 
-from .rendering import Resource, containers, matches, of, one, pod, title, workloads
+from .rendering import Resource, matches, of, one, pod, title, workloads
+
+# Kinds with the ends of the names of their limits.
+AUTOSCALERS = {"HorizontalPodAutoscaler": "Replicas", "ScaledObject": "ReplicaCount"}
 
 
 def size(text: str) -> int:
@@ -17,31 +20,19 @@ def size(text: str) -> int:
 def autoscalers(resources: list[Resource]) -> dict[str, tuple[int, int]]:
     """Return the least and the highest number of pods of each scaled Deployment."""
     return {
-        each["spec"]["scaleTargetRef"]["name"]: (
-            each["spec"][f"min{suffix}"],
-            each["spec"][f"max{suffix}"],
-        )
-        for kind, suffix in (
-            ("HorizontalPodAutoscaler", "Replicas"),
-            ("ScaledObject", "ReplicaCount"),
-        )
-        for each in of(resources, kind)
+        spec["scaleTargetRef"]["name"]: (spec[f"min{suffix}"], spec[f"max{suffix}"])
+        for kind, suffix in AUTOSCALERS.items()
+        for spec in (each["spec"] for each in of(resources, kind))
     }
 
 
 def redis_syncs_before_it_replies(resources: list[Resource]) -> Iterator[str]:
     text = one(resources, "ConfigMap", "redis")["data"]["valkey.conf"]
-    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-    settings = {line[0]: line[1] for line in lines}
-    wanted = {
-        "dir": "/data",
-        "appendonly": "yes",
-        "appendfsync": "always",
-        "maxmemory-policy": "noeviction",
-    }
-    yield from (f"{key} is not {wanted[key]}" for key in wanted if settings.get(key) != wanted[key])
-    stateful = one(resources, "StatefulSet", "redis")
-    [container] = pod(stateful)["containers"]
+    settings = dict(re.findall(r"^([a-z-]+) (\S+)", text, re.MULTILINE))
+    wanted = {"dir": "/data", "appendonly": "yes", "appendfsync": "always"}
+    wanted |= {"maxmemory-policy": "noeviction"}
+    yield from (f"{name} is not {value}" for name, value in wanted.items() - settings.items())
+    [container] = pod(one(resources, "StatefulSet", "redis"))["containers"]
     if size(container["resources"]["limits"]["memory"]) < 2 * size(settings["maxmemory"]):
         yield "Redis has too little memory to rewrite its log"
 
@@ -51,9 +42,8 @@ def data_is_on_persistent_volumes(resources: list[Resource]) -> Iterator[str]:
     claims = {each["metadata"]["name"] for each in of(resources, "PersistentVolumeClaim")}
     for stateful in of(resources, "StatefulSet"):
         name = stateful["metadata"]["name"]
-        mounts = {
-            each["name"]: each["mountPath"] for each in containers(stateful)[0]["volumeMounts"]
-        }
+        [container] = pod(stateful)["containers"]
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
         on_claims = {
             each["persistentVolumeClaim"]["claimName"]: mounts.get(each["name"])
             for each in pod(stateful)["volumes"]
@@ -112,20 +102,12 @@ def there_are_enough_pods(resources: list[Resource]) -> Iterator[str]:
         if least < number:
             yield f"{name} has only {least} pods"
     [cluster] = of(resources, "Cluster")
-    synchronous = {
-        "method": "any",
-        "number": 1,
-        "dataDurability": "required",
-        "failoverQuorum": True,
-    }
-    if (
-        cluster["spec"]["instances"] < 3
-        or cluster["spec"]["postgresql"]["synchronous"] != synchronous
-    ):
+    spec = cluster["spec"]
+    synchronous = {"method": "any", "number": 1, "dataDurability": "required"}
+    synchronous |= {"failoverQuorum": True}
+    if spec["instances"] < 3 or spec["postgresql"]["synchronous"] != synchronous:
         yield "Postgres may store a counted vote on one disk only"
-    archives = [
-        each["name"] for each in cluster["spec"].get("plugins", []) if each["isWALArchiver"]
-    ]
+    archives = [each["name"] for each in spec.get("plugins", []) if each["isWALArchiver"]]
     if archives != ["barman-cloud.cloudnative-pg.io"]:
         yield "Postgres does not archive its log"
 
@@ -134,11 +116,9 @@ def voters_use_tls(resources: list[Resource]) -> Iterator[str]:
     data = one(resources, "ConfigMap", "voting")["data"]
     for ingress in of(resources, "Ingress"):
         covered = {host for each in ingress["spec"].get("tls", []) for host in each["hosts"]}
-        for rule in ingress["spec"]["rules"]:
-            if rule["host"] not in covered:
-                yield f"{rule['host']} has no certificate"
-        addresses = {data["VOTE_URL"], data["RESULT_URL"]}
-        if {f"https://{rule['host']}" for rule in ingress["spec"]["rules"]} != addresses:
+        hosts = {rule["host"] for rule in ingress["spec"]["rules"]}
+        yield from (f"{host} has no certificate" for host in hosts - covered)
+        if {f"https://{host}" for host in hosts} != {data["VOTE_URL"], data["RESULT_URL"]}:
             yield "the pages link to other addresses than the Ingress serves"
 
 

@@ -32,11 +32,9 @@ def _render(folder: str, patch: str | None) -> list[Resource]:
         root = Path(temporary).resolve()
         here = os.path.relpath(DEPLOY / folder, root)
         base = os.path.relpath(DEPLOY / "base", root)
-        kustomization = (
-            {"resources": [base], "components": [here]}
-            if folder in COMPONENTS
-            else {"resources": [here]}
-        )
+        kustomization = {"resources": [here]}
+        if folder in COMPONENTS:
+            kustomization = {"resources": [base], "components": [here]}
         if patch:
             kustomization["patches"] = [{"patch": patch}]
         (root / "kustomization.yaml").write_text(yaml.dump(kustomization))
@@ -45,11 +43,10 @@ def _render(folder: str, patch: str | None) -> list[Resource]:
 
 def kustomize(folder: Path) -> list[Resource]:
     """Render any folder."""
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr  # kustomize warns of deprecated fields
+    command = ["kubectl", "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # kustomize warns of deprecated fields
+    assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))
 
 

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import product
 from pathlib import Path
 
 import prometheus_client
@@ -15,7 +15,7 @@ import yaml
 from voting.telemetry import metrics
 
 from .alert_cases import ALERT_CASES, NORMAL
-from .rendering import DEPLOY, Resource, of, render
+from .rendering import DEPLOY, Resource, of, one, render
 
 NAME = re.compile(r"\b(?:voting|process|kubelet_volume)_[a-z_]+\b")
 # A metric with its selector, a label in it, and the labels after `by`.
@@ -32,16 +32,13 @@ KUBERNETES_METRICS = {
 # Labels that scraping adds with `components/monitoring/metrics.yaml`, and those of Kubernetes.
 ADDED_LABELS = {"namespace", "pod", "job", "component", "persistentvolumeclaim", "le"}
 
+FIRING = 'count by (alertname) (ALERTS{alertstate="firing"})'
 PAGE = (DEPLOY.parent / "docs/operations.md").read_text()
 PROMTOOL = shutil.which("promtool")
 
 
 def dashboard() -> list[Resource]:
-    [found] = [
-        each
-        for each in of(render("components/monitoring"), "ConfigMap")
-        if each["metadata"]["name"] == "dashboard"
-    ]
+    found = one(render("components/monitoring"), "ConfigMap", "dashboard")
     return json.loads(found["data"]["voting.json"])["panels"]
 
 
@@ -59,10 +56,7 @@ def targets() -> list[Resource]:
 
 
 def expressions() -> list[str]:
-    return [
-        *(target["expr"] for target in targets()),
-        *(rule["expr"] for rule in alerts()),
-    ]
+    return [each["expr"] for each in [*targets(), *alerts()]]
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +91,7 @@ def test_every_queried_label_exists(expression: str, labels: dict[str, set[str]]
 
 
 @pytest.mark.parametrize("target", targets(), ids=lambda target: target["expr"])
-def test_every_panel_selects_one_namespace_and_its_legend_has_the_grouped_labels(
-    target: Resource,
-):
+def test_a_panel_selects_one_namespace_and_its_legend_has_the_grouped_labels(target: Resource):
     assert target["expr"].count('namespace="$namespace"') == len(NAME.findall(target["expr"]))
     legend = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
     grouped = {part for group in GROUPED.findall(target["expr"]) for part in group.split(", ")}
@@ -113,15 +105,13 @@ def test_panels_have_unique_ids_and_do_not_overlap():
     for panel in panels:
         letters = [target["refId"] for target in panel.get("targets", [])]
         assert len(letters) == len(set(letters))
-    for one, other in combinations((panel["gridPos"] for panel in panels), 2):
-        apart = (
-            one["x"] + one["w"] <= other["x"]
-            or other["x"] + other["w"] <= one["x"]
-            or one["y"] + one["h"] <= other["y"]
-            or other["y"] + other["h"] <= one["y"]
-        )
-        assert apart, (one, other)
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
+    covered = [
+        (place["x"] + x, place["y"] + y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x, y in product(range(place["w"]), range(place["h"]))
+    ]
+    assert len(covered) == len(set(covered))
+    assert max(x for x, _ in covered) < 24  # columns
 
 
 def paragraphs() -> dict[str, str]:
@@ -165,9 +155,8 @@ def rules_file(tmp_path: Path) -> Path:
 
 
 def promtool(*arguments: str) -> None:
-    done = subprocess.run(
-        [PROMTOOL, *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
+    command = [PROMTOOL, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -181,13 +170,7 @@ def cases() -> Iterator[Resource]:
             "input_series": [
                 {"series": name, "values": values} for name, values in series.items() if values
             ],
-            "promql_expr_test": [
-                {
-                    "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
-                    "eval_time": "20m",
-                    "exp_samples": samples,
-                }
-            ],
+            "promql_expr_test": [{"expr": FIRING, "eval_time": "20m", "exp_samples": samples}],
         }
 
 
@@ -195,15 +178,8 @@ def cases() -> Iterator[Resource]:
 def test_every_expression_parses_and_every_alert_fires_when_it_must(rules_file: Path):
     promtool("check", "rules", str(rules_file))
     tests = rules_file.with_name("tests.yaml")
-    tests.write_text(
-        yaml.dump(
-            {
-                "rule_files": [rules_file.name],
-                "evaluation_interval": "15s",
-                "tests": list(cases()),
-            }
-        )
-    )
+    content = {"rule_files": [rules_file.name], "tests": list(cases())}
+    tests.write_text(yaml.dump({**content, "evaluation_interval": "15s"}))
     promtool("test", "rules", str(tests))
 
 

@@ -9,13 +9,11 @@ import pytest
 
 from .rendering import ALL, COMPONENTS, DEPLOY, OVERLAYS, of, one, render, title
 
-OLDEST = (1, 34)
+OLDEST = 34  # of version 1
 VERSIONS = [
-    match.group()
+    f"1.{match[1]}"
     for path in (Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema").iterdir()
-    if (match := re.match(r"\d+\.\d+", path.name.removeprefix("v")))
-    and path.name.endswith("-strict")
-    and tuple(map(int, match.group().split("."))) >= OLDEST
+    if (match := re.fullmatch(r"v?1\.(\d+).*-strict", path.name)) and int(match[1]) >= OLDEST
 ]
 
 # Custom resources of the operators in production/README.md. These tests have no schemas of them;
@@ -27,7 +25,6 @@ CUSTOM = {
 }
 # Resources without a namespace.
 GLOBAL = {"Namespace", "ClusterRole", "ClusterRoleBinding", "IngressClass"}
-
 
 validate = partial(kubernetes_validate.validate, strict=True)
 
@@ -67,9 +64,8 @@ def test_an_overlay_uses_every_component(component: str):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_everything_is_in_the_namespace_of_the_app_or_of_the_ingress_controller(overlay: str):
-    found = {
-        each["metadata"].get("namespace") for each in render(overlay) if each["kind"] not in GLOBAL
-    }
+    local = (each for each in render(overlay) if each["kind"] not in GLOBAL)
+    found = {each["metadata"].get("namespace") for each in local}
     assert found == ({"voting", "traefik"} if "kind" in overlay else {"voting"})
 
 

@@ -19,12 +19,8 @@ JOBS = {
 
 # The permissions of each job that may do more than read.
 WRITERS = {
-    "release/image": {
-        "contents": "read",
-        "packages": "write",
-        "id-token": "write",
-        "attestations": "write",
-    }
+    "release/image": {"contents": "read"}
+    | dict.fromkeys(("packages", "id-token", "attestations"), "write")
 }
 
 
@@ -43,12 +39,6 @@ def sessions() -> dict[str, bool]:
             if ast.unparse(each).startswith("nox.session"):
                 found[node.name] = "default=False" not in ast.unparse(each)
     return found
-
-
-def sessions_in_workflows() -> set[str]:
-    """Return the sessions that the workflows name."""
-    found = re.findall(r"nox -s ([\w ]+)", TEXTS["check"])
-    return {name for names in found for name in names.split()}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -73,9 +63,8 @@ def test_an_unpinned_action_is_found(used: str):
 
 def test_only_the_release_job_may_write():
     assert all(each["permissions"] == {"contents": "read"} for each in WORKFLOWS.values())
-    assert {
-        name: job["permissions"] for name, job in JOBS.items() if "permissions" in job
-    } == WRITERS
+    permissions = {name: job.get("permissions") for name, job in JOBS.items()}
+    assert {name: each for name, each in permissions.items() if each is not None} == WRITERS
 
 
 def test_nothing_is_released_unchecked_or_by_a_fork():
@@ -88,21 +77,17 @@ def test_nothing_is_released_unchecked_or_by_a_fork():
 
 
 def test_every_session_is_run():
+    named = set(" ".join(re.findall(r"nox -s ([\w ]+)", TEXTS["check"])).split())
     by_default = {name for name, runs in sessions().items() if runs}
     # No workflow runs these: they write files, measure, or repeat a part of the checks.
-    assert sessions_in_workflows() == sessions().keys() - by_default - {
-        "lock",
-        "screenshots",
-        "bench",
-        "quick",
-    }
+    others = {"lock", "screenshots", "bench", "quick"}
+    assert named == sessions().keys() - by_default - others
     assert any(step.get("run") == "pip install nox && nox" for step in JOBS["check/nox"]["steps"])
 
 
 def test_the_first_and_the_last_python_are_checked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    text = "\n".join(project["classifiers"])
-    supported = re.findall(r"Python :: (3\.\d+)", text)
+    supported = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
     assert JOBS["check/nox"]["strategy"]["matrix"]["python"] == [supported[0], supported[-1]]
 
 

@@ -28,7 +28,6 @@ FIXED = {
     *("CLAIM_MIN_IDLE", "MAINTENANCE_INTERVAL"),
 }
 
-
 APP_PAIRS = {
     "vote → redis 6379/TCP",
     "worker → redis 6379/TCP",
@@ -43,7 +42,6 @@ APP_PAIRS = {
         for protocol in ("UDP", "TCP")
     ),
 }
-
 
 OPERATOR_PAIRS = {
     "keda → redis 6379/TCP",
@@ -70,12 +68,11 @@ def secrets_of(model: type[RoleSettings]) -> set[str]:
 
 def secret_variables(container: Resource) -> dict[str, tuple[str, str]]:
     """Return the Secret and the key of each variable."""
-    sources = {
-        each["name"]: each["valueFrom"]["secretKeyRef"]
+    return {
+        each["name"]: (source["name"], source["key"])
         for each in container.get("env", [])
-        if "valueFrom" in each
+        if (source := each.get("valueFrom", {}).get("secretKeyRef"))
     }
-    return {name: (source["name"], source["key"]) for name, source in sources.items()}
 
 
 def each_role_gets_exactly_the_secrets_it_reads(resources: list[Resource]) -> Iterator[str]:
@@ -102,30 +99,23 @@ def each_role_gets_exactly_the_secrets_it_reads(resources: list[Resource]) -> It
 
 def each_secret_that_is_read_exists(resources: list[Resource]) -> Iterator[str]:
     present = {each["metadata"]["name"]: each.get("data", {}) for each in of(resources, "Secret")}
+    whole = []
     for name, container in every_container(resources):
         for secret, key in secret_variables(container).values():
             if key not in present.get(secret, {}):
                 yield f"{name}: {secret} has no {key}"
-        whole = [
-            each["secretRef"]["name"]
-            for each in container.get("envFrom", [])
-            if "secretRef" in each
-        ]
-        yield from (
-            f"{name}: there is no Secret {secret}" for secret in whole if secret not in present
-        )
+        sources = container.get("envFrom", [])
+        whole += [each["secretRef"]["name"] for each in sources if "secretRef" in each]
     for workload in workloads(resources):
         volumes = pod(workload).get("volumes", [])
-        files = [each["secret"]["secretName"] for each in volumes if "secret" in each]
-        yield from (
-            f"{title(workload)}: there is no {each}" for each in files if each not in present
-        )
+        whole += [each["secret"]["secretName"] for each in volumes if "secret" in each]
+    yield from (f"there is no Secret {name}" for name in whole if name not in present)
 
 
 def every_setting_is_in_the_configmap(resources: list[Resource]) -> Iterator[str]:
-    read = {name.upper() for model in ROLE_SETTINGS.values() for name in model.model_fields} - {
-        name for model in ROLE_SETTINGS.values() for name in secrets_of(model)
-    }
+    models = ROLE_SETTINGS.values()
+    read = {name.upper() for model in models for name in model.model_fields}
+    read -= set().union(*map(secrets_of, models))
     given = set(one(resources, "ConfigMap", "voting")["data"])
     yield from (f"the ConfigMap lacks {name}" for name in read - given - FIXED)
     yield from (f"no role reads {name}" for name in given - read)
@@ -152,10 +142,10 @@ def selectors_match_pods(resources: list[Resource]) -> Iterator[str]:
             yield f"{title(each)} selects no pod with {selector}"
     for each in of(resources, "Deployment", "StatefulSet"):
         spreads = pod(each).get("topologySpreadConstraints", [])
-        for selector in (
+        for selector in [
             each["spec"]["selector"],
             *(spread["labelSelector"] for spread in spreads),
-        ):
+        ]:
             if not matches(selector, labels(each)):
                 yield f"{title(each)} does not select its own pods with {selector}"
 
