@@ -25,7 +25,7 @@ def loggers_as_they_were():
 
 @pytest.fixture
 def lines(capsys):
-    """Read the JSON lines that were written since it was last asked."""
+    """Return the JSON lines written since the last call."""
     return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -54,13 +54,10 @@ def test_a_json_line_has_time_level_event_logger_role_and_fields(lines):
     }
 
 
-def test_a_console_line_is_for_people(capsys):
+def test_a_console_line_has_colours_on_a_terminal_only(capsys, monkeypatch):
     configure(Settings(log_format="console"), "worker")
     log.warning("%s is away", "Redis", reason="no route")
     assert capsys.readouterr().err[8:] == " warning worker: Redis is away reason='no route'\n"
-
-
-def test_colours_are_for_a_terminal_only(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     configure(Settings(log_format="console"), "worker")
     log.warning("Redis is away")
@@ -70,7 +67,7 @@ def test_colours_are_for_a_terminal_only(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["uvicorn.error", "sqlalchemy.pool", "asyncio", "redis", "litestar"]
 )
-def test_lines_of_libraries_look_like_our_own(lines, name):
+def test_lines_of_libraries_have_the_same_format(lines, name):
     configure(Settings(), "vote")
     logging.getLogger(name).warning("%d connections", 3, extra={"more": "words"})
     [line] = lines()
@@ -85,7 +82,7 @@ def test_lines_of_libraries_look_like_our_own(lines, name):
 
 
 @pytest.mark.parametrize(
-    ("level", "heard"),
+    ("level", "logged"),
     [
         ("debug", ["debug", "info", "warning", "error"]),
         ("info", ["info", "warning", "error"]),
@@ -93,21 +90,21 @@ def test_lines_of_libraries_look_like_our_own(lines, name):
         ("error", ["error"]),
     ],
 )
-def test_quieter_lines_are_left_out(lines, level, heard):
+def test_lines_below_the_level_are_not_logged(lines, level, logged):
     configure(Settings(log_level=level), "worker")
     for each in ("debug", "info", "warning", "error"):
         getattr(log, each)("a line")
-    assert [line["level"] for line in lines()] == heard
+    assert [line["level"] for line in lines()] == logged
 
 
-def test_libraries_are_never_asked_for_more_than_what_is_wrong(lines):
+def test_libraries_log_nothing_below_a_warning(lines):
     configure(Settings(log_level="debug"), "worker")
     for name in ("sqlalchemy.engine.Engine", "uvicorn.error", "redis", "asyncio"):
         logging.getLogger(name).info("a statement, a request")
     assert lines() == []
 
 
-def test_a_line_that_is_left_out_is_not_even_put_together():
+def test_a_line_below_the_level_is_not_formatted():
     class Untouchable:
         def __str__(self):
             raise AssertionError
@@ -123,12 +120,16 @@ def fail_with_a_secret():
     raise ValueError(len(choice))
 
 
-def test_an_exception_is_one_field_without_the_values_of_variables(lines):
-    configure(Settings(), "vote")
+def log_a_failure():
     try:
         fail_with_a_secret()
     except ValueError:
         log.exception("it failed", attempt=1)
+
+
+def test_an_exception_is_one_field_without_the_values_of_variables(lines):
+    configure(Settings(), "vote")
+    log_a_failure()
     [line] = lines()
     assert (line["level"], line["event"], line["attempt"]) == ("error", "it failed", 1)
     assert line["exception"].startswith("Traceback")
@@ -138,18 +139,15 @@ def test_an_exception_is_one_field_without_the_values_of_variables(lines):
 
 def test_an_exception_is_readable_on_a_console(capsys):
     configure(Settings(log_format="console"), "vote")
-    try:
-        fail_with_a_secret()
-    except ValueError:
-        log.exception("it failed")
+    log_a_failure()
     first, *rest = capsys.readouterr().err.splitlines()
-    assert first.endswith(" error vote: it failed")
+    assert first.endswith(" error vote: it failed attempt=1")
     assert rest[0].startswith("Traceback")
     assert rest[-1] == "ValueError: 15"
     assert not any("a secret choice" in each for each in rest)
 
 
-def test_a_start_says_what_runs_and_with_which_settings(lines):
+def test_a_start_logs_the_version_and_the_settings(lines):
     line = started_with(lines, ResultSettings, DATABASE_URL="postgresql://db/x", COMMIT="c0ffee")
     assert (line["version"], line["commit"]) == (__version__, "c0ffee")
     assert line["python"].startswith("3.")

@@ -27,10 +27,6 @@ def test_the_page_has_each_metric_once_with_its_role():
     assert sorted((name, role) for name, role, _ in ROWS) == sorted(there)
 
 
-def test_every_role_has_its_registry():
-    assert set(metrics.OF_ROLE) == set(Role)
-
-
 @pytest.mark.parametrize("role", Role)
 def test_a_role_exposes_its_own_families_and_those_of_every_role_only(role):
     text = metrics.exposition(role).decode()

@@ -31,11 +31,6 @@ def test_a_burst_has_the_size_of_the_limit(clock):
     assert limit.acquire(1) == pytest.approx(PERIOD / 20)
 
 
-def test_voters_have_separate_limits(clock):
-    limit = RateLimit(2, clock)
-    assert [allowed(limit, voter, 5) for voter in range(3)] == [2, 2, 2]
-
-
 @pytest.mark.parametrize("times", [1, 3, 20, 1000])
 def test_a_request_after_the_returned_wait_is_allowed(clock, times):
     limit = RateLimit(times, clock)
