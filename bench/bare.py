@@ -17,6 +17,7 @@ from litestar import Litestar, MediaType, Request, Response, get, post
 from voting.roles.run import tune_gc
 from voting.web.cookies import VoterCookies
 from voting.web.forms import read_choice
+from voting.web.headers import request_headers
 
 
 def create_app(key: str, body: str) -> Litestar:
@@ -24,7 +25,7 @@ def create_app(key: str, body: str) -> Litestar:
 
     @post("/vote")
     async def vote(request: Request[Any, Any, Any]) -> Response[str]:
-        choice = read_choice(request.headers.get("content-type", ""), await request.body())
+        choice = read_choice(request_headers(request.scope), await request.body())
         voter = voters.read(request.cookies.get("voter"))
         status = 303 if choice and voter else 400
         return Response("", status_code=status, headers={"Location": "/"})
