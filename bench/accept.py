@@ -1,5 +1,6 @@
 """How many votes the vote role accepts, each on disk before the response."""
 
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,25 +19,24 @@ HALF = "accept, 2 processes, 64 connections"  # latencies are measured at half i
 MILLION = 1_000_000
 
 
-def accept(stack: Stack, results: Results, repeats: int, beside: str | None) -> None:
+def accept(stack: Stack, results: Results, options: Namespace) -> None:
     """Measure without a worker: the load, Redis and vote have the machine.
 
-    `beside`: the URL of another app's vote page, which is measured too.
+    `options.beside`: the URL of another app's vote page, which is measured too.
     """
     plain, fragment = vote_requests(), vote_requests(*HTMX)
-    others = vote_requests(path="/", field="vote") if beside else plain
     with ExitStack() as exits:
         apps = {each: exits.enter_context(stack.role(Role.VOTE, each)) for each in (1, 2)}
         bare = {each: exits.enter_context(stack.bare(Path(__file__), each)) for each in (1, 2)}
         results.add("vote, idle", apps[1].resident(), "MB")
-        for _ in range(repeats):
+        for _ in range(options.repeats):
             for number, connections in WAYS:
                 way = f"{number} process{'es'[: 2 * number - 2]}, {connections} connections"
                 limit = f"bare handler, {way}"
                 _measure(results, limit, bare[number], plain, connections)
                 _measure(results, f"accept, {way}", apps[number], plain, connections, limit)
-            if beside:
-                _measure_other(results, beside, others)
+            if options.beside:
+                _measure_other(results, options.beside)
             _measure(results, f"{HALF}, htmx", apps[2], fragment, 64, status=200)
             for path in ("/", "/receipt"):
                 name, requests = f"GET {path}, 1 process", page_requests(path)
@@ -77,8 +77,9 @@ def _measure_half(results: Results, app: Processes, requests: Iterator[bytes]) -
         results.add(name, 1e3 * outcome.percentile(percent), "ms")
 
 
-def _measure_other(results: Results, url: str, requests: Iterator[bytes]) -> None:
+def _measure_other(results: Results, url: str) -> None:
     """Measure the other app, which closes each connection after a response."""
+    requests = vote_requests(path="/", field="vote")
     for connections in (8, 64):
         outcome = run(load.closed_and_reconnecting(url, requests, connections, SECONDS))
         results.add(f"the other app, {connections} connections", outcome.rate(200), "a second")

@@ -1,10 +1,10 @@
 """How fast workers count a backlog, beside an upsert of the same rows."""
 
 import asyncio
-import os
+from argparse import Namespace
 from time import perf_counter
 from typing import Any
-from uuid import UUID
+from uuid import uuid4
 
 import asyncpg
 from redis.asyncio import Redis
@@ -30,11 +30,11 @@ ON CONFLICT (voter) DO UPDATE
 """
 
 
-def count(stack: Stack, results: Results, repeats: int) -> None:
+def count(stack: Stack, results: Results, options: Namespace) -> None:
     """Count a backlog of a million votes, each of another voter, into an empty table."""
     with stack.role(Role.WORKER) as worker:
         results.add("worker, idle", worker.resident(), "MB")
-    for repeat in range(repeats):
+    for repeat in range(options.repeats):
         _measure_upsert(stack, results, LIMIT, 1)
         for number, name in ((1, "1 worker"), (2, "2 workers")):
             stack.reset()
@@ -85,13 +85,9 @@ async def _upsert(stack: Stack, connections: int) -> float:
 
 
 def _rows(index: int) -> tuple[list[Any], ...]:
-    voters = [UUID(bytes=os.urandom(16)) for _ in range(BATCH_SIZE)]
-    return (
-        voters,
-        ["ab"[each % 2] for each in range(BATCH_SIZE)],
-        [index] * BATCH_SIZE,
-        list(range(BATCH_SIZE)),
-    )
+    numbers = list(range(BATCH_SIZE))
+    voters, choices = [uuid4() for _ in numbers], ["ab"[each % 2] for each in numbers]
+    return voters, choices, [index] * BATCH_SIZE, numbers
 
 
 async def drained(stack: Stack) -> float:

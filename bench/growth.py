@@ -1,5 +1,6 @@
 """What the number of stored votes changes: no operation should become slower with it."""
 
+from argparse import Namespace
 from statistics import median
 from time import perf_counter
 
@@ -39,7 +40,7 @@ FROM generate_series(1, 360) AS n
 """
 
 
-def growth(stack: Stack, results: Results) -> None:
+def growth(stack: Stack, results: Results, _: Namespace) -> None:
     """Measure totals, counting and an audit with three numbers of stored votes."""
     for name, size in SIZES.items():
         stack.reset()

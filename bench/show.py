@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain, repeat
@@ -20,6 +21,7 @@ from voting.settings import Role
 
 SECONDS = 2.0
 LONG = 10.0
+SEE_SECONDS = 12.0
 CONNECTIONS = 64
 RATE = 5_000  # votes a second
 PAGES = 20
@@ -28,15 +30,15 @@ PROBE = 0.02  # seconds between two polls that measure exactly
 QUERIES = "voting_totals_queries_total"
 
 
-def show(stack: Stack, results: Results, repeats: int) -> None:
+def show(stack: Stack, results: Results, options: Namespace) -> None:
     """Measure the fragment that pages poll, beside a handler that returns the same bytes."""
     with stack.role(Role.RESULT) as result, tempfile.NamedTemporaryFile() as file:
         results.add("result, idle", result.resident(), "MB")
-        answer = httpx.get(f"{result.url}/tally")
-        Path(file.name).write_bytes(answer.content)
-        whole, unchanged = _poll(), _poll(f"If-None-Match: {answer.headers['etag']}")
+        response = httpx.get(f"{result.url}/tally")
+        Path(file.name).write_bytes(response.content)
+        whole, unchanged = _poll(), _poll(f"If-None-Match: {response.headers['etag']}")
         with stack.bare(Path(file.name)) as bare:
-            for _ in range(repeats):
+            for _ in range(options.repeats):
                 limit = "bare handler, same bytes"
                 _measure(results, limit, bare, whole, 200)
                 _measure(results, "poll, 200", result, whole, 200, limit)
@@ -44,8 +46,8 @@ def show(stack: Stack, results: Results, repeats: int) -> None:
         # Once more, for longer: right after a load the first query is not due yet.
         before, started = result.counter(QUERIES), perf_counter()
         run(load.closed(result.url, whole, CONNECTIONS, LONG))
-        asked = (result.counter(QUERIES) - before) / (perf_counter() - started)
-        results.add("totals queries, under that load", asked, "a second")
+        queries = (result.counter(QUERIES) - before) / (perf_counter() - started)
+        results.add("totals queries, under that load", queries, "a second")
         results.add("result, under load", result.resident(), "MB")
 
 
@@ -66,7 +68,7 @@ def _measure(
     results.add(name, outcome.rate(status), "answers/s", limit)
 
 
-def see(stack: Stack, results: Results, seconds: float) -> None:
+def see(stack: Stack, results: Results, _: Namespace) -> None:
     """Measure from the time a vote is due to be sent until it is part of the totals.
 
     First for a client that polls the result role all the time, then for pages, which poll each
@@ -77,21 +79,21 @@ def see(stack: Stack, results: Results, seconds: float) -> None:
         exits.enter_context(stack.role(Role.WORKER))
         result = exits.enter_context(stack.role(Role.RESULT))
         # Each vote is another voter's, so the n-th is visible once the totals are n more.
-        requests = vote_requests(number=int(RATE * (seconds + 1)))
+        requests = vote_requests(number=int(RATE * (SEE_SECONDS + 1)))
         before = result.counter(QUERIES)
         started = perf_counter()
-        role, pages = run(_watch(vote.url, result.url, requests, seconds))
-        asked = (result.counter(QUERIES) - before) / (perf_counter() - started)
+        role, pages = run(_watch(vote.url, result.url, requests))
+        queries = (result.counter(QUERIES) - before) / (perf_counter() - started)
     for name, seen in (("visible", role), ("visible on a page", pages)):
         parts = quantiles(seen, n=100)
         for percent in (50, 99):
             row = f"vote to {name}, {RATE:,} votes/s, p{percent}"
             results.add(row, parts[percent - 1], "s")
-    results.add("totals queries, with those who watch that", asked, "a second")
+    results.add("totals queries, with those who watch that", queries, "a second")
 
 
 async def _watch(
-    vote: str, result: str, requests: Iterator[bytes], seconds: float
+    vote: str, result: str, requests: Iterator[bytes]
 ) -> tuple[list[float], list[float]]:
     """Return the delay of each vote for the client that polls all the time, and for pages."""
     viewers = [_Viewer(PROBE), *(_Viewer(POLL, POLL * number / PAGES) for number in range(PAGES))]
@@ -99,7 +101,7 @@ async def _watch(
         before = await _votes(client)
         async with asyncio.TaskGroup() as tasks:
             polling = [tasks.create_task(each.poll(client)) for each in viewers]
-            outcome = await load.paced(vote, requests, 256, seconds, RATE)
+            outcome = await load.paced(vote, requests, 256, SEE_SECONDS, RATE)
             outcome.expect(303)
             async with asyncio.timeout(load.TIMEOUT):
                 while min(each.votes for each in viewers) < before + len(outcome.due):

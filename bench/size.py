@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from argparse import Namespace
 
 from bench.results import Results
 from bench.stack import Stack
@@ -11,9 +12,9 @@ from voting.settings import Role
 IMAGE = "docker.io/library/voting:dev"  # as `nox -s image` calls it
 
 
-def size(stack: Stack, results: Results, repeats: int) -> None:
+def size(stack: Stack, results: Results, options: Namespace) -> None:
     """Start each role, the worker first: vote is ready once the worker has created the stream."""
-    for _ in range(repeats):
+    for _ in range(options.repeats):
         for role in (Role.WORKER, Role.VOTE, Role.RESULT):
             with stack.role(role) as started:
                 results.add(f"{role}, start to ready", started.seconds_to_ready, "s")
