@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser.conftest import Visitors, chromium, visiting
-from playwright.sync_api import Browser
+from browser.conftest import browser, visitors  # noqa: F401 - fixtures
 from support.app import data_folder
 
 from e2e.cluster import Cluster
@@ -16,12 +15,12 @@ from e2e.target import Target
 
 CLUSTER = "pytest-voting-e2e"
 KIND = pytest.StashKey[Kind]()
-REPORTS = 3  # failures that are looked into; the rest often follows from them
+REPORTS = 3  # failures with a report of the cluster; later ones often follow from them
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", choices=("local", "cluster"), default="local")
-    parser.addoption("--keep", action="store_true", help="leave the cluster there")
+    parser.addoption("--keep", action="store_true", help="do not delete the cluster")
     parser.addoption("--use-existing", action="store_true", help="use the cluster that was kept")
 
 
@@ -36,49 +35,49 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = here
     else:
         for item in items:
-            # Each wait has a deadline of its own; this is for what nobody has thought of.
+            # Each wait has its own, shorter timeout.
             item.add_marker(pytest.mark.timeout(2400))
 
 
 @pytest.fixture(scope="session")
-def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Tell a step on the terminal, with the seconds since the start."""
+def log(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Print a step on the terminal, with the seconds since the start."""
     terminal = pytestconfig.pluginmanager.get_plugin("terminalreporter")
     capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
     start = time.monotonic()
 
-    def say(step: str) -> None:
+    def log(step: str) -> None:
         with capture.global_and_fixture_disabled():
             if terminal._tw.width_of_current_line:  # noqa: SLF001 - dots and letters of tests
                 terminal.line("")
             terminal.write_line(f"{time.monotonic() - start:6.1f} s  {step}", flush=True)
 
-    return say
+    return log
 
 
 @pytest.fixture(scope="session")
-def kind(pytestconfig, k8s_manager, say) -> Iterator[Kind]:
-    """A cluster of kind's, removed at the end also where the app could not be started on it."""
-    kind = Kind(k8s_manager("kind")(CLUSTER), say)
+def kind(pytestconfig, k8s_manager, log) -> Iterator[Kind]:
+    """A kind cluster, deleted at the end even if the app could not be started on it."""
+    kind = Kind(k8s_manager("kind")(CLUSTER), log)
     pytestconfig.stash[KIND] = kind
     yield kind
     if pytestconfig.getoption("--keep") or pytestconfig.getoption("--use-existing"):
         where = os.path.relpath(kind.kubeconfig)
-        say(f"kept: kubectl --kubeconfig {where} --namespace voting get pods")
+        log(f"kept: kubectl --kubeconfig {where} --namespace voting get pods")
     else:
-        say("removing the cluster")
+        log("removing the cluster")
         kind.delete()
 
 
 @pytest.fixture(scope="session")
-def cluster(pytestconfig, kind, say) -> Cluster:
+def cluster(pytestconfig, kind, log) -> Cluster:
     """The app on that cluster."""
-    return Cluster.start(kind, say, existing=pytestconfig.getoption("--use-existing"))
+    return Cluster.start(kind, log, existing=pytestconfig.getoption("--use-existing"))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Look into the cluster while it still is as the failure left it."""
+    """Report the state of the cluster right after a failure."""
     report = yield
     kind = item.config.stash.get(KIND, None)
     if report.failed and kind is not None and kind.reports < REPORTS:
@@ -96,19 +95,5 @@ def local() -> Iterator[Local]:
 
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest) -> Target:
-    """The app, wherever this run has it."""
+    """The app, on this machine or on the cluster."""
     return request.getfixturevalue(request.config.getoption("--target"))
-
-
-# While Playwright runs, this thread can have no event loop of another test.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visitors(browser) -> Iterator[Visitors]:
-    """Open pages. Errors in a console and requests to other hosts fail the test at its end."""
-    with visiting(browser) as visitors:
-        yield visitors

@@ -1,11 +1,10 @@
-"""`voting up` and a real Chromium that looks at its pages."""
+"""`voting up`, and a Chromium that opens its pages."""
 
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,28 +15,21 @@ from support.app import VotingUp
 from support.wait import DEADLINE
 
 ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
 )
-PHONE = {"width": 390, "height": 844}
 
 # Texts at the limit of what the settings allow.
 TITLE = "<b>Which</b> of <script>alert(1)</script> & these, " + "and please think of it, " * 6
 LONG = "W" * 60
 MIXED = "🐶 כלבים שמחים ועליזים <i>dogs</i> & قطط سعيدة في البيت"
 
-# Undoes a close, as if nobody had ever thought of it.
+# Opens a poll that a test has closed with SQL.
 OPEN = """
 UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, closed_at = NULL,
   final_at = NULL, lost_at = NULL
 """
 
-# A busy machine is slow; whoever waits, waits for a condition.
 expect.set_options(timeout=DEADLINE * 1000)
 
 
@@ -51,7 +43,7 @@ class Site:
 
 
 class Visitors:
-    """Opens pages, each in a browser of its own, and notes what is wrong with them."""
+    """Opens pages, each in its own browser context, and records console errors."""
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
@@ -61,41 +53,39 @@ class Visitors:
         self._allowed: list[str] = []
 
     def open(self, address: str, *, javascript: bool = True, **options: Any) -> Page:
-        """Open `address` as somebody who was never here."""
+        """Open `address` as a new visitor, without cookies."""
         self._hosts.add(urlsplit(address).netloc)
         context = self._browser.new_context(java_script_enabled=javascript, **options)
         self._contexts.append(context)
-        context.on("console", lambda message: self._note(message.type, message.text))
-        context.on("weberror", lambda error: self._note("error", str(error.error)))
+        context.on("console", lambda message: self._record(message.type, message.text))
+        context.on("weberror", lambda error: self._record("error", str(error.error)))
         context.on("request", self._check)
         page = context.new_page()
         page.goto(address)
         return page
 
-    def expect_status(self, *statuses: int) -> None:
-        """Allow the browser to tell of answers with these."""
+    def expect_status(self, status: int) -> None:
+        """Allow console errors about responses with this status."""
         failed = "error: Failed to load resource: the server responded with a status of"
-        self._allowed += [f"{failed} {status} " for status in statuses]
+        self._allowed.append(f"{failed} {status} ")
 
-    def expect_no_answer(self) -> None:
-        """Allow the browser to tell of requests that were not answered."""
-        self._allowed += [
-            "error: Failed to load resource: net::ERR_",
-            "error: htmx: htmx:error: Failed to fetch",
-        ]
+    def expect_no_response(self) -> None:
+        """Allow console errors about requests without a response."""
+        self._allowed.append("error: Failed to load resource: net::ERR_")
+        self._allowed.append("error: htmx: htmx:error: Failed to fetch")
 
     def expect_violations(self) -> None:
-        """Allow the browser to tell of what the pages' policy has kept from happening."""
+        """Allow console errors about violations of the content security policy."""
         self._allowed.append("error: .* Content Security Policy")
 
     def close(self) -> list[str]:
-        """Close all and return what was wrong."""
+        """Close all pages, and return the errors that were not expected."""
         for context in self._contexts:
             context.close()
         allowed = re.compile("|".join(self._allowed) or "(?!)")
         return [error for error in self._errors if not allowed.match(error)]
 
-    def _note(self, kind: str, text: str) -> None:
+    def _record(self, kind: str, text: str) -> None:
         if kind in {"error", "warning"}:
             self._errors.append(f"{kind}: {text}")
 
@@ -151,40 +141,27 @@ def hidden_site(one_hidden_site) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="package")
-def tedious_site(start_site) -> Site:
+def long_site(start_site) -> Site:
     """The app with texts at the limit of what the settings allow."""
     return start_site(POLL_TITLE=TITLE, OPTION_A=LONG, OPTION_B=MIXED)
 
 
-@contextmanager
-def visiting(browser: Browser) -> Iterator[Visitors]:
-    """Open pages. What a console complains of, and requests to other hosts, fail at the end."""
-    visitors = Visitors(browser)
-    yield visitors
-    assert visitors.close() == []
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """Run a Chromium. Skips the test where none is here, unless CI is set."""
+# By module: while Playwright runs, this thread can't run the event loop of another test.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium. Without one the test is skipped, unless CI is set."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if path is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium here; CHROMIUM can name one")
+        pytest.skip("no Chromium was found; CHROMIUM can name one")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
 
 
-# Not for the session: while Playwright runs, this thread can have no event loop of another test.
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def visitors(browser) -> Iterator[Visitors]:
-    """Open pages. Errors in a console and requests to other hosts fail the test at its end."""
-    with visiting(browser) as visitors:
-        yield visitors
+    """Open pages. Console errors and requests to other hosts fail the test at its end."""
+    visitors = Visitors(browser)
+    yield visitors
+    assert visitors.close() == []

@@ -1,18 +1,42 @@
-"""What a person does on the pages and sees there."""
+"""Actions and expectations on the pages."""
 
 import re
 
 from playwright.sync_api import Page, expect
 
+PHONE = {"width": 390, "height": 844}
+WINDOWS = [PHONE, {"width": 1280, "height": 800}, {"width": 1920, "height": 1080}]
+
 RECEIPT = "[role=status]"
+
+# Returns the texts that overflow the window, or the button around them.
+OVERFLOW = """() => [...document.querySelectorAll("h1, .name, .mark, [role=status], .counts span")]
+    .filter(element => {
+        const own = element.getBoundingClientRect()
+        const around = (element.closest("button") ?? document.body).getBoundingClientRect()
+        return own.left < around.left || own.right > around.right
+            || (element.closest("button") && (own.top < around.top || own.bottom > around.bottom))
+            || element.scrollWidth > element.clientWidth + 1 && element.tagName !== "SPAN"
+    }).map(element => element.textContent)"""
 
 
 def choose(page: Page, choice: str) -> None:
     page.locator(f"#choice-{choice}").click()
 
 
+def hide(page: Page, *, hidden: bool) -> None:
+    """Hide or show the tab, as far as the page can know."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", {value: hidden, configurable: true})
+            document.dispatchEvent(new Event("visibilitychange"))
+        }""",
+        hidden,
+    )
+
+
 def expect_choice(page: Page, choice: str) -> None:
-    """Expect that this button alone is marked, for eyes, for ears and without colour."""
+    """Expect that only this button is marked, by attribute and by text."""
     for key in "ab":
         button = page.locator(f"#choice-{key}")
         chosen = key == choice
@@ -21,7 +45,7 @@ def expect_choice(page: Page, choice: str) -> None:
 
 
 def expect_receipt(page: Page, *words: str) -> None:
-    """Expect that the status under the buttons has these words, in this order."""
+    """Expect that the status below the buttons has these words, in this order."""
     text = re.compile(".*".join(map(re.escape, words)))
     expect(page.locator(RECEIPT)).to_have_text(text)
 
@@ -30,3 +54,12 @@ def expect_totals(page: Page, a: int, b: int) -> None:
     for key, votes in (("a", a), ("b", b)):
         plural = "" if votes == 1 else "s"
         expect(page.locator(f".row.{key} .votes")).to_have_text(f"{votes} vote{plural}")
+
+
+def expect_fit(page: Page) -> None:
+    """Expect that no text overflows and no window of WINDOWS scrolls sideways."""
+    for window in WINDOWS:
+        page.set_viewport_size(window)
+        root = page.locator("html")
+        assert root.evaluate("root => root.scrollWidth <= root.clientWidth"), window
+        assert page.evaluate(OVERFLOW) == [], window

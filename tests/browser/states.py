@@ -1,10 +1,9 @@
-"""Every state that the pages can be in, and how they come to it."""
+"""Every state that the pages can be in, and how they reach it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import httpx
 from playwright.sync_api import Page, expect
@@ -13,7 +12,7 @@ from support.wait import wait_for
 from .conftest import OPEN, Site, Visitors
 from .pages import choose, expect_receipt
 
-# Half an hour in which more and more people voted, and many changed their minds.
+# Half an hour of more and more votes, many of them changed later.
 FILL = """
 INSERT INTO tally (bucket, a, b, ms)
 SELECT
@@ -37,23 +36,21 @@ LOSE = "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'"
 
 @dataclass(frozen=True)
 class Stage:
-    """What a state is made with: the app as it is, one that hides, and one with long texts."""
+    """The apps to make a state with: with default settings, a hidden result, and long texts."""
 
     site: Site
     hidden: Site
-    tedious: Site
+    long: Site
     visitors: Visitors
 
 
-State = Callable[[Stage], AbstractContextManager[Page]]
-STATES: dict[str, State] = {}
+State = Callable[[Stage], Iterator[Page]]
+STATES: dict[str, Callable[[Stage], AbstractContextManager[Page]]] = {}
 
 
-def state(name: str) -> Callable[[Callable[[Stage], Iterator[Page]]], None]:
-    def note(make: Callable[[Stage], Iterator[Page]]) -> None:
-        STATES[name] = contextmanager(make)
-
-    return note
+def state(name: str) -> Callable[[State], None]:
+    """Add a generator to STATES that yields a page in this state."""
+    return lambda make: STATES.update({name: contextmanager(make)})
 
 
 def _voted(stage: Stage, site: Site, choice: str, receipt: str) -> Page:
@@ -117,7 +114,7 @@ def _(stage: Stage) -> Iterator[Page]:
 
 @state("vote-error")
 def _(stage: Stage) -> Iterator[Page]:
-    stage.visitors.expect_no_answer()
+    stage.visitors.expect_no_response()
     page = _voted(stage, stage.site, "a", "Counted")
     page.route("**/vote", lambda route: route.abort())
     choose(page, "b")
@@ -148,18 +145,18 @@ def _(stage: Stage) -> Iterator[Page]:
 
 @state("vote-long")
 def _(stage: Stage) -> Iterator[Page]:
-    yield _voted(stage, stage.tedious, "b", "is counted")
+    yield _voted(stage, stage.long, "b", "is counted")
 
 
-def _counted(on: str, path: str, *happened: str) -> Callable[[Stage], Iterator[Page]]:
-    """Look at the result of the app `on`, or at another page of it, once that has happened."""
+def _counted(on: str, path: str, statements: list[str]) -> State:
+    """Run the statements in the app `on`, and open a page of its result role."""
 
     def make(stage: Stage) -> Iterator[Page]:
         site: Site = getattr(stage, on)
-        with site.up.frozen("worker"):  # what happens is the test's own
-            for statement in happened:
+        with site.up.frozen("worker"):  # it would change the poll too
+            for statement in statements:
                 site.up.sql(statement)
-            wait_for("the timeline to be new", partial(_is_new, site))
+            wait_for("the timeline to be new", lambda: _is_new(site))
             yield stage.visitors.open(site.result + path)
             site.up.sql(OPEN)
             site.up.sql("TRUNCATE tally, finals")
@@ -168,20 +165,17 @@ def _counted(on: str, path: str, *happened: str) -> Callable[[Stage], Iterator[P
 
 
 def _is_new(site: Site) -> bool:
-    """Tell whether the timeline, which is read now and then, ends with the totals."""
-    told = httpx.get(f"{site.result}/api/tally").json()
-    a, votes = told["options"]["a"]["votes"], told["votes"]
-    end = (
-        "first vote"
-        if not votes
-        else f"{votes:,}"
-        if a is None
-        else f"in the end {100 * a / votes:.1f} %"
-    )
+    """Whether the timeline, which is queried rarely, ends with the totals."""
+    tally = httpx.get(f"{site.result}/api/tally").json()
+    a, votes = tally["options"]["a"]["votes"], tally["votes"]
+    if not votes:
+        end = "first vote"
+    else:
+        end = f"{votes:,}" if a is None else f"in the end {100 * a / votes:.1f} %"
     return end in httpx.get(f"{site.result}/timeline").text
 
 
-for _name, _path, _on, *_happened in (
+for _name, _path, _on, *_statements in (
     ("result-empty", "/", "site"),
     ("result-voting", "/", "site", FILL),
     ("result-tie", "/", "site", TIE),
@@ -189,15 +183,15 @@ for _name, _path, _on, *_happened in (
     ("result-counting", "/", "hidden", FILL, CLOSE),
     ("result-final", "/", "hidden", FILL, CLOSE, FINISH),
     ("result-queue-lost", "/", "hidden", FILL, CLOSE, FINISH, LOSE),
-    ("result-long", "/", "tedious", FILL),
+    ("result-long", "/", "long", FILL),
     ("result-missing", "/nowhere", "site"),
     ("screen-empty", "/screen", "site"),
     ("screen-voting", "/screen", "site", FILL),
     ("screen-hidden", "/screen", "hidden", FILL),
     ("screen-final", "/screen", "hidden", FILL, CLOSE, FINISH),
-    ("screen-long", "/screen", "tedious", FILL),
+    ("screen-long", "/screen", "long", FILL),
 ):
-    state(_name)(_counted(_on, _path, *_happened))
+    state(_name)(_counted(_on, _path, _statements))
 
 
 @state("result-stale")
@@ -212,7 +206,7 @@ def _(stage: Stage) -> Iterator[Page]:
 
 @state("result-error")
 def _(stage: Stage) -> Iterator[Page]:
-    stage.visitors.expect_no_answer()
+    stage.visitors.expect_no_response()
     stage.site.up.sql(FILL)
     page = stage.visitors.open(stage.site.result)
     expect(page.locator(".votes").first).not_to_have_text("0 votes")

@@ -1,13 +1,13 @@
-"""What gets into a page from elsewhere, however it came there, does nothing."""
+"""Injected markup has no effect, and no page can be framed."""
 
 import pytest
 from playwright.sync_api import expect
 from support.wait import wait_for
 
 INJECT = """() => {
-  window.broken = [];
+  window.violations = [];
   document.addEventListener("securitypolicyviolation", ({ effectiveDirective }) => {
-    window.broken.push(effectiveDirective);
+    window.violations.push(effectiveDirective);
   });
   document.body.insertAdjacentHTML("beforeend", `
     <img src="data:," onerror="window.ran = 'a handler'">
@@ -33,19 +33,19 @@ POLICY = {
 
 
 @pytest.mark.parametrize("name", ["vote", "result"])
-def test_what_is_injected_into_a_page_does_nothing(site, visitors, name):
+def test_injected_markup_has_no_effect(site, visitors, name):
     address = getattr(site, name)
     page = visitors.open(address)
     visitors.expect_violations()
     page.evaluate(INJECT)
-    wait_for("all to be kept from it", lambda: set(page.evaluate("window.broken")) == POLICY)
+    wait_for("all violations", lambda: set(page.evaluate("window.violations")) == POLICY)
     assert page.evaluate("window.ran") is None
     assert page.evaluate("document.baseURI") == f"{address}/"
     position = "getComputedStyle(document.querySelector('#styled')).position"
     assert page.evaluate(position) == "static"
 
 
-def test_no_other_page_can_frame_one(site, visitors):
+def test_a_page_can_not_be_framed(site, visitors):
     visitors.expect_violations()
     page = visitors.open(site.result)
     page.set_content(f'<iframe src="{site.vote}"></iframe>')

@@ -1,21 +1,62 @@
-"""The life of a result on one page that nobody reloads."""
+"""The result page while votes are counted and the poll closes."""
 
 import re
 
-import pytest
 from playwright.sync_api import expect
 
 from .conftest import OPEN
-from .pages import choose, expect_receipt, expect_totals
-from .states import CLOSE, FINISH, LOSE
-from .test_looks import CONTRAST, expect_fit
-from .test_pace import HIDE
+from .pages import choose, expect_receipt, expect_totals, hide
+from .states import CLOSE, FINISH
 
 
-def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visitors):
+def test_the_result_follows_votes_without_a_reload(site, visitors):
+    first, second = visitors.open(site.vote), visitors.open(site.vote)
+    result = visitors.open(site.result)
+    turnout = result.locator(".turnout")
+    leads = [result.locator(f".row.{key} .lead") for key in "ab"]
+    result.evaluate("window.loaded = 'once'")
+    expect(turnout).to_have_text("No votes yet.")
+    expect_totals(result, 0, 0)
+    assert "%" not in result.locator("main").inner_text()
+    choose(first, "b")
+    expect(turnout).to_have_text("1 voter")
+    expect_totals(result, 0, 1)
+    expect(result.locator(".row.b .share")).to_have_text("100.0 %")
+    expect(result.locator(".fill.b")).to_have_attribute("width", "100.0%")
+    expect(leads[1]).to_have_text("leading by 1")
+    expect(leads[0]).to_have_text("")
+    choose(second, "a")
+    for each in leads:
+        expect(each).to_have_text("a tie")
+    choose(first, "a")
+    expect_totals(result, 2, 0)
+    expect(turnout).to_have_text("2 voters")
+    assert result.evaluate("window.loaded") == "once"
+
+
+def test_the_title_names_the_leader_and_totals_are_spoken_every_half_minute(site, visitors):
+    page, result = visitors.open(site.vote), visitors.open(site.result)
+    expect(result).to_have_title("Cats or Dogs? · Result")
+    spoken = result.locator("#spoken")
+    expect(spoken).to_have_text("")  # a screen reader reads the page itself
+    result.clock.install()
+    choose(page, "b")
+    expect_totals(result, 0, 1)
+    expect(result).to_have_title("Dogs 100.0 % · Cats or Dogs? · Result")
+    assert spoken.text_content() == ""
+    choose(page, "a")
+    expect_totals(result, 1, 0)
+    result.clock.fast_forward("00:31")
+    choose(page, "b")
+    expect(spoken).to_have_text("Cats 0.0 %, Dogs 100.0 %. 1 voter")
+    result.reload()
+    expect(result).to_have_title("Dogs 100.0 % · Cats or Dogs? · Result")
+
+
+def test_a_hidden_result_becomes_final_and_hidden_again_without_a_reload(hidden_site, visitors):
     page, result = visitors.open(hidden_site.vote), visitors.open(hidden_site.result)
     phase, turnout = result.locator(".phase"), result.locator(".turnout")
-    phase.evaluate("element => window.known = element")  # a reload would forget it
+    phase.evaluate("element => window.known = element")
     expect(phase).to_have_text("The result is shown when voting closes.")
     expect(turnout).to_have_text("No votes yet.")
     choose(page, "a")
@@ -23,7 +64,7 @@ def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visito
     expect(turnout).to_have_text("1 person has voted.")
     expect(result.locator(".counts, .bar")).to_have_count(0)
 
-    with hidden_site.up.frozen("worker"):  # each step is the test's own
+    with hidden_site.up.frozen("worker"):  # it would change the poll too
         hidden_site.up.sql(CLOSE)
         expect(phase).to_have_text("Voting is closed. Counting the last votes.")
         expect_totals(result, 1, 0)
@@ -31,41 +72,19 @@ def test_a_page_goes_from_hidden_to_final_and_back_by_itself(hidden_site, visito
         expect(phase).to_have_text(re.compile(r"^Final result of \d+ \w+ \d{4}, \d\d:\d\d UTC$"))
         expect_totals(result, 1, 0)
 
-        wall = visitors.open(f"{hidden_site.result}/screen")
-        expect(wall.locator(".phase")).to_contain_text("Final result")
-        asked: list[str] = []
-        result.on("request", lambda request: asked.append(request.url))
+        screen = visitors.open(f"{hidden_site.result}/screen")
+        expect(screen.locator(".phase")).to_contain_text("Final result")
+        requested: list[str] = []
+        result.on("request", lambda request: requested.append(request.url))
         hidden_site.up.sql(OPEN)
-        # A wall shows the next poll by itself; who sits before a final result is left in peace.
-        expect(wall.locator(".phase")).to_have_text("The result is shown when voting closes.")
-        assert asked in ([], [f"{hidden_site.result}/timeline"])  # which had its last step to show
+        # The screen polls on; a page with a final result does not, until it is shown again.
+        expect(screen.locator(".phase")).to_have_text("The result is shown when voting closes.")
+        assert requested in ([], [f"{hidden_site.result}/timeline"])  # its last step
         expect(phase).to_contain_text("Final result")
-        result.evaluate(HIDE, False)  # noqa: FBT003 - the one argument
+        hide(result, hidden=False)
         expect(phase).to_have_text("The result is shown when voting closes.")
         expect(result.locator(".counts, .bar")).to_have_count(0)
     assert phase.evaluate("element => window.known === element")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_each_phase_fits_and_stands_out(hidden_site, visitors, scheme):
-    page = visitors.open(hidden_site.vote)
-    choose(page, "a")
-    expect_receipt(page, "is counted")
-    with hidden_site.up.frozen("worker"):
-        for statement, said in (
-            ("SELECT 1", "The result is shown"),
-            (CLOSE, "Counting the last votes"),
-            (LOSE, "Counting the last votes"),
-            (FINISH, "Final result"),  # the last of it: from here on the page asks no more
-        ):
-            hidden_site.up.sql(statement)
-            result = visitors.open(hidden_site.result, color_scheme=scheme)
-            expect(result.locator(".phase")).to_contain_text(said)
-            shown = result.locator(".phase, .turnout, .exports, .exports a, .problem").all()
-            texts = {each.inner_text(): each.evaluate(CONTRAST) for each in shown}
-            assert {text: ratio for text, ratio in texts.items() if ratio < 4.5} == {}
-            expect_fit(result)
-        expect(result.locator(".problem")).to_contain_text("was lost at 2 January 2030, 03:04 UTC")
 
 
 def test_a_click_downloads_the_result(site, visitors):

@@ -1,20 +1,19 @@
-"""What people see when something is down, closed or switched off."""
+"""Pages while a server is down, the poll is closed, or cookies are disabled."""
 
 import re
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from .conftest import PHONE
-from .pages import RECEIPT, choose, expect_choice, expect_receipt, expect_totals
+from .pages import PHONE, RECEIPT, choose, expect_choice, expect_receipt, expect_totals
 
 
 def boxes(page: Page) -> list[object]:
-    """Tell where the two buttons are."""
+    """Return the positions and sizes of the two buttons."""
     return [page.locator(f"#choice-{key}").bounding_box() for key in "ab"]
 
 
-def test_an_error_says_what_became_of_the_vote_and_leaves_all_in_place(site, visitors):
+def test_an_error_says_whether_the_vote_was_recorded_and_moves_no_button(site, visitors):
     visitors.expect_status(503)
     page = visitors.open(site.vote, viewport=PHONE)
     choose(page, "a")
@@ -39,6 +38,44 @@ def test_an_error_says_what_became_of_the_vote_and_leaves_all_in_place(site, vis
     assert boxes(page) == before
 
 
+RESPONSES = {
+    "none": lambda route: route.abort(),
+    "from a proxy": lambda route: route.fulfill(status=502, body="Bad Gateway"),
+}
+
+
+@pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)
+def test_without_a_response_of_the_app_the_pages_keep_what_they_show(site, visitors, response):
+    visitors.expect_no_response()
+    visitors.expect_status(502)
+    page, result = visitors.open(site.vote, viewport=PHONE), visitors.open(site.result)
+    choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+    expect_totals(result, 1, 0)
+    before = boxes(page)
+    alert, note = page.get_by_role("alert"), result.locator("#tally .notes [role=status]")
+
+    page.route("**/vote", response)
+    choose(page, "b")
+    expect(alert).to_contain_text("We don't know whether your vote was recorded")
+    expect(page.locator(RECEIPT)).to_have_text("")
+    expect_choice(page, "a")
+    assert boxes(page) == before
+    result.route("**/tally", response)
+    expect(note).to_contain_text("These totals may be old: there is no answer.")
+    expect(result.locator(".updated")).to_have_text(re.compile(r"^Updated [1-9]\d* s ago$"))
+    expect_totals(result, 1, 0)
+
+    page.unroute("**/vote")
+    result.unroute("**/tally")
+    choose(page, "b")
+    expect_receipt(page, "Dogs", "is counted")
+    expect_choice(page, "b")
+    expect(alert).to_have_count(0)
+    expect_totals(result, 0, 1)
+    expect(note).to_have_count(0)
+
+
 @pytest.mark.parametrize("javascript", [True, False])
 def test_a_vote_without_cookies_says_that_they_are_needed(site, visitors, javascript):
     visitors.expect_status(400)
@@ -54,7 +91,7 @@ def test_a_vote_without_cookies_says_that_they_are_needed(site, visitors, javasc
 
 
 @pytest.mark.parametrize("javascript", [True, False])
-def test_a_closed_poll_says_so_and_keeps_the_choice(site, visitors, javascript):
+def test_a_vote_for_a_closed_poll_is_refused_and_the_choice_kept(site, visitors, javascript):
     visitors.expect_status(409)
     page, result = visitors.open(site.vote, javascript=javascript), visitors.open(site.result)
     choose(page, "a")
@@ -67,14 +104,14 @@ def test_a_closed_poll_says_so_and_keeps_the_choice(site, visitors, javascript):
     expect_totals(result, 1, 0)
 
 
-def test_the_result_keeps_the_last_totals_and_tells_since_when(site, visitors):
+def test_the_result_shows_the_age_of_its_totals_while_postgres_hangs(site, visitors):
     page, result = visitors.open(site.vote), visitors.open(site.result)
     choose(page, "a")
     expect_totals(result, 1, 0)
     note = result.locator("#tally .notes [role=status]")
     with site.up.frozen("postgres -D"):
         choose(page, "b")
-        expect_receipt(page, "Dogs", "is recorded")  # Redis takes it
+        expect_receipt(page, "Dogs", "is recorded")
         expect(note).to_contain_text("These totals are old")
         expect(result.locator(".updated")).to_have_text(re.compile(r"^Updated [1-9]\d* s ago$"))
         expect_totals(result, 1, 0)
@@ -83,62 +120,7 @@ def test_the_result_keeps_the_last_totals_and_tells_since_when(site, visitors):
     expect_receipt(page, "Dogs", "is counted")
 
 
-def test_a_vote_without_an_answer_is_said_to_be_unknown(site, visitors):
-    visitors.expect_no_answer()
-    page = visitors.open(site.vote, viewport=PHONE)
-    choose(page, "a")
-    expect_receipt(page, "Cats", "is counted")
-    before = boxes(page)
-    alert = page.get_by_role("alert")
-    page.route("**/vote", lambda route: route.abort())
-    choose(page, "b")
-    expect(alert).to_contain_text("We don't know whether your vote was recorded")
-    expect(page.locator(RECEIPT)).to_have_text("")
-    expect_choice(page, "a")
-    assert boxes(page) == before
-    choose(page, "b")
-    page.unroute("**/vote")
-    choose(page, "b")
-    expect_receipt(page, "Dogs", "is counted")
-    expect_choice(page, "b")
-    expect(alert).to_have_count(0)
-
-
-def test_a_result_without_an_answer_says_since_when_it_may_be_old(site, visitors):
-    visitors.expect_no_answer()
-    page, result = visitors.open(site.vote), visitors.open(site.result)
-    choose(page, "a")
-    expect_totals(result, 1, 0)
-    result.route("**/tally", lambda route: route.abort())
-    note = result.locator("#tally .notes [role=status]")
-    expect(note).to_contain_text("These totals may be old: there is no answer.")
-    expect(result.locator(".updated")).to_have_text(re.compile(r"^Updated [1-9]\d* s ago$"))
-    expect_totals(result, 1, 0)
-    result.unroute("**/tally")
-    expect(note).to_have_count(0)
-
-
-def test_an_error_page_of_a_proxy_takes_the_place_of_nothing(site, visitors):
-    visitors.expect_status(502)
-    page, result = visitors.open(site.vote), visitors.open(site.result)
-    choose(page, "a")
-    expect_receipt(page, "Cats", "is counted")
-    for each, part in ((page, "vote"), (result, "tally")):
-        each.route(f"**/{part}", lambda route: route.fulfill(status=502, body="Bad Gateway"))
-    choose(page, "b")
-    expect(page.get_by_role("alert")).to_contain_text("We don't know whether your vote")
-    expect_choice(page, "a")
-    expect(result.locator("#tally .notes [role=status]")).to_contain_text("may be old")
-    expect_totals(result, 1, 0)
-    for each, part in ((page, "vote"), (result, "tally")):
-        each.unroute(f"**/{part}")
-    choose(page, "b")
-    expect_receipt(page, "Dogs", "is counted")
-    expect_totals(result, 0, 1)
-    expect(result.locator("#tally .notes [role=status]")).to_have_count(0)
-
-
-def test_a_page_that_is_not_there_says_so(site, visitors):
+def test_a_missing_page_links_to_the_vote_page(site, visitors):
     visitors.expect_status(404)
     page = visitors.open(site.vote + "/nowhere")
     expect(page.get_by_role("alert")).to_contain_text("There is no such page.")
