@@ -37,16 +37,16 @@ class Cluster(Target):
 
     patience = 180.0
 
-    def __init__(self, kind: Kind, say: Callable[[str], None], started: datetime) -> None:
+    def __init__(self, kind: Kind, log: Callable[[str], None], started: datetime) -> None:
         self.kind = kind
-        self._say = say
+        self._log = log
         # New tags: a node does not pull a tag that it already has.
         self.tags = [f"{started:%Y%m%d%H%M%S}-{number}" for number in (1, 2)]
 
     @classmethod
-    def start(cls, kind: Kind, say: Callable[[str], None], *, existing: bool) -> "Cluster":
+    def start(cls, kind: Kind, log: Callable[[str], None], *, existing: bool) -> "Cluster":
         """Build and deploy the app of this folder, and wait until it is ready."""
-        cluster = cls(kind, say, datetime.now(UTC))
+        cluster = cls(kind, log, datetime.now(UTC))
         if existing:
             kind.use()
         else:
@@ -59,16 +59,16 @@ class Cluster(Target):
     def apply(self, tag: str) -> None:
         """Deploy this version, and wait until its migration is complete and each role is ready."""
         self.kind.apply(tag)
-        self._say("waiting for the ingress controller")
+        self._log("waiting for the ingress controller")
         self._rolled_out("deployment/traefik", "traefik", PULL_TIMEOUT)
-        self._say("waiting for the servers")
+        self._log("waiting for the servers")
         for server in PORTS:
             self._rolled_out(WORKLOADS[server], seconds=PULL_TIMEOUT)
-        self._say("waiting for the migration")
+        self._log("waiting for the migration")
         self._wait("the migration", lambda: self.migrated(tag), PULL_TIMEOUT)
-        self._say("waiting for every part")
+        self._log("waiting for every part")
         self.ready()
-        self._say("ready")
+        self._log("ready")
 
     # --- Target
 
@@ -84,7 +84,7 @@ class Cluster(Target):
             self._rolled_out(workload)
         # The ingress controller learns of ready endpoints with a delay.
         for page in ("vote", "result"):
-            self._wait(f"the page of {page}", lambda page=page: self._answers(page))
+            self._wait(f"the page of {page}", lambda page=page: self._responds(page))
 
     def kill(self, part: Role | Server) -> None:
         pod = self.pods(part)[0]
@@ -100,12 +100,12 @@ class Cluster(Target):
 
         self._wait(f"another {part}", replaced)
 
-    def restart(self, part: Role | Server) -> None:
-        self.kubectl("rollout", "restart", WORKLOADS[part])
+    def restart(self, *parts: Role | Server) -> None:
+        self.kubectl("rollout", "restart", *(WORKLOADS[part] for part in parts))
         self.ready()
 
     @contextmanager
-    def away(self, server: Server) -> Iterator[None]:
+    def unavailable(self, server: Server) -> Iterator[None]:
         self._scale(server, 0)
         try:
             yield
@@ -131,17 +131,14 @@ class Cluster(Target):
 
     @contextmanager
     def servers(self) -> Iterator[Servers]:
-        urls = {
-            "redis": self._secret("worker", "REDIS_URL"),
-            "postgres": self._secret("worker", "DATABASE_URL"),
-        }
+        database_url, redis_url = (
+            self._secret("worker", name) for name in ("DATABASE_URL", "REDIS_URL")
+        )
         with (
             self.kind.forward(NAMESPACE, "redis-0", PORTS["redis"]) as redis,
             self.kind.forward(NAMESPACE, "postgres-0", PORTS["postgres"]) as postgres,
         ):
-            yield Servers(
-                database_url=_at(urls["postgres"], postgres), redis_url=_at(urls["redis"], redis)
-            )
+            yield Servers(_at(database_url, postgres), _at(redis_url, redis))
 
     # --- only for tests of the cluster
 
@@ -160,8 +157,7 @@ class Cluster(Target):
 
     def migrated(self, tag: str) -> bool:
         """Whether the Job of this version is complete."""
-        job = self.kind.get("job", f"migrate-{tag}", f"--namespace={NAMESPACE}")
-        status = job["status"]
+        status = self.kind.get("job", f"migrate-{tag}", f"--namespace={NAMESPACE}")["status"]
         conditions = {each["type"] for each in status.get("conditions", ()) if is_true(each)}
         if "Failed" in conditions:
             pytest.fail(f"the migration of {tag} has failed")
@@ -171,12 +167,6 @@ class Cluster(Target):
         """Scale a role, and wait until its pods are ready."""
         self._scale(role, replicas)
         self._rolled_out(WORKLOADS[role])
-
-    def roll(self, *roles: Role) -> None:
-        """Replace all pods of these roles, as an upgrade does, and wait until they are ready."""
-        self.kubectl("rollout", "restart", *(WORKLOADS[role] for role in roles))
-        for role in roles:
-            self._rolled_out(WORKLOADS[role])
 
     def _scale(self, part: Role | Server, replicas: int) -> None:
         self.kubectl("scale", WORKLOADS[part], f"--replicas={replicas}")
@@ -191,7 +181,7 @@ class Cluster(Target):
             timeout=seconds + 10,
         )
 
-    def _answers(self, page: Page) -> bool:
+    def _responds(self, page: Page) -> bool:
         """Whether all pods of a page respond. The ingress controller uses them in turn."""
         with suppress(httpx.TransportError), self.visitor(page) as visitor:
             return all(visitor.get("/").status_code == httpx.codes.OK for _ in range(6))
@@ -207,15 +197,12 @@ class Cluster(Target):
 
         wait_for(what, holds, seconds, PAUSE)
 
-    def _secret(self, role: Role, variable: str) -> str:
+    def _secret(self, role: Role, name: str) -> str:
         """Read a variable that a role has from a Secret."""
         deployment = self.kind.get(WORKLOADS[role], f"--namespace={NAMESPACE}")
         [container] = deployment["spec"]["template"]["spec"]["containers"]
-        [reference] = [
-            each["valueFrom"]["secretKeyRef"]
-            for each in container["env"]
-            if each["name"] == variable
-        ]
+        [variable] = [each for each in container["env"] if each["name"] == name]
+        reference = variable["valueFrom"]["secretKeyRef"]
         secret = self.kind.get("secret", reference["name"], f"--namespace={NAMESPACE}")
         return base64.b64decode(secret["data"][reference["key"]]).decode()
 

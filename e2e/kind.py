@@ -45,12 +45,12 @@ TAIL = 40  # lines of each log that are printed; the file has more
 class Kind:
     """A cluster of one node. A port of this machine is forwarded to its ingress controller.
 
-    `say` is called with each step before it starts.
+    `log` is called with each step before it starts.
     """
 
-    def __init__(self, manager: AClusterManager, say: Callable[[str], None]) -> None:
+    def __init__(self, manager: AClusterManager, log: Callable[[str], None]) -> None:
         self._manager = manager
-        self._say = say
+        self._log = log
         self.kubeconfig = FOLDER / "kubeconfig"
         self._config = FOLDER / "kind.yaml"
         self.reports = 0  # written so far
@@ -70,19 +70,19 @@ class Kind:
 
     def create(self) -> None:
         """Create the cluster, and delete the one of an earlier run."""
-        self._say("removing what an earlier run has left")
+        self._log("removing what an earlier run has left")
         self.delete()
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
         template = (ROOT / overlay.OVERLAY / "cluster.yaml").read_text()
         self._config.write_text(overlay.cluster(template, self.name, free_port()))
-        self._say(f"creating the cluster {self.name}")
+        self._log(f"creating the cluster {self.name}")
         self._ensure()
 
     def use(self) -> None:
         """Use the cluster that an earlier run kept."""
-        self._say(f"using the cluster {self.name}")
-        assert self._config.exists(), f"{self._config} is not there: no earlier run has kept one"
+        self._log(f"using the cluster {self.name}")
+        assert self._config.exists(), f"no cluster was kept: {self._config} is missing"
         self.kubeconfig.write_text(run("kind", "get", "kubeconfig", "--name", self.name))
         self.kubeconfig.chmod(0o600)
         self._ensure()
@@ -105,7 +105,7 @@ class Kind:
 
     def build(self, *tags: str) -> None:
         """Build the app's image for this machine's platform, and load it under each tag."""
-        self._say("building the image")
+        self._log("building the image")
         names = [f"voting:{tag}" for tag in tags]
         run(
             *("docker", "build", *(f"--tag={name}" for name in names)),
@@ -114,14 +114,14 @@ class Kind:
             # kind can't load an image index, which attestations would create.
             env={**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"},
         )
-        self._say("loading the image")
+        self._log("loading the image")
         for name in names:
             with _with_output():
                 self._manager.load_image(name)
 
     def apply(self, tag: str) -> None:
         """Apply the overlay with this tag of the image."""
-        self._say(f"applying {overlay.OVERLAY} with the image {tag}")
+        self._log(f"applying {overlay.OVERLAY} with the image {tag}")
         self.kubectl("apply", "--kustomize", str(self.render(tag)), timeout=120)
 
     def render(self, tag: str) -> Path:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import httpx
 import psutil
-from support.app import VotingUp
+from support.app import VotingUp, alive
 from support.environ import ENVIRON
 from support.wait import wait_for
 
 from e2e.running import run
 from e2e.target import Page, Role, Server, Servers, Target
-from voting.local.data_dir import DataDir
 
-# What `VotingUp.children` finds it by.
+# The names of the servers for `VotingUp.children`.
 PROGRAMS = {"redis": "valkey-server", "postgres": "postgres -D"}
 
 
@@ -27,7 +26,6 @@ class Local(Target):
     key = "a key that only these tests have"
 
     def __init__(self, folder: Path) -> None:
-        self._folders = DataDir(folder, folder / "run")
         self._up = VotingUp(folder, SECRET_KEYS=self.key).ready()
 
     def close(self) -> None:
@@ -48,30 +46,30 @@ class Local(Target):
         before[0].kill()
         self._replaced(part, before[:1])
 
-    def restart(self, part: Role | Server) -> None:
-        before = self._processes(part)
-        for process in before:
-            # Postgres ends at once by SIGINT; by SIGTERM, once its last client has gone.
-            process.send_signal(signal.SIGINT if part == "postgres" else signal.SIGTERM)
-        self._replaced(part, before)
+    def restart(self, *parts: Role | Server) -> None:
+        for part in parts:
+            before = self._processes(part)
+            for process in before:
+                # With SIGTERM, Postgres waits for its clients to disconnect.
+                process.send_signal(signal.SIGINT if part == "postgres" else signal.SIGTERM)
+            self._replaced(part, before)
         self.ready()
 
     @contextmanager
-    def away(self, server: Server) -> Iterator[None]:
+    def unavailable(self, server: Server) -> Iterator[None]:
         with self._up.frozen(PROGRAMS[server]):
             yield
 
     def metrics(self, role: Role) -> list[str]:
-        return [_ask(process, "/metrics").text for process in self._processes(role)]
+        return [_get(process, "/metrics").text for process in self._processes(role)]
 
     def command(self, *words: str) -> str:
-        folder = ("--data", str(self._folders.data))
-        command = (sys.executable, "-m", "voting", *words, *folder)
+        command = (sys.executable, "-m", "voting", *words, "--data", str(self._up.data))
         return run(*command, timeout=self.patience, env=ENVIRON)
 
     @contextmanager
     def servers(self) -> Iterator[Servers]:
-        yield Servers(self._folders.database_url(), self._folders.redis_url)
+        yield Servers(self._up.servers.database_url(), self._up.servers.redis_url)
 
     def _processes(self, part: Role | Server) -> list[psutil.Process]:
         found = self._up.children(PROGRAMS.get(part, part))
@@ -79,25 +77,21 @@ class Local(Target):
         return found
 
     def _replaced(self, part: Role | Server, before: list[psutil.Process]) -> None:
-        program = PROGRAMS.get(part, part)
-
         def replaced() -> bool:
-            return not any(each.is_running() for each in before) and bool(
-                self._up.children(program)
-            )
+            return not alive(before) and bool(self._up.children(PROGRAMS.get(part, part)))
 
         wait_for(f"another {part}", replaced, self.patience)
 
     def _all_ready(self) -> bool:
         for role in ("vote", "result", "worker"):
             with suppress(httpx.TransportError, psutil.Error):
-                answers = [_ask(process, "/readyz") for process in self._up.children(role)]
-                if answers and all(each.status_code == httpx.codes.OK for each in answers):
+                responses = [_get(process, "/readyz") for process in self._up.children(role)]
+                if responses and all(each.status_code == httpx.codes.OK for each in responses):
                     continue
             return False
         return True
 
 
-def _ask(process: psutil.Process, path: str) -> httpx.Response:
+def _get(process: psutil.Process, path: str) -> httpx.Response:
     url = f"http://127.0.0.1:{process.environ()['OPS_PORT']}{path}"
     return httpx.get(url, trust_env=False)  # no proxy leads to this machine

@@ -20,7 +20,7 @@ def missing() -> str:
     try:
         info = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return f"docker's engine does not answer in {TIMEOUT} s"
+        return f"docker's engine does not respond within {TIMEOUT} s"
     if info.returncode != 0 or not info.stdout.strip():
         return "docker is installed, but no engine responds to this user"
     return ""

@@ -1,4 +1,4 @@
-"""The app as the tests use it, wherever it runs."""
+"""The app as the tests use it, on this machine or on a cluster."""
 
 import asyncio
 import re
@@ -53,11 +53,11 @@ class Target(ABC):
         """Send SIGKILL to one process, and wait for another, which may not be ready yet."""
 
     @abstractmethod
-    def restart(self, part: Role | Server) -> None:
-        """Stop all processes of a part with SIGTERM, and wait until others have replaced them."""
+    def restart(self, *parts: Role | Server) -> None:
+        """Replace all processes of these parts, as an upgrade does, and wait for `ready`."""
 
     @abstractmethod
-    def away(self, server: Server) -> AbstractContextManager[None]:
+    def unavailable(self, server: Server) -> AbstractContextManager[None]:
         """Suspend a server while the context lasts."""
 
     @abstractmethod
@@ -77,10 +77,9 @@ class Target(ABC):
         """Yield an HTTP client without cookies, for one page."""
         url = urlsplit(self.address(page))
         # By address: a resolver need not know names below localhost.
-        here, host = f"http://127.0.0.1:{url.port}", {"Host": url.netloc}
         with httpx.Client(
-            base_url=here,
-            headers=host,
+            base_url=f"http://127.0.0.1:{url.port}",
+            headers={"Host": url.netloc},
             timeout=self.patience,
             follow_redirects=True,
             trust_env=False,

@@ -31,7 +31,7 @@ async def test_votes_are_accepted_while_postgres_hangs_and_counted_later(target)
         return any(each > VOTES for each in target.sample("worker", "voting_backlog_ballots"))
 
     def meanwhile() -> None:
-        with target.away("postgres"):
+        with target.unavailable("postgres"):
             wait_for("a backlog", waiting, target.patience)
 
     async with target.load() as voters:
@@ -48,7 +48,7 @@ async def test_votes_are_refused_or_unknown_while_redis_hangs(target):
             return voters.counts[Acknowledgement.REFUSED] + voters.counts[Acknowledgement.UNKNOWN]
 
         def meanwhile(before: int) -> None:
-            with target.away("redis"):
+            with target.unavailable("redis"):
                 wait_for("a vote that is not recorded", lambda: failed() > before, target.patience)
 
         await asyncio.to_thread(meanwhile, failed())

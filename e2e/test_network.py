@@ -8,7 +8,7 @@ import pytest
 import yaml
 from support.wait import wait_for
 
-from e2e.cluster import NAMESPACE, Cluster
+from e2e.cluster import NAMESPACE, PORTS, WORKLOADS, Cluster
 from e2e.kind import FOLDER
 
 pytestmark = pytest.mark.cluster
@@ -69,9 +69,8 @@ def client_pods(cluster) -> Iterator[None]:
     """Additional pods, in the app's namespace and in others."""
     image = cluster.pods("vote")[0]["spec"]["containers"][0]["image"]
     file = FOLDER / "client_pods.yaml"
-    file.write_text(
-        yaml.safe_dump_all(pod(name, labels, image) for name, labels in CLIENT_PODS.items())
-    )
+    pods = (pod(name, labels, image) for name, labels in CLIENT_PODS.items())
+    file.write_text(yaml.safe_dump_all(pods))
     cluster.kind.kubectl("apply", "--filename", str(file))
     for each in CLIENT_PODS:
         namespace, _, name = each.partition("/")
@@ -91,17 +90,14 @@ def listeners(cluster, client_pods) -> dict[str, str]:  # noqa: ARG001 - listens
     If a part has two pods, it is the one that `find_pod` does not return.
     """
     dns = cluster.kind.get("pods", "--namespace=kube-system", "--selector=k8s-app=kube-dns")
+    last = {part: address(cluster.pods(part)[-1]) for part in WORKLOADS}
+    strangers = ("voting/stranger", "default/stranger")
     return {
         "dns": f"{address(dns['items'][0])}:53",
-        "redis": f"{address(cluster.pods('redis')[-1])}:6379",
-        "postgres": f"{address(cluster.pods('postgres')[-1])}:5432",
-        "vote": f"{address(cluster.pods('vote')[-1])}:8080",
-        "result": f"{address(cluster.pods('result')[-1])}:8080",
-        "operations of vote": f"{address(cluster.pods('vote')[-1])}:9090",
-        "operations of result": f"{address(cluster.pods('result')[-1])}:9090",
-        "operations of worker": f"{address(cluster.pods('worker')[-1])}:9090",
-        "voting/stranger": f"{address(find_pod(cluster, 'voting/stranger'))}:8000",
-        "default/stranger": f"{address(find_pod(cluster, 'default/stranger'))}:8000",
+        **{server: f"{last[server]}:{port}" for server, port in PORTS.items()},
+        **{page: f"{last[page]}:8080" for page in ("vote", "result")},
+        **{f"operations of {role}": f"{last[role]}:9090" for role in ("vote", "result", "worker")},
+        **{name: f"{address(find_pod(cluster, name))}:8000" for name in strangers},
     }
 
 
@@ -139,17 +135,12 @@ def test_the_ingress_does_not_lead_to_the_operations_port(cluster, page, path, p
 
 
 def test_no_service_has_the_operations_port(cluster):
-    services = cluster.kind.get("services", f"--namespace={NAMESPACE}")["items"]
     ports = {
         service["metadata"]["name"]: [each["targetPort"] for each in service["spec"]["ports"]]
-        for service in services
+        for service in cluster.kind.get("services", f"--namespace={NAMESPACE}")["items"]
     }
-    assert ports == {
-        "vote": ["http"],
-        "result": ["http"],
-        "redis": ["redis"],
-        "postgres": ["postgres"],
-    }
+    pages = {"vote": ["http"], "result": ["http"]}
+    assert ports == {**pages, "redis": ["redis"], "postgres": ["postgres"]}
 
 
 def find_pod(cluster: Cluster, name: str) -> Any:

@@ -25,15 +25,3 @@ def test_the_pages_link_to_each_other(target, visitors):
     page.wait_for_url(f"{target.address('result')}/")
     result.get_by_role("link", name="vote").click()
     result.wait_for_url(f"{target.address('vote')}/")
-
-
-def test_a_vote_without_javascript(target, visitors):
-    page = visitors.open(target.address("vote"), javascript=False)
-    choose(page, "b")
-    expect_choice(page, "b")
-    wait_for("the vote to be counted", lambda: _shows_counted(page))
-
-
-def _shows_counted(page) -> bool:
-    page.reload()
-    return "is counted" in page.locator("[role=status]").inner_text()

@@ -44,14 +44,13 @@ def test_the_schema_was_migrated_by_a_job_of_this_version(cluster):
 
 
 async def test_a_rollout_fails_no_request(cluster):
-    before = {pod["metadata"]["name"] for role in ("vote", "result") for pod in cluster.pods(role)}
+    before = names(cluster)
     async with viewers(cluster) as seen, cluster.load() as voters:
         await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
-        await asyncio.to_thread(cluster.roll, "vote", "result")
+        await asyncio.to_thread(cluster.restart, "vote", "result")
         await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         await voters.wait_for(REQUESTS, Acknowledgement.ACKNOWLEDGED)
-    after = {pod["metadata"]["name"] for role in ("vote", "result") for pod in cluster.pods(role)}
-    assert not before & after
+    assert not before & names(cluster)
     assert voters.counts.keys() == {Acknowledgement.ACKNOWLEDGED}
     assert seen.keys() == {200}
 
@@ -139,6 +138,11 @@ def test_a_pod_with_more_rights_than_it_needs_is_refused(cluster):
 
 def roles(cluster: Cluster) -> list[Any]:
     return [pod for role in ("vote", "result", "worker") for pod in cluster.pods(role)]
+
+
+def names(cluster: Cluster) -> set[str]:
+    """Return the names of the pods of both pages."""
+    return {pod["metadata"]["name"] for page in ("vote", "result") for pod in cluster.pods(page)}
 
 
 def is_ready(pod: Any) -> bool:

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from typing import Any
+from collections import Counter
 
 import httpx
 import pytest
@@ -12,26 +12,12 @@ from support.wait import wait_for
 
 from voting.poll.ballot import Choice
 
-A, B = Choice.A, Choice.B
-
 
 @pytest.fixture
 def voter(target):
     """A client without cookies."""
     with target.visitor("vote") as voter:
         yield voter
-
-
-@pytest.fixture
-def totals_moved(target):
-    """Return a function that checks the change of the totals since the start of the test."""
-    before = target.counted()
-
-    def totals_moved(a: int, b: int) -> bool:
-        now = target.tally()
-        return (now[A] - before[A], now[B] - before[B]) == (a, b)
-
-    return totals_moved
 
 
 def vote(voter: httpx.Client, choice: str) -> httpx.Response:
@@ -42,39 +28,15 @@ def vote(voter: httpx.Client, choice: str) -> httpx.Response:
     return voter.post("/vote", data={"choice": choice})
 
 
-def pressed_choices(page: str) -> list[str]:
-    """Find the options that a page marks as this voter's choice."""
-    buttons = re.findall(r"<button[^>]*>", page)
-    marked = [button for button in buttons if 'aria-pressed="true"' in button]
-    return [re.search(r'value="(\w+)"', button)[1] for button in marked]
-
-
-def tally(viewer: httpx.Client) -> dict[str, Any]:
-    return viewer.get("/api/tally").json()
-
-
-def test_a_vote_is_recorded_and_counted(voter, totals_moved):
+def test_a_vote_is_recorded_and_counted(target, voter):
+    before = target.counted()
     response = vote(voter, "a")
     assert [each.status_code for each in response.history] == [303]
     assert response.history[0].headers["Voting-Recorded"] == "yes"
-    assert pressed_choices(response.text) == ["a"]
-    wait_for("the vote to be counted", lambda: totals_moved(1, 0))
+    [pressed] = re.findall(r'<button[^>]*aria-pressed="true"[^>]*>', response.text)
+    assert 'value="a"' in pressed
+    wait_for("the vote to be counted", lambda: target.tally() == before + Counter([Choice.A]))
     wait_for("the receipt on the page", lambda: "is counted" in voter.get("/").text)
-
-
-def test_a_voter_who_changes_their_mind_has_one_vote(voter, totals_moved):
-    vote(voter, "a")
-    wait_for("the vote to be counted", lambda: totals_moved(1, 0))
-    assert pressed_choices(vote(voter, "b").text) == ["b"]
-    wait_for("the change to be counted", lambda: totals_moved(0, 1))
-
-
-def test_two_voters_have_two_votes(target, voter, totals_moved):
-    with target.visitor("vote") as other:
-        assert pressed_choices(vote(voter, "a").text) == ["a"]
-        assert pressed_choices(vote(other, "b").text) == ["b"]
-        assert pressed_choices(voter.get("/").text) == ["a"]
-    wait_for("both votes to be counted", lambda: totals_moved(1, 1))
 
 
 def test_a_closed_poll_takes_no_vote_and_its_result_is_final(target, voter):
@@ -86,7 +48,7 @@ def test_a_closed_poll_takes_no_vote_and_its_result_is_final(target, voter):
         assert response.headers["Voting-Recorded"] == "no"
         assert "was not recorded" in response.text
         with target.visitor("result") as viewer:
-            wait_for("the result to be final", lambda: tally(viewer)["phase"] == "final")
+            wait_for("a final result", lambda: '"final"' in viewer.get("/api/tally").text)
             wait_for("the page to show it", lambda: "Final" in viewer.get("/").text)
     finally:
         target.command("open", "--yes")
