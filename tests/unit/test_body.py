@@ -1,6 +1,6 @@
 import pytest
 
-from voting.web.errors import INCOMPLETE_BODY, TOO_LARGE, ProblemError
+from voting.web.errors import TOO_LARGE, ProblemError
 from voting.web.forms import MAX_BODY, read_body
 
 
@@ -39,9 +39,3 @@ async def test_a_body_whose_declared_length_is_too_large_is_not_read():
     with pytest.raises(ProblemError) as caught:
         await read(length=MAX_BODY + 1)
     assert caught.value.problem is TOO_LARGE
-
-
-async def test_a_client_that_disconnects_before_the_end_has_no_body():
-    with pytest.raises(ProblemError) as caught:
-        await read(part(b"1", more=True), {"type": "http.disconnect"})
-    assert caught.value.problem is INCOMPLETE_BODY

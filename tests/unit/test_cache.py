@@ -59,12 +59,6 @@ async def test_the_last_value_is_served_while_refreshes_fail_and_logged_once(cap
     ]
 
 
-async def test_there_is_no_value_before_the_first_fetch():
-    source = Source()
-    source.error = ConnectionError("away")
-    assert await SingleFlight(source, ttl=0).get() is None
-
-
 async def test_a_caller_waits_for_a_slow_refresh_until_a_timeout(monkeypatch):
     monkeypatch.setattr(cache, "REFRESH_TIMEOUT", 0.01)
     source = Source()

@@ -13,7 +13,7 @@ ROWS = re.findall(r"^\| `(voting_\w+)` \| (\w+)\*? \| (.+) \|$", PAGE, re.MULTIL
 
 
 def names(registry):
-    """Find the families as one asks for them."""
+    """Return the names of the families as in a query."""
     return {
         family.name + ("_total" if family.type == "counter" else "")
         for family in registry.collect()

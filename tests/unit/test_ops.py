@@ -56,15 +56,6 @@ async def test_liveness_does_not_depend_on_readiness():
     assert (await ask("/healthz", fail)).status_code == 200
 
 
-async def test_version_has_role_version_and_commit():
-    version = (await ask("/version", yes)).json()
-    assert (version["role"], version["version"], version["commit"]) == (
-        "vote",
-        __version__,
-        "c0ffee",
-    )
-
-
 async def test_metrics_are_in_prometheus_format():
     answer = await ask("/metrics", yes)
     assert answer.headers["content-type"].startswith("text/plain")

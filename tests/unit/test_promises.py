@@ -1,4 +1,4 @@
-"""The pages that say why the app can be trusted name code and tests, and those exist."""
+"""The code and the tests that SECURITY.md and the pages on reliability and threats name exist."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What is installed is what was looked at: each version by its hash, from wherever one gets it."""
+"""Every package is locked to one version and its hashes, without the address of an index."""
 
 import re
 from pathlib import Path
