@@ -1,4 +1,4 @@
-"""What is in the image, and that each role runs from it. `nox -s image` builds it first."""
+"""The content of the image, and the roles that run from it. `nox -s image` builds it first."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ENGINE, IMAGE = os.environ.get("VOTING_ENGINE"), os.environ.get("VOTING_IMAGE")
 
 pytestmark = pytest.mark.skipif(IMAGE is None, reason="`nox -s image` builds one first")
 
-# As the pods are: nothing can be written, nothing can be gained, nobody is there.
+# Confined as in a pod, and without a network.
 CONFINED = (
     *("--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
     "--network=none",
@@ -29,26 +29,26 @@ SERVERS = {
     "SECRET_KEYS": "0123456789abcdef",
 }
 
-# Runs inside: starts the role, asks it how it is, and stops it.
-VISIT = """
+# Runs inside: starts the role, requests its operations port, and stops it.
+REQUEST = """
 import json, subprocess, time, urllib.request
 role = subprocess.Popen(["voting"])
-def ask(path):
+def get(path):
     return urllib.request.urlopen("http://127.0.0.1:9090" + path).read().decode()
 while True:
     assert role.poll() is None
     try:
-        alive = ask("/healthz")
+        alive = get("/healthz")
         break
     except OSError:
         time.sleep(0.05)
-print(json.dumps({"alive": alive, "version": json.loads(ask("/version"))}))
+print(json.dumps({"alive": alive, "version": json.loads(get("/version"))}))
 role.terminate()
 raise SystemExit(role.wait())
 """
 
-# Runs inside: what is installed, and whether anything can be written.
-LOOK = """
+# Runs inside: prints what is installed, and why the file system can't be written to.
+INSPECT = """
 import importlib.metadata, json, os, shutil
 def writable(path):
     try:
@@ -74,10 +74,8 @@ def run(*arguments: str, entrypoint: str = "voting", **environ: str):
         start = ["buildah", "run", "--isolation=chroot", *options, container, "--", entrypoint]
         try:
             done = execute(*start, *arguments)
-            # Its own words about the exit code.
-            done.stderr = re.sub(
-                r"^(subprocess exited|Error: exit).*\n", "", done.stderr, flags=re.MULTILINE
-            )
+            # Without buildah's own lines about the exit code.
+            done.stderr = re.sub(r"(?m)^(subprocess exited|Error: exit).*\n", "", done.stderr)
             return done
         finally:
             subprocess.run(["buildah", "rm", container], capture_output=True, check=True)
@@ -90,73 +88,64 @@ def execute(*command: str):
 
 
 @pytest.fixture(scope="module")
-def look():
-    looked = run("-c", LOOK, entrypoint="python")
-    assert looked.returncode == 0, looked.stderr
-    return json.loads(looked.stdout)
+def content():
+    done = run("-c", INSPECT, entrypoint="python")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-def test_the_image_runs_as_nobody_and_can_not_be_written_to(look):
+def test_the_user_is_unprivileged_and_the_file_system_read_only(content):
     reason = "Permission denied" if ENGINE == "buildah" else "Read-only file system"
-    assert (look["user"], look["written"]) == (65532, reason)
+    assert (content["user"], content["written"]) == (65532, reason)
 
 
-def test_the_image_has_what_the_lock_file_names_and_the_package(look):
+def test_the_image_has_the_locked_packages_and_the_app(content):
     lock = (ROOT / "requirements/app.txt").read_text()
     named = {match.lower() for match in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
-    found = {each.replace("_", "-").replace(".", "-") for each in look["distributions"]}
+    found = {each.replace("_", "-").replace(".", "-") for each in content["distributions"]}
     assert found - named == {"voting"}
-    # Those of other systems and other Pythons only.
+    # For other systems and other Pythons.
     assert named - found <= {"async-timeout", "colorama", "tzdata"}
 
 
-def test_the_image_has_no_tools_and_no_servers(look):
-    assert look["tools"] == []
+def test_the_image_has_no_tools_and_no_servers(content):
+    assert content["tools"] == []
 
 
-def test_it_says_its_version():
+def test_the_command_prints_its_version():
     assert run("--version").stdout.strip() == __version__
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_role_without_settings_says_what_it_needs(role):
+def test_a_role_without_settings_lists_the_required_ones(role):
     refused = run(ROLE=role)
     assert refused.returncode == 2
-    named = {line.strip().partition(":")[0] for line in refused.stderr.splitlines()[1:]}
-    assert (
-        named
-        == {
-            Role.VOTE: {"REDIS_URL", "SECRET_KEYS"},
-            Role.RESULT: {"DATABASE_URL"},
-            Role.WORKER: {"REDIS_URL", "DATABASE_URL"},
-        }[role]
-    )
+    required = {
+        Role.VOTE: {"REDIS_URL", "SECRET_KEYS"},
+        Role.RESULT: {"DATABASE_URL"},
+        Role.WORKER: {"REDIS_URL", "DATABASE_URL"},
+    }
+    listed = {line.strip().partition(":")[0] for line in refused.stderr.splitlines()[1:]}
+    assert listed == required[role]
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_role_runs_is_alive_and_ends_when_asked(role):
-    visit = run("-c", VISIT, entrypoint="python", ROLE=role, **SERVERS)
-    assert visit.returncode == 0, visit.stderr
-    said = json.loads(visit.stdout)
-    assert said["alive"] == "alive\n"
-    assert said["version"].items() >= {"role": role, "version": __version__}.items()
-    assert said["version"]["commit"] == os.environ["VOTING_COMMIT"]
+def test_a_role_is_alive_and_stops_at_sigterm(role):
+    done = run("-c", REQUEST, entrypoint="python", ROLE=role, **SERVERS)
+    assert done.returncode == 0, done.stderr
+    responses = json.loads(done.stdout)
+    assert responses["alive"] == "alive\n"
+    expected = {"role": role, "version": __version__, "commit": os.environ["VOTING_COMMIT"]}
+    assert responses["version"].items() >= expected.items()
 
 
-def test_every_command_is_there():
-    told = run("--help")
-    assert told.returncode == 0
-    for name in ("migrate", "wait", "audit", "replay"):
-        assert f"  {name} " in told.stdout
-
-
-def test_the_migrations_are_there():
+def test_the_image_has_the_migrations():
     failed = run("migrate", DATABASE_URL=SERVERS["DATABASE_URL"])
     assert failed.returncode == 1
     assert failed.stderr.startswith("Error: the database can't be migrated: ")
 
 
-def test_without_its_servers_voting_up_says_so_in_one_line():
+def test_voting_up_without_its_servers_fails_with_one_line():
     refused = run("up", "--data=/app")
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
