@@ -7,7 +7,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from .rendering import ALL, COMPONENTS, DEPLOY, OVERLAYS, of, one, render, title
+from .rendering import ALL, COMPONENTS, DEPLOY, OVERLAYS, of, one, render
 
 OLDEST = 34  # of version 1
 VERSIONS = [
@@ -48,12 +48,6 @@ def test_a_misspelt_field_is_found(version: str):
     vote["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         validate(vote, version)
-
-
-@pytest.mark.parametrize("folder", ALL)
-def test_no_resource_is_rendered_twice(folder: str):
-    names = [(title(each), each["metadata"].get("namespace")) for each in render(folder)]
-    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
