@@ -1,4 +1,4 @@
-"""How fast workers count a backlog, beside an upsert of the same rows."""
+"""How fast workers count a backlog, compared with an upsert of the same rows."""
 
 import asyncio
 from argparse import Namespace

@@ -51,9 +51,9 @@ def growth(stack: Stack, results: Results, _: Namespace) -> None:
         run(queue.fill(stack.redis_socket, MORE))
         with stack.role(Role.WORKER):
             rate = run(drained(stack))
-        results.add(f"count, {name} votes there", rate, "votes/s", "count, 10 k votes there")
+        results.add(f"count, {name} votes stored", rate, "votes/s", "count, 10 k votes stored")
         audited = run(_audit(stack))
-        results.add(f"audit, {name} votes and those", audited, "s")
+        results.add(f"audit, {name} votes stored", audited, "s")
 
 
 async def _totals(stack: Stack) -> float:

@@ -1,4 +1,4 @@
-"""The measurements: medians of repeats, beside their limits."""
+"""The measurements: medians of repeats, compared with their limits."""
 
 import json
 import platform

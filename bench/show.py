@@ -31,7 +31,7 @@ QUERIES = "voting_totals_queries_total"
 
 
 def show(stack: Stack, results: Results, options: Namespace) -> None:
-    """Measure the fragment that pages poll, beside a handler that returns the same bytes."""
+    """Measure the fragment that pages poll, and a bare handler that returns the same bytes."""
     with stack.role(Role.RESULT) as result, tempfile.NamedTemporaryFile() as file:
         results.add("result, idle", result.resident(), "MB")
         response = httpx.get(f"{result.url}/tally")
@@ -65,7 +65,7 @@ def _measure(
     limit: str | None = None,
 ) -> None:
     outcome = run(load.closed(app.url, requests, CONNECTIONS, SECONDS))
-    results.add(name, outcome.rate(status), "answers/s", limit)
+    results.add(name, outcome.rate(status), "responses/s", limit)
 
 
 def see(stack: Stack, results: Results, _: Namespace) -> None:
@@ -89,7 +89,7 @@ def see(stack: Stack, results: Results, _: Namespace) -> None:
         for percent in (50, 99):
             row = f"vote to {name}, {RATE:,} votes/s, p{percent}"
             results.add(row, parts[percent - 1], "s")
-    results.add("totals queries, with those who watch that", queries, "a second")
+    results.add("totals queries, with 21 viewers", queries, "a second")
 
 
 async def _watch(

@@ -25,9 +25,8 @@ def size(stack: Stack, results: Results, options: Namespace) -> None:
 def _image() -> int | None:
     """Return the bytes of the image; None if no builder has it."""
     for engine in filter(shutil.which, ("docker", "podman")):
-        asked = subprocess.run(
-            [engine, "image", "inspect", IMAGE], capture_output=True, text=True, check=False
-        )
-        if asked.returncode == 0:
-            return int(json.loads(asked.stdout)[0]["Size"])
+        command = [engine, "image", "inspect", IMAGE]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return int(json.loads(done.stdout)[0]["Size"])
     return None

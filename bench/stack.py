@@ -1,4 +1,4 @@
-"""What is measured: real servers, and roles started as a container starts them."""
+"""The servers and roles to measure, started as a container starts them."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -32,20 +33,18 @@ FIXED = {"HOST": "127.0.0.1", "LOG_LEVEL": "warning", "LOG_FORMAT": "console"}
 KEY = "a key that only the benchmark has"
 
 
+@dataclass
 class Processes:
-    """Processes that share a port."""
+    """Processes that share the port of `url`."""
 
-    def __init__(
-        self, children: Sequence[Child], port: int, ops: Sequence[int], seconds: float
-    ) -> None:
-        self._children = children
-        self._ops = ops
-        self.url = f"http://127.0.0.1:{port}"
-        self.seconds_to_ready = seconds
+    url: str
+    seconds_to_ready: float
+    _children: Sequence[Child]
+    _ops_ports: Sequence[int]
 
     def counter(self, name: str) -> float:
         """Return the sum of a counter over its labels and all processes."""
-        pages = [httpx.get(f"http://127.0.0.1:{port}/metrics").text for port in self._ops]
+        pages = [httpx.get(f"http://127.0.0.1:{port}/metrics").text for port in self._ops_ports]
         families = chain.from_iterable(map(text_string_to_metric_families, pages))
         return sum(s.value for each in families for s in each.samples if s.name == name)
 
@@ -116,7 +115,8 @@ class Stack:
                     ready=partial(is_ready, "127.0.0.1", ops[-1]),
                 )
                 children.append(exits.enter_context(self.servers.running(program)))
-            yield Processes(children, port, ops, (perf_counter() - start) / number)
+            seconds = (perf_counter() - start) / number
+            yield Processes(f"http://127.0.0.1:{port}", seconds, children, ops)
 
 
 @contextmanager
