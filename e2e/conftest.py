@@ -1,4 +1,4 @@
-"""One suite for the app wherever it runs: `--target=local`, or `--target=cluster`."""
+"""One suite for `voting up` (`--target=local`) and a kind cluster (`--target=cluster`)."""
 
 import os
 import time
