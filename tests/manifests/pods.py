@@ -11,6 +11,12 @@ from .rendering import Resource, every_container, of, one, pod, title, workloads
 # Traefik reads Ingresses from the API server.
 TOKEN_USERS = {"Deployment traefik"}
 
+CONFINED = {
+    "readOnlyRootFilesystem": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+
 
 def every_container_has_requests_and_limits(resources: list[Resource]) -> Iterator[str]:
     for name, container in every_container(resources):
@@ -22,15 +28,8 @@ def every_container_has_requests_and_limits(resources: list[Resource]) -> Iterat
 
 def every_container_is_confined(resources: list[Resource]) -> Iterator[str]:
     for name, container in every_container(resources):
-        context = container.get("securityContext", {})
-        if context.get("readOnlyRootFilesystem") is not True:
-            yield f"{name} can write to its root file system"
-        if context.get("allowPrivilegeEscalation") is not False:
-            yield f"{name} may gain privileges"
-        if context.get("capabilities") != {"drop": ["ALL"]}:
-            yield f"{name} has capabilities"
-        if context.get("privileged"):
-            yield f"{name} is privileged"
+        if container.get("securityContext") != CONFINED:
+            yield f"{name} has the security context {container.get('securityContext')}"
 
 
 def every_pod_is_unprivileged(resources: list[Resource]) -> Iterator[str]:
