@@ -118,12 +118,6 @@ def test_each_pair_is_allowed_or_denied(cluster, listeners, source):
     assert reached == ALLOWED[source]
 
 
-def test_service_names_resolve(cluster):
-    services = ["redis:6379", "postgres:5432"]
-    worker = find_pod(cluster, "worker")
-    wait_for("both services", lambda: try_connect(cluster, worker, services) == set(services))
-
-
 @pytest.mark.parametrize("page", ["vote", "result"])
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/version"])
 @pytest.mark.parametrize("port", ["", ":9090"])
