@@ -1,1 +1,1 @@
-"""A package, for fixtures of its scope to end with its last test."""
+"""A package, so that package-scoped fixtures end with its last test."""

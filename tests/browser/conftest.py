@@ -3,15 +3,15 @@
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
-from support.app import VotingUp
+from support.app import VotingUp, data_folder
 from support.wait import DEADLINE
 
 ARGUMENTS = (
@@ -94,29 +94,21 @@ class Visitors:
             self._errors.append(f"request to another host: {request.url}")
 
 
-@pytest.fixture(scope="package")
-def start_site() -> Iterator[Callable[..., Site]]:
-    """Start the app with these variables; it runs until the last test of this folder."""
-    sites: list[Site] = []
-    with tempfile.TemporaryDirectory(prefix="voting-browser-") as parent:
-        Path(parent).chmod(0o711)
-
-        def start(**environ: str) -> Site:
-            folder = Path(parent) / str(len(sites))
-            folder.mkdir(mode=0o711)
-            sites.append(Site(folder, **environ))
-            return sites[-1]
-
-        yield start
-        codes = [site.up.interrupt() for site in sites]
-        for site in sites:
-            site.up.close()
-    assert codes == [0] * len(sites)
+@contextmanager
+def running(**environ: str) -> Iterator[Site]:
+    """Run the app with these settings, and stop it as a user does."""
+    with data_folder() as folder:
+        site = Site(folder / "data", **environ)
+        yield site
+        code = site.up.interrupt()
+        site.up.close()
+    assert code == 0
 
 
 @pytest.fixture(scope="package")
-def one_site(start_site) -> Site:
-    return start_site()
+def one_site() -> Iterator[Site]:
+    with running() as site:
+        yield site
 
 
 @pytest.fixture
@@ -127,8 +119,9 @@ def site(one_site) -> Site:
 
 
 @pytest.fixture(scope="package")
-def one_hidden_site(start_site) -> Site:
-    return start_site(SHOW_RESULTS="after_close")
+def one_hidden_site() -> Iterator[Site]:
+    with running(SHOW_RESULTS="after_close") as site:
+        yield site
 
 
 @pytest.fixture
@@ -141,9 +134,10 @@ def hidden_site(one_hidden_site) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="package")
-def long_site(start_site) -> Site:
+def long_site() -> Iterator[Site]:
     """The app with texts at the limit of what the settings allow."""
-    return start_site(POLL_TITLE=TITLE, OPTION_A=LONG, OPTION_B=MIXED)
+    with running(POLL_TITLE=TITLE, OPTION_A=LONG, OPTION_B=MIXED) as site:
+        yield site
 
 
 # By module: while Playwright runs, this thread can't run the event loop of another test.

@@ -25,7 +25,7 @@ def choose(page: Page, choice: str) -> None:
 
 
 def hide(page: Page, *, hidden: bool) -> None:
-    """Hide or show the tab, as far as the page can know."""
+    """Make the page take its tab for hidden or shown."""
     page.evaluate(
         """hidden => {
             Object.defineProperty(document, "hidden", {value: hidden, configurable: true})

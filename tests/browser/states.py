@@ -92,7 +92,6 @@ def _(stage: Stage) -> Iterator[Page]:
 def _(stage: Stage) -> Iterator[Page]:
     stage.site.up.close_poll(at=datetime.now(UTC) + timedelta(minutes=12))
     yield _voted(stage, stage.site, "a", "Counted")
-    stage.site.up.open_poll()
 
 
 @state("vote-closed")
