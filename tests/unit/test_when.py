@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from voting.commands.when import When, resolve
+from voting.commands import when
 
 NOW = datetime(2026, 11, 24, 20, 0, 30, tzinfo=UTC)
 
 
 def moment(text, now=NOW):
-    return resolve(When()(text), now)
+    return when.resolve(when.moment(text), now)
 
 
 @pytest.fixture(autouse=True)

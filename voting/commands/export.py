@@ -6,9 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import IO
 
 import click
 
@@ -17,10 +15,6 @@ from voting.database.engine import create_engine
 from voting.database.export import NoSuchRound, VotesHidden, VotesNotKept, open_snapshot
 from voting.poll import formats
 from voting.settings import ExportSettings, load_settings
-
-
-class _ReaderClosed(Exception):
-    """The process that reads stdout has closed it."""
 
 
 @click.command()
@@ -50,11 +44,8 @@ def export(
     the current round, and with SHOW_RESULTS=after_close only after its close.
     """
     settings = load_settings(ExportSettings, server_urls(data))
-    try:
-        with exit_on_error("the votes can't be exported"):
-            asyncio.run(_export(settings, output_format, number, output, votes=votes))
-    except _ReaderClosed:
-        sys.exit(128 + signal.SIGPIPE)  # as a program that SIGPIPE ends
+    with exit_on_error("the votes can't be exported"):
+        asyncio.run(_export(settings, output_format, number, output, votes=votes))
 
 
 async def _export(
@@ -84,9 +75,8 @@ async def _export(
     except NoSuchRound:
         raise click.BadParameter(f"there is no round {number}", param_hint="--round") from None
     except VotesNotKept:
-        raise click.UsageError(
-            "the votes of an earlier round are not kept, only its totals"
-        ) from None
+        message = "the votes of an earlier round are not kept, only its totals"
+        raise click.UsageError(message) from None
     except VotesHidden:
         raise click.ClickException("the votes are hidden until the poll is closed") from None
     finally:
@@ -95,15 +85,12 @@ async def _export(
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """Yield a function that writes to the file, which gets its name when all is on disk.
+    """Yield a function that writes to stdout, or to the file.
 
-    Without a path it writes to stdout.
+    The file gets its name when all is on disk.
     """
     if path is None:
-        # sys.stdout may be unbuffered (PYTHONUNBUFFERED), and then write only a part.
-        with open(sys.stdout.fileno(), "wb", closefd=False) as file:
-            yield partial(_print, file)
-            _print(file, b"", flush=True)
+        yield _write_to_stdout
         return
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -119,14 +106,10 @@ def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         new.unlink(missing_ok=True)
 
 
-def _print(file: IO[bytes], chunk: bytes, *, flush: bool = False) -> None:
+def _write_to_stdout(chunk: bytes) -> None:
+    # Not with sys.stdout: at exit it would try again to write what a failed write has left.
     try:
-        file.write(chunk)
-        if flush:
-            file.flush()
-    except OSError as error:
-        # Closing the file would write the rest of its buffer again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise _ReaderClosed from None
-        raise
+        while chunk:
+            chunk = chunk[os.write(1, chunk) :]
+    except BrokenPipeError:
+        sys.exit(128 + signal.SIGPIPE)  # as a program that SIGPIPE ends

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.commands.context import data_option, exit_on_error, json_option, run_on_servers, to_json
-from voting.commands.when import Moment, When, resolve
+from voting.commands.when import Moment, moment, resolve
 from voting.database.engine import DATABASE_ERRORS, in_one_line
 from voting.database.poll import close_poll, reopen_poll, start_round
 from voting.database.totals import fetch_final_results, fetch_result
@@ -60,7 +60,7 @@ def status(data: Path | None, *, json_output: bool) -> None:
 @data_option
 @click.option(
     "--at",
-    type=When(),
+    type=moment,
     metavar="TIME",
     help="Close at this time: 20:15, 2026-11-24T20:15, +10m (default: now).",
 )
