@@ -5,14 +5,15 @@ from pathlib import Path
 
 import click
 
-from voting.commands.context import data_option, json_option, run_on_servers, to_json
+from voting.commands import options
+from voting.commands.context import run_on_servers, to_json
 from voting.reconcile import audit as auditing
 from voting.reconcile import replay as replaying
 
 
 @click.command()
-@data_option
-@json_option
+@options.data
+@options.json
 def audit(data: Path | None, *, json_output: bool) -> None:
     """Check that queue, votes and tally agree.
 
@@ -37,8 +38,8 @@ def audit(data: Path | None, *, json_output: bool) -> None:
 
 
 @click.command()
-@data_option
-@json_option
+@options.data
+@options.json
 def replay(data: Path | None, *, json_output: bool) -> None:
     """Recount ballots that a restored database lost.
 

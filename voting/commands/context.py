@@ -1,4 +1,4 @@
-"""What the operator's commands share: options, connections to the servers, errors."""
+"""What the operator's commands share: connections to the servers, errors, JSON."""
 
 import asyncio
 import json
@@ -21,14 +21,6 @@ from voting.queue.state import QueueState
 from voting.settings import ServersSettings, default_data_dir, load_settings
 
 _Result = TypeVar("_Result")
-
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Data directory of a running `voting up`, whose servers are used if none is set.",
-)
-json_option = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
 
 
 def run_on_servers(

@@ -5,6 +5,7 @@ import os
 
 import click
 
+from voting.commands import options
 from voting.database import schema
 from voting.database.engine import DATABASE_ERRORS, in_one_line
 from voting.settings import DatabaseSettings, load_settings
@@ -12,13 +13,7 @@ from voting.telemetry.logging import configure
 
 
 @click.command()
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0,
-    metavar="SECONDS",
-    help="Wait this long for the database server to respond.",
-)
+@options.wait(help="Wait this long for the database server to respond.")
 def migrate(wait: float) -> None:
     """Migrate the database to this version.
 

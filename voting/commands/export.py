@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from voting.commands.context import data_option, exit_on_error, server_urls
+from voting.commands import options
+from voting.commands.context import exit_on_error, server_urls
 from voting.database.engine import create_engine
 from voting.database.export import NoSuchRound, VotesHidden, VotesNotKept, open_snapshot
 from voting.poll import formats
@@ -18,7 +19,7 @@ from voting.settings import ExportSettings, load_settings
 
 
 @click.command()
-@data_option
+@options.data
 @click.option(
     "--format",
     "output_format",

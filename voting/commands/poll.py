@@ -13,7 +13,8 @@ import click
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting.commands.context import data_option, exit_on_error, json_option, run_on_servers, to_json
+from voting.commands import options
+from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
 from voting.database.engine import DATABASE_ERRORS, in_one_line
 from voting.database.poll import close_poll, reopen_poll, start_round
@@ -26,8 +27,6 @@ from voting.reconcile.poll import finalize, reconcile
 from voting.settings import ShowResultsSettings, load_settings
 
 POLL_INTERVAL = 0.2  # seconds between two checks whether the totals are final
-
-yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,8 @@ class Status:
 
 
 @click.command()
-@data_option
-@json_option
+@options.data
+@options.json
 def status(data: Path | None, *, json_output: bool) -> None:
     """Show the state of the poll.
 
@@ -57,21 +56,15 @@ def status(data: Path | None, *, json_output: bool) -> None:
 
 
 @click.command()
-@data_option
+@options.data
 @click.option(
     "--at",
     type=moment,
     metavar="TIME",
     help="Close at this time: 20:15, 2026-11-24T20:15, +10m (default: now).",
 )
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0,
-    metavar="SECONDS",
-    help="Wait this long for the totals to be final; exit with 1 if they are not.",
-)
-@yes_option
+@options.wait(help="Wait this long for the totals to be final; exit with 1 if they are not.")
+@options.yes
 def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> None:
     """Close the poll, now or at a time.
 
@@ -96,8 +89,8 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
 
 
 @click.command("open")
-@data_option
-@yes_option
+@options.data
+@options.yes
 def reopen(data: Path | None, *, yes: bool) -> None:
     """Reopen the poll, or cancel a planned close.
 
@@ -112,8 +105,8 @@ def reopen(data: Path | None, *, yes: bool) -> None:
 
 
 @click.command()
-@data_option
-@yes_option
+@options.data
+@options.yes
 def reset(data: Path | None, *, yes: bool) -> None:
     """Start the next round.
 
