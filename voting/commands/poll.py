@@ -83,7 +83,13 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
     if not poll.allows(Event.CLOSE):
         raise click.ClickException(f"round {poll.round} is closed already: {_state(poll)}")
     if not yes:
-        _confirm(*_consequences_of_close(poll, closes_at))
+        planned = f"This replaces the close planned for {_utc(poll.closes_at)}."
+        _confirm(
+            f"Close round {poll.round} {f'at {_utc(closes_at)}' if closes_at else 'now'}?",
+            "Votes are refused from then on. "
+            "Ballots accepted before are counted, then it is final.",
+            *([planned] if poll.closes_at else []),
+        )
     wait_for_totals = 0 if closes_at else wait
     _change(data, failure, lambda engine: close_poll(engine, at=closes_at), wait_for_totals)
 
@@ -192,13 +198,6 @@ def _confirm(question: str, *consequences: str) -> None:
     click.echo(text)
     if not click.confirm("Continue?"):
         raise click.ClickException("nothing was changed")
-
-
-def _consequences_of_close(poll: Poll, at: datetime | None) -> Iterator[str]:
-    yield f"Close round {poll.round} {f'at {_utc(at)}' if at else 'now'}?"
-    yield "Votes are refused from then on. Ballots accepted before are counted, then it is final."
-    if poll.closes_at is not None:
-        yield f"This replaces the close planned for {_utc(poll.closes_at)}."
 
 
 def _consequences_of_open(found: Status) -> Iterator[str]:
