@@ -1,47 +1,32 @@
 """The parts of the load generator that need no server."""
 
+import asyncio
 import math
-from itertools import product
-from pathlib import Path
+from itertools import chain, count, product, repeat
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.wait import until
 
-from voting.load.check import Expected, compare
-from voting.load.generator import VoterPool, choose
+from voting.load.check import Expected, check, compare, wait_until_stable
+from voting.load.generator import LoadGenerator, VoterPool, choose
 from voting.load.latency import Latencies
-from voting.load.pages import Voter
+from voting.load.pages import PageError, Voter
 from voting.load.record import (
     Acknowledgement,
     Header,
-    Record,
     RecordError,
     RecordWriter,
     Totals,
     VoteResult,
+    read_record,
 )
 from voting.poll.ballot import Choice, Version
 
 A, B = Choice.A, Choice.B
 ACKNOWLEDGED, REFUSED, UNKNOWN, NO_RESPONSE = Acknowledgement
-NOTHING = Totals(0, 0, 0)
-HEADER = Header("1.2", "http://v", "http://r", "2026-01-01T00:00:00+00:00", Totals(3, 4, 7))
-
-# --- voters
-
-
-@given(st.integers(1, 5), st.floats(0, 1), st.integers(0, 60))
-def test_there_are_never_more_voters_than_the_limit(limit, ratio, votes):
-    pool, voters = VoterPool(limit, ratio), set()
-    for _ in range(votes):
-        voter = pool.pick()
-        if voter is None:
-            voter = Voter(f"voter={len(voters)}")
-            pool.add(voter)
-        voters.add(voter.id)
-    assert len(voters) <= limit
 
 
 @pytest.mark.parametrize(
@@ -69,36 +54,112 @@ def test_a_voter_that_votes_again_picks_the_other_option(last, choices):
     assert {choose(last) for _ in range(100)} == choices
 
 
-# --- latencies
-
-
-def counted(durations):
+@given(st.lists(st.floats(0, 1e5), min_size=1), st.floats(0, 1))
+def test_a_quantile_is_within_one_percent_of_the_true_one_from_10_us_on(durations, share):
     latencies = Latencies()
+    assert latencies.quantile(share) is None
     for each in durations:
         latencies.add(each)
-    return latencies
-
-
-SECONDS = st.floats(min_value=1e-5, max_value=1e5)
-
-
-@given(st.lists(SECONDS, min_size=1), st.lists(SECONDS), st.floats(min_value=0, max_value=1))
-def test_a_quantile_is_within_one_percent_of_the_true_one(some, others, share):
-    durations = sorted(some + others)
-    true = durations[max(1, math.ceil(share * len(durations))) - 1]
-    latencies = counted(some)
-    latencies.include(counted(others))
+    true = sorted(durations)[max(1, math.ceil(share * len(durations))) - 1]
     assert latencies.count == len(durations)
-    assert latencies.quantile(share) == pytest.approx(true, rel=0.01 + 1e-9)
+    assert latencies.quantile(share) == pytest.approx(max(true, 1e-5), rel=0.01 + 1e-9)
 
 
-def test_latencies_have_no_quantile_without_durations_and_count_none_below_10_us():
-    assert Latencies().quantile(0.5) is None
-    assert counted([0.0, -1.0]).quantile(1) == pytest.approx(1e-5, rel=0.01 + 1e-9)
+# --- the generator
 
 
-def test_the_memory_of_latencies_does_not_grow_with_their_number():
-    assert len(counted(index / 1e4 for index in range(100_000))._buckets) < 700
+class App:
+    """Holds votes until `release`, in place of a server; `recorded` is what the load records."""
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setattr("voting.load.generator.vote", self.vote)
+        self.release = asyncio.Event()
+        self.in_flight = self.most = 0
+        self.recorded = []
+
+    async def vote(self, _, voter, choice):
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        await self.release.wait()
+        self.in_flight -= 1
+        return VoteResult(voter.id, choice, ACKNOWLEDGED)
+
+    def record(self, *vote):
+        self.recorded.append(vote)
+
+    async def load(self, in_flight, **options):
+        """Start a load, and wait until so many votes are in flight."""
+        voters = count()
+        options = {"connections": 8, "mint": lambda: f"voter={next(voters)}", **options}
+        generator = LoadGenerator("http://localhost", self.record, **options)
+        running = asyncio.create_task(generator.run())
+        await until(lambda: self.in_flight >= in_flight)
+        return generator, running
+
+
+@pytest.fixture
+async def app(monkeypatch):
+    return App(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [({"votes": 20}, 8), ({"votes": 20, "rate": 1e6}, 8), ({"votes": 30, "voters": 3}, 3)],
+)
+async def test_each_connection_has_one_vote_in_flight_and_voters_of_its_own(app, options, most):
+    _, running = await app.load(most, **options)
+    app.release.set()
+    await running
+    assert (len(app.recorded), app.most) == (options["votes"], most)
+    assert len({result.voter for _, _, result in app.recorded}) <= options.get("voters", 20)
+
+
+async def test_latency_starts_when_a_vote_is_due(app):
+    loop = asyncio.get_running_loop()
+    _, running = await app.load(1, votes=2, rate=1e6, connections=1)
+    start = loop.time()
+    await asyncio.sleep(0.05)
+    held = loop.time() - start
+    app.release.set()
+    await running
+    # The second waited for the first, though its response came at once.
+    assert all(seconds > held for _, seconds, _ in app.recorded)
+
+
+@pytest.mark.parametrize(("rate", "sent"), [(None, 8), (0.001, 1)])
+@pytest.mark.parametrize("released", [True, False])
+async def test_a_stopped_load_sends_no_more_and_waits_for_votes_in_flight(
+    app, monkeypatch, rate, sent, released
+):
+    monkeypatch.setattr("voting.load.generator._DRAIN_TIMEOUT", 30 if released else 0)
+    generator, running = await app.load(sent, rate=rate)
+    generator.stop()
+    if released:
+        app.release.set()
+    await running
+    told = ACKNOWLEDGED if released else NO_RESPONSE  # it may be recorded
+    assert [result.acknowledgement for _, _, result in app.recorded] == [told] * sent
+
+
+async def test_a_voter_whose_page_does_not_open_has_not_voted(app, monkeypatch):
+    async def fail(_):
+        raise PageError
+
+    monkeypatch.setattr("voting.load.generator.new_voter", fail)
+    _, running = await app.load(0, votes=3, voters=2, mint=None)
+    await running
+    assert [(told, result) for told, _, result in app.recorded] == [(REFUSED, None)] * 3
+
+
+async def test_an_error_of_the_record_ends_the_load(app):
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    app.record = fail
+    _, running = await app.load(8)
+    app.release.set()
+    with pytest.raises(OSError, match="full"):
+        await running
 
 
 # --- the expected totals
@@ -141,70 +202,105 @@ def test_the_ranges_hold_all_that_a_correct_app_may_show_and_nothing_else(histor
         assert expected.count(*choices) == (least, most)
 
 
-CERTAIN = st.lists(
-    st.tuples(st.sampled_from(Choice), st.sampled_from([ACKNOWLEDGED, REFUSED]), st.integers(0, 5))
-)
-
-
-@given(CERTAIN, st.integers(0, 9), st.integers(-2, 2), st.integers(-2, 2))
-def test_without_unknown_votes_one_result_is_right_and_every_other_is_wrong(
-    votes, before, more, less
-):
-    newest = {voter: choice for choice, each, voter in votes if each is ACKNOWLEDGED}
-    a, b = (list(newest.values()).count(choice) + before for choice in (A, B))
-    totals = Totals(a + more, b + less, a + b + more + less)
-    expected = Expected(result(*vote) for vote in votes)
-    verdict = compare(expected, Totals(before, before, 2 * before), totals)
-    assert verdict.agrees is (more == less == 0)
-    assert verdict.line.startswith("exact: " if verdict.agrees else "differs: ")
-
-
-def test_the_line_has_the_totals_and_those_that_were_expected():
-    votes = [
-        *(result(A, ACKNOWLEDGED, voter) for voter in range(1200)),
-        result(B, ACKNOWLEDGED, 9999),
-    ]
-    expected = Expected([*votes, result(B, ACKNOWLEDGED, 9999)])
-    assert compare(expected, NOTHING, Totals(1200, 1, 1201)).line == "exact: a 1,200, b 1"
-    assert (
-        compare(expected, NOTHING, Totals(1199, 1, 1200)).line
-        == "differs: a 1,199 instead of 1,200, b 1, votes 1,200 instead of 1,201"
-    )
-
-
-def test_unknown_votes_give_a_range_and_a_result_in_it_is_consistent():
-    expected = Expected(
-        [result(A, ACKNOWLEDGED, 1), result(B, UNKNOWN, 1), result(B, NO_RESPONSE, 2)]
-    )
-    for totals in (Totals(1, 0, 1), Totals(0, 1, 1), Totals(1, 1, 2), Totals(0, 2, 2)):
-        verdict = compare(expected, NOTHING, totals)
-        assert verdict.agrees
-        assert verdict.line.startswith("consistent: a ")
-        assert "(0 to 1)" in verdict.line
-    assert not compare(expected, NOTHING, Totals(1, 2, 3)).agrees
-    assert not compare(expected, NOTHING, Totals(0, 0, 0)).agrees
-
-
-HIDDEN = Totals(None, None, 4)
+CERTAIN = [result(A, ACKNOWLEDGED, voter) for voter in range(1200)] + [result(B, ACKNOWLEDGED)]
+UNSURE = [result(A, ACKNOWLEDGED), result(B, UNKNOWN), result(B, NO_RESPONSE, 2)]
+WRONG = "differs: a 6 instead of 5, b 0, votes 6 instead of 5"
+HIDDEN = "; the votes of each option are hidden"
 
 
 @pytest.mark.parametrize(
-    ("before", "now"),
+    ("votes", "before", "now", "line"),
     [
-        (HIDDEN, Totals(None, None, 5)),
-        (HIDDEN, Totals(3, 2, 5)),
-        (Totals(2, 2, 4), Totals(None, None, 5)),
+        (CERTAIN, (0, 0, 0), (1199, 1, 1200), "exact: a 1,199, b 1"),
+        (CERTAIN, (5, 2, 7), (1204, 3, 1207), "exact: a 1,204, b 3"),
+        (
+            CERTAIN,
+            (0, 0, 0),
+            (1198, 1, 1199),
+            "differs: a 1,198 instead of 1,199, b 1, votes 1,199 instead of 1,200",
+        ),
+        (CERTAIN, (0, 0, 0), (1199, 2, 1200), "differs: a 1,199, b 2 instead of 1"),
+        (UNSURE, (0, 0, 0), (1, 0, 1), "consistent: a 1 (0 to 1), b 0 (0 to 2)"),
+        (UNSURE, (0, 0, 0), (0, 2, 2), "consistent: a 0 (0 to 1), b 2 (0 to 2)"),
+        (
+            UNSURE,
+            (0, 0, 0),
+            (1, 2, 3),
+            "differs: a 1 (0 to 1), b 2 (0 to 2), votes 3 instead of 1 to 2",
+        ),
+        (UNSURE[:1], (None, None, 4), (None, None, 5), f"exact: votes 5{HIDDEN}"),
+        (UNSURE[:1], (None, None, 4), (3, 2, 5), f"exact: votes 5{HIDDEN}"),
+        (UNSURE[:1], (2, 2, 4), (None, None, 4), f"differs: votes 4 instead of 5{HIDDEN}"),
     ],
 )
-def test_of_hidden_votes_the_number_of_voters_is_compared(before, now):
-    verdict = compare(Expected([result(A, ACKNOWLEDGED)]), before, now)
-    assert verdict.agrees
-    assert verdict.line == "exact: votes 5; the votes of each option are hidden"
-    assert not compare(Expected(), before, now).agrees
+def test_the_verdict_compares_the_totals_with_those_expected(votes, before, now, line):
+    verdict = compare(Expected(votes), Totals(*before), Totals(*now))
+    assert verdict == (not line.startswith("differs"), line)
+
+
+# --- the check
+
+
+class Clock:
+    """Stands in for asyncio: sleeping takes no time."""
+
+    now = 0.0
+
+    def get_running_loop(self):
+        return self
+
+    def time(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def show(monkeypatch):
+    """Let the result page show these votes for `a`, and the last of them forever; None: fail."""
+
+    def show(*votes):
+        shown = chain(votes, repeat(votes[-1]))
+
+        async def fetch(_):
+            if (a := next(shown)) is None:
+                raise PageError("no page")
+            return Totals(a, 0, a)
+
+        monkeypatch.setattr("voting.load.check.fetch_totals", fetch)
+        monkeypatch.setattr("voting.load.check.asyncio", Clock())
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ("shown", "line"),
+    [
+        *((each, "exact: a 5, b 0") for each in ([5], [0, 1, 2, 5], [1, None, 2, 5], [9, 8, 5])),
+        ([*range(5), *[4] * 20, *[6] * 20, 5], "exact: a 5, b 0"),  # patience starts again
+        *((each, WRONG) for each in ([6], [1, 2, 6], [3, 4, 5, 6], [5, None, 6])),
+        ([5, None], "unknown: no page"),
+    ],
+)
+async def test_totals_that_stay_are_compared(show, shown, line):
+    show(*shown)
+    expected = Expected(result(A, ACKNOWLEDGED, voter) for voter in range(5))
+    verdict = await check(None, expected, Totals(0, 0, 0), patience=6)
+    assert verdict == (line.startswith("exact"), line)
+
+
+async def test_earlier_votes_are_counted_first(show):
+    show(1, 1, 2, 2, 3, 4)
+    assert await wait_until_stable(None) == Totals(4, 0, 4)
+    show(*range(100))
+    with pytest.raises(PageError, match="others vote"):
+        await wait_until_stable(None)
 
 
 # --- the record
 
+HEADER = Header("1.2", "http://v", "http://r", "2026-01-01T00:00:00+00:00", Totals(3, 4, 7))
 RESULTS = [
     result(A, ACKNOWLEDGED, 1)._replace(version=Version(17, 3), status=303),
     result(B, REFUSED, 2),
@@ -213,7 +309,9 @@ RESULTS = [
 ]
 
 
-def write(path: Path) -> Path:
+@pytest.fixture
+def record(tmp_path):
+    path = tmp_path / "record"
     with path.open("w") as file:
         writer = RecordWriter(file, HEADER)
         for each in RESULTS:
@@ -221,35 +319,23 @@ def write(path: Path) -> Path:
     return path
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path):
-    results = []
-    record = Record.read(write(tmp_path / "record"), results.append)
-    assert (record.header, record.complete, results) == (HEADER, True, RESULTS)
-
-
-@pytest.mark.parametrize("cut", [1, 20])
-def test_a_record_whose_last_line_is_cut_off_is_read_without_it(tmp_path, cut):
-    path = write(tmp_path / "record")
-    path.write_text(path.read_text()[:-cut])
-    results = []
-    assert not Record.read(path, results.append).complete
-    assert results == RESULTS[:-1]
+@pytest.mark.parametrize(("cut", "number"), [(0, 4), (1, 3), (20, 3)])
+def test_a_record_is_read_as_it_was_written_without_a_last_line_that_is_cut_off(
+    record, cut, number
+):
+    text, results = record.read_text(), []
+    record.write_text(text[: len(text) - cut])
+    assert read_record(record, results.append) == (HEADER, cut == 0)
+    assert results == RESULTS[:number]
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "7", '{"voter":"x"}', '{"choice":"c","acknowledgement":"unknown"}', ""]
+    ("number", "line"),
+    [(1, "\xff"), *product([1, 3], ["", "{", "7", "[]", '{"voter":"x"}', '{"before":1}'])],
 )
-def test_the_first_line_that_is_not_of_a_record_is_named(tmp_path, line):
-    path = write(tmp_path / "record")
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], line, *lines[2:], ""]))
-    with pytest.raises(RecordError, match=r"record: line 3 is not of a record"):
-        Record.read(path, [].append)
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]\n", '{"before": 1}\n', "\xff"])
-def test_a_file_without_a_header_is_not_a_record(tmp_path, text):
-    path = tmp_path / "record"
-    path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(RecordError, match="line 1 "):
-        Record.read(path, [].append)
+def test_the_first_line_that_is_not_of_a_record_is_named(record, number, line):
+    lines = record.read_text().splitlines()
+    lines[number - 1] = line
+    record.write_text("\n".join([*lines, ""]), encoding="latin-1")
+    with pytest.raises(RecordError, match=rf"record: line {number} is not of a record"):
+        read_record(record, [].append)

@@ -5,7 +5,6 @@ It never follows a redirect and never sends a request twice.
 
 import asyncio
 import json
-import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -194,7 +193,8 @@ class Connection:
             try:
                 await self._receiver.connect(self._address)
             except OSError as error:
-                raise NotSent(_reason(error)) from error
+                reason = error.strerror or str(error) or f"no connection in {CONNECT_TIMEOUT:g} s"
+                raise NotSent(reason) from error
         received = self._receiver.request(request)
         try:
             async with asyncio.timeout(self._timeout):
@@ -207,9 +207,3 @@ class Connection:
         if not response.status:
             raise NoResponse("the server closed the connection")
         return response
-
-
-def _reason(error: OSError) -> str:
-    if error.errno is None or error.errno <= 0 or isinstance(error, ssl.SSLError):
-        return str(error) or f"no connection in {CONNECT_TIMEOUT:g} s"
-    return os.strerror(error.errno)  # without the address, which asyncio repeats

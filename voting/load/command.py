@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
-from math import isfinite
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from voting.load.check import check as check_result
 from voting.load.client import Connection
 from voting.load.generator import LoadGenerator
 from voting.load.pages import PageError, PageUnavailable, new_voter
-from voting.load.record import Header, Record, RecordError, RecordWriter
+from voting.load.record import Header, RecordError, RecordWriter, Totals, read_record
 from voting.load.report import Report, echo
 from voting.settings import LoadSettings, load_settings
 
@@ -31,23 +31,21 @@ RATE = 100.0  # votes a second, without --rate and --votes
 
 
 _COUNT = click.IntRange(min=1)
-_POSITIVE = click.FloatRange(0, min_open=True)
 _FILE = click.Path(path_type=Path)
 
 
-# FloatRange accepts NaN and infinity.
-def _finite(_: click.Context, __: click.Parameter, number: float | None) -> float | None:
-    if number is not None and not isfinite(number):
-        raise click.BadParameter("must be a finite number")
-    return number
+def _positive(text: str) -> float:  # click.FloatRange accepts NaN and infinity
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < inf:
+            return number
+    raise click.BadParameter("must be a positive number")
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--votes", type=_COUNT, metavar="N", help="Number of votes (default: no limit).")
 @click.option(
     "--rate",
-    type=_POSITIVE,
-    callback=_finite,
+    type=_positive,
     metavar="R",
     help="Votes a second (default: 100; with --votes: as fast as responses come).",
 )
@@ -82,8 +80,7 @@ def _finite(_: click.Context, __: click.Parameter, number: float | None) -> floa
 )
 @click.option(
     "--timeout",
-    type=_POSITIVE,
-    callback=_finite,
+    type=_positive,
     default=60,
     metavar="SECONDS",
     help="Fail after the result has differed without changing for this long.",
@@ -116,9 +113,8 @@ def load(
         urls = {"VOTE_URL": vote_url, "RESULT_URL": result_url}
         environ = {**os.environ, **{name: url for name, url in urls.items() if url}}
         settings = load_settings(LoadSettings, environ)
-        command: Callable[..., Awaitable[Verdict | None]] = partial(
-            _load, settings, options, record, timeout if check else None
-        )
+        patience = timeout if check else None
+        command: _Command = partial(_load, settings, options, record, patience)
     else:
         command = partial(_check_record, check, result_url, timeout)
     sys.exit(uvloop.run(_run(command)))
@@ -143,7 +139,10 @@ class _Signals:
             self._command.cancel()
 
 
-async def _run(command: Callable[[_Signals], Awaitable[Verdict | None]]) -> int:
+_Command = Callable[[_Signals], Awaitable[Verdict | None]]
+
+
+async def _run(command: _Command) -> int:
     """Return the exit code: 1 if a page does not respond, or the result differs."""
     signals = _Signals()
     try:
@@ -172,23 +171,22 @@ async def _load(
         with suppress(PageUnavailable):
             await new_voter(vote_page)
     async with Connection(settings.result_url) as result_page:
-        before = expected = writer = None
-        if path is not None or patience is not None:
-            before = await wait_until_stable(result_page)
-            expected = Expected()
-        with ExitStack() as files:
-            if path is not None and before is not None:
-                # Line buffering: a killed load leaves all its votes in the record.
-                file = files.enter_context(path.open("w", encoding="utf-8", buffering=1))
+        compares = path is not None or patience is not None
+        before = await wait_until_stable(result_page) if compares else Totals(None, None, 0)
+        expected = Expected()
+        listeners = [expected.add] if patience else []
+        # Line buffering: a killed load leaves all its votes in the record.
+        with path.open("w", encoding="utf-8", buffering=1) if path else nullcontext() as file:
+            if file is not None:
                 urls = (settings.vote_url, settings.result_url)
                 started = datetime.now(UTC).isoformat(timespec="seconds")
-                writer = RecordWriter(file, Header(__version__, *urls, started, before))
-            async with Report(expected, writer) as report:
-                generator = LoadGenerator(settings.vote_url, report.record, **options)
-                signals.generator = generator
-                await generator.run()
+                header = Header(__version__, *urls, started, before)
+                listeners.append(RecordWriter(file, header).add)
+            async with Report(*listeners) as report:
+                signals.generator = LoadGenerator(settings.vote_url, report.record, **options)
+                await signals.generator.run()
         signals.generator = None  # from now on, a signal ends the command
-        if patience is None or expected is None or before is None:
+        if patience is None:
             return None
         return await check_result(result_page, expected, before, patience)
 
@@ -197,10 +195,9 @@ async def _check_record(
     path: Path, result_url: str | None, patience: float, _: _Signals
 ) -> Verdict:
     expected = Expected()
-    record = Record.read(path, expected.add)
-    if not record.complete:
+    header, complete = read_record(path, expected.add)
+    if not complete:
         echo("voting: the end of the record is cut off, so votes may be missing", to=2)
-    url = result_url or record.header.result_url
-    settings = load_settings(LoadSettings, {"RESULT_URL": url})
+    settings = load_settings(LoadSettings, {"RESULT_URL": result_url or header.result_url})
     async with Connection(settings.result_url) as result_page:
-        return await check_result(result_page, expected, record.header.before, patience)
+        return await check_result(result_page, expected, header.before, patience)

@@ -22,10 +22,6 @@ class Latencies:
     def add(self, seconds: float) -> None:
         self._buckets[math.ceil(math.log(max(seconds, _SHORTEST), _GROWTH))] += 1
 
-    def include(self, other: "Latencies") -> None:
-        """Add all durations that `other` has counted."""
-        self._buckets.update(other._buckets)  # noqa: SLF001 - of the same class
-
     @property
     def count(self) -> int:
         return self._buckets.total()

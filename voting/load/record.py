@@ -76,30 +76,24 @@ class RecordWriter:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
-@dataclass(slots=True)
-class Record:
-    """A record that was read; `complete` is false if its last line was cut off."""
+def read_record(path: Path, add: Callable[[VoteResult], None]) -> tuple[Header, bool]:
+    """Call `add` with each vote in turn. Return the header, and False if the end is cut off.
 
-    header: Header
-    complete: bool = True
-
-    @classmethod
-    def read(cls, path: Path, add: Callable[[VoteResult], None]) -> "Record":
-        """Call `add` with each vote in turn. Raises OSError and RecordError."""
-        number = 1
-        try:
-            with path.open(encoding="utf-8") as file:
-                fields = json.loads(file.readline())
-                record = cls(Header(**fields | {"before": Totals(**fields["before"])}))
-                for number, line in enumerate(file, start=2):  # noqa: B007 - for the error
-                    if not line.endswith("\n"):
-                        record.complete = False
-                        break
-                    fields = json.loads(line)
-                    fields["choice"] = Choice(fields["choice"])
-                    fields["acknowledgement"] = Acknowledgement(fields["acknowledgement"])
-                    fields["version"] = fields["version"] and Version.parse(fields["version"])
-                    add(VoteResult(**fields))
-        except (ValueError, TypeError, KeyError):
-            raise RecordError(f"{path}: line {number} is not of a record") from None
-        return record
+    Raises OSError and RecordError.
+    """
+    number = 1
+    try:
+        with path.open(encoding="utf-8") as file:
+            fields = json.loads(file.readline())
+            header = Header(**fields | {"before": Totals(**fields["before"])})
+            for number, line in enumerate(file, start=2):  # noqa: B007 - for the error
+                if not line.endswith("\n"):
+                    return header, False
+                fields = json.loads(line)
+                fields["choice"] = Choice(fields["choice"])
+                fields["acknowledgement"] = Acknowledgement(fields["acknowledgement"])
+                fields["version"] = fields["version"] and Version.parse(fields["version"])
+                add(VoteResult(**fields))
+    except (ValueError, TypeError, KeyError):
+        raise RecordError(f"{path}: line {number} is not of a record") from None
+    return header, True

@@ -5,12 +5,12 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from voting.load.check import Expected
 from voting.load.latency import Latencies
-from voting.load.record import Acknowledgement, RecordWriter, VoteResult
+from voting.load.record import Acknowledgement, VoteResult
 
 _CLEAR_LINE = "\r\x1b[K"
 
@@ -22,15 +22,14 @@ def echo(text: str, to: int = 1, end: str = "\n") -> None:
 
 
 class Report:
-    """Passes each vote on to the record and to the expected totals, and prints progress.
+    """Passes each vote on to `listeners`, and prints progress.
 
     A context: it prints a line each second, and the summary at the end. Latencies are of all votes,
     whatever their result.
     """
 
-    def __init__(self, expected: Expected | None, writer: RecordWriter | None) -> None:
-        self._expected = expected
-        self._writer = writer
+    def __init__(self, *listeners: Callable[[VoteResult], None]) -> None:
+        self._listeners = listeners
         self._counts: Counter[Acknowledgement] = Counter()
         self._all, self._second = Latencies(), Latencies()
         self._start = time.monotonic()
@@ -40,12 +39,11 @@ class Report:
         self, acknowledgement: Acknowledgement, seconds: float, result: VoteResult | None
     ) -> None:
         self._counts[acknowledgement] += 1
+        self._all.add(seconds)
         self._second.add(seconds)
         if result is not None:
-            if self._expected is not None:
-                self._expected.add(result)
-            if self._writer is not None:
-                self._writer.add(result)
+            for each in self._listeners:
+                each(result)
 
     async def __aenter__(self) -> Self:
         self._start = time.monotonic()
@@ -54,7 +52,6 @@ class Report:
 
     async def __aexit__(self, *_: object) -> None:
         self._ticking.cancel()
-        self._all.include(self._second)
         seconds = time.monotonic() - self._start
         if self._terminal:
             echo(_CLEAR_LINE, end="")
@@ -71,7 +68,6 @@ class Report:
                 echo(_CLEAR_LINE + line[:width], end="")
             else:
                 echo(line)
-            self._all.include(self._second)
             self._second = Latencies()
             last = now
 
