@@ -76,9 +76,6 @@ def socket_dir(data: Path) -> Path:
     URLs.
     """
     run = data / "run"
-    with _writes_to(data):
-        if run.is_symlink():  # earlier versions linked to the temporary one
-            run.unlink()
     shutil.rmtree(run, ignore_errors=True)
     if len(str(run)) > _MAX_SOCKET_DIR or not re.fullmatch(r"[\w./-]+", str(run), re.ASCII):
         return Path(tempfile.mkdtemp(prefix="voting-"))

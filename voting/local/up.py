@@ -32,22 +32,14 @@ WITHHELD_ENV = {
 }
 
 
-class Scale(click.ParamType[tuple[Role, int], str]):
-    """ROLE=N: the number of processes of a role."""
-
-    name = "scale"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Role, int]:
-        name, _, number = value.partition("=")
-        try:
-            role, count = Role(name), int(number)
-        except ValueError:
-            count = 0
-        if count < 1:
-            self.fail("must be like worker=3", param, ctx)
-        return role, count
+def _scale(text: str) -> tuple[Role, int]:
+    """Parse ROLE=N: the number of processes of a role."""
+    name, _, number = text.partition("=")
+    with suppress(ValueError):
+        role, count = Role(name), int(number)
+        if count > 0:
+            return role, count
+    raise click.BadParameter("must be like worker=3")
 
 
 _PORT = click.IntRange(0, 65535)
@@ -65,7 +57,7 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--result-port", type=_PORT, default=8081, metavar="PORT", help="Default: 8081.")
 @click.option(
     "--scale",
-    type=Scale(),
+    type=_scale,
     multiple=True,
     metavar="ROLE=N",
     help="Run N processes of a role. Can be repeated for other roles.",
@@ -94,33 +86,29 @@ class Stack:
     scale: Mapping[Role, int]
     host: str
     _children: list[Child] = field(default_factory=list)
-    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _exits: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def run(self) -> None:
         """Start everything, wait for a signal, stop everything. Raises StartError."""
-        self._handle_signals()
-        async with self._exits as exits:
-            lock = await acquire_lock(self.data)
-            exits.callback(os.close, lock)
-            self.ports = {role: self._reserve_port(port) for role, port in self.ports.items()}
-            data_dir = DataDir(self.data, socket_dir(self.data))
-            exits.callback(shutil.rmtree, data_dir.run, ignore_errors=True)
-            exits.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
-            guardian = Guardian(lock)
-            exits.callback(guardian.close)
-            exits.push_async_callback(self._stop)
-            await self._until_stopped(self._start(guardian, data_dir))
+        async with self._exits:
+            running = asyncio.create_task(self._run())
+            self._handle_signals(running)
+            with suppress(asyncio.CancelledError):
+                await running
 
-    async def _until_stopped(self, start: Coroutine[Any, Any, None]) -> None:
-        starting = asyncio.create_task(start)
-        waiting = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            await waiting
-        starting.cancel()
-        await asyncio.wait({starting})
+    async def _run(self) -> None:
+        exits = self._exits
+        lock = await acquire_lock(self.data)
+        exits.callback(os.close, lock)
+        self.ports = {role: self._reserve_port(port) for role, port in self.ports.items()}
+        data_dir = DataDir(self.data, socket_dir(self.data))
+        exits.callback(shutil.rmtree, data_dir.run, ignore_errors=True)
+        exits.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
+        guardian = Guardian(lock)
+        exits.callback(guardian.close)
+        exits.push_async_callback(self._stop)
+        await self._start(guardian, data_dir)
+        await asyncio.Event().wait()  # until a signal cancels this
 
     async def _start(self, guardian: Guardian, data_dir: DataDir) -> None:
         child = partial(Child, guardian=guardian, report=_echo)
@@ -210,12 +198,12 @@ class Stack:
             raise StartError(f"port {port} is not available: {error.strerror}") from None
         return int(reserved.getsockname()[1])
 
-    def _handle_signals(self) -> None:
+    def _handle_signals(self, running: asyncio.Task[None]) -> None:
         def handle(number: int) -> None:
-            if self._stopping.is_set():
+            if running.cancelling() or running.done():
                 os._exit(128 + number)  # the guardian kills the children
             _echo("stopping")
-            self._stopping.set()
+            running.cancel()
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
