@@ -62,19 +62,15 @@ def test_a_time_of_day_is_local_time_on_its_own_day_when_clocks_change(monkeypat
     assert moment("20:15", before) == datetime(2026, 10, 25, 19, 15, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["2026-11-24T21:00:30", "2026-11-24T20:00Z", "2000-01-01", "+0s"])
-def test_a_time_that_has_passed_is_refused(text):
-    with pytest.raises(click.BadParameter, match="has passed"):
-        moment(text)
-
-
-@pytest.mark.parametrize("text", ["", "soon", "+", "+m", "10m", "25:00", "-5m", "+5"])
-def test_a_text_that_is_not_a_time_is_refused(text):
-    with pytest.raises(click.BadParameter, match="must be like"):
-        moment(text)
-
-
-@pytest.mark.parametrize("text", ["+9999999999h", "+99999999h"])
-def test_a_time_that_no_calendar_has_is_refused(text):
-    with pytest.raises(click.BadParameter):
-        moment(text)
+@pytest.mark.parametrize(
+    ("message", "texts"),
+    [
+        ("has passed", ["2026-11-24T21:00:30", "2026-11-24T20:00Z", "2000-01-01", "+0s"]),
+        ("must be like", ["", "soon", "+", "+m", "10m", "25:00", "-5m", "+5"]),
+        ("too far away", ["+9999999999h", "+99999999h"]),
+    ],
+)
+def test_a_time_that_has_passed_or_is_none_is_refused(message, texts):
+    for text in texts:
+        with pytest.raises(click.BadParameter, match=message):
+            moment(text)

