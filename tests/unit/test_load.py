@@ -278,15 +278,15 @@ def show(monkeypatch):
     ("shown", "line"),
     [
         *((each, "exact: a 5, b 0") for each in ([5], [0, 1, 2, 5], [1, None, 2, 5], [9, 8, 5])),
-        ([*range(5), *[4] * 20, *[6] * 20, 5], "exact: a 5, b 0"),  # patience starts again
-        *((each, WRONG) for each in ([6], [1, 2, 6], [3, 4, 5, 6], [5, None, 6])),
+        ([*[1] * 3, *[4] * 3, *[6] * 3, 5], "exact: a 5, b 0"),  # patience starts again
+        *((each, WRONG) for each in ([6], [1, 2, 6], [5, None, 6], [*[5] * 10, 6])),
         ([5, None], "unknown: no page"),
     ],
 )
 async def test_totals_that_stay_are_compared(show, shown, line):
     show(*shown)
     expected = Expected(result(A, ACKNOWLEDGED, voter) for voter in range(5))
-    verdict = await check(None, expected, Totals(0, 0, 0), patience=6)
+    verdict = await check(None, expected, Totals(0, 0, 0), patience=1)
     assert verdict == (line.startswith("exact"), line)
 
 
