@@ -90,7 +90,8 @@ class App:
     async def load(self, in_flight, **options):
         """Start a load, and wait until so many votes are in flight."""
         voters = count()
-        options = {"connections": 8, "mint": lambda: f"voter={next(voters)}", **options}
+        options = {"votes": 50, "connections": 8} | options
+        options.setdefault("mint", lambda: f"voter={next(voters)}")
         generator = LoadGenerator("http://localhost", self.record, **options)
         running = asyncio.create_task(generator.run())
         await until(lambda: self.in_flight >= in_flight)
