@@ -332,11 +332,7 @@ class _Result:
     def __init__(self, reply):
         self._reply = reply
 
-    def scalar_one(self):
-        return self._reply
-
     def one(self):
         return self._reply
 
-    def one_or_none(self):
-        return self._reply
+    scalar_one = one_or_none = one

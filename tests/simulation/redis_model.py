@@ -41,24 +41,13 @@ class PendingEntry:
 
 
 @dataclass
-class Consumer:
-    seen_at: int
-    active_at: int | None = None
-
-
-@dataclass
 class Group:
     last_delivered: Version
     entries_read: int | None = None
     """The number of entries up to `last_delivered`, if Redis can compute it."""
     pending: dict[Version, PendingEntry] = field(default_factory=dict)
-    consumers: dict[bytes, Consumer] = field(default_factory=dict)
-
-    def consumer(self, name, now):
-        """Return the consumer of that name and update its time."""
-        found = self.consumers.setdefault(name, Consumer(now))
-        found.seen_at = now
-        return found
+    consumers: dict[bytes, int] = field(default_factory=dict)
+    """When each consumer last called, in ms."""
 
 
 @dataclass
@@ -211,11 +200,11 @@ class Redis:
     def do_hmget(self, key, *names):
         return [self.do_hget(key, name) for name in names]
 
-    def do_hset(self, key, *as_dict):
-        fields = self.keys.setdefault(key, {})
-        before = len(fields)
-        fields.update(zip(as_dict[::2], as_dict[1::2], strict=True))
-        return len(fields) - before
+    def do_hset(self, key, *fields):
+        stored = self.keys.setdefault(key, {})
+        before = len(stored)
+        stored.update(zip(fields[::2], fields[1::2], strict=True))
+        return len(stored) - before
 
     # Server
 
@@ -290,16 +279,9 @@ class Redis:
     def do_xinfo_stream(self, key):
         stream = self._existing(key)
         entries = _entries(stream.entries.items())
-        as_dict = {
-            b"length": len(entries),
-            b"last-generated-id": b"%d-%d" % stream.last_id,
-            b"max-deleted-entry-id": b"%d-%d" % stream.max_deleted,
-            b"entries-added": stream.entries_added,
-            b"groups": len(stream.groups),
-            b"first-entry": entries[0] if entries else None,
-            b"last-entry": entries[-1] if entries else None,
-        }
-        return _flat(as_dict)
+        first, last = (entries[0], entries[-1]) if entries else (None, None)
+        last_id = b"%d-%d" % stream.last_id
+        return [b"last-generated-id", last_id, b"first-entry", first, b"last-entry", last]
 
     # Groups
 
@@ -319,10 +301,8 @@ class Redis:
     def do_xgroup_setid(self, key, name, identity):
         self._existing(key, NO_STREAM)
         stream, group = self._group(key, name)
-        group.last_delivered, group.entries_read = (
-            stream.last_id if identity == b"$" else _id(identity),
-            None,
-        )
+        group.last_delivered = stream.last_id if identity == b"$" else _id(identity)
+        group.entries_read = None
         return OK
 
     def do_xgroup_delconsumer(self, key, name, consumer):
@@ -359,13 +339,10 @@ class Redis:
                 {
                     b"name": consumer,
                     b"pending": holders.count(consumer),
-                    b"idle": max(0, now - consumer_state.seen_at),
-                    b"inactive": -1
-                    if consumer_state.active_at is None
-                    else max(0, now - consumer_state.active_at),
+                    b"idle": max(0, now - seen_at),
                 }
             )
-            for consumer, consumer_state in sorted(group.consumers.items())
+            for consumer, seen_at in sorted(group.consumers.items())
         ]
 
     def do_xreadgroup(self, _, name, consumer, *args):
@@ -373,11 +350,10 @@ class Redis:
         key, version = args[-2:]
         assert version == b">", "the app reads only new entries"
         stream, group = self._group(key, name)
-        consumer_state = group.consumer(consumer, self.now())
+        group.consumers[consumer] = self.now()
         found = stream.deliver(group, consumer, self.now(), options.get(b"COUNT"))
         if not found:
             return BLOCKED if b"BLOCK" in options else None
-        consumer_state.active_at = self.now()
         return [[key, _entries(found)]]
 
     def do_xack(self, key, name, *ids):
@@ -389,8 +365,7 @@ class Redis:
 
     def do_xautoclaim(self, key, name, consumer, idle, start, _, count):
         stream, group = self._group(key, name)
-        now = self.now()
-        consumer_state = group.consumer(consumer, now)
+        now = group.consumers[consumer] = self.now()
         found, deleted_ids, next_start = [], [], b"0-0"
         for version in [each for each in sorted(group.pending) if each >= _id(start)]:
             if len(found) + len(deleted_ids) == int(count):
@@ -403,7 +378,6 @@ class Redis:
             elif now - entry.delivered_at >= int(idle):
                 group.pending[version] = PendingEntry(consumer, now, entry.deliveries + 1)
                 found.append((version, stream.entries[version]))
-                consumer_state.active_at = now
         return [next_start, _entries(found), deleted_ids]
 
     def do_xpending(self, key, name, *args):
@@ -497,5 +471,5 @@ def _entries(found):
     return [[b"%d-%d" % version, fields] for version, fields in found]
 
 
-def _flat(as_dict):
-    return [part for fact in as_dict.items() for part in fact]
+def _flat(facts):
+    return [part for fact in facts.items() for part in fact]

@@ -15,39 +15,14 @@ LAST_STEPS = 150
 
 # 2,000 seeds must contain each fault in each of these steps. The other steps change no data.
 REDIS_STEPS = {
-    "cast",
-    "time",
-    "sync_poll",
-    "xreadgroup",
-    "xautoclaim",
-    "xack",
-    "dead_letter",
-    "delete_idle_consumers",
+    *("cast", "time", "sync_poll", "xreadgroup", "xautoclaim", "xack"),
+    *("dead_letter", "delete_idle_consumers"),
 }
 POSTGRES_STEPS = {
-    "count",
-    "lock",
-    "poll",
-    "version floor",
-    "commit",
-    "confirm close",
-    "finalize",
+    *("count", "lock", "poll", "version floor", "commit", "confirm close", "finalize"),
 }
-EVENTS = {
-    "_kill_a_process",
-    "_stop_a_worker",
-    "_suspend_a_process",
-    "_restart_redis",
-    "_destroy_group",
-    "_add_poison",
-    "_fill_memory",
-    "_lose_volume",
-    "_step_clock_forward",
-    "_stop_postgres",
-    "_change_poll",
-    "another round",
-    "final undone",
-    "counting undone",
+EVENTS = {each.__name__ for each in world.EVENTS} | {
+    *("another round", "final undone", "counting undone"),
 }
 
 

@@ -48,8 +48,6 @@ class Run:
     seen: Counter
     """The number of times that each fault happened to each step."""
     acknowledgements: Counter
-    seconds: float
-    """The virtual duration."""
 
     def lines(self, last=None):
         return [f"{at:9.3f}  {actor}: {step}" for at, actor, step in self.trace[-(last or 0) :]]
@@ -131,15 +129,12 @@ class World:
         await self._heal()
         await self._wait_until_stable(healed_at)
         await self._check_rounds()
-        seconds = self._loop.time()
         await self._loop.cancel_all()
         for queue in self._queues:
             await queue.close()
         self.wrong += [f"a callback failed: {each}" for each in self._loop.errors]
         acknowledgements = Counter(each.acknowledgement.name for each in self._results)
-        return Run(
-            self.seed, self.wrong, self._faults.trace, self._faults.seen, acknowledgements, seconds
-        )
+        return Run(self.seed, self.wrong, self._faults.trace, self._faults.seen, acknowledgements)
 
     def _spawn(self, coroutine):
         return self._loop.create_task(coroutine, context=NO_PROCESS.copy())
@@ -228,26 +223,10 @@ class World:
     # Events
 
     async def _run_events(self):
-        events = [
-            self._kill_a_process,
-            self._stop_a_worker,
-            self._suspend_a_process,
-            self._restart_redis,
-            self._destroy_group,
-            self._add_poison,
-            self._add_poison,  # some runs add several
-            self._fill_memory,
-            self._lose_volume,
-            self._step_clock_forward,
-            self._stop_postgres,
-            self._change_poll,
-            self._change_poll,
-            *(self._finish_poll,) * 4,
-        ]
         for _ in range(self._random.choice((0, 2, 4, 6))):
             await asyncio.sleep(self._random.uniform(0, 5))
-            event = self._random.choice(events)
-            if await event() is not False:
+            event = self._random.choice(EVENTS)
+            if await event(self) is not False:
                 self._faults.log("world", event.__name__.replace("_", " ").strip())
                 self._faults.seen["world", event.__name__] += 1
 
@@ -479,3 +458,21 @@ class World:
             return reply
 
         self._redis.do_xadd = do_xadd
+
+
+EVENTS = (
+    World._kill_a_process,
+    World._stop_a_worker,
+    World._suspend_a_process,
+    World._restart_redis,
+    World._destroy_group,
+    World._add_poison,
+    World._add_poison,  # some runs add several
+    World._fill_memory,
+    World._lose_volume,
+    World._step_clock_forward,
+    World._stop_postgres,
+    World._change_poll,
+    World._change_poll,
+    *(World._finish_poll,) * 4,
+)
