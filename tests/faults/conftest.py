@@ -1,28 +1,19 @@
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from support.app import data_folder
 
-from faults.runs import Run, table
+from faults.runs import table
 from faults.stack import Stack
 
 
-@pytest.fixture(scope="session")
-def folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="voting-faults-"))
-    folder.chmod(0o711)  # Postgres may be another user
-    folder.joinpath("run").mkdir()
-    yield folder
-    shutil.rmtree(folder)
-
-
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
-async def stack(folder: Path) -> AsyncIterator[Stack]:
-    async with Stack(folder) as stack:
-        yield stack
+async def stack() -> AsyncIterator[Stack]:
+    with data_folder() as folder:
+        folder.joinpath("run").mkdir()
+        async with Stack(folder) as stack:
+            yield stack
 
 
 @pytest.fixture
@@ -42,4 +33,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     found = [run for report in reports for name, run in report.user_properties if name == "run"]
     if found:
         terminalreporter.section("faults")
-        terminalreporter.write_line(table(Run(*run) for run in found))
+        terminalreporter.write_line(table(found))

@@ -1,4 +1,4 @@
-"""The faults: each function makes one happen under load, and then ends it.
+"""The faults: each public function makes one happen under load, and then ends it.
 
 A fault waits until it has had its effect: a process has died, a voter got an error, a message was
 held. The checker finds what is wrong afterwards.
@@ -7,6 +7,8 @@ held. The checker finds what is wrong afterwards.
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
+from inspect import iscoroutinefunction
 from uuid import uuid4
 
 from support.voters import CONNECTIONS, Voters
@@ -164,11 +166,8 @@ async def poison_is_queued(stack: Stack, voters: Voters) -> None:
     for fields in ({"voter": "me", "choice": "a"}, {"voter": uuid4().bytes, "choice": "c"}):
         await stack.valkey.xadd(stack.queue.stream_key, fields)
     await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
-
-    async def dead_lettered() -> bool:
-        return await stack.valkey.xlen(stack.queue.dead_letters_key) == before + 2
-
-    await until(dead_lettered)
+    letters = partial(stack.valkey.xlen, stack.queue.dead_letters_key)
+    await until(letters, check=lambda number: number == before + 2)
 
 
 # --- Postgres
@@ -228,35 +227,12 @@ async def everything_is_restarted(stack: Stack, _: Voters) -> None:
     await stack.restart()
 
 
-FAULTS: tuple[Fault, ...] = (
-    worker_is_killed_after_the_read,
-    worker_is_killed_inside_the_statement,
-    worker_is_killed_and_the_statement_too,
-    worker_is_killed_after_the_commit,
-    worker_is_killed_after_the_acknowledge,
-    worker_is_suspended_and_its_entries_are_taken_over,
-    vote_process_is_killed,
-    redis_is_killed,
-    redis_is_suspended,
-    redis_is_cut_off,
-    requests_to_redis_are_held_up,
-    replies_of_redis_are_held_up,
-    replies_of_redis_are_lost,
-    redis_is_late,
-    redis_memory_is_full,
-    redis_loses_everything,
-    clock_steps_back,
-    clock_steps_back_and_redis_loses_everything,
-    group_is_lost,
-    poison_is_queued,
-    postgres_is_killed,
-    postgres_is_away_for_long,
-    postgres_ends_connections,
-    requests_to_postgres_are_held_up,
-    replies_of_postgres_are_lost,
-    postgres_is_late,
-    everything_is_killed,
-    everything_is_restarted,
+FAULTS: tuple[Fault, ...] = tuple(
+    each
+    for name, each in list(globals().items())
+    if getattr(each, "__module__", "") == __name__
+    and iscoroutinefunction(each)
+    and not name.startswith("_")
 )
 
 # After these the queue does not hold all ballots that were cast.

@@ -6,7 +6,7 @@ find. Mistakes that show without real servers are in simulation/controls.py.
 
 import os
 import signal
-from collections.abc import Callable
+from functools import partial
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import text
@@ -14,13 +14,6 @@ from sqlalchemy import text
 from voting.database import counting
 from voting.queue import producer
 from voting.queue.consumer import Consumer
-
-PATCHES: dict[str, Callable[[], None]] = {}
-
-
-def patch(function: Callable[[], None]) -> Callable[[], None]:
-    PATCHES[function.__name__] = function
-    return function
 
 
 def after(owner: object, name: str, number: signal.Signals) -> None:
@@ -40,17 +33,11 @@ def after(owner: object, name: str, number: signal.Signals) -> None:
     setattr(owner, name, then_signal)
 
 
-@patch
-def die_after_the_read() -> None:
-    after(Consumer, "read", signal.SIGKILL)
+die_after_the_read = partial(after, Consumer, "read", signal.SIGKILL)
+die_after_the_commit = partial(after, counting, "count", signal.SIGKILL)
+suspend_after_the_read = partial(after, Consumer, "read", signal.SIGSTOP)
 
 
-@patch
-def die_after_the_commit() -> None:
-    after(counting, "count", signal.SIGKILL)
-
-
-@patch
 def die_after_the_acknowledge() -> None:
     read = Consumer.read
 
@@ -63,35 +50,23 @@ def die_after_the_acknowledge() -> None:
     after(Consumer, "acknowledge", signal.SIGKILL)
 
 
-@patch
-def suspend_after_the_read() -> None:
-    after(Consumer, "read", signal.SIGSTOP)
-
-
 # --- mistakes
 
 
-def replace_once(source: str, old: str, new: str) -> str:
-    """Replace what has to be there: a mistake that was not made proves nothing."""
-    assert source.count(old) == 1, f"{old!r} is {source.count(old)} times in\n{source}"
-    return source.replace(old, new)
-
-
 def change_count(old: str, new: str) -> None:
-    counting.COUNT = text(replace_once(counting.COUNT.text, old, new))
+    source = counting.COUNT.text
+    assert source.count(old) == 1, f"{old!r} is {source.count(old)} times in\n{source}"
+    counting.COUNT = text(source.replace(old, new))
 
 
-@patch
-def no_version_guard() -> None:
-    change_count("WHERE (excluded.ms, excluded.seq) > (stored.ms, stored.seq)", "")
+no_version_guard = partial(
+    change_count, "WHERE (excluded.ms, excluded.seq) > (stored.ms, stored.seq)", ""
+)
+unsorted_voters = partial(
+    change_count, "FROM newest ORDER BY voter", "FROM newest ORDER BY ms, seq"
+)
 
 
-@patch
-def unsorted_voters() -> None:
-    change_count("FROM newest ORDER BY voter", "FROM newest ORDER BY ms, seq")
-
-
-@patch
 def client_retries() -> None:
     """Do what redis-py does by default: reconnect and send again."""
     execute = producer._execute

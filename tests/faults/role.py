@@ -2,11 +2,11 @@
 
 import sys
 
-from faults.patches import PATCHES
+from faults import patches
 from voting.__main__ import main
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        PATCHES[name]()
+        getattr(patches, name)()
     sys.argv[1:] = []
     main()

@@ -1,8 +1,7 @@
 """Runs one fault under load, checks the final state, and sums up many runs in a table."""
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
-from typing import Any, Self
+from typing import Any
 
 from support.checker import Verdict, check
 from support.voters import Voters
@@ -28,41 +27,26 @@ async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
     return check(voters.results, state)
 
 
-@dataclass(frozen=True)
-class Run:
-    """The ballots of one run of a fault, counted by what became of them."""
-
-    fault: str
-    acknowledged: int
-    unknown: int
-    lost: int
-    doubled: int
-    stale: int
-
-    @classmethod
-    def of(cls, fault: str, verdict: Verdict) -> Self:
-        wrong = (verdict.lost, verdict.doubled, verdict.stale)
-        return cls(fault, verdict.acknowledged, verdict.unknown, *map(len, wrong))
-
-    def as_property(self) -> tuple[str, tuple[Any, ...]]:
-        """Return what pytest's `user_properties` carry from the process that ran the test."""
-        return "run", astuple(self)
+def run_property(fault: Fault, verdict: Verdict) -> tuple[str, tuple[Any, ...]]:
+    """Return what became of a run's ballots, as pytest's `user_properties` can carry it."""
+    wrong = (verdict.lost, verdict.doubled, verdict.stale)
+    return "run", (fault.__name__, verdict.acknowledged, verdict.unknown, *map(len, wrong))
 
 
-def table(runs: Iterable[Run]) -> str:
-    """Sum up all runs by fault, as a Markdown table, and what follows if no vote was lost."""
+def table(runs: Iterable[tuple[Any, ...]]) -> str:
+    """Sum up the properties of all runs by fault, and say what follows if no vote was lost."""
     runs = list(runs)
     lines = [
         "| fault | times | acknowledged | unknown | lost | doubled | stale |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for name in [*sorted({run.fault for run in runs}), None]:
-        counts = [astuple(run)[1:] for run in runs if name in (run.fault, None)]
+    for name in [*sorted({fault for fault, *_ in runs}), None]:
+        counts = [each for fault, *each in runs if name in (fault, None)]
         cells = [len(counts), *map(sum, zip(*counts, strict=True))]
         title = name.replace("_", " ") if name else "**all**"
         lines.append("| " + " | ".join([title, *(f"{cell:,}" for cell in cells)]) + " |")
-    acknowledged = sum(run.acknowledged for run in runs)
-    if acknowledged and not any(run.lost or run.doubled or run.stale for run in runs):
+    _, acknowledged, _, *wrong = cells  # of all
+    if acknowledged and not any(wrong):
         lines += [
             "",
             f"0 of {acknowledged:,} acknowledged votes in {len(runs)} faults. With 95 % confidence",

@@ -14,6 +14,7 @@ from typing import Any, Self
 import asyncpg
 import psutil
 from support.app import reserved_port, role_environment
+from support.database import fetch
 from support.final_state import StateReader
 from support.proxy import Proxy
 from support.servers import TEMPLATE, as_user, make_roles, passwords, with_users
@@ -69,9 +70,7 @@ class Stack:
         programs = await asyncio.to_thread(embedded.prepare_postgres, self.folders)
         await self.start(embedded.postgres(self.folders, programs))
         await self.start(with_users(embedded.valkey(self.folders), self.folders.data))
-        connection = await asyncpg.connect(self.folders.database_url())
-        await connection.execute(f"CREATE DATABASE {TEMPLATE}")
-        await connection.close()
+        await fetch(self.folders.database_url(), f"CREATE DATABASE {TEMPLATE}")
         await asyncio.to_thread(make_roles, self.folders, programs)
         await asyncio.to_thread(migrate, as_user(self.database_url, "voting"))
         run = self.folders.run
@@ -133,12 +132,9 @@ class Stack:
     def address(self, role: Role) -> str:
         return f"http://127.0.0.1:{self._port(role)}"
 
-    def child(self, name: str) -> Child:
-        """Return a process by name: "Postgres", "Valkey", "vote 0", "worker 1"."""
-        return self._children[name]
-
     def signal(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        os.kill(self.child(name).pid, number)
+        """Signal a process by name: "Postgres", "Valkey", "vote 0", "worker 1"."""
+        os.kill(self._children[name].pid, number)
 
     async def kill(self, name: str) -> None:
         self.said.clear()
@@ -154,10 +150,10 @@ class Stack:
         log = self.folders.data / f"{Role.WORKER}.log"
         return log.read_text().count("stream missing, recreated")
 
-    async def ready(self, *names: str) -> None:
-        """Wait until these children, or all, are ready."""
-        for name in names or self._children:
-            await until(self.child(name).program.ready)
+    async def ready(self) -> None:
+        """Wait until all children are ready."""
+        for child in self._children.values():
+            await until(child.program.ready)
 
     async def stop(self, *names: str, patience: float = 30.0) -> list[Program]:
         """Stop these children, or all, in the order of `voting up`."""
@@ -172,9 +168,9 @@ class Stack:
             stopped += [child.program for child in children]
         return stopped
 
-    async def restart(self, *names: str) -> None:
-        """Stop these children, or all, and start them again, the servers first."""
-        programs = await self.stop(*names)
+    async def restart(self) -> None:
+        """Stop all children, and start them again, the servers first."""
+        programs = await self.stop()
         for program in programs:
             if program.name in SERVERS:
                 await self.start(program)
@@ -241,16 +237,14 @@ class Stack:
                 " date_bin('10 seconds', clock_timestamp(), 'epoch'), now() + interval '1 minute',"
                 " '10 seconds') AS bucket ON CONFLICT (bucket) DO UPDATE SET a = tally.a"
             )
-
-            async def all_wait() -> bool:
-                waiting = await connection.fetchval(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE wait_event_type = 'Lock' AND application_name = 'voting-worker'"
-                )
-                # More than all workers but one can have, claimed batches included.
-                return waiting > (PROCESSES[Role.WORKER] - 1) * (CONCURRENT_BATCHES + 1)
-
-            await until(all_wait)
+            waiting = partial(
+                connection.fetchval,
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND application_name = 'voting-worker'",
+            )
+            # More than all workers but one can have, claimed batches included.
+            most = (PROCESSES[Role.WORKER] - 1) * (CONCURRENT_BATCHES + 1)
+            await until(waiting, check=lambda number: number > most)
             yield
         finally:
             connection.terminate()  # rolls back, even if the server has died
@@ -273,13 +267,13 @@ class Stack:
 
     async def entries_taken_from(self, worker: Child) -> None:
         """Wait until that worker has no pending entry any more."""
-
-        async def none_left() -> bool:
-            consumers = await self.valkey.xinfo_consumers(self.queue.stream_key, GROUP)
-            mine = f"-{worker.pid}".encode()
-            return all(not each["pending"] for each in consumers if each["name"].endswith(mine))
-
-        await until(none_left)
+        mine = f"-{worker.pid}".encode()
+        await until(
+            partial(self.valkey.xinfo_consumers, self.queue.stream_key, GROUP),
+            check=lambda found: all(
+                not each["pending"] for each in found if each["name"].endswith(mine)
+            ),
+        )
 
 
 async def _at_once() -> bool:

@@ -6,17 +6,17 @@ need no real servers are in simulation/controls.py.
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from support.database import execute, transaction
 from support.wait import until
 
-from faults import faults
+from faults import faults, patches
 from faults.faults import Fault
-from faults.patches import PATCHES
 from faults.runs import run_fault
 from faults.stack import Stack
 from voting.database import counting
@@ -60,32 +60,24 @@ async def count_the_same_voters_at_once(database_url: str) -> int:
         ]
 
     await counting.count(engine, batch(1, voters))
-    async with engine.execution_options(isolation_level="READ COMMITTED").begin() as holding:
+    async with transaction(engine) as holding:
         hold = text("SELECT FROM votes WHERE voter = :voter FOR UPDATE")
         await holding.execute(hold, {"voter": voters[1]})
         tasks = [
             asyncio.create_task(counting.count(engine, batch(ms, order)))
             for ms, order in ((10, voters), (20, voters[::-1]))
         ]
-
-        async def all_wait() -> bool:
-            return await waiting(engine) == len(tasks)
-
-        await until(all_wait)
+        query = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        # Not in the transaction, which would go on to see the sessions that it saw first.
+        waiting = partial(execute, engine, query)
+        await until(waiting, check=lambda found: found.scalar_one() == len(tasks))
     errors = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if error]
     await engine.dispose()
     assert all(isinstance(each, DATABASE_ERRORS) and is_conflict(each) for each in errors), errors
     return len(errors)
-
-
-async def waiting(engine: AsyncEngine) -> int:
-    """Return how many statements wait for a lock."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    async with engine.connect() as connection:
-        return int((await connection.execute(text(query))).scalar_one())
 
 
 async def test_workers_that_count_the_same_voters_at_once_do_not_wait_in_a_circle(
@@ -98,5 +90,5 @@ async def test_the_suite_detects_unsorted_voters(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counting, "COUNT", counting.COUNT)  # restored after the test
-    PATCHES["unsorted_voters"]()
+    patches.unsorted_voters()
     assert await count_the_same_voters_at_once(database_url) == 1

@@ -3,7 +3,7 @@
 import pytest
 
 from faults.faults import FAULTS, Fault
-from faults.runs import Run, run_fault
+from faults.runs import run_fault, run_property
 from faults.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -15,7 +15,7 @@ async def test_no_acknowledged_vote_is_lost_doubled_or_stale_when(
     fault: Fault, stack: Stack, votes: int, request: pytest.FixtureRequest
 ) -> None:
     verdict = await run_fault(stack, fault, votes)
-    request.node.user_properties.append(Run.of(fault.__name__, verdict).as_property())
+    request.node.user_properties.append(run_property(fault, verdict))
     found = await stack.audit()
     if verdict.wrong or found:
         await stack.reset()  # so that the next fault on this stack starts without errors

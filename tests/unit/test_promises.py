@@ -51,8 +51,3 @@ def test_each_promise_is_made_by_code_that_exists(row):
     for each in made:
         path, _, name = each.partition("::")
         assert re.search(rf"\b{name}\b", (ROOT / path).read_text())
-
-
-def test_all_faults_that_there_are_happen():
-    defined = {name for name in functions("tests/faults/faults.py") if not name.startswith("_")}
-    assert defined == {fault.__name__ for fault in FAULTS}
