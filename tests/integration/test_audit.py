@@ -1,22 +1,21 @@
 import asyncio
-import contextlib
 import random
 from datetime import UTC, datetime
 from functools import partial
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, text
-from support.database import all_counted, cast_ballots, execute, stored_votes
+from sqlalchemy import func
+from support.database import all_counted, execute, stored_votes
 from support.wait import until
+from support.workers import working
 
 from voting.database import counting
 from voting.database import engine as database
 from voting.database.engine import DATABASE_ERRORS, create_engine
 from voting.database.poll import fetch_version_floor
-from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
+from voting.poll.ballot import Ballot, Choice
 from voting.queue.client import StreamMissing
-from voting.queue.producer import CastError
 from voting.reconcile import audit as audit_module
 from voting.reconcile import entries
 from voting.reconcile.audit import Sums, audit
@@ -24,7 +23,6 @@ from voting.reconcile.replay import replay
 from voting.roles import maintenance
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
-from voting.roles.worker import Worker
 
 
 @pytest.fixture(autouse=True)
@@ -43,41 +41,20 @@ async def count(stream, engine):
 
 async def tables(engine):
     """Read all rows, each with the transaction that wrote it."""
-    async with engine.connect() as connection:
-        return [
-            (await connection.execute(text(f"SELECT xmin::text, t.* FROM {table} t"))).all()
-            for table in ("votes", "tally")
-        ]
-
-
-@contextlib.asynccontextmanager
-async def working(stream, engine, workers=1, **options):
-    """Run workers, which have to stop at the end."""
-    running = [
-        Worker(stream.queue, engine, consumer=uuid4().hex, **options) for _ in range(workers)
-    ]
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        for worker in running:
-            tasks.create_task(worker.run())
-        try:
-            yield
-        finally:
-            for worker in running:
-                worker.stop()
+    query = "SELECT xmin::text, t.* FROM {} t"
+    return [(await execute(engine, query.format(table))).all() for table in ("votes", "tally")]
 
 
 @pytest.fixture
-async def healthy(stream, engine):
+async def healthy(prepared, engine):
     """Twenty votes for a, ten for b; five of the b voters had voted for a. One version each ms."""
-    await stream.sync_poll(MIN_VERSION, "open")
     voters = [uuid4() for _ in range(30)]
     for choice, chosen in ((Choice.A, voters[:25]), (Choice.B, voters[20:])):
         for voter in chosen:
-            fields = dict(zip((b"voter", b"choice"), Ballot(voter, choice).encode(), strict=True))
-            await stream.admin.xadd(stream.queue.stream_key, fields)
+            await prepared.cast(Ballot(voter, choice))
             await asyncio.sleep(0.002)
-    await count(stream, engine)
-    return stream
+    await count(prepared, engine)
+    return prepared
 
 
 OLDEST = "voter = (SELECT voter FROM votes ORDER BY ms, seq LIMIT 1)"
@@ -87,19 +64,17 @@ NEWEST = "voter = (SELECT voter FROM votes ORDER BY ms DESC, seq DESC LIMIT 1)"
 # Nothing is wrong
 
 
-async def test_traced_ballots_are_audited_and_replayed_like_others(stream, engine, admin):
-    await stream.sync_poll(MIN_VERSION, "open")
+async def test_traced_ballots_are_audited_and_replayed_like_others(prepared, engine, admin):
     traces = [None, f"00-{'a' * 32}-{'b' * 16}-01", None]
-    await asyncio.gather(*(stream.cast(Ballot(uuid4(), Choice.B, trace)) for trace in traces))
-    fields = {"voter": uuid4().bytes, "choice": b"b", "trace": b"nonsense"}
-    await stream.admin.xadd(stream.queue.stream_key, fields)
-    await count(stream, engine)
-    found = await audit(stream, engine)
+    await asyncio.gather(*(prepared.cast(Ballot(uuid4(), Choice.B, trace)) for trace in traces))
+    await prepared.append({"voter": uuid4().bytes, "choice": b"b", "trace": b"nonsense"})
+    await count(prepared, engine)
+    found = await audit(prepared, engine)
     assert (found.problems, found.entries, found.votes) == ([], 4, Sums(0, 4))
     for table in ("votes", "tally"):
         await execute(admin, f"DELETE FROM {table}")
-    assert (await replay(stream, engine)).votes == 4
-    assert (await audit(stream, engine)).votes == Sums(0, 4)
+    assert (await replay(prepared, engine)).votes == 4
+    assert (await audit(prepared, engine)).votes == Sums(0, 4)
 
 
 async def test_healthy_poll_has_no_problems(healthy, engine):
@@ -113,9 +88,8 @@ async def test_healthy_poll_has_no_problems(healthy, engine):
     assert 0 <= (datetime.now(UTC) - found.since).total_seconds() < 60
 
 
-async def test_poll_without_votes_has_no_problems(stream, engine):
-    await stream.sync_poll(MIN_VERSION, "open")
-    found = await audit(stream, engine)
+async def test_poll_without_votes_has_no_problems(prepared, engine):
+    found = await audit(prepared, engine)
     assert found.problems == []
     assert (found.votes, found.entries, found.since) == (Sums(0, 0), 0, None)
 
@@ -134,7 +108,7 @@ async def test_trimmed_or_recreated_queue_is_not_a_problem(healthy, engine):
 
 
 async def test_backlog_is_reported_and_not_a_problem(healthy, engine):
-    await cast_ballots(healthy, 20, Choice.B)
+    await healthy.cast_many(20, Choice.B)
     pending = await healthy.consumer("slow").read(count=12, block=1)
     found = await audit(healthy, engine)
     assert found.problems == []
@@ -149,7 +123,7 @@ async def test_backlog_is_reported_and_not_a_problem(healthy, engine):
 
 
 async def test_unknown_backlog_is_not_a_problem(healthy, engine):
-    first, *_ = await cast_ballots(healthy, 3)
+    first, *_ = await healthy.cast_many(3)
     await healthy.consumer("me").read(count=1, block=1)
     await healthy.admin.xdel(healthy.queue.stream_key, str(first))
     await healthy.admin.execute_command(
@@ -163,7 +137,7 @@ async def test_audit_changes_nothing(healthy, engine):
     before = await tables(engine)
     await audit(healthy, engine)
     assert await tables(engine) == before
-    await cast_ballots(healthy, 1)
+    await healthy.cast_many(1)
     await count(healthy, engine)  # the connections are not read-only
 
 
@@ -187,15 +161,13 @@ async def test_audits_under_load_find_no_problem(stream, engine, database_url, m
 
     async def vote():
         while True:
-            with contextlib.suppress(CastError):  # no worker has created the stream
-                await stream.cast(Ballot(random.choice(voters), random.choice(list(Choice))))
+            await stream.cast(Ballot(random.choice(voters), random.choice(list(Choice))))
             await asyncio.sleep(0.02)
 
     loop = asyncio.get_running_loop()
     timing = Timing(maintenance_interval=0.05)
-    async with working(stream, engine, workers=2, timing=timing):
+    async with working(stream.queue, engine, 2, timing=timing):
         voting = [asyncio.create_task(vote()) for _ in range(20)]
-        await until(stream.ready)
         end = loop.time() + 4
         while loop.time() < end:
             audits.append(await audit(stream, auditors))
@@ -268,7 +240,7 @@ async def test_forged_vote_differs_from_the_tally(healthy, engine, admin):
 
 
 async def test_ballots_acknowledged_but_not_counted_are_a_problem(healthy, engine):
-    await cast_ballots(healthy, 3)
+    await healthy.cast_many(3)
     taken = await healthy.consumer("liar").read(count=10, block=1)
     await healthy.consumer("me").acknowledge([each.id for each in taken])
     found = await audit(healthy, engine)
@@ -277,7 +249,7 @@ async def test_ballots_acknowledged_but_not_counted_are_a_problem(healthy, engin
 
 async def test_dead_letter_is_one_problem(healthy, engine):
     # These entries are ballots: without the dead letters they would be missing votes.
-    await cast_ballots(healthy, 2)
+    await healthy.cast_many(2)
     for entry in await healthy.consumer("me").read(count=10, block=1):
         await healthy.consumer("me").dead_letter(entry, "refused")
     found = await audit(healthy, engine)
@@ -296,22 +268,18 @@ async def test_malformed_dead_letter_does_not_stop_the_audit(healthy, engine):
     [({"voter": b"short", "choice": b"a"}, 0), ({"voter": uuid4().bytes, "choice": b"a"}, 2**63)],
 )
 async def test_undecodable_entry_is_a_problem_until_it_is_a_dead_letter(
-    stream, engine, fields, seq
+    prepared, engine, fields, seq
 ):
-    await stream.sync_poll(MIN_VERSION, "open")
-    newest = int(await stream.clock() * 1000)
-    await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{newest}-{seq}")
-    entries = await stream.consumer("me").read(count=10, block=1)
-    assert (await audit(stream, engine)).problems == []  # it is still pending
-
-    await stream.consumer("me").acknowledge([each.id for each in entries])
-    assert (await audit(stream, engine)).problems == [
-        "entries that are neither ballots nor dead letters: 1"
-    ]
-    await stream.consumer("me").dead_letter(entries[0], "no ballot")
-    assert (await audit(stream, engine)).problems == [
-        "dead letters, which can't be counted: 1; inspect them"
-    ]
+    await prepared.append(fields, f"{int(await prepared.clock() * 1000)}-{seq}")
+    me = prepared.consumer("me")
+    [entry] = await me.read(count=10, block=1)
+    assert (await audit(prepared, engine)).problems == []  # it is still pending
+    await me.acknowledge([entry.id])
+    found = await audit(prepared, engine)
+    assert found.problems == ["entries that are neither ballots nor dead letters: 1"]
+    await me.dead_letter(entry, "no ballot")
+    found = await audit(prepared, engine)
+    assert found.problems == ["dead letters, which can't be counted: 1; inspect them"]
 
 
 async def test_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine, admin):
@@ -329,7 +297,7 @@ async def test_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engin
 
 
 async def test_replay_writes_nothing_if_nothing_was_lost(healthy, engine):
-    await cast_ballots(healthy, 5)  # not counted yet: left to the workers
+    await healthy.cast_many(5)  # not counted yet: left to the workers
     before = await tables(engine)
     found = await replay(healthy, engine)
     assert (found.entries, found.votes) == (35, 0)
@@ -358,43 +326,41 @@ async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, adm
     assert (await replay(healthy, engine)).votes == 0
 
 
-async def test_replay_counts_neither_dead_letters_nor_undecodable_entries(stream, engine):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await stream.admin.xadd(stream.queue.stream_key, {"nonsense": "1"})
-    await cast_ballots(stream, 2)
-    nonsense, dead_lettered, lost = await stream.consumer("me").read(count=10, block=1)
-    await stream.consumer("me").dead_letter(dead_lettered, "refused")
-    await stream.consumer("me").acknowledge([nonsense.id, lost.id])
-    assert (await replay(stream, engine)).votes == 1
-    assert [Version(ms, seq) for _, ms, seq in (await stored_votes(engine)).values()] == [
-        lost.version
-    ]
+async def test_replay_counts_neither_dead_letters_nor_undecodable_entries(prepared, engine):
+    await prepared.append({"nonsense": "1"})
+    await prepared.cast_many(2)
+    me = prepared.consumer("me")
+    nonsense, dead_lettered, lost = await me.read(count=10, block=1)
+    await me.dead_letter(dead_lettered, "refused")
+    await me.acknowledge([nonsense.id, lost.id])
+    assert (await replay(prepared, engine)).votes == 1
+    [(_, *version)] = (await stored_votes(engine)).values()
+    assert version == list(lost.version)
 
 
-async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(stream, engine, admin):
+async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(prepared, engine, admin):
     voters = [uuid4() for _ in range(200)]
     newest = {}
 
     async def vote(number):
         for voter in random.sample(voters, number):
             choice = random.choice(list(Choice))
-            version = await stream.cast(Ballot(voter, choice))
+            version = await prepared.cast(Ballot(voter, choice))
             newest[voter] = (choice.value, *version)
 
-    await stream.sync_poll(MIN_VERSION, "open")
     await vote(200)
-    await count(stream, engine)
+    await count(prepared, engine)
     # As with an empty database: only acknowledged entries are to be replayed.
     await execute(admin, "TRUNCATE votes, tally")
     timing = Timing(maintenance_interval=0.05)
-    async with working(stream, engine, workers=2, timing=timing):
+    async with working(prepared.queue, engine, 2, timing=timing):
         voting = asyncio.create_task(vote(150))
-        replays = await asyncio.gather(replay(stream, engine), replay(stream, engine))
+        replays = await asyncio.gather(replay(prepared, engine), replay(prepared, engine))
         await voting
-        await until(partial(all_counted, stream))
+        await until(partial(all_counted, prepared))
     assert all(each.votes > 0 for each in replays)
     assert await stored_votes(engine) == newest
-    assert (await audit(stream, engine)).problems == []
+    assert (await audit(prepared, engine)).problems == []
 
 
 async def test_replay_without_a_queue_raises(stream, engine):

@@ -11,13 +11,13 @@ from functools import partial
 import httpx
 import pytest
 from sqlalchemy import text
-from support.database import execute
+from support.database import execute, waits_for_lock
 from support.wait import until
 
 from voting.database import engine as database
 from voting.database.engine import create_engine
 from voting.database.export import BATCH, VotesHidden, VotesNotKept, open_snapshot
-from voting.database.poll import confirm_close, declare_final, fetch_poll
+from voting.database.poll import confirm_close, declare_final, reopen_poll, start_round
 from voting.database.totals import fetch_result
 from voting.poll import formats
 from voting.poll.ballot import Version
@@ -30,8 +30,9 @@ from voting.web.server import HTTPServer
 pytestmark = pytest.mark.usefixtures("uncached_totals")
 
 DEADLINE = 60
-UNTIL = Version(9, 0)
 ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": 'Cats, "big"', "POLL_TITLE": "قطط"}
+
+QUESTION = load_settings(ResultSettings, ENVIRON).question
 
 # Far more rows than all buffers between server and client hold.
 MANY = 150_000
@@ -56,16 +57,16 @@ async def count_many(engine):
 
 
 async def finish(engine):
+    result = await fetch_result(engine)
+    until = Version(result.poll.round * 10, 0)
+    await execute(engine, "UPDATE poll SET state = 'closed'")
     async with engine.connect() as connection:
-        await connection.execute(text("UPDATE poll SET state = 'closed'"))
-        poll = await fetch_poll(connection)
-        until = Version(poll.round * 10, 0)
-        await confirm_close(connection, (await fetch_result(engine)).totals.at, until)
+        await confirm_close(connection, result.totals.at, until)
     assert await declare_final(engine, until)
 
 
-async def start_round(engine, ended):
-    await execute(engine, f"SELECT start_round({ended})")
+async def in_pieces(pieces):
+    return b"".join([piece async for piece in pieces])
 
 
 def rows(answer):
@@ -76,14 +77,16 @@ def rows(answer):
 
 @asynccontextmanager
 async def serving(engine, exports, **environ):
-    """Run the role's server; yields its port."""
+    """Run the role's server; yields a client of it."""
     settings = load_settings(ResultSettings, {**ENVIRON, **environ})
     app = ResultRole(engine, settings, exports=exports).create_app()
     site = HTTPServer(app, "127.0.0.1", 0)
     running = asyncio.create_task(site.run())
     try:
         await until(lambda: site._server.started)
-        yield site._socket.getsockname()[1]
+        address = f"http://127.0.0.1:{site._socket.getsockname()[1]}"
+        async with httpx.AsyncClient(base_url=address, timeout=DEADLINE) as client:
+            yield client
     finally:
         site.stop()
         await running
@@ -98,14 +101,8 @@ async def exports(servers, database):
 
 
 @pytest.fixture
-async def port(reader, exports):
-    async with serving(reader, exports) as port:
-        yield port
-
-
-@pytest.fixture
-async def client(port):
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client:
+async def client(reader, exports):
+    async with serving(reader, exports) as client:
         yield client
 
 
@@ -149,11 +146,10 @@ async def test_more_rows_than_one_batch_are_exported(client, engine):
 
 async def test_totals_and_timeline_are_of_one_snapshot(engine, exports):
     await count(engine, (3, 2))
-    settings = load_settings(ResultSettings, ENVIRON)
     async with open_snapshot(exports, "always") as snapshot:
         await execute(engine, "UPDATE tally SET a = a + 100")
-        form = formats.TIMELINE["json"](snapshot.result, settings.question)
-        found = json.loads(b"".join([piece async for piece in snapshot.timeline(form)]))
+        form = formats.TIMELINE["json"](snapshot.result, QUESTION)
+        found = json.loads(await in_pieces(snapshot.timeline(form)))
     assert found["votes"] == found["timeline"][-1]["votes"] == 5
     assert len(found["timeline"]) == 1
     # The transaction is read-only.
@@ -169,34 +165,26 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
         " FROM generate_series(1, 3)",
     )
     await finish(engine)
-    waiting = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted"
-    waiting += " AND datname = current_database()"
     async with open_snapshot(engine, "always", votes=True) as snapshot:
         starting = asyncio.create_task(start_round(engine, 1))
-
-        async def is_waiting():
-            assert not starting.done()
-            return (await execute(admin, waiting)).all()
-
-        await until(is_waiting)
-        form = formats.VOTES["csv"](
-            snapshot.result, load_settings(ResultSettings, ENVIRON).question
-        )
-        pieces = [piece async for piece in snapshot.votes(form)]
-    assert b"".join(pieces).count(b"\r\na,") == 3
+        async with admin.connect() as connection:
+            await until(partial(waits_for_lock, connection, "relation IS NOT NULL"))
+        form = formats.VOTES["csv"](snapshot.result, QUESTION)
+        assert (await in_pieces(snapshot.votes(form))).count(b"\r\na,") == 3
     await starting
 
 
 async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(engine):
-    settings = load_settings(ResultSettings, ENVIRON)
-    async with open_snapshot(engine, "after_close", votes=True) as snapshot:
-        with pytest.raises(VotesHidden):
-            await anext(snapshot.votes(formats.VOTES["csv"](snapshot.result, settings.question)))
+    async def export(results, error, number=None):
+        async with open_snapshot(engine, results, number, votes=True) as snapshot:
+            form = formats.VOTES["csv"](snapshot.result, QUESTION)
+            with pytest.raises(error):
+                await anext(snapshot.votes(form))
+
+    await export("after_close", VotesHidden)
     await finish(engine)
     await start_round(engine, 1)
-    async with open_snapshot(engine, "always", 1, votes=True) as snapshot:
-        with pytest.raises(VotesNotKept):
-            await anext(snapshot.votes(formats.VOTES["csv"](snapshot.result, settings.question)))
+    await export("always", VotesNotKept, 1)
 
 
 async def test_final_result_is_exported_as_declared(client, engine):
@@ -213,19 +201,12 @@ async def test_final_result_is_exported_as_declared(client, engine):
 async def test_earlier_round_is_exported_as_last_declared_final(engine, exports):
     await count(engine, (3, 2))
     await finish(engine)
-    await execute(
-        engine,
-        "UPDATE poll SET state = 'open', closed_at = NULL, until_ms = NULL, until_seq = NULL,"
-        " final_at = NULL",
-    )
+    await reopen_poll(engine, (await fetch_result(engine)).poll)
     await execute(engine, "UPDATE tally SET b = b + 5")
     await finish(engine)
     await start_round(engine, 1)
     await count(engine, (50, 60))
-    async with (
-        serving(engine, exports, SHOW_RESULTS="after_close") as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
-    ):
+    async with serving(engine, exports, SHOW_RESULTS="after_close") as client:
         # Earlier rounds are never hidden.
         found = (await client.get("/export.json?round=1")).json()
         assert (found["round"], found["phase"], found["hidden"]) == (1, "final", False)
@@ -272,12 +253,8 @@ async def test_request_beyond_the_limit_gets_503_and_totals_are_still_served(cli
 
 
 async def test_missing_database_is_answered_with_an_error_page(tmp_path):
-    url = f"postgresql://postgres@/postgres?host={tmp_path}"
-    engine = create_engine(url, name="tests")
-    async with (
-        serving(engine, engine) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
-    ):
+    engine = create_engine(f"postgresql://postgres@/postgres?host={tmp_path}", name="tests")
+    async with serving(engine, engine) as client:
         answer = await client.get("/export.csv")
     assert answer.status_code == 503
     assert "Please try again in a few seconds." in answer.text
@@ -302,12 +279,12 @@ async def accepted(client):
 
 
 @asynccontextmanager
-async def idler(port):
+async def idler(client):
     """A client that requests an export and does not read it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.settimeout(0)
-    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", client.base_url.port))
     reader, writer = await asyncio.open_connection(sock=connection, limit=4096)
     writer.write(b"GET /export.csv HTTP/1.1\r\nHost: localhost\r\n\r\n")
     try:
@@ -346,11 +323,8 @@ async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
     monkeypatch.setattr(exports_module, "SEND_TIMEOUT", DEADLINE)
     exports = create_engine(database_url, name="voting-export", pool_size=MAX_CONCURRENT_EXPORTS)
     await count_many(engine)
-    async with (
-        serving(engine, exports) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client,
-    ):
-        async with idler(port) as reader:
+    async with serving(engine, exports) as client:
+        async with idler(client) as reader:
             await until(partial(sessions, admin))
             await until(partial(none_open, admin))
             await expect_incomplete(reader)
@@ -363,27 +337,25 @@ async def test_postgres_ends_the_transaction_of_a_client_that_does_not_read(
 
 @pytest.mark.parametrize("limit", ["SEND_TIMEOUT", "EXPORT_TIMEOUT"])
 async def test_an_export_to_a_client_that_does_not_read_is_ended(
-    client, port, engine, admin, monkeypatch, limit
+    client, engine, admin, monkeypatch, limit
 ):
     for each in ("SEND_TIMEOUT", "EXPORT_TIMEOUT"):
         monkeypatch.setattr(exports_module, each, 0.5 if each == limit else 10 * DEADLINE)
     await count_many(engine)
-    async with idler(port) as one, idler(port) as other:
+    async with idler(client) as one, idler(client) as other:
         await until(partial(none_open, admin))
         await until(partial(accepted, client))
         await expect_incomplete(one)
         await expect_incomplete(other)
 
 
-async def test_nothing_more_is_read_for_a_client_that_left(
-    client, port, engine, admin, monkeypatch
-):
+async def test_nothing_more_is_read_for_a_client_that_left(client, engine, admin, monkeypatch):
     read, body = [], formats.Csv.body
     monkeypatch.setattr(
         formats.Csv, "body", lambda self, rows: read.append(rows) or body(self, rows)
     )
     await count_many(engine)
-    async with idler(port), idler(port):
+    async with idler(client), idler(client):
         await until(partial(sessions, admin))
         assert (await client.get("/export.csv")).status_code == 503
     await until(partial(none_open, admin))

@@ -29,10 +29,9 @@ async def deliver(proxy):
 
 
 @pytest.fixture
-async def through(proxy, stream, tmp_path):  # noqa: ARG001 - it is there by its path
+async def through(proxy, prepared, tmp_path):  # noqa: ARG001 - it is there by its path
     """The queue by way of the proxy."""
-    await stream.sync_poll(MIN_VERSION, "open")
-    queue = Queue(connect(f"unix://{tmp_path}/redis.sock"), name=stream.queue.name)
+    queue = Queue(connect(f"unix://{tmp_path}/redis.sock"), name=prepared.queue.name)
     yield queue
     await queue.close()
 

@@ -1,7 +1,7 @@
 """The life of a poll, with real servers."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -11,12 +11,12 @@ import click
 import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
-from support.database import execute, stored_totals, waits_for_lock
+from support.database import execute, stored_totals, stored_votes, transaction, waits_for_lock
 from support.wait import until
 
 from voting.commands import poll as poll_commands
 from voting.database import counting
-from voting.database.engine import DATABASE_ERRORS, transaction
+from voting.database.engine import DATABASE_ERRORS
 from voting.database.poll import (
     RECORD_QUEUE_LOSS,
     PollChanged,
@@ -45,8 +45,8 @@ async def open_poll(stream, engine):
     return stream
 
 
-def ballot(choice="a"):
-    return Ballot(uuid4(), Choice(choice))
+def ballot():
+    return Ballot(uuid4(), Choice.A)
 
 
 async def poll(engine):
@@ -55,10 +55,8 @@ async def poll(engine):
 
 async def count(engine, *ballots):
     """Count ballots given as (voter, choice, ms)."""
-    cast = [
-        QueuedBallot(ms, 0, UUID(int=voter).hex, Choice(choice)) for voter, choice, ms in ballots
-    ]
-    await counting.count(engine, cast)
+    queued = (QueuedBallot(ms, 0, UUID(int=each).hex, choice) for each, choice, ms in ballots)
+    await counting.count(engine, list(queued))
 
 
 async def close_at(engine, ms):
@@ -103,12 +101,9 @@ async def test_poll_closes_at_its_time_by_redis_clock_before_postgres_knows(open
         microsecond=at.microsecond // 1000 * 1000
     )
     last = await open_poll.cast(ballot())
-    async with asyncio.timeout(30):
+    with suppress(PollClosed):
         while True:
-            try:
-                last = await open_poll.cast(ballot())
-            except PollClosed:
-                break
+            last = await open_poll.cast(ballot())
     assert last.ms < milliseconds
     assert (await poll(engine)).state == "open"  # Postgres does not know yet
 
@@ -128,12 +123,10 @@ async def test_poll_closes_when_redis_learns_of_a_time_that_has_passed(open_poll
 
 async def test_close_that_a_killed_command_began_is_completed_by_the_next(open_poll, engine):
     await close_poll(engine)
-    since = (
-        await open_poll.sync_poll(MIN_VERSION, "closed")
-    ).closed_at  # then the command is killed
+    synced = await open_poll.sync_poll(MIN_VERSION, "closed")  # then the command is killed
     await asyncio.sleep(0.01)
     found, _ = await reconcile(engine, open_poll)
-    assert found.closed_at == since
+    assert found.closed_at == synced.closed_at
 
 
 async def test_closed_poll_stays_closed_and_ids_rise_after_redis_lost_everything(open_poll, engine):
@@ -161,18 +154,10 @@ async def test_queue_loss_is_recorded_before_any_vote_was_counted(open_poll, eng
 
 
 async def test_poll_closes_after_an_id_that_does_not_fit_into_postgres(open_poll, engine):
-    await open_poll.admin.xadd(open_poll.queue.stream_key, {"no": "ballot"}, id=f"{2**63}-{2**63}")
+    await open_poll.append({"no": "ballot"}, f"{2**63}-{2**63}")
     await close_poll(engine)
     found, _ = await reconcile(engine, open_poll)
     assert found.last_version == Version(MAX_BIGINT, MAX_BIGINT)
-
-
-async def test_poll_without_votes_becomes_final(open_poll, engine):
-    await close_poll(engine)
-    found, _ = await reconcile(engine, open_poll)
-    assert (await open_poll.progress()).all_counted(found.last_version)
-    assert await declare_final(engine, found.last_version)
-    assert (await poll(engine)).phase is Phase.FINAL
 
 
 async def test_ballots_of_another_round_or_after_the_close_are_not_counted(engine):
@@ -229,10 +214,9 @@ async def test_next_round_keeps_the_tally_of_the_previous_one(engine):
     await end(engine, 11)
     await start_round(engine, 1)
     assert (await execute(engine, "SELECT bucket, a, b FROM past_tally")).all() == before
-    assert (await execute(engine, "SELECT count(*) FROM votes")).scalar_one() == 0
+    assert await stored_votes(engine) == {}
     async with engine.connect() as connection:
-        newest = await fetch_version_floor(connection)
-    assert newest > Version(11, 0)
+        assert await fetch_version_floor(connection) > Version(11, 0)
     assert await poll(engine) == Poll(round=2, after_version=Version(11, 0))
 
 
@@ -269,8 +253,7 @@ async def test_poll_does_not_change_while_it_is_copied_to_redis(engine):
 
 
 async def test_frozen_worker_does_not_prevent_a_close(engine):
-    transactions = engine.execution_options(isolation_level="READ COMMITTED")
-    async with transactions.connect() as frozen:
+    async with engine.execution_options(isolation_level="READ COMMITTED").connect() as frozen:
         await fetch_poll_for_share(frozen)
         await close_poll(engine)
         with pytest.raises(DATABASE_ERRORS):
@@ -348,13 +331,6 @@ async def test_poll_closes_at_its_time_after_every_worker_that_still_opens_it(op
         await open_poll.cast(ballot())
 
 
-async def test_closed_poll_can_not_be_closed_again(engine):
-    await close_poll(engine)
-    for at in (None, datetime(2100, 1, 1, tzinfo=UTC)):
-        with pytest.raises(PollChanged):
-            await close_poll(engine, at=at)
-
-
 # The columns of a poll in each state. The round ends with version 10-0.
 CLOSED = "state = 'closed', closed_at = now(), until_ms = 10, until_seq = 0"
 COLUMNS = {
@@ -369,23 +345,22 @@ AT = datetime(2100, 1, 1, tzinfo=UTC)
 
 async def attempt(event, engine, seen):
     """Cause `event` as operators and workers do."""
-    with suppress(PollChanged):
-        match event:
-            case Event.CLOSE:
-                await close_poll(engine)
-            case Event.SCHEDULE:
-                await close_poll(engine, at=AT)
-            case Event.TIME_REACHED:
-                await close_poll_on_time(engine, seen, AT)
-            case Event.CLOSE_CONFIRMED:
-                async with engine.connect() as connection:
-                    await confirm_close(connection, AT, Version(10, 0))
-            case Event.ALL_COUNTED:
-                await declare_final(engine, Version(10, 0))
-            case Event.REOPEN:
-                await reopen_poll(engine, seen)
-            case Event.START_ROUND:
-                await start_round(engine, seen.round)
+    match event:
+        case Event.CLOSE:
+            await close_poll(engine)
+        case Event.SCHEDULE:
+            await close_poll(engine, at=AT)
+        case Event.TIME_REACHED:
+            await close_poll_on_time(engine, seen, AT)
+        case Event.CLOSE_CONFIRMED:
+            async with engine.connect() as connection:
+                await confirm_close(connection, AT, Version(10, 0))
+        case Event.ALL_COUNTED:
+            await declare_final(engine, Version(10, 0))
+        case Event.REOPEN:
+            await reopen_poll(engine, seen)
+        case Event.START_ROUND:
+            await start_round(engine, seen.round)
 
 
 @pytest.mark.parametrize("state", LifecycleState)
@@ -394,7 +369,10 @@ async def test_database_changes_a_poll_exactly_as_the_table_allows(engine, admin
     await execute(admin, f"UPDATE poll SET {COLUMNS[state]}")
     before = await poll(engine)
     assert before.lifecycle_state is state
-    await attempt(event, engine, before)
+    # What a worker repeats until it succeeds changes nothing; other changes are refused.
+    repeated = event in {Event.CLOSE_CONFIRMED, Event.ALL_COUNTED}
+    with nullcontext() if repeated or before.allows(event) else pytest.raises(PollChanged):
+        await attempt(event, engine, before)
     after = await poll(engine)
     if before.allows(event):
         assert after.lifecycle_state is TRANSITIONS[event].target
@@ -413,6 +391,7 @@ async def test_database_changes_a_poll_exactly_as_the_table_allows(engine, admin
 )
 async def test_change_based_on_an_outdated_poll_is_refused(engine, admin, event, state):
     await execute(admin, f"UPDATE poll SET {COLUMNS[state]}, round = 2, revision = 5")
-    before = await poll(engine)
-    await attempt(event, engine, replace(before, round=1, revision=4))
+    outdated = replace(await poll(engine), round=1, revision=4)
+    with suppress(PollChanged):
+        await attempt(event, engine, outdated)
     assert (await poll(engine)).revision == 5

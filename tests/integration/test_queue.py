@@ -2,12 +2,13 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
 from voting.queue import producer
 from voting.queue import state as state_module
 from voting.queue.client import GROUP, Queue, StreamMissing, connect
+from voting.queue.consumer import Consumer
 from voting.queue.entry import Entry
 from voting.queue.producer import Caster, MaybeRecorded, NotRecorded, PollClosed
 from voting.queue.state import QueueState
@@ -17,16 +18,6 @@ TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
 def ballot(choice=Choice.A):
     return Ballot(uuid4(), choice)
-
-
-def queued(version, ballot):
-    return QueuedBallot(*version, ballot.voter.hex, ballot.choice, ballot.trace)
-
-
-@pytest.fixture
-async def prepared(stream):
-    assert (await stream.sync_poll(MIN_VERSION, "open")).created
-    return stream
 
 
 @pytest.fixture
@@ -44,62 +35,54 @@ async def calls(prepared):
     return count
 
 
-async def test_a_cast_ballot_is_in_the_stream_unchanged(prepared, me):
-    mine = ballot(Choice.B)
-    version = await prepared.cast(mine)
-    [entry] = await me.read(count=10, block=1)
-    assert entry.ballot() == queued(version, mine)
-
-
-async def test_ballots_of_one_turn_of_the_loop_are_sent_in_one_call_in_order(prepared, me, calls):
+@pytest.mark.parametrize(
+    "traces",
+    [[None] * 100, [None, TRACE, None, f"00-{'c' * 32}-{'d' * 16}-00", None]],
+    ids=["plain", "traced"],
+)
+async def test_ballots_of_one_turn_of_the_loop_are_sent_in_one_call_in_order(
+    prepared, me, calls, traces
+):
     before = await calls()
-    mine = [ballot() for _ in range(100)]
+    mine = [Ballot(uuid4(), Choice.B, trace) for trace in traces]
     versions = await asyncio.gather(*map(prepared.cast, mine))
     assert await calls() - before == 1
     entries = await me.read(count=1000, block=1)
     assert [each.version for each in entries] == versions == sorted(versions)
-    assert [each.ballot() for each in entries] == list(map(queued, versions, mine))
-
-
-async def test_only_a_traced_ballot_has_the_trace_field(prepared, me, calls):
-    before = await calls()
-    traces = [None, TRACE, None, f"00-{'c' * 32}-{'d' * 16}-00", None]
-    mine = [Ballot(uuid4(), Choice.B, trace) for trace in traces]
-    versions = await asyncio.gather(*map(prepared.cast, mine))
-    assert await calls() - before == 1
-    entries = await me.read(count=10, block=1)
-    assert [each.version for each in entries] == versions == sorted(versions)
-    assert [each.ballot() for each in entries] == list(map(queued, versions, mine))
+    assert [each.ballot() for each in entries] == [
+        QueuedBallot(*version, ballot.voter.hex, ballot.choice, ballot.trace)
+        for version, ballot in zip(versions, mine, strict=True)
+    ]
+    # Only a traced ballot has the field.
     plain, traced = {b"voter", b"choice"}, {b"voter", b"choice", b"trace"}
     assert [each.fields.keys() for each in entries] == [
         traced if each else plain for each in traces
     ]
+    assert [Entry.of(each.ballot()) for each in entries] == entries
 
 
 async def test_ballots_gather_while_calls_are_in_flight(prepared):
-    async def trickle():
-        casts = []
-        for _ in range(200):
-            casts.append(asyncio.create_task(prepared.cast(ballot())))
-            await asyncio.sleep(0)
-        return await asyncio.gather(*casts)
-
-    assert len(set(await trickle())) == 200
+    casts = []
+    for _ in range(200):
+        casts.append(asyncio.create_task(prepared.cast(ballot())))
+        await asyncio.sleep(0)
+    assert len(set(await asyncio.gather(*casts))) == 200
     assert await prepared.length() == 200
 
 
-async def test_a_cast_is_refused_if_the_stream_is_missing(stream):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await stream.admin.delete(stream.queue.stream_key)
+async def test_a_cast_is_refused_before_a_worker_has_created_the_stream(stream):
     with pytest.raises(NotRecorded, match="no worker"):
         await stream.cast(ballot())
-    assert not await stream.ready()
+    assert await stream.length() == 0
+    assert await stream.cast_rules() is None
 
 
-async def test_a_cast_is_refused_if_the_poll_is_missing(prepared):
-    await prepared.admin.delete(prepared.queue.poll_key)
+@pytest.mark.parametrize("key", ["stream_key", "poll_key"])
+async def test_a_cast_is_refused_if_the_stream_or_the_poll_is_missing(prepared, key):
+    await prepared.admin.delete(getattr(prepared.queue, key))
     with pytest.raises(NotRecorded):
         await prepared.cast(ballot())
+    assert not await prepared.ready()
 
 
 async def test_a_cast_is_refused_when_the_poll_is_closed(prepared):
@@ -142,23 +125,22 @@ async def test_a_cast_is_refused_after_its_deadline_by_redis_clock(prepared):
 
 async def test_a_cast_is_refused_if_memory_is_full(prepared, me):
     await prepared.cast(ballot())
-    await prepared.admin.config_set("maxmemory", 1)
-    try:
+    async with prepared.memory_limit("1"):
         with pytest.raises(NotRecorded, match="refuses"):
             await prepared.cast(ballot())
         # The entries already in the stream can still be counted.
         [entry] = await me.read(count=10, block=1)
         await me.acknowledge([entry.id])
-    finally:
-        await prepared.admin.config_set("maxmemory", "1gb")
     assert await prepared.cast(ballot())
 
 
-async def test_a_cast_is_not_recorded_if_redis_is_unreachable(tmp_path):
+async def test_errors_of_an_unreachable_redis_are_raised_and_a_cast_is_not_recorded(tmp_path):
     queue = Queue(connect(f"unix://{tmp_path}/missing.sock"))
     with pytest.raises(NotRecorded, match="reached"):
         await Caster(queue).cast(ballot())
     assert not await QueueState(queue).ready()
+    with pytest.raises(RedisError):
+        await Consumer(queue, "me").read(count=1, block=0.01)
     await queue.close()
 
 
@@ -198,18 +180,19 @@ async def test_a_second_sync_changes_nothing(prepared, me):
 async def test_a_recreated_group_reads_entries_from_before_it(prepared, me):
     version = await prepared.cast(ballot())
     await prepared.admin.xgroup_destroy(prepared.queue.stream_key, GROUP)
-    assert not (
-        await prepared.sync_poll(MIN_VERSION, "open")
-    ).created  # the stream itself was there
+    synced = await prepared.sync_poll(MIN_VERSION, "open")
+    assert not synced.created  # the stream itself was there
     [entry] = await me.read(count=10, block=1)
     assert entry.version == version
 
 
 async def test_a_new_stream_treats_versions_in_postgres_as_counted(stream):
-    counted = Version(1_700_000_000_000, 5)
+    counted = Version(9_999_999_999_999, 7)
     await stream.sync_poll(counted, "open")
     assert (await stream.progress()).counted(counted)
-    assert not (await stream.progress()).counted(await stream.cast(ballot()))
+    version = await stream.cast(ballot())
+    assert version > counted
+    assert not (await stream.progress()).counted(version)
 
 
 async def test_a_sync_after_its_deadline_is_not_applied(stream, monkeypatch):
@@ -265,11 +248,10 @@ async def test_a_missing_stream_raises_stream_missing(stream, ask):
 
 
 async def test_each_entry_is_delivered_to_one_consumer(prepared):
-    await asyncio.gather(*(prepared.cast(ballot()) for _ in range(10)))
+    await prepared.cast_many(10)
     one = await prepared.consumer("one").read(count=6, block=1)
     two = await prepared.consumer("two").read(count=6, block=1)
-    assert len(one) == 6
-    assert len(two) == 4
+    assert (len(one), len(two)) == (6, 4)
     assert not {each.version for each in one} & {each.version for each in two}
 
 
@@ -289,8 +271,7 @@ async def test_acknowledged_entries_are_not_claimed(prepared, me):
 
 
 async def test_a_read_acknowledges_earlier_entries(prepared, me):
-    for _ in range(3):
-        await prepared.cast(ballot())
+    await prepared.cast_many(3)
     first = await me.read(count=2, block=1)
     [last] = await me.read(count=2, block=1, acknowledge=[each.id for each in first])
     assert await prepared.consumer("other").claim_idle(min_idle=0, count=10) == [last]
@@ -314,15 +295,8 @@ async def test_a_failed_read_leaves_no_reply_to_the_next_command(prepared, me):
     assert await prepared.length() == 0  # while Redis still runs the failed read
 
 
-async def test_an_entry_can_be_rebuilt_from_its_ballot(prepared, me):
-    await prepared.cast(ballot())
-    await prepared.cast(Ballot(uuid4(), Choice.B, TRACE))
-    entries = await me.read(count=2, block=1)
-    assert [Entry.of(each.ballot()) for each in entries] == entries
-
-
 async def test_a_ballot_is_counted_when_all_entries_up_to_it_are_acknowledged(prepared, me):
-    first, second = await asyncio.gather(prepared.cast(ballot()), prepared.cast(ballot()))
+    first, second = await prepared.cast_many(2)
     progress = await prepared.progress()
     assert (progress.counted(first), progress.backlog) == (False, 2)
 
@@ -339,27 +313,25 @@ async def test_a_ballot_is_counted_when_all_entries_up_to_it_are_acknowledged(pr
     assert (progress.counted(second), progress.backlog) == (True, 0)
 
 
-async def test_a_dead_letter_keeps_the_fields_of_its_entry(prepared, me):
-    await prepared.admin.xadd(prepared.queue.stream_key, {"nonsense": "1"})
+async def test_the_backlog_is_none_if_redis_does_not_know_the_lag(prepared, me):
+    first, *_ = await prepared.cast_many(3)
+    await me.read(count=1, block=1)
+    await prepared.admin.xdel(prepared.queue.stream_key, str(first))
+    await prepared.admin.execute_command("XGROUP", "SETID", prepared.queue.stream_key, GROUP, "1-1")
+    assert (await prepared.progress()).backlog is None
+
+
+@pytest.mark.parametrize("others", [1, 10_000])
+async def test_a_dead_letter_keeps_the_first_fields_of_its_entry_and_has_its_id(
+    prepared, me, others
+):
+    fields = {"id": "mine", **{str(number): number for number in range(others)}}
+    await prepared.append(fields)
     [entry] = await me.read(count=10, block=1)
     await me.dead_letter(entry, "no ballot")
     [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
-    assert letter == {
-        b"nonsense": b"1",
-        b"id": str(entry.version).encode(),
-        b"reason": b"no ballot",
-    }
-    assert (await prepared.progress()).oldest_pending is None
-
-
-async def test_an_entry_with_a_field_id_and_too_many_fields_is_dead_lettered(prepared, me):
-    fields = {"id": "mine", **{str(number): number for number in range(10_000)}}
-    await prepared.admin.xadd(prepared.queue.stream_key, fields)
-    [entry] = await me.read(count=10, block=1)
-    await me.dead_letter(entry, "no ballot")
-    [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
-    assert letter[b"id"] == str(entry.version).encode()
-    assert letter[b"98"] == b"98"
+    kept = {b"%d" % number: b"%d" % number for number in range(min(others, 99))}
+    assert letter == kept | {b"id": str(entry.version).encode(), b"reason": b"no ballot"}
     assert (await prepared.progress()).oldest_pending is None
 
 
@@ -396,23 +368,26 @@ async def test_a_consumer_is_deleted_only_when_idle_and_without_pending_entries(
     assert await prepared.consumer("without").read(count=1, block=1)
 
 
-async def test_the_midpoint_is_half_way_in_time(prepared):
-    assert await prepared.midpoint() == MIN_VERSION
-    for version in ("1000-0", "1001-0", "3000-0"):
-        await prepared.admin.xadd(prepared.queue.stream_key, {"any": "thing"}, id=version)
-    assert await prepared.midpoint() == Version(2000, 0)
-
-
-async def test_the_midpoint_within_one_millisecond_is_half_way_in_sequence(prepared):
-    for version in ("1000-1", "1000-2", "1000-9"):
-        await prepared.admin.xadd(prepared.queue.stream_key, {"any": "thing"}, id=version)
-    assert await prepared.midpoint() == Version(1000, 5)
+@pytest.mark.parametrize(
+    ("versions", "midpoint"),
+    [
+        ((), MIN_VERSION),
+        (("1000-0", "1001-0", "3000-0"), Version(2000, 0)),
+        (("1000-1", "1000-2", "1000-9"), Version(1000, 5)),
+    ],
+)
+async def test_the_midpoint_is_half_way_in_time_or_in_sequence(prepared, versions, midpoint):
+    for version in versions:
+        await prepared.append({"any": "thing"}, version)
+    assert await prepared.midpoint() == midpoint
 
 
 @pytest.mark.parametrize(("limit", "full"), [("0", False), ("1gb", False), ("1", True)])
 async def test_memory_is_low_before_it_is_full(prepared, limit, full):
-    await prepared.admin.config_set("maxmemory", limit)
-    try:
+    async with prepared.memory_limit(limit):
         assert await prepared.memory_is_low() == full
-    finally:
-        await prepared.admin.config_set("maxmemory", "1gb")
+
+
+async def test_the_clock_is_that_of_redis(prepared):
+    before = (await prepared.cast(ballot())).ms / 1000
+    assert await prepared.clock() >= before

@@ -1,12 +1,12 @@
 import asyncio
 import re
 from datetime import UTC, datetime
+from functools import partial
 from math import isnan
 from uuid import uuid4
 
+import httpx
 import pytest
-from sqlalchemy import text
-from support.asgi import client_of
 from support.database import execute
 from support.wait import until
 
@@ -28,10 +28,14 @@ UNTIL = Version(9, 0)
 ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": "<Cats>", "POLL_TITLE": "Pets"}
 
 
-def viewer(engine, **environ):
+def create_role(engine, **environ):
     settings = load_settings(ResultSettings, {**ENVIRON, **environ})
-    app = ResultRole(engine, settings, exports=engine).create_app()
-    return client_of(app, "http://result.localhost")
+    return ResultRole(engine, settings, exports=engine)
+
+
+def viewer(engine, **environ):
+    app = create_role(engine, **environ).create_app()
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://result.localhost")
 
 
 @pytest.fixture
@@ -50,11 +54,39 @@ async def count(engine, a, b):
 
 async def close(engine, *, final=True):
     """Close the poll after all that was counted here."""
+    await execute(engine, "UPDATE poll SET state = 'closed'")
     async with engine.connect() as connection:
-        await connection.execute(text("UPDATE poll SET state = 'closed'"))
         await confirm_close(connection, CLOSED_AT, UNTIL)
     if final:
         assert await declare_final(engine, UNTIL)
+
+
+def measured(name, **labels):
+    return metrics.OF_ROLE["result"].get_sample_value(f"voting_{name}", labels)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Each query for totals: whether it asks for the timeline too."""
+    found, fetch_result = [], totals.fetch_result
+
+    async def noting(engine, *, timeline=False):
+        found.append(timeline)
+        return await fetch_result(engine, timeline=timeline)
+
+    monkeypatch.setattr(totals, "fetch_result", noting)
+    return found
+
+
+def fail_to_connect(patch, engine):
+    class Failing:
+        async def __aenter__(self):
+            raise OSError("gone")
+
+        async def __aexit__(self, *_):
+            pass
+
+    patch.setattr(type(engine), "connect", lambda _: Failing())
 
 
 def trigger(page):
@@ -135,28 +167,16 @@ async def test_while_postgres_is_unavailable_the_last_totals_are_shown_with_thei
     fresh = (await client.get("/tally")).headers["etag"]
 
     with monkeypatch.context() as patch:
-        # The role has bound totals.fetch_result: make its question fail underneath.
-        patch.setattr(type(engine), "connect", lambda _: _Failing())
+        fail_to_connect(patch, engine)
         page = (await client.get("/tally", headers={"If-None-Match": fresh})).text
         answer = (await client.get("/api/tally")).json()
     assert "1 vote<" in page
     assert re.search(r'Updated <time datetime="[^"]+"[^>]*>at \d\d:\d\d:\d\d UTC</time>', page)
     assert (answer["stale"], answer["votes"]) == (True, 1)
     assert answer["at"] >= at
-
-    async def is_fresh() -> bool:
-        return not (await client.get("/api/tally")).json()["stale"]
-
-    await until(is_fresh)
+    again = partial(client.get, "/api/tally")
+    await until(again, check=lambda response: not response.json()["stale"])
     assert "can't be asked" not in (await client.get("/tally")).text
-
-
-class _Failing:
-    async def __aenter__(self):
-        raise OSError("gone")
-
-    async def __aexit__(self, *_):
-        pass
 
 
 async def test_totals_that_could_not_be_read_are_not_zero(tmp_path):
@@ -169,37 +189,21 @@ async def test_totals_that_could_not_be_read_are_not_zero(tmp_path):
     assert "0 votes" not in page.text
     assert answer.status_code == 503
     assert answer.json()["votes"] is None
-    assert not await ResultRole(
-        engine, load_settings(ResultSettings, ENVIRON), exports=engine
-    ).ready()
+    assert not await create_role(engine).ready()
 
 
 async def test_the_role_is_ready_when_it_can_read_the_totals(reader):
-    assert await ResultRole(reader, load_settings(ResultSettings, ENVIRON), exports=reader).ready()
+    assert await create_role(reader).ready()
 
 
-async def test_many_viewers_cause_one_query(reader, monkeypatch):
+async def test_many_viewers_cause_one_query(reader, monkeypatch, asked):
     monkeypatch.setattr(result_module, "RESULT_TTL", 3600)
-    asked, standing = [], totals.fetch_result
-
-    async def counting(engine, **how):
-        asked.append(engine)
-        return await standing(engine, **how)
-
-    monkeypatch.setattr(totals, "fetch_result", counting)
     async with viewer(reader) as client:
         await asyncio.gather(*(client.get("/tally") for _ in range(50)))
     assert len(asked) == 1
 
 
-async def test_the_timeline_is_queried_with_the_totals_and_rarely(engine, monkeypatch, reader):
-    asked, standing = [], totals.fetch_result
-
-    async def noting(engine, *, timeline=False):
-        asked.append(timeline)
-        return await standing(engine, timeline=timeline)
-
-    monkeypatch.setattr(totals, "fetch_result", noting)
+async def test_the_timeline_is_queried_with_the_totals_and_rarely(engine, asked, reader):
     await count(engine, 2, 1)
     async with viewer(reader) as client:
         page = (await client.get("/")).text
@@ -212,8 +216,9 @@ async def test_the_timeline_is_queried_with_the_totals_and_rarely(engine, monkey
     assert asked[4:] == [False, True, False]
 
 
-async def fill(engine, buckets):
-    """Count for so long, `a` first and then `b`, with an hour's silence in the middle."""
+@pytest.mark.parametrize("buckets", [1, 2, 10, 1000, 10_000])
+async def test_a_timeline_of_any_length_is_short_and_ends_with_the_totals(client, engine, buckets):
+    # Votes for `a` first and then for `b`, with an hour's silence in the middle.
     await execute(
         engine,
         "INSERT INTO tally (bucket, a, b, ms)"
@@ -222,11 +227,6 @@ async def fill(engine, buckets):
         f" CASE WHEN n < {buckets // 2} THEN 2 ELSE 0 END, 1, 1"
         f" FROM generate_series(0, {buckets - 1}) AS n",
     )
-
-
-@pytest.mark.parametrize("buckets", [1, 2, 10, 1000, 10_000])
-async def test_a_timeline_of_any_length_is_short_and_ends_with_the_totals(client, engine, buckets):
-    await fill(engine, buckets)
     part = await client.get("/timeline")
     assert len(part.content) < 2000
     found = await totals.fetch_result(engine, timeline=True)
@@ -331,27 +331,19 @@ async def test_a_lost_queue_is_shown_once_the_poll_is_closed(client, engine, adm
     assert answer["queue_lost_at"] == "2030-01-02T03:04:05+00:00"
 
 
-def measured(name, **labels):
-    return metrics.OF_ROLE["result"].get_sample_value(f"voting_{name}", labels)
-
-
 async def test_queries_are_measured_by_their_outcome(client, engine, monkeypatch):
     def asked():
         return [measured("totals_queries_total", outcome=each) for each in metrics.OUTCOMES]
 
+    await count(engine, 2, 3)
     before, timed = asked(), measured("totals_query_duration_seconds_count")
     await client.get("/tally")
+    assert measured("votes_counted") == 5  # of all options together
     assert asked() == [before[0] + 1, before[1]]
-    monkeypatch.setattr(type(engine), "connect", lambda _: _Failing())
+    fail_to_connect(monkeypatch, engine)
     await client.get("/tally")
     assert asked() == [before[0] + 1, before[1] + 1]
     assert measured("totals_query_duration_seconds_count") == timed + 1
-
-
-async def test_the_turnout_is_that_of_all_options_together(client, engine):
-    await count(engine, 2, 3)
-    await client.get("/tally")
-    assert measured("votes_counted") == 5
 
 
 async def test_the_age_of_the_totals_grows_until_the_next_query(engine, monkeypatch, reader):
@@ -364,13 +356,12 @@ async def test_the_age_of_the_totals_grows_until_the_next_query(engine, monkeypa
         now += 60
         assert measured("totals_age_seconds") == 60
         with monkeypatch.context() as patch:
-            patch.setattr(type(engine), "connect", lambda _: _Failing())
+            fail_to_connect(patch, engine)
             await client.get("/tally")
             assert measured("totals_age_seconds") == 60
-        async with asyncio.timeout(30):
-            while measured("totals_age_seconds"):
-                await client.get("/tally")
-                await asyncio.sleep(0.01)
+        # The next query begins a while after one that failed.
+        polled = partial(client.get, "/tally")
+        await until(polled, check=lambda _: not measured("totals_age_seconds"))
 
 
 async def test_responses_to_viewers_are_measured_by_status(client):

@@ -11,9 +11,10 @@ import asyncpg
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 from sqlalchemy.exc import DBAPIError
-from support.database import all_counted
-from support.servers import DEPLOY, USERS, passwords
+from support.database import all_counted, fetch
+from support.servers import DEPLOY, USERS, redis_url
 from support.wait import until
+from support.workers import working
 
 from voting.database import schema
 from voting.database.engine import create_engine
@@ -33,7 +34,6 @@ from voting.reconcile.replay import replay
 from voting.roles import maintenance
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
-from voting.roles.worker import Worker
 from voting.roles.worker_metrics import QueueMonitor
 from voting.settings import PollSettings
 from voting.telemetry import metrics
@@ -50,14 +50,6 @@ def database(servers):
     servers.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def fetch(url, statement):
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetch(statement)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture(scope="module")
 def redis(servers, tmp_path_factory):
     """A Valkey with the configuration and the users of the deployment."""
@@ -69,21 +61,10 @@ def redis(servers, tmp_path_factory):
     configuration = folder / "valkey.conf"
     given = (DEPLOY / "base/valkey.conf").read_text()
     configuration.write_text(given.replace("dir /data", f"dir {folder}/valkey"))
-    here = {"port": "0", "unixsocket": f"{folders.run}/valkey.sock", "aclfile": str(USERS)}
-    program = replace(
-        program,
-        command=[
-            program.command[0],
-            str(configuration),
-            *(part for key, value in here.items() for part in (f"--{key}", value)),
-        ],
-    )
-
-    def url(user: str) -> str:
-        return f"unix://{user}@{folders.run}/valkey.sock?password={passwords()[user]}"
-
-    with servers.running(program):
-        yield url
+    here = ("--port", "0", "--unixsocket", f"{folders.run}/valkey.sock", "--aclfile", str(USERS))
+    command = [program.command[0], str(configuration), *here]
+    with servers.running(replace(program, command=command)):
+        yield partial(redis_url, folders)
 
 
 @pytest.fixture
@@ -93,46 +74,35 @@ async def streams(redis):
         yield QueueState(Queue(vote)), QueueState(Queue(worker))
 
 
-async def consumers(stream):
-    found = await stream.queue.redis.xinfo_consumers(stream.queue.stream_key, GROUP)
-    return {each["name"] for each in found}
-
-
 async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypatch):
     monkeypatch.setattr(worker_module, "READ_BLOCK", 0.1)
-    voting, working = streams
+    vote, state = streams
     engine = create_engine(database("voting_worker"), name="tests")
     timing = Timing(maintenance_interval=0.1)
-    worker = Worker(working.queue, engine, consumer=uuid4().hex, timing=timing)
-    running = asyncio.create_task(worker.run())
-    await until(worker.ready)
-    assert await voting.ready()
-    for choice in (Choice.A, Choice.A, Choice.B):
-        await Caster(voting.queue).cast(Ballot(uuid4(), choice))
-    await voting.queue.redis.xadd(voting.queue.stream_key, {"no": "ballot"})
-    await until(partial(all_counted, voting))
-    assert not await voting.memory_is_low()
-    found = await audit(working, engine)
-    assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
-    assert (await replay(working, engine)).votes == 0
+    async with working(state.queue, engine, timing=timing) as worker:
+        assert await vote.ready()
+        for choice in (Choice.A, Choice.A, Choice.B):
+            await Caster(vote.queue).cast(Ballot(uuid4(), choice))
+        await vote.queue.redis.xadd(vote.queue.stream_key, {"no": "ballot"})
+        await until(partial(all_counted, vote))
+        assert not await vote.memory_is_low()
+        found = await audit(state, engine)
+        assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
+        assert (await replay(state, engine)).votes == 0
 
-    # Maintenance too: counted entries are trimmed, idle consumers deleted.
-    assert await Consumer(working.queue, "silent").read(count=1, block=0.001) == []
-    monkeypatch.setattr(maintenance, "RETENTION_SECONDS", -60)
-    monkeypatch.setattr(maintenance, "CONSUMER_EXPIRY", 0)
+        # Maintenance too: counted entries are trimmed, idle consumers deleted.
+        assert await Consumer(state.queue, "silent").read(count=1, block=0.001) == []
+        monkeypatch.setattr(maintenance, "RETENTION_SECONDS", -60)
+        monkeypatch.setattr(maintenance, "CONSUMER_EXPIRY", 0)
+        await until(state.length, check=lambda length: length <= 1)
+        consumers = partial(state.queue.redis.xinfo_consumers, state.queue.stream_key, GROUP)
+        await until(consumers, check=lambda found: "silent" not in str(found))
+        assert await worker.ready()
 
-    async def maintained() -> bool:
-        return await working.length() <= 1 and b"silent" not in await consumers(working)
-
-    await until(maintained)
-    assert await worker.ready()
-    worker.stop()
-    await running
-
-    assert await working.midpoint() > MIN_VERSION
-    await working.sync_poll(MIN_VERSION, "closed")
+    assert await state.midpoint() > MIN_VERSION
+    await state.sync_poll(MIN_VERSION, "closed")
     with pytest.raises(PollClosed):
-        await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A))
+        await Caster(vote.queue).cast(Ballot(uuid4(), Choice.A))
     await engine.dispose()
 
     reading = create_engine(database("voting_result"), name="tests")

@@ -11,8 +11,7 @@ import asyncpg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
-from support.database import execute
+from support.database import fetch
 from support.wait import until
 
 from voting.database import schema
@@ -31,34 +30,18 @@ def empty_url(servers):
 
 
 def tables(url):
-    async def fetch():
-        engine = create_engine(url, name="tests")
-        query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-        async with engine.connect() as connection:
-            found = set((await connection.execute(text(query))).scalars())
-        await engine.dispose()
-        return found
-
-    return asyncio.run(fetch())
+    query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    return {row["tablename"] for row in asyncio.run(fetch(url, query))}
 
 
-async def revision(url):
-    connection = await asyncpg.connect(url)
-    found = await connection.fetchval("SELECT version_num FROM alembic_version")
-    await connection.close()
-    return found
-
-
-def test_migrations_and_models_agree(empty_url):
+def test_migrations_models_and_rights_agree(empty_url):
     schema.migrate(empty_url)
     command.check(schema.config(empty_url))
-
-
-def test_migrating_twice_changes_nothing(empty_url):
-    schema.migrate(empty_url)
-    before = tables(empty_url)
-    schema.migrate(empty_url)
-    assert tables(empty_url) == before == {*Base.metadata.tables, "alembic_version"}
+    assert tables(empty_url) == {*Base.metadata.tables, "alembic_version"}
+    for rights in RIGHTS.values():
+        assert rights.keys() <= {*tables(empty_url), "start_round(integer)"}
+    schema.migrate(empty_url)  # changes nothing
+    command.check(schema.config(empty_url))
 
 
 def test_downgrade_leaves_nothing_and_can_be_undone(empty_url):
@@ -92,16 +75,10 @@ async def test_migration_may_wait_longer_than_a_statement_of_the_app(empty_url, 
 
 
 def test_failed_migration_leaves_nothing_half_done(empty_url):
-    asyncio.run(_make_poll_table(empty_url))  # conflicts with the third table
+    asyncio.run(fetch(empty_url, "CREATE TABLE poll ()"))  # conflicts with the third table
     with pytest.raises(Exception, match="already exists"):
         schema.migrate(empty_url)
     assert tables(empty_url) == {"poll"}
-
-
-async def _make_poll_table(url):
-    engine = create_engine(url, name="tests")
-    await execute(engine, "CREATE TABLE poll ()")
-    await engine.dispose()
 
 
 def test_schema_can_be_written_as_sql():
@@ -175,7 +152,8 @@ async def test_schema_of_a_later_version_is_accepted(empty_url, monkeypatch, nex
         await schema.wait_for_schema(empty_url)
     # A rollback to this version migrates nothing.
     await asyncio.to_thread(schema.migrate, empty_url)
-    assert await revision(empty_url) == "next"
+    [row] = await fetch(empty_url, "SELECT version_num FROM alembic_version")
+    assert row["version_num"] == "next"
 
 
 async def test_wait_for_server_returns_once_it_is_there(servers, logged):
@@ -190,9 +168,3 @@ async def test_wait_for_server_returns_once_it_is_there(servers, logged):
 async def test_wait_for_server_raises_after_its_time(servers):
     with pytest.raises(DATABASE_ERRORS, match='"missing_database" does not exist'):
         await schema.wait_for_server(servers.database_url("missing_database"), 0.1)
-
-
-def test_rights_name_tables_and_functions_that_exist(empty_url):
-    schema.migrate(empty_url)
-    for rights in RIGHTS.values():
-        assert rights.keys() <= {*tables(empty_url), "start_round(integer)"}

@@ -1,6 +1,5 @@
 """TLS to Redis and Postgres as their URLs request it, with certificates made for the test."""
 
-import asyncio
 import ssl
 from contextlib import AsyncExitStack
 from functools import partial
@@ -10,18 +9,17 @@ from uuid import uuid4
 import pytest
 import trustme
 from redis.exceptions import RedisError
-from sqlalchemy import text
-from support.database import all_counted
+from support.database import all_counted, execute, stored_totals
 from support.servers import passwords
 from support.tls import Front
 from support.wait import until
+from support.workers import working
 
 from voting.database.engine import DATABASE_ERRORS, create_engine
-from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.poll.ballot import Ballot, Choice
 from voting.queue.client import Queue, connect
 from voting.queue.producer import Caster, NotRecorded
 from voting.queue.state import QueueState
-from voting.roles.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +53,16 @@ def context(authority):
 
 @pytest.fixture
 async def front(servers, database):
-    """Start a front of a server, with this certificate or none; its URLs request TLS."""
+    """Start a front of a server, with this certificate or none, and return it with its URLs."""
+    urls = {"valkey.sock": redis_url, ".s.PGSQL.5432": partial(postgres_url, database)}
     async with AsyncExitStack() as fronts:
 
-        async def redis(context):
-            front = Front(servers.folders.run / "valkey.sock", context)
-            return await fronts.enter_async_context(front), redis_url
+        async def start(socket, context):
+            front = Front(servers.folders.run / socket, context, postgres="PGSQL" in socket)
+            await fronts.enter_async_context(front)
+            return front, partial(urls[socket], front)
 
-        async def postgres(context):
-            front = Front(servers.folders.run / ".s.PGSQL.5432", context, postgres=True)
-            return await fronts.enter_async_context(front), partial(postgres_url, database)
-
-        yield {"redis": redis, "postgres": postgres}
+        yield {"redis": partial(start, "valkey.sock"), "postgres": partial(start, ".s.PGSQL.5432")}
 
 
 def redis_url(front, user, host="localhost", **options):
@@ -82,21 +78,16 @@ def postgres_url(database, front, user, host="localhost", **options):
 async def test_a_vote_is_cast_and_counted_over_tls(front, stream, context, trusted):
     redis, redis_url = await front["redis"](context)
     postgres, postgres_url = await front["postgres"](context)
-    url = partial(redis_url, redis, ssl_ca_certs=trusted)
-    voting, working = (
+    url = partial(redis_url, ssl_ca_certs=trusted)
+    voting, counting = (
         Queue(connect(url(user)), name=stream.queue.name) for user in ("vote", "worker")
     )
-    engine = create_engine(postgres_url(postgres, "worker", sslrootcert=trusted), name="tests")
-    worker = Worker(working, engine, consumer="me")
-    running = asyncio.create_task(worker.run())
-    await until(worker.ready)
-    await Caster(voting).cast(Ballot(uuid4(), Choice.A))
-    await until(partial(all_counted, QueueState(voting)))
-    worker.stop()
-    await running
-    async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM votes"))).scalar_one() == 1
-    for each in (voting, working):
+    engine = create_engine(postgres_url("worker", sslrootcert=trusted), name="tests")
+    async with working(counting, engine):
+        await Caster(voting).cast(Ballot(uuid4(), Choice.A))
+        await until(partial(all_counted, QueueState(voting)))
+    assert await stored_totals(engine) == (1, 0)
+    for each in (voting, counting):
         await each.close()
     await engine.dispose()
     assert redis.plain == postgres.plain == b""
@@ -117,20 +108,19 @@ def wrong(case, context, trusted, other):
 
 @pytest.mark.parametrize("case", WRONG)
 async def test_redis_with_an_invalid_certificate_gets_no_data(
-    front, stream, case, context, trusted, other
+    front, prepared, case, context, trusted, other
 ):
-    await stream.sync_poll(MIN_VERSION, "open")
     context, authority, host = wrong(case, context, trusted, other)
     redis, url = await front["redis"](context)
     options = {"ssl_ca_certs": authority} if authority else {}
-    queue = Queue(connect(url(redis, "vote", host, **options)), name=stream.queue.name)
+    queue = Queue(connect(url("vote", host, **options)), name=prepared.queue.name)
     assert not await QueueState(queue).ready()
     with pytest.raises(NotRecorded):
         await Caster(queue).cast(Ballot(uuid4(), Choice.A))
     with pytest.raises(RedisError):
         await QueueState(queue).progress()
     await queue.close()
-    assert await stream.length() == 0
+    assert await prepared.length() == 0
     assert passwords()["vote"].encode() not in redis.plain
     assert b"AUTH" not in redis.plain
 
@@ -143,25 +133,22 @@ async def test_postgres_with_an_invalid_certificate_gets_no_data(
     postgres, url = await front["postgres"](context)
     # Without this, asyncpg reads the certificate authority of the home folder.
     options = {"sslrootcert": authority or "/nowhere/root.crt"}
-    engine = create_engine(url(postgres, "worker", host, **options), name="tests")
+    engine = create_engine(url("worker", host, **options), name="tests")
     with pytest.raises((*DATABASE_ERRORS, ssl.SSLError, ValueError)):
-        async with engine.connect():
-            pass
+        await execute(engine, "SELECT 1")
     await engine.dispose()
     assert postgres.plain == b""
 
 
 async def test_sslmode_require_encrypts_without_verification_and_refuses_plain_text(front, context):
     postgres, url = await front["postgres"](context)
-    engine = create_engine(url(postgres, "worker", sslmode="require"), name="tests")
-    async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+    engine = create_engine(url("worker", sslmode="require"), name="tests")
+    assert (await execute(engine, "SELECT 1")).scalar_one() == 1
     await engine.dispose()
     assert postgres.plain == b""
     postgres, url = await front["postgres"](None)
-    engine = create_engine(url(postgres, "worker", sslmode="require"), name="tests")
+    engine = create_engine(url("worker", sslmode="require"), name="tests")
     with pytest.raises(DATABASE_ERRORS):
-        async with engine.connect():
-            pass
+        await execute(engine, "SELECT 1")
     await engine.dispose()
     assert postgres.plain == b""

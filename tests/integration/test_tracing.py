@@ -1,9 +1,8 @@
 """What the spans of the vote role hold when a cast fails."""
 
+import httpx
 import pytest
-from support.asgi import client_of
 
-from voting.poll.ballot import MIN_VERSION
 from voting.queue.producer import MaybeRecorded, NotRecorded, PollClosed
 from voting.roles.vote import VoteRole
 from voting.settings import VoteSettings, load_settings
@@ -28,11 +27,13 @@ class FailingCaster:
 
 
 @pytest.mark.parametrize("error", [PollClosed, NotRecorded, MaybeRecorded, ZeroDivisionError])
-async def test_a_failed_span_of_a_vote_has_the_class_of_the_error_and_no_text(stream, spans, error):
-    await stream.sync_poll(MIN_VERSION, "open")
+async def test_a_failed_span_of_a_vote_has_the_class_of_the_error_and_no_text(
+    prepared, spans, error
+):
     caster = FailingCaster(error)
-    app = VoteRole(caster, stream.vote, load_settings(VoteSettings, ENVIRON)).create_app()
-    async with client_of(app, "http://vote.localhost") as client:
+    app = VoteRole(caster, prepared.vote, load_settings(VoteSettings, ENVIRON)).create_app()
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://vote.localhost") as client:
         await client.get("/")
         response = await client.post("/vote", data={"choice": "a"})
     assert response.headers["Voting-Recorded"] in {"no", "unknown"}

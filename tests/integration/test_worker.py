@@ -1,16 +1,17 @@
 import asyncio
-import contextlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
-from support.database import cast_ballots, execute, waits_for_lock
+from support import workers
+from support.database import execute, transaction, waits_for_lock
 from support.wait import until
 
 from voting.database import counting
-from voting.database.engine import create_engine, transaction
+from voting.database.engine import create_engine
 from voting.database.poll import close_poll
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
@@ -32,17 +33,8 @@ def short_reads(monkeypatch):
     monkeypatch.setattr(worker_module, "READ_BLOCK", 0.1)
 
 
-@contextlib.asynccontextmanager
-async def working(stream, engine, **options):
-    """Run a worker, and stop it at the end."""
-    worker = Worker(stream.queue, engine, consumer=uuid4().hex, **options)
-    running = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        async with asyncio.timeout(20):
-            await running
+def working(stream, engine, number=1, **options):
+    return workers.working(stream.queue, engine, number, **options)
 
 
 def fail_to_count(monkeypatch, failures):
@@ -61,23 +53,6 @@ async def votes(engine):
     return (await fetch_result(engine)).totals.votes
 
 
-async def phase(engine):
-    return (await fetch_result(engine)).poll.phase
-
-
-async def pending(stream):
-    return (await stream.admin.xpending(stream.queue.stream_key, "workers"))["pending"]
-
-
-def equals(expected, ask, *arguments):
-    """Return a condition for `until`: whether `ask` returns `expected`."""
-
-    async def check():
-        return await ask(*arguments) == expected
-
-    return check
-
-
 def counted(stream, engine, number):
     async def check():
         return await votes(engine) == number and (await stream.progress()).backlog == 0
@@ -86,135 +61,131 @@ def counted(stream, engine, number):
 
 
 MEASURED = (
-    "ballots_counted_total",
-    "ballots_redelivered_total",
-    "dead_letters_total",
-    "batch_ballots_sum",
-    "batch_ballots_count",
-    "count_duration_seconds_count",
-    "accept_to_count_seconds_count",
+    *("ballots_counted_total", "ballots_redelivered_total", "dead_letters_total"),
+    *("batch_ballots_sum", "batch_ballots_count"),
+    *("count_duration_seconds_count", "accept_to_count_seconds_count"),
+    "accept_to_count_seconds_sum",
 )
 
 
-def measured():
-    registry = metrics.OF_ROLE["worker"]
-    return {name: registry.get_sample_value(f"voting_{name}") for name in MEASURED}
+@pytest.fixture
+def grown():
+    """Return a function from a metric to its increase since the start of the test."""
+
+    def value(name):
+        return metrics.OF_ROLE["worker"].get_sample_value(f"voting_{name}")
+
+    before = {name: value(name) for name in MEASURED}
+    return lambda name: value(name) - before[name]
 
 
-def grown(before):
-    return {name: value - before[name] for name, value in measured().items()}
+@pytest.fixture
+async def pending(stream):
+    async def count():
+        return (await stream.admin.xpending(stream.queue.stream_key, "workers"))["pending"]
+
+    return count
 
 
-async def test_ballots_become_votes(stream, engine):
-    async with working(stream, engine) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 30, Choice.A)
-        await cast_ballots(stream, 12, Choice.B)
+async def test_ballots_become_votes(stream, engine, caplog):
+    async with working(stream, engine):
+        await stream.cast_many(30, Choice.A)
+        await stream.cast_many(12, Choice.B)
         await until(counted(stream, engine, 42))
     totals = (await fetch_result(engine)).totals
     assert (totals.a, totals.b) == (30, 12)
+    assert "stream missing" not in caplog.text  # it is the first of this poll
 
 
 async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatch):
     monkeypatch.setattr(worker_module, "BATCH_SIZE", 7)
-    async with working(stream, engine), working(stream, engine), working(stream, engine) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 500)
+    async with working(stream, engine, 3):
+        await stream.cast_many(500)
         await until(counted(stream, engine, 500))
 
 
-async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, database_url):
-    other = create_engine(database_url, name="tests")
-    async with working(stream, engine) as worker:
-        await until(worker.ready)
-        async with transaction(other) as blocking:
+async def test_a_batch_is_acknowledged_only_after_its_commit(stream, engine, pending, admin):
+    async with working(stream, engine):
+        async with transaction(admin) as blocking:
             await blocking.execute(text("LOCK TABLE tally"))
-            await cast_ballots(stream, 3)
-            await until(partial(waits_for_lock, blocking, "relation IS NOT NULL"))
-            assert await pending(stream) == 3
+            await stream.cast_many(3)
+            await until(partial(waits_for_lock, blocking, "relation = 'tally'::regclass"))
+            assert await pending() == 3
             # The next batch is read while the last one commits.
-            await cast_ballots(stream, 2)
-            await until(equals(5, pending, stream))
+            await stream.cast_many(2)
+            await until(pending, check=lambda number: number == 5)
         await until(counted(stream, engine, 5))
-        assert await pending(stream) == 0
-    await other.dispose()
+        assert await pending() == 0
 
 
-async def test_a_stopped_worker_finishes_its_current_batch(stream, engine):
-    async with working(stream, engine) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 50)
+async def test_a_stopped_worker_finishes_its_current_batch(stream, engine, pending):
+    async with working(stream, engine):
+        await stream.cast_many(50)
         await until(partial(votes, engine))
-    assert await pending(stream) == 0
+    assert await pending() == 0
     assert await votes(engine) == 50
 
 
-async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(stream, engine):
-    before = measured()
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 2)
-    bad = await stream.admin.xadd(stream.queue.stream_key, {"voter": b"short", "choice": b"a"})
-    await cast_ballots(stream, 2)
-    async with working(stream, engine):
-        await until(counted(stream, engine, 4))
-    [(_, letter)] = await stream.admin.xrange(stream.queue.dead_letters_key)
-    assert letter[b"id"] == bad
+async def test_the_entries_of_a_dead_worker_are_claimed(prepared, engine, caplog, grown):
+    await prepared.cast_many(3)
+    assert len(await prepared.consumer("dead").read(count=10, block=1)) == 3
+    # With an idle time of 0 a worker claims the entries of its own current batch, too.
+    async with working(prepared, engine, timing=Timing(claim_min_idle=0)):
+        await until(counted(prepared, engine, 3))
+    claims = [each for each in caplog.records if "claimed idle" in each.getMessage()]
+    assert claims[0].entries == 3
+    # They are measured each time they are counted.
+    assert grown("ballots_redelivered_total") >= 3
+    assert grown("ballots_redelivered_total") == grown("ballots_counted_total")
+    assert grown("ballots_counted_total") == grown("batch_ballots_sum")
+
+
+async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(prepared, engine, grown):
+    await prepared.cast_many(2)
+    bad = await prepared.append({"voter": b"short", "choice": b"a"})
+    await prepared.cast_many(2)
+    async with working(prepared, engine):
+        await until(counted(prepared, engine, 4))
+    [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
+    assert Version.parse(letter[b"id"]) == bad
     assert letter[b"voter"] == b"short"
     assert letter[b"reason"].startswith(b"no ballot")
-    assert grown(before) == {
-        "ballots_counted_total": 4,
-        "ballots_redelivered_total": 0,
-        "dead_letters_total": 1,
-        "batch_ballots_sum": 4,
-        "batch_ballots_count": 1,
-        "count_duration_seconds_count": 1,
-        "accept_to_count_seconds_count": 1,
-    }
+    assert [grown(name) for name in MEASURED[:-1]] == [4, 0, 1, 4, 1, 1, 1]
 
 
-async def test_an_entry_that_postgres_refuses_is_dead_lettered_the_rest_counted(stream, engine):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 5)
-    last = (await cast_ballots(stream, 1))[0]
+async def test_an_entry_that_postgres_refuses_is_dead_lettered_the_rest_counted(prepared, engine):
+    last = (await prepared.cast_many(6))[-1]
     fields = {"voter": uuid4().bytes, "choice": b"b"}
     # A number that is fine for Redis and too large for a bigint.
-    bad = await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{last.ms + 1}-{2**63}")
-    await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{last.ms + 2}-0")
-    async with working(stream, engine):
-        await until(counted(stream, engine, 7))
-    [(_, letter)] = await stream.admin.xrange(stream.queue.dead_letters_key)
-    assert letter[b"id"] == bad
+    bad = await prepared.append(fields, f"{last.ms + 1}-{2**63}")
+    await prepared.append(fields, f"{last.ms + 2}-0")
+    async with working(prepared, engine):
+        await until(counted(prepared, engine, 7))
+    [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
+    assert Version.parse(letter[b"id"]) == bad
     assert letter[b"reason"].startswith(b"refused by Postgres")
 
 
 async def test_a_lost_stream_is_recreated_above_the_counted_versions(stream, engine, caplog):
-    async with working(stream, engine) as worker:
-        await until(worker.ready)
-        [version] = await cast_ballots(stream, 1)
+    async with working(stream, engine):
+        [version] = await stream.cast_many(1)
         await until(counted(stream, engine, 1))
         await stream.admin.delete(stream.queue.stream_key, stream.queue.poll_key)
         await until(stream.ready)
-        [after] = await cast_ballots(stream, 1)
+        [after] = await stream.cast_many(1)
         assert after > version
         await until(counted(stream, engine, 2))
     assert "stream missing, recreated" in caplog.text
 
 
-async def test_the_first_stream_of_a_poll_logs_no_error(stream, engine, caplog):
-    async with working(stream, engine) as worker:
-        await until(worker.ready)
-    assert "stream missing" not in caplog.text
-
-
 async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine):
-    async with working(stream, engine, timing=OFTEN) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 1)
+    async with working(stream, engine, timing=OFTEN):
+        await stream.cast_many(1)
         await execute(engine, "UPDATE poll SET state = 'closed'")
 
         async def refused():
             try:
-                await cast_ballots(stream, 1)
+                await stream.cast_many(1)
             except PollClosed:
                 return True
             return False
@@ -223,75 +194,56 @@ async def test_a_poll_closed_in_postgres_is_closed_in_redis(stream, engine):
 
 
 async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch):
-    async with working(stream, engine, timing=OFTEN) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 5)
+    async with working(stream, engine, timing=OFTEN):
+        await stream.cast_many(5)
         await until(counted(stream, engine, 5))
         assert await stream.length() == 5
         monkeypatch.setattr(maintenance, "RETENTION_ENTRIES", 2)
-
-        async def trimmed():
-            return await stream.length() <= 2
-
-        await until(trimmed)
+        await until(stream.length, check=lambda length: length <= 2)
         assert await stream.length() > 0  # the older ones go first
 
 
-async def test_when_memory_is_full_the_backlog_is_counted_and_trimmed(stream, engine):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 5)
-    await stream.admin.xadd(stream.queue.stream_key, {"no": "ballot"})
-    await stream.admin.config_set("maxmemory", 1)
-    try:
-        async with working(stream, engine, timing=OFTEN):
-            await until(counted(stream, engine, 5))
-
-            async def made_room():
-                return await stream.length() <= 1
-
-            await until(made_room)
-        assert await stream.admin.xlen(stream.queue.dead_letters_key) == 1
-    finally:
-        await stream.admin.config_set("maxmemory", "1gb")
+async def test_when_memory_is_full_the_backlog_is_counted_and_trimmed(prepared, engine):
+    await prepared.cast_many(5)
+    await prepared.append({"no": "ballot"})
+    async with prepared.memory_limit("1"), working(prepared, engine, timing=OFTEN):
+        await until(counted(prepared, engine, 5))
+        await until(prepared.length, check=lambda length: length <= 1)
+    assert await prepared.admin.xlen(prepared.queue.dead_letters_key) == 1
 
 
-async def test_idle_consumers_are_deleted(stream, engine, monkeypatch):
+async def test_idle_consumers_are_deleted(prepared, engine, monkeypatch):
     monkeypatch.setattr(maintenance, "CONSUMER_EXPIRY", 0)
-    await stream.sync_poll(MIN_VERSION, "open")
-    await stream.consumer("an earlier pod").read(count=1, block=0.01)
-    async with working(stream, engine):
-
-        async def gone():
-            consumers = await stream.admin.xinfo_consumers(stream.queue.stream_key, "workers")
-            return b"an earlier pod" not in [each["name"] for each in consumers]
-
-        await until(gone)
+    await prepared.consumer("an earlier pod").read(count=1, block=0.01)
+    names = partial(prepared.admin.xinfo_consumers, prepared.queue.stream_key, "workers")
+    async with working(prepared, engine):
+        await until(names, check=lambda found: "an earlier pod" not in str(found))
 
 
-async def test_a_worker_retries_postgres_and_logs_it_once(stream, engine, caplog, monkeypatch):
+async def test_a_worker_retries_postgres_and_logs_it_once(
+    stream, engine, caplog, monkeypatch, grown
+):
     monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
     fail_to_count(monkeypatch, [OSError("gone")] * 5)
-    before = measured()
     async with working(stream, engine) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 3)
+        await stream.cast_many(3)
         await until(counted(stream, engine, 3))
         assert await worker.ready()
+    # What failed is not measured.
+    assert grown("count_duration_seconds_count") == 1
+    assert grown("ballots_counted_total") == 3
     down, up = [each for each in caplog.records if "Postgres" in each.getMessage()]
     assert down.getMessage() == "Postgres is down, retrying"
     assert down.reason == "OSError('gone')"
     assert up.getMessage() == "Postgres is up again"
-    assert grown(before)["count_duration_seconds_count"] == 1
-    assert grown(before)["ballots_counted_total"] == 3
 
 
 async def test_a_transaction_conflict_is_retried_without_a_warning(
     stream, engine, caplog, monkeypatch
 ):
     fail_to_count(monkeypatch, [_Deadlock()])
-    async with working(stream, engine) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 3)
+    async with working(stream, engine):
+        await stream.cast_many(3)
         await until(counted(stream, engine, 3))
     assert "is down" not in caplog.text
 
@@ -302,16 +254,14 @@ class _Deadlock(OSError):
 
 async def test_a_terminated_connection_is_replaced(stream, engine, database_url):
     other = create_engine(database_url, name="other")
-    terminate = text(
+    terminate = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
-    async with working(stream, engine) as worker:
-        await until(worker.ready)
+    async with working(stream, engine):
         for number in range(1, 4):
-            async with other.connect() as connection:
-                assert (await connection.execute(terminate)).scalar_one() > 0
-            await cast_ballots(stream, 10)
+            assert (await execute(other, terminate)).scalar_one() > 0
+            await stream.cast_many(10)
             await until(counted(stream, other, 10 * number))
     await other.dispose()
 
@@ -321,7 +271,7 @@ async def test_without_redis_a_worker_is_not_ready_and_can_be_stopped(
 ):
     monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
     stream = QueueState(Queue(connect(f"unix://{tmp_path}/missing.sock")))
-    async with working(stream, engine) as worker:
+    async with working(stream, engine, ready=False) as worker:
         await until(lambda: "Redis is down" in caplog.text)
         assert not await worker.ready()
     assert caplog.text.count("Redis is down") == 1
@@ -345,7 +295,7 @@ async def test_a_cancellation_that_a_call_swallows_is_raised_after_it(stream, en
 
     async def swallow():
         calling.set()
-        with contextlib.suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
 
     worker = Worker(stream.queue, engine, consumer="me")
@@ -357,22 +307,21 @@ async def test_a_cancellation_that_a_call_swallows_is_raised_after_it(stream, en
 
 
 async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
-    stream, engine, monkeypatch, caplog, spans
+    stream, engine, pending, monkeypatch, caplog, spans
 ):
     async def count(*_):
         raise OSError("gone")
 
     monkeypatch.setattr(counting, "count", count)
     async with working(stream, engine) as worker:
-        await until(worker.ready)
-        await cast_ballots(stream, 2)
+        await stream.cast_many(2)
         followed = await stream.cast(Ballot(uuid4(), Choice.B, f"00-{'a' * 32}-{'b' * 16}-01"))
 
         async def none_left():
-            return await pending(stream) == 3 and not await worker.ready()
+            return await pending() == 3 and not await worker.ready()
 
         await until(none_left)
-    assert await pending(stream) == 3
+    assert await pending() == 3
     assert "stay pending" in caplog.text
     finished = spans.get_finished_spans()
     # The text of a database error may hold a voter and a choice: spans have no text of errors.
@@ -382,48 +331,43 @@ async def test_a_worker_stopped_without_postgres_leaves_its_batch_pending(
     assert (span.status.is_ok, span.attributes["error.type"]) == (False, "stopped")
 
 
-async def test_the_log_at_debug_names_a_followed_ballot_when_it_is_counted(stream, engine, caplog):
+async def test_the_log_at_debug_names_a_followed_ballot_when_it_is_counted(
+    prepared, engine, caplog
+):
     caplog.set_level("DEBUG", "voting.telemetry.tracing")
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 2)
+    await prepared.cast_many(2)
     trace = f"00-{'a' * 32}-{'b' * 16}-00"
-    followed = await stream.cast(Ballot(uuid4(), Choice.B, trace))
-    fields = {"voter": b"short", "choice": b"a", "trace": trace}
-    await stream.admin.xadd(stream.queue.stream_key, fields)
-    async with working(stream, engine):
-        await until(counted(stream, engine, 3))
+    followed = await prepared.cast(Ballot(uuid4(), Choice.B, trace))
+    await prepared.append({"voter": b"short", "choice": b"a", "trace": trace})
+    async with working(prepared, engine):
+        await until(counted(prepared, engine, 3))
     [line] = [each for each in caplog.records if each.name == "voting.telemetry.tracing"]
     assert (line.message, line.request) == ("ballot counted", "a" * 32)
     assert line.ballot == str(followed)
 
 
-async def test_an_unexpected_error_ends_the_worker(stream, engine, monkeypatch):
-    async def count(*_):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(counting, "count", count)
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 1)
+async def test_an_unexpected_error_ends_the_worker(prepared, engine, monkeypatch):
+    fail_to_count(monkeypatch, [ZeroDivisionError()])
+    await prepared.cast_many(1)
     with pytest.raises(ExceptionGroup) as caught:
-        await Worker(stream.queue, engine, consumer="me").run()
+        await Worker(prepared.queue, engine, consumer="me").run()
     assert caught.group_contains(ZeroDivisionError)
 
 
-async def test_versions_are_times_of_redis_clock(stream):
-    await stream.sync_poll(Version(1, 1), "open")
-    [version] = await cast_ballots(stream, 1)
-    assert abs(version.ms / 1000 - await stream.clock()) < 60
+async def is_final(engine):
+    return (await fetch_result(engine)).poll.phase is Phase.FINAL
 
 
-async def test_totals_are_final_once_all_accepted_ballots_are_counted(stream, engine, monkeypatch):
+async def test_totals_are_final_once_all_accepted_ballots_are_counted(
+    prepared, engine, monkeypatch
+):
     timing = Timing(maintenance_interval=0.05, finalize_interval=0.05)
-    await stream.sync_poll(MIN_VERSION, "open")
     for choice in (Choice.A, Choice.B, Choice.B):
-        await stream.cast(Ballot(uuid4(), choice))
-    [held] = await stream.consumer("slow").read(count=1, block=0.01)  # still pending there
+        await prepared.cast(Ballot(uuid4(), choice))
+    [held] = await prepared.consumer("slow").read(count=1, block=0.01)  # still pending there
     await close_poll(engine)
-    async with working(stream, engine, timing=timing):
-        await until(equals(2, votes, engine))
+    async with working(prepared, engine, timing=timing):
+        await until(partial(votes, engine), check=lambda number: number == 2)
         looks, progress = [], QueueState.progress
 
         async def look(state):
@@ -433,11 +377,11 @@ async def test_totals_are_final_once_all_accepted_ballots_are_counted(stream, en
         monkeypatch.setattr(QueueState, "progress", look)
         # Maintenance has run twice since all but one were counted.
         await until(lambda: len(looks) > 1)
-        assert await phase(engine) is Phase.COUNTING
+        assert not await is_final(engine)
 
         await counting.count(engine, [held.ballot()])
-        await stream.consumer("me").acknowledge([held.id])
-        await until(equals(Phase.FINAL, phase, engine))
+        await prepared.consumer("me").acknowledge([held.id])
+        await until(partial(is_final, engine))
     [declared] = await fetch_final_results(engine)
     assert (declared.a, declared.b) == (1, 2)
 
@@ -446,43 +390,23 @@ async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine):
     timing = Timing(maintenance_interval=3600, finalize_interval=0.05)
     await close_poll(engine, at=datetime.fromtimestamp(await stream.clock() + 0.5, UTC))
     async with working(stream, engine, timing=timing):
-        await until(equals(Phase.FINAL, phase, engine))
+        await until(partial(is_final, engine))
     assert (await stream.cast_rules()).open is False
 
 
-async def test_the_entries_of_a_dead_worker_are_claimed_and_measured(stream, engine, caplog):
-    before = measured()
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast_ballots(stream, 3)
-    assert len(await stream.consumer("dead").read(count=10, block=1)) == 3
-    # With an idle time of 0 a worker claims the entries of its own current batch, too.
-    async with working(stream, engine, timing=Timing(claim_min_idle=0)):
-        await until(counted(stream, engine, 3))
-    claims = [each for each in caplog.records if "claimed idle" in each.getMessage()]
-    assert claims[0].entries == 3
-    grew = grown(before)
-    assert grew["ballots_redelivered_total"] >= 3
-    assert grew["ballots_redelivered_total"] == grew["ballots_counted_total"]
-    assert grew["ballots_counted_total"] == grew["batch_ballots_sum"]
-
-
-async def test_the_time_from_accept_to_count_is_that_of_a_batchs_oldest_ballot(stream, engine):
-    name = "voting_accept_to_count_seconds_sum"
-    before = metrics.OF_ROLE["worker"].get_sample_value(name)
-    await stream.sync_poll(MIN_VERSION, "open")
-    now = int(await stream.clock() * 1000)
+async def test_the_time_from_accept_to_count_is_that_of_a_batchs_oldest_ballot(
+    prepared, engine, grown
+):
     for ago in (3600, 60, 1):
-        fields = dict(zip(("voter", "choice"), Ballot(uuid4(), Choice.A).encode(), strict=True))
-        await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{now - ago * 1000}-0")
-    async with working(stream, engine):
-        await until(counted(stream, engine, 3))
-    assert 3600 <= metrics.OF_ROLE["worker"].get_sample_value(name) - before < 3660
+        await prepared.append_ballot(ago=ago)
+    async with working(prepared, engine):
+        await until(counted(prepared, engine, 3))
+    assert 3600 <= grown("accept_to_count_seconds_sum") < 3660
 
 
 async def test_a_ballot_of_unknown_age_is_counted(stream, engine, monkeypatch):
     assert stream.age(MIN_VERSION) is None  # the clock was not read
     async with working(stream, engine) as worker:
         monkeypatch.setattr(worker._state, "age", lambda _: None)
-        await until(worker.ready)
-        await stream.cast(Ballot(uuid4(), Choice.A))
-        await until(equals(1, votes, engine))
+        await stream.cast_many(1)
+        await until(counted(stream, engine, 1))

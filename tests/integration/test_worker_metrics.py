@@ -31,79 +31,60 @@ def gauge_value(name):
     return metrics.OF_ROLE["worker"].get_sample_value(f"voting_{name}")
 
 
-async def cast(caster, number):
-    return await asyncio.gather(*(caster.cast(Ballot(uuid4(), Choice.A)) for _ in range(number)))
+def values(*names):
+    return tuple(map(gauge_value, names))
 
 
-async def test_the_backlog_includes_pending_entries(stream):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 5)
-    entries = await stream.consumer("worker").read(count=2, block=1)
-    monitor = QueueMonitor(stream.queue)
+async def test_the_gauges_of_the_queue_include_pending_entries_and_dead_letters(prepared):
+    names = ("backlog_ballots", "pending_ballots", "dead_letter_entries", "stream_entries")
+    await prepared.cast_many(5)
+    me = prepared.consumer("me")
+    one, two = await me.read(count=2, block=1)
+    monitor = QueueMonitor(prepared.queue)
     await monitor.collect()
-    assert (gauge_value("backlog_ballots"), gauge_value("pending_ballots")) == (5, 2)
-    assert gauge_value("stream_entries") == 5
-    await stream.consumer("me").acknowledge([each.id for each in entries])
+    assert values(*names) == (5, 2, 0, 5)
+    await me.acknowledge([one.id])
+    await me.dead_letter(two, "for the test")
     await monitor.collect()
-    assert (gauge_value("backlog_ballots"), gauge_value("pending_ballots")) == (3, 0)
-    assert gauge_value("stream_entries") == 5
+    assert values(*names) == (3, 0, 1, 5)
 
 
-async def test_the_backlog_age_is_that_of_the_oldest_uncounted_ballot(stream):
-    await stream.sync_poll(MIN_VERSION, "open")
-    monitor = QueueMonitor(stream.queue)
+async def test_the_backlog_age_is_that_of_the_oldest_uncounted_ballot(prepared):
+    monitor = QueueMonitor(prepared.queue)
     await monitor.collect()
     assert gauge_value("backlog_age_seconds") == 0
-    # By Redis' clock: as if two ballots had been cast an hour and a minute ago.
-    now = int(await stream.clock() * 1000)
-    fields = dict(zip(("voter", "choice"), Ballot(uuid4(), Choice.A).encode(), strict=True))
     for ago in (3600, 60):
-        await stream.admin.xadd(stream.queue.stream_key, fields, id=f"{now - ago * 1000}-0")
+        await prepared.append_ballot(ago=ago)
     await monitor.collect()
     assert 3600 <= gauge_value("backlog_age_seconds") < 3660
     # A pending ballot is not counted yet.
-    entries = await stream.consumer("worker").read(count=1, block=1)
+    [entry] = await prepared.consumer("me").read(count=1, block=1)
     await monitor.collect()
     assert 3600 <= gauge_value("backlog_age_seconds") < 3660
-    await stream.consumer("me").acknowledge([each.id for each in entries])
+    await prepared.consumer("me").acknowledge([entry.id])
     await monitor.collect()
     assert 60 <= gauge_value("backlog_age_seconds") < 120
-
-
-async def test_the_dead_letters_are_counted(stream):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 3)
-    for entry in await stream.consumer("worker").read(count=2, block=1):
-        await stream.consumer("me").dead_letter(entry, "for the test")
-    await QueueMonitor(stream.queue).collect()
-    assert gauge_value("dead_letter_entries") == 2
-    assert gauge_value("backlog_ballots") == 1
 
 
 async def test_the_memory_ratio_is_nan_without_a_limit(stream):
     monitor = QueueMonitor(stream.queue)
     await monitor.collect()
     assert 0 < gauge_value("redis_memory_used_ratio") < 1
-    await stream.admin.config_set("maxmemory", 0)
-    try:
+    async with stream.memory_limit("0"):
         await monitor.collect()
         assert isnan(gauge_value("redis_memory_used_ratio"))
-    finally:
-        await stream.admin.config_set("maxmemory", "1gb")
 
 
 async def test_without_a_stream_the_gauges_of_the_server_are_set(stream):
     await QueueMonitor(stream.queue).collect()
-    for name in ("backlog_ballots", "pending_ballots", "backlog_age_seconds"):
-        assert isnan(gauge_value(name))
-    assert gauge_value("redis_fsync_always") == 1
-    assert gauge_value("stream_entries") == 0
+    unknown = values("backlog_ballots", "pending_ballots", "backlog_age_seconds")
+    assert all(map(isnan, unknown))
+    assert values("redis_fsync_always", "stream_entries") == (1, 0)
 
 
-async def test_gauges_are_nan_not_stale_if_redis_is_unreachable(stream, tmp_path):
-    await stream.sync_poll(MIN_VERSION, "open")
-    await cast(stream, 3)
-    await QueueMonitor(stream.queue).collect()
+async def test_gauges_are_nan_not_stale_if_redis_is_unreachable(prepared, tmp_path):
+    await prepared.cast_many(3)
+    await QueueMonitor(prepared.queue).collect()
     assert gauge_value("backlog_ballots") == 3
     unreachable = Queue(connect(f"unix://{tmp_path}/missing.sock"))
     await QueueMonitor(unreachable).collect()
@@ -193,7 +174,7 @@ async def test_the_probe_finds_a_server_that_fsyncs_later_under_load(another):
 
     async def load():
         while not done.is_set():
-            await cast(caster, 1)
+            await caster.cast(Ballot(uuid4(), Choice.A))
             await state.progress()
 
     loads = [asyncio.create_task(load()) for _ in range(10)]
@@ -230,8 +211,7 @@ async def test_gauges_are_nan_while_redis_does_not_reply(another):
             await QueueMonitor(another, timeout=0.05).collect()
     finally:
         os.kill(server, signal.SIGCONT)
-    assert isnan(gauge_value("backlog_ballots"))
-    assert isnan(gauge_value("redis_fsync_always"))
+    names = ("backlog_ballots", "redis_fsync_always")
+    assert all(map(isnan, values(*names)))
     await QueueMonitor(another).collect()
-    assert gauge_value("backlog_ballots") == 0
-    assert gauge_value("redis_fsync_always") == 1
+    assert values(*names) == (0, 1)

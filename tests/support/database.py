@@ -1,15 +1,29 @@
 """What tests write and read directly in the servers, past the roles."""
 
-import asyncio
-from uuid import UUID, uuid4
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from uuid import UUID
 
+import asyncpg
 from sqlalchemy import CursorResult, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from support.servers import Stream
 from voting.database.totals import fetch_result
-from voting.poll.ballot import Ballot, Choice, Version
 from voting.queue.state import QueueState
+
+
+async def fetch(url: str, statement: str, *arguments: Any) -> list[Any]:
+    """Run a statement on a connection of its own."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetch(statement, *arguments)
+    finally:
+        await connection.close()
+
+
+def transaction(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
+    """Begin a transaction, in which statements see what others have committed."""
+    return engine.execution_options(isolation_level="READ COMMITTED").begin()
 
 
 async def execute(engine: AsyncEngine, statement: str) -> CursorResult:
@@ -38,8 +52,3 @@ async def waits_for_lock(connection: AsyncConnection, condition: str) -> bool:
 async def all_counted(state: QueueState) -> bool:
     """Whether workers have counted and acknowledged every entry."""
     return (await state.progress()).backlog == 0
-
-
-async def cast_ballots(stream: Stream, number: int, choice: Choice = Choice.A) -> list[Version]:
-    """Cast that many ballots at once, each of a new voter."""
-    return await asyncio.gather(*(stream.cast(Ballot(uuid4(), choice)) for _ in range(number)))

@@ -6,9 +6,8 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from support.checker import FinalState, Vote
+from support.database import fetch
 from support.wait import until
 from voting.load.client import Connection
 from voting.load.pages import PageError, fetch_totals
@@ -30,11 +29,7 @@ class StateReader:
         self._result_url = result_url
 
     async def sql(self, statement: str, *arguments: Any) -> list[Any]:
-        connection = await asyncpg.connect(self._database_url)
-        try:
-            return await connection.fetch(statement, *arguments)
-        finally:
-            await connection.close()
+        return await fetch(self._database_url, statement, *arguments)
 
     async def settled(self) -> int | None:
         """Wait until the backlog is empty, or for too long, and return it."""

@@ -5,10 +5,12 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import asyncpg
 
@@ -16,7 +18,7 @@ from voting.database.schema import migrate
 from voting.local import servers as embedded
 from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Guardian, Program
-from voting.poll.ballot import Ballot, Version
+from voting.poll.ballot import Ballot, Choice, Version
 from voting.poll.lifecycle import CastRules
 from voting.queue.client import Queue, connect
 from voting.queue.consumer import Consumer
@@ -162,6 +164,29 @@ class Stream(QueueState):
 
     async def cast(self, ballot: Ballot) -> Version:
         return await self.caster.cast(ballot)
+
+    async def cast_many(self, number: int, choice: Choice = Choice.A) -> list[Version]:
+        """Cast that many ballots at once, each of a new voter."""
+        return await asyncio.gather(*(self.cast(Ballot(uuid4(), choice)) for _ in range(number)))
+
+    async def append(self, fields: dict[Any, Any], version: str = "*") -> Version:
+        """Append an entry past the app."""
+        entry = await self.admin.xadd(self.queue.stream_key, fields, id=version)
+        return Version.parse(entry)
+
+    async def append_ballot(self, *, ago: float, choice: Choice = Choice.A) -> Version:
+        """Append a new voter's ballot as if it had been cast that many seconds ago."""
+        fields = dict(zip(("voter", "choice"), Ballot(uuid4(), choice).encode(), strict=True))
+        return await self.append(fields, f"{int((await self.clock() - ago) * 1000)}-0")
+
+    @asynccontextmanager
+    async def memory_limit(self, limit: str) -> AsyncIterator[None]:
+        """Give Redis that much memory; "0" is as much as it needs."""
+        await self.admin.config_set("maxmemory", limit)
+        try:
+            yield
+        finally:
+            await self.admin.config_set("maxmemory", "1gb")
 
     async def cast_rules(self) -> CastRules | None:
         return await self.vote.cast_rules()

@@ -16,8 +16,13 @@ _PAUSE = 0.02  # seconds between two checks
 _Result = TypeVar("_Result")
 
 
-async def until(condition: Callable[[], Any], seconds: float = DEADLINE) -> None:
-    """Wait until `condition`, a function or coroutine function, returns something true.
+async def until(
+    condition: Callable[[], Any],
+    seconds: float = DEADLINE,
+    *,
+    check: Callable[[Any], object] = bool,
+) -> None:
+    """Wait until `condition`, a function or coroutine function, returns what `check` accepts.
 
     It may raise connection errors meanwhile. Raises TimeoutError.
     """
@@ -27,7 +32,7 @@ async def until(condition: Callable[[], Any], seconds: float = DEADLINE) -> None
                 holds = condition()
                 if isinstance(holds, Awaitable):
                     holds = await holds
-                if holds:
+                if check(holds):
                     return
             except (*DATABASE_ERRORS, ConnectionError):
                 pass  # the server does not accept connections yet
