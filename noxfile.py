@@ -52,9 +52,9 @@ def configure_uv_as_pip() -> None:
 
 configure_uv_as_pip()
 
-# Most tests wait for servers and processes: two at a time take half as long, on one core too. Each
-# of the two has its own Postgres and Valkey.
-IN_PARALLEL = ("--numprocesses=2", "--dist=worksteal")
+# Most tests wait for servers and processes: three at a time keep two cores busy. Each of the three
+# has its own Postgres and Valkey.
+IN_PARALLEL = ("--numprocesses=3", "--dist=worksteal")
 
 
 def install(session: nox.Session) -> None:

@@ -150,7 +150,7 @@ def test_a_failure_is_reported_with_pods_events_and_logs_and_the_cluster_removed
     assert "--- events" in done.stdout
 
 
-@pytest.mark.parametrize("fails", ["kind create", "docker build", "kind load"])
+@pytest.mark.parametrize("fails", ["kind create", "kind load"])
 def test_a_failed_start_prints_the_error_and_removes_the_cluster(session, fails):
     session._programs.joinpath("fails").write_text(fails)
     done = session.run(PASSES)
