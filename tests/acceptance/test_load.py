@@ -62,6 +62,14 @@ class Load:
         wait_for(f"{votes} votes", lambda: counts(self.output)[0] >= votes or not self.runs)
         assert self.runs, self.output
 
+    def wait_for_silence(self) -> None:
+        """Wait until two more lines of progress have the same number of acknowledged votes."""
+
+        def same() -> bool:
+            return self.output.count(f" {counts(self.output)[0]:,} acknowledged") > 2
+
+        wait_for("no more responses", same)
+
     @property
     def runs(self) -> bool:
         return self.process.poll() is None
@@ -147,10 +155,7 @@ def test_a_second_signal_ends_it_at_once_and_votes_in_flight_are_unknown(running
         load.acknowledged(50)
         vote.suspend()
         try:
-            wait_for(
-                "no more responses",
-                lambda: load.output.count(f" {counts(load.output)[0]:,} acknowledged") > 2,
-            )
+            load.wait_for_silence()
             # Two of the same could be taken for one.
             load.process.send_signal(signal.SIGINT)
             load.process.send_signal(signal.SIGTERM)
@@ -165,10 +170,13 @@ def test_votes_in_flight_when_their_role_is_killed_are_unknown_and_the_check_all
     running,
 ):
     # Most voters have voted before, so that votes are in flight and not visits of the page.
-    options = ("--revote-ratio", "0.9", "--votes", "4000", "--check")
+    options = ("--revote-ratio", "0.9", "--votes", "4000", "--rate", "1000", "--check")
+    [vote] = running.children("vote")
     with loading(*at(running), *options) as load:
         load.acknowledged(500)
-        running.children("vote")[0].kill()
+        vote.suspend()
+        load.wait_for_silence()
+        vote.kill()
         assert load.process.wait(DEADLINE) == 0, load.output
         acknowledged, refused, unknown = counts(load.output)
         last = load.output.splitlines()[-1]
