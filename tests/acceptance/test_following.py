@@ -5,11 +5,11 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 
-import asyncpg
 import pytest
 import redis
 from support.app import RoleProcess
 from support.collector import Collector, collecting
+from support.database import fetch
 from support.servers import Servers
 from support.wait import DEADLINE, wait_for
 
@@ -119,12 +119,7 @@ def test_a_role_logs_its_start_and_stop_without_secrets(app, name):
 
 
 def test_a_role_that_fails_logs_the_reason_in_one_line(app, servers, database):
-    async def delete_the_poll() -> None:
-        connection = await asyncpg.connect(servers.database_url(database))
-        await connection.execute("DELETE FROM poll")
-        await connection.close()
-
-    asyncio.run(delete_the_poll())
+    asyncio.run(fetch(servers.database_url(database), "DELETE FROM poll"))
     worker = app.run("worker")
     assert worker.process.wait(DEADLINE) == 1
     [line] = [line for line in lines(worker) if line["level"] == "error"]

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
-from support.database import execute, transaction
+from support.database import execute
 from support.wait import until
 
 from faults import faults, patches
@@ -20,7 +20,7 @@ from faults.faults import Fault
 from faults.runs import run_fault
 from faults.stack import Stack
 from voting.database import counting
-from voting.database.engine import DATABASE_ERRORS, create_engine, is_conflict
+from voting.database.engine import DATABASE_ERRORS, create_engine, is_conflict, transaction
 from voting.poll.ballot import Choice, QueuedBallot
 
 VOTES = 1_000

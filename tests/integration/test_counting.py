@@ -5,10 +5,16 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
-from support.database import execute, stored_totals, stored_votes, transaction
+from support.database import execute, stored_totals, stored_votes
 
 from voting.database import counting
-from voting.database.engine import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
+from voting.database.engine import (
+    DATABASE_ERRORS,
+    create_engine,
+    is_bad_data,
+    is_conflict,
+    transaction,
+)
 from voting.database.poll import fetch_version_floor
 from voting.database.totals import fetch_result
 from voting.poll.ballot import MIN_VERSION, Choice, QueuedBallot, Version

@@ -3,8 +3,8 @@
 import re
 from itertools import product
 
-import httpx
 import pytest
+from support.asgi import client_of
 from support.database import execute
 
 from voting.roles.result import ResultRole
@@ -60,8 +60,7 @@ class Site:
         """Send every request of the sweep; return its description and status, and all text."""
         found = []
         for app, path in self.addresses():
-            transport = httpx.ASGITransport(head_as_get(app))
-            async with httpx.AsyncClient(transport=transport, base_url="http://result") as client:
+            async with client_of(head_as_get(app), "http://result") as client:
                 for method, query, headers in product(("GET", "HEAD", "POST"), QUERIES, HEADERS):
                     answer = await client.request(method, path + query, headers=headers)
                     asked = f"{method} {path}{query}"

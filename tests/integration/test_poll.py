@@ -11,12 +11,12 @@ import click
 import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
-from support.database import execute, stored_totals, stored_votes, transaction, waits_for_lock
+from support.database import execute, stored_totals, stored_votes, waits_for_lock
 from support.wait import until
 
 from voting.commands import poll as poll_commands
 from voting.database import counting
-from voting.database.engine import DATABASE_ERRORS
+from voting.database.engine import DATABASE_ERRORS, transaction
 from voting.database.poll import (
     RECORD_QUEUE_LOSS,
     PollChanged,

@@ -5,8 +5,8 @@ from functools import partial
 from math import isnan
 from uuid import uuid4
 
-import httpx
 import pytest
+from support.asgi import client_of
 from support.database import execute
 from support.wait import until
 
@@ -35,7 +35,7 @@ def create_role(engine, **environ):
 
 def viewer(engine, **environ):
     app = create_role(engine, **environ).create_app()
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://result.localhost")
+    return client_of(app, "http://result.localhost")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What the spans of the vote role hold when a cast fails."""
 
-import httpx
 import pytest
+from support.asgi import client_of
 
 from voting.queue.producer import MaybeRecorded, NotRecorded, PollClosed
 from voting.roles.vote import VoteRole
@@ -32,8 +32,7 @@ async def test_a_failed_span_of_a_vote_has_the_class_of_the_error_and_no_text(
 ):
     caster = FailingCaster(error)
     app = VoteRole(caster, prepared.vote, load_settings(VoteSettings, ENVIRON)).create_app()
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://vote.localhost") as client:
+    async with client_of(app, "http://vote.localhost") as client:
         await client.get("/")
         response = await client.post("/vote", data={"choice": "a"})
     assert response.headers["Voting-Recorded"] in {"no", "unknown"}

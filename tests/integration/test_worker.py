@@ -7,11 +7,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 from support import workers
-from support.database import execute, transaction, waits_for_lock
+from support.database import execute, waits_for_lock
 from support.wait import until
 
 from voting.database import counting
-from voting.database.engine import create_engine
+from voting.database.engine import create_engine, transaction
 from voting.database.poll import close_poll
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version

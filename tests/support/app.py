@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import asyncpg
 import httpx
 import psutil
 import redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from support.database import fetch
 from support.environ import ENVIRON
 from support.wait import DEADLINE, run_in_thread, wait_for
 from voting.database.engine import create_engine
@@ -180,14 +180,8 @@ class VotingUp:
     # --- the poll
 
     def sql(self, statement: str) -> None:
-        """Run SQL as the owner of the database."""
-
-        async def run() -> None:
-            connection = await asyncpg.connect(self.servers.database_url())
-            await connection.execute(statement)
-            await connection.close()
-
-        run_in_thread(run())
+        """Run a statement as the owner of the database."""
+        run_in_thread(fetch(self.servers.database_url(), statement))
 
     def reset(self) -> None:
         """Go back to an open poll without votes."""

@@ -1,6 +1,5 @@
 """What tests write and read directly in the servers, past the roles."""
 
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 from uuid import UUID
 
@@ -19,11 +18,6 @@ async def fetch(url: str, statement: str, *arguments: Any) -> list[Any]:
         return await connection.fetch(statement, *arguments)
     finally:
         await connection.close()
-
-
-def transaction(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
-    """Begin a transaction, in which statements see what others have committed."""
-    return engine.execution_options(isolation_level="READ COMMITTED").begin()
 
 
 async def execute(engine: AsyncEngine, statement: str) -> CursorResult:
