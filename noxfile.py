@@ -170,7 +170,8 @@ def faults(session: nox.Session) -> None:
 def acceptance(session: nox.Session) -> None:
     """The commands, started as a user starts them."""
     install(session)
-    # Not measured, as that takes a third of the start of a process. The other two reach the core.
+    # Not measured: that takes a third of the start of a process, and unit and integration tests
+    # reach each line of the core.
     session.run("pytest", *IN_PARALLEL, *(session.posargs or ["tests/acceptance"]))
 
 

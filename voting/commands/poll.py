@@ -83,12 +83,12 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
     if not poll.allows(Event.CLOSE):
         raise click.ClickException(f"round {poll.round} is closed already: {_state(poll)}")
     if not yes:
-        planned = f"This replaces the close planned for {_utc(poll.closes_at)}."
+        planned = poll.closes_at
         _confirm(
             f"Close round {poll.round} {f'at {_utc(closes_at)}' if closes_at else 'now'}?",
             "Votes are refused from then on. "
             "Ballots accepted before are counted, then it is final.",
-            *([planned] if poll.closes_at else []),
+            *([f"This replaces the close planned for {_utc(planned)}."] if planned else []),
         )
     wait_for_totals = 0 if closes_at else wait
     _change(data, failure, lambda engine: close_poll(engine, at=closes_at), wait_for_totals)

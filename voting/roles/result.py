@@ -32,6 +32,7 @@ TIMELINE_TTL = 5.0
 
 # Proxies may cache the totals for a second; browsers revalidate and mostly get a 304.
 _CACHE = "public, max-age=0, s-maxage=1, must-revalidate"
+_PAGE_HEADERS = (PARTIAL, (b"cache-control", _CACHE.encode()))
 
 
 class ResultRole:
@@ -92,8 +93,8 @@ class ResultRole:
             body = self._render(template, result)
             self._rendered[template] = body, make_etag(body)
         body, etag = self._rendered[template]
-        headers = [PARTIAL, (b"cache-control", _CACHE.encode())]
-        response = conditional_response(request_headers(request.scope), body, headers, etag=etag)
+        known = request_headers(request.scope)
+        response = conditional_response(known, body, _PAGE_HEADERS, etag=etag)
         metrics.RESULT_RESPONSES.labels(str(response.status_code)).inc()
         return response
 
