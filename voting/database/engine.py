@@ -1,11 +1,10 @@
 """The engine, and what Postgres' errors mean."""
 
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Select, func, select
+from sqlalchemy import ExceptionContext, Select, event, exc, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -13,9 +12,35 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 # long after that, so two workers seldom count the same batch.
 STATEMENT_TIMEOUT = 5.0
 
+CONNECT_TIMEOUT = 5.0  # seconds
+
+SESSION = {
+    "statement_timeout": f"{STATEMENT_TIMEOUT:.0f}s",
+    "lock_timeout": f"{STATEMENT_TIMEOUT:.0f}s",
+    "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT * 2:.0f}s",
+    # Short statements over few rows: compiling them takes longer than running them.
+    "jit": "off",
+}
+
 # Everything that a connection to Postgres raises. asyncpg's own errors come from connecting,
-# OSError and TimeoutError from the network, the rest through SQLAlchemy.
-DATABASE_ERRORS = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+# OSError and TimeoutError from the network, SQLAlchemy's TimeoutError from a pool that has no
+# connection left, the rest through SQLAlchemy.
+DATABASE_ERRORS = (
+    *(DBAPIError, exc.TimeoutError),
+    *(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError),
+)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """A connection that is dropped where asyncpg would cancel its statement.
+
+    A statement that is canceled while its commit waits for a synchronous standby is committed, and
+    visible, on the primary alone. asyncpg cancels after a timeout and with the task.
+    """
+
+    def _cancel_current_command(self, *_: object) -> None:
+        # Not at once: the caller still changes the state of the statement.
+        self._loop.call_soon(self.terminate)
 
 
 def create_engine(
@@ -27,21 +52,20 @@ def create_engine(
     `name`. The client waits `patience` seconds for a response: longer than Postgres' own limits,
     so that on a working network Postgres reports the error first.
     """
-    open_connection = partial(
-        asyncpg.connect,
-        url,
-        timeout=5,
-        command_timeout=patience,
-        server_settings={
-            "application_name": name,
-            "statement_timeout": f"{STATEMENT_TIMEOUT:.0f}s",
-            "lock_timeout": f"{STATEMENT_TIMEOUT:.0f}s",
-            "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT * 2:.0f}s",
-            # Short statements over few rows: compiling them takes longer than running them.
-            "jit": "off",
-        },
-    )
-    return create_async_engine(
+
+    async def open_connection() -> asyncpg.Connection:
+        try:
+            return await asyncpg.connect(
+                url,
+                timeout=CONNECT_TIMEOUT,
+                command_timeout=patience,
+                connection_class=_Connection,
+                server_settings={"application_name": name, **SESSION},
+            )
+        except TimeoutError as error:  # nothing was sent: see `is_uncertain`
+            raise ConnectionError("Postgres accepts no connection in time") from error
+
+    engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=open_connection,
         isolation_level="AUTOCOMMIT",
@@ -51,6 +75,17 @@ def create_engine(
         pool_timeout=5,
         pool_pre_ping=False,  # a lost connection is an error like any other: callers retry
     )
+    event.listen(engine.sync_engine, "handle_error", _discard_after_timeout)
+    return engine
+
+
+def _discard_after_timeout(context: ExceptionContext) -> None:
+    """Keep a connection that was dropped out of the pool.
+
+    SQLAlchemy looks only after errors of the DBAPI whether the connection was lost.
+    """
+    if isinstance(context.original_exception, TimeoutError):
+        context.is_disconnect = True
 
 
 def transaction(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -78,6 +113,17 @@ def in_one_line(error: BaseException) -> str:
 def is_bad_data(error: BaseException) -> bool:
     """Whether Postgres refuses the values themselves: SQLSTATE class 22 or 23."""
     return _sqlstate(error)[:2] in {"22", "23"}
+
+
+def is_uncertain(error: BaseException) -> bool:
+    """Whether a statement or commit was under way when its connection was lost or dropped.
+
+    It may have taken effect, or may do so later: while it waits for a synchronous standby, say.
+    """
+    if isinstance(error, DBAPIError):
+        # InterfaceError: the connection was closed before, and nothing was sent.
+        return error.connection_invalidated and not isinstance(error, exc.InterfaceError)
+    return isinstance(error, TimeoutError)
 
 
 def is_conflict(error: BaseException) -> bool:
