@@ -14,6 +14,8 @@ from uuid import uuid4
 
 import asyncpg
 
+from support.database import fetch
+from support.wait import until
 from voting.database.schema import migrate
 from voting.local import servers as embedded
 from voting.local.data_dir import DataDir
@@ -82,6 +84,31 @@ def without_fsync(postgres: Program) -> Program:
     A database takes 0.1 s so, with the strategy FILE_COPY, and 0.2 s otherwise.
     """
     return replace(postgres, command=[*postgres.command, "-c", "fsync=off"])
+
+
+@asynccontextmanager
+async def standby_away(url: str) -> AsyncIterator[None]:
+    """Have each commit on the server of `url` wait for a synchronous standby, which is away."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    probe: asyncio.Task[Any] | None = None
+
+    async def commits_wait() -> bool:
+        nonlocal probe
+        if probe is None or probe.done():
+            write = "SELECT pg_logical_emit_message(true, 'tests', '')"
+            probe = asyncio.create_task(fetch(url, write))
+        return (await fetch(url, waiting))[0]["count"] > 0
+
+    await fetch(url, "ALTER SYSTEM SET synchronous_standby_names = 'away'")
+    try:
+        await fetch(url, "SELECT pg_reload_conf()")
+        await until(commits_wait)
+        yield
+    finally:
+        await fetch(url, "ALTER SYSTEM RESET synchronous_standby_names")
+        await fetch(url, "SELECT pg_reload_conf()")
+        if probe is not None:
+            await probe
 
 
 class Servers:
