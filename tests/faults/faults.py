@@ -11,6 +11,7 @@ from functools import partial
 from inspect import iscoroutinefunction
 from uuid import uuid4
 
+from support.servers import standby_away
 from support.voters import CONNECTIONS, Voters
 from support.wait import until
 
@@ -170,6 +171,13 @@ async def poison_is_queued(stack: Stack, voters: Voters) -> None:
     await until(letters, check=lambda number: number == before + 2)
 
 
+async def connections_to_redis_go_silent(stack: Stack, voters: Voters) -> None:
+    with stack.redis.silent():
+        await voters.wait_for_more(1, Acknowledgement.UNKNOWN)  # after two seconds
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
+        await stack.recovered()
+
+
 # --- Postgres
 
 
@@ -210,6 +218,28 @@ async def replies_of_postgres_are_lost(stack: Stack, voters: Voters) -> None:
 async def postgres_is_late(stack: Stack, voters: Voters) -> None:
     with stack.postgres.forth.late(LATE), stack.postgres.back.late(LATE):
         await voters.wait_for_more(2_000, Acknowledgement.ACKNOWLEDGED)
+
+
+async def connections_to_postgres_go_silent(stack: Stack, _: Voters) -> None:
+    with stack.postgres.silent():
+        await stack.unready("worker 0", "worker 1", "result 0")
+        await stack.recovered()
+
+
+async def standby_is_away(stack: Stack, voters: Voters) -> None:
+    """Have commits wait for a standby for longer than workers wait for a response."""
+    waiting = (
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE wait_event = 'SyncRep' AND application_name = 'voting-worker'"
+    )
+    counted = "SELECT count(*) FROM votes"
+    async with standby_away(stack.database_url):
+        await until(partial(stack.state.sql, waiting))
+        before = await stack.state.sql(counted)
+        await stack.unready("worker 0", "worker 1")
+        await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
+        assert await stack.state.sql(counted) == before, "a wait for the standby was ended"
+    await stack.recovered()
 
 
 # --- all of it

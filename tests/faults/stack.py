@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from support.wait import until
 
 from voting.database.engine import create_engine
 from voting.database.schema import migrate
+from voting.load.client import Connection
+from voting.load.pages import PageError, fetch_totals
 from voting.local import servers as embedded
 from voting.local import up as local
 from voting.local.data_dir import DataDir
@@ -154,6 +156,30 @@ class Stack:
         """Wait until all children are ready."""
         for child in self._children.values():
             await until(child.program.ready)
+
+    async def unready(self, *names: str) -> None:
+        """Wait until each of these children has been not ready once."""
+        async with asyncio.TaskGroup() as tasks:
+            for name in names:
+                ready = self._children[name].program.ready
+                tasks.create_task(until(ready, check=lambda ready: not ready))
+
+    async def recovered(self) -> None:
+        """Wait until all that is queued by now is counted, and the result page shows newer votes.
+
+        The load goes on meanwhile.
+        """
+        queued = await self.state.newest_entry()
+        await until(self.queue_state.progress, check=lambda found: found.all_counted(queued))
+        [counted] = await self.state.sql("SELECT sum(a + b) AS votes FROM tally")
+        async with Connection(self.address(Role.RESULT)) as page:
+
+            async def shown() -> bool:
+                with suppress(PageError):
+                    return (await fetch_totals(page)).votes >= counted["votes"]
+                return False
+
+            await until(shown)
 
     async def stop(self, *names: str, patience: float = 30.0) -> list[Program]:
         """Stop these children, or all, in the order of `voting up`."""

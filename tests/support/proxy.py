@@ -108,6 +108,18 @@ class Proxy:
             client.transport.abort()
 
     @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Carry nothing on the present connections, also no end. New connections work."""
+        writers = [writer for connection in self._connections for writer in connection]
+        for writer in writers:
+            writer.transport.pause_reading()  # of the same socket
+        try:
+            yield
+        finally:
+            for writer in writers:
+                writer.transport.abort()
+
+    @contextmanager
     def cut(self) -> Iterator[None]:
         """Break all connections and let nobody connect."""
         self._cut = True

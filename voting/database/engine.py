@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 STATEMENT_TIMEOUT = 5.0
 
 CONNECT_TIMEOUT = 5.0  # seconds
+CLOSE_TIMEOUT = 2.0
 
 SESSION = {
     "statement_timeout": f"{STATEMENT_TIMEOUT:.0f}s",
@@ -41,6 +42,10 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no ty
     def _cancel_current_command(self, *_: object) -> None:
         # Not at once: the caller still changes the state of the statement.
         self._loop.call_soon(self.terminate)
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's
+        """Close, and don't wait for a server that does not respond."""
+        await super().close(timeout=timeout or CLOSE_TIMEOUT)
 
 
 def create_engine(
