@@ -232,11 +232,13 @@ async def standby_is_away(stack: Stack, voters: Voters) -> None:
         "SELECT pid FROM pg_stat_activity"
         " WHERE wait_event = 'SyncRep' AND application_name = 'voting-worker'"
     )
+    short = f"{waiting} AND pid = $1 AND query_start > clock_timestamp() - interval '8 s'"
     counted = "SELECT count(*) FROM votes"
     async with standby_away(stack.database_url):
         await until(partial(stack.state.sql, waiting))
+        [first, *_] = await stack.state.sql(waiting)
         before = await stack.state.sql(counted)
-        await stack.unready("worker 0", "worker 1")
+        await until(partial(stack.state.sql, short, first["pid"]), check=lambda found: not found)
         await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
         assert await stack.state.sql(counted) == before, "a wait for the standby was ended"
     await stack.recovered()
