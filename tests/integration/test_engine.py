@@ -1,17 +1,35 @@
 """Connections to Postgres that are slow, silent or lost, and what a session relies on."""
 
 import asyncio
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from functools import partial
+from uuid import uuid4
 
 import pytest
-from support.database import fetch
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from support.database import WRONG_SETTINGS, execute, fetch
+from support.proxy import Proxy
 from support.servers import standby_away
 from support.wait import until
 
-from voting.database.engine import create_engine, is_uncertain
-from voting.database.poll import close_poll, declare_final
+from voting.database import counting
+from voting.database import engine as database_engine
+from voting.database.engine import (
+    DATABASE_ERRORS,
+    SESSION,
+    create_engine,
+    is_uncertain,
+    set_local,
+    transaction,
+)
+from voting.database.export import open_snapshot
+from voting.database.poll import close_poll, confirm_close, declare_final, start_round
 from voting.database.totals import fetch_final_results, fetch_result
-from voting.poll.ballot import Version
+from voting.poll import formats
+from voting.poll.ballot import Choice, QueuedBallot, Version
+from voting.settings import PollSettings
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
@@ -55,3 +73,138 @@ async def test_commit_that_waits_for_a_standby_is_not_ended_by(
         assert [tuple(row) for row in await waiting()] == [(1,)]
     await until(partial(fetch_result, admin), check=lambda result: result.poll != before.poll)
     assert len(await fetch_final_results(admin)) == (change is declare)
+
+
+@pytest.mark.parametrize("of", ["DATABASE {}", "ROLE voting_worker IN DATABASE {}"])
+async def test_nothing_relies_on_settings_of_the_database_or_user(of, engine, servers, database):
+    assert SESSION.keys() == WRONG_SETTINGS.keys()
+    for name, value in WRONG_SETTINGS.items():
+        change = f"ALTER {of.format(database)} SET {name} = '{value}'"
+        await fetch(servers.database_url("postgres"), change)
+    own = await execute(engine, "SELECT name FROM pg_settings WHERE source = 'client'")
+    assert SESSION.keys() <= set(own.scalars())
+    async with transaction(engine) as connection:
+        assert (await connection.execute(text("SHOW synchronous_commit"))).scalar_one() == "on"
+        await connection.execute(text("SELECT pg_sleep(0.01)"))
+
+    ballots = [QueuedBallot(ms, 0, uuid4().hex, Choice.A) for ms in range(1, 4)]
+    await asyncio.gather(*(counting.count(engine, ballots) for _ in range(2)))
+    await close_poll(engine)
+    async with transaction(engine) as connection:
+        await confirm_close(connection, datetime.now(UTC), Version(9, 0))
+    assert await declare_final(engine, Version(9, 0))
+    async with open_snapshot(engine, "always", votes=True) as snapshot:
+        form = formats.VOTES["csv"](snapshot.result, PollSettings().question)
+        document = b"".join([piece async for piece in snapshot.votes(form)])
+    assert document.count(b"a,Cats") == 3
+    await start_round(engine, 1)
+    result = await fetch_result(engine, timeline=True)
+    assert (result.poll.round, result.totals.votes, result.timeline) == (2, 0, ())
+
+
+async def test_rows_that_a_policy_hides_are_not_left_out(engine, admin):
+    await execute(admin, "INSERT INTO tally VALUES (now(), 1, 0, 1)")
+    await execute(admin, "ALTER TABLE tally ENABLE ROW LEVEL SECURITY")
+    with pytest.raises(DBAPIError, match="row-level security"):
+        await fetch_result(engine)
+
+
+@pytest.fixture
+async def through(servers, database):
+    """A proxy to Postgres, and an engine of few connections that reaches it through the proxy."""
+    async with Proxy(servers.folders.run / ".s.PGSQL.5432") as proxy:
+        url = f"postgresql://voting_worker@127.0.0.1:{proxy.port}/{database}"
+        engine = create_engine(url, name="tests-through", pool_size=2, patience=0.5)
+        yield proxy, engine
+        await engine.dispose()
+
+
+async def use_all(engine, number=2):
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(number):
+            tasks.create_task(execute(engine, "SELECT pg_sleep(0.01)"))
+
+
+async def test_connections_that_go_silent_are_replaced_together(through):
+    proxy, engine = through
+    await use_all(engine)
+    with proxy.silent():
+        with pytest.raises(DATABASE_ERRORS) as caught:
+            await fetch_result(engine)
+        assert is_uncertain(caught.value)
+        await use_all(engine)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+async def test_engine_is_disposed_also_while_connections_are_silent(through, silent):
+    proxy, engine = through
+    await use_all(engine)
+    with proxy.silent() if silent else nullcontext():
+        async with asyncio.timeout(30):
+            await engine.dispose()
+    await use_all(engine)
+
+
+async def test_canceled_task_leaves_no_connection_of_the_pool_unusable(through):
+    _, engine = through
+    for _ in range(3):
+        waiting = asyncio.create_task(execute(engine, "SELECT pg_sleep(60)"))
+        await asyncio.wait({waiting}, timeout=0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    await use_all(engine, 8)
+
+
+async def test_postgres_ends_the_statement_of_a_client_that_has_gone(through, admin):
+    _, engine = through
+
+    async def run_for_long():
+        async with transaction(engine) as connection:
+            await connection.execute(set_local(statement_timeout="0"))
+            await connection.execute(text("SELECT pg_sleep(600)"))
+
+    with pytest.raises(TimeoutError):
+        await run_for_long()
+    running = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name = 'tests-through' AND state = 'active'"
+    )
+    assert (await execute(admin, running)).scalar_one() == 1
+    await until(partial(execute, admin, running), check=lambda found: found.scalar_one() == 0)
+
+
+async def test_error_is_uncertain_only_if_a_statement_was_under_way(through, admin):
+    proxy, engine = through
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '{}'"
+    end = end.format("tests-through")
+
+    async def fails(statement):
+        with pytest.raises(DATABASE_ERRORS) as caught:
+            await execute(engine, statement)
+        return "uncertain" if is_uncertain(caught.value) else "certain"
+
+    assert await fails("SELECT pg_sleep(60)") == "uncertain"  # after the engine's patience
+    assert await fails(end) == "uncertain"
+    assert await fails("SELECT 1 / 0") == "certain"
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        await execute(admin, end)
+        await until(driver.is_closed)
+        with pytest.raises(DATABASE_ERRORS) as caught:
+            await connection.execute(text("SELECT 1"))
+        assert not is_uncertain(caught.value)
+    async with engine.connect(), engine.connect():  # the pool has no more
+        assert await fails("SELECT 1") == "certain"
+    await engine.dispose()
+    with proxy.cut():
+        assert await fails("SELECT 1") == "certain"
+
+
+async def test_server_that_does_not_respond_to_a_new_connection_is_certain(through, monkeypatch):
+    proxy, engine = through
+    monkeypatch.setattr(database_engine, "CONNECT_TIMEOUT", 0.1)
+    with proxy.back.held():
+        with pytest.raises(DATABASE_ERRORS, match="accepts no connection") as caught:
+            await fetch_result(engine)
+        assert not is_uncertain(caught.value)

@@ -11,7 +11,8 @@ import asyncpg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from support.database import fetch
+from sqlalchemy import make_url
+from support.database import WRONG_SETTINGS, fetch
 from support.wait import until
 
 from voting.database import schema
@@ -41,6 +42,14 @@ def test_migrations_models_and_rights_agree(empty_url):
     for rights in RIGHTS.values():
         assert rights.keys() <= {*tables(empty_url), "start_round(integer)"}
     schema.migrate(empty_url)  # changes nothing
+    command.check(schema.config(empty_url))
+
+
+def test_migration_does_not_rely_on_settings_of_the_database(empty_url, servers):
+    name = make_url(empty_url).database
+    for setting, value in WRONG_SETTINGS.items():
+        servers.sql(f"ALTER DATABASE {name} SET {setting} = '{value}'")
+    schema.migrate(empty_url)
     command.check(schema.config(empty_url))
 
 

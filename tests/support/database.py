@@ -10,6 +10,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from voting.database.totals import fetch_result
 from voting.queue.state import QueueState
 
+# What no session of the app may take over from its database or user.
+WRONG_SETTINGS = {
+    "synchronous_commit": "off",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "search_path": "elsewhere",
+    "row_security": "on",
+    "statement_timeout": "1ms",
+    "lock_timeout": "1ms",
+    "idle_in_transaction_session_timeout": "1ms",
+    "transaction_timeout": "1ms",
+    "idle_session_timeout": "1ms",
+    "client_connection_check_interval": "0",
+    "tcp_keepalives_idle": "7200s",
+    "tcp_keepalives_interval": "7200s",
+    "tcp_keepalives_count": "100",
+    "jit": "on",
+}
+
 
 async def fetch(url: str, statement: str, *arguments: Any) -> list[Any]:
     """Run a statement on a connection of its own."""

@@ -15,10 +15,30 @@ STATEMENT_TIMEOUT = 5.0
 CONNECT_TIMEOUT = 5.0  # seconds
 CLOSE_TIMEOUT = 2.0
 
+# What sessions rely on and a database or a user could set otherwise, as `ALTER DATABASE ... SET`
+# does; a session's own settings take precedence. Not here: what only a superuser may set. The
+# driver reads and writes binary values, to which time zone and formats are nothing.
 SESSION = {
+    # A commit is on disk, and on the synchronous standby's, before it is reported.
+    "synchronous_commit": "on",
+    # Statements that are a transaction of their own write, and see what the previous one left.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    # Tables are where the migrations make them, and grant rights on them.
+    "search_path": "public",
+    # Rows that a policy hides from this user are an error, and no smaller total.
+    "row_security": "off",
+    # Our own limits, and no others: these end an export, or connections of the pool.
     "statement_timeout": f"{STATEMENT_TIMEOUT:.0f}s",
     "lock_timeout": f"{STATEMENT_TIMEOUT:.0f}s",
     "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT * 2:.0f}s",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+    # Postgres notices that a client has gone: during a statement, and without one after minutes.
+    "client_connection_check_interval": "5s",
+    "tcp_keepalives_idle": "60s",
+    "tcp_keepalives_interval": "10s",
+    "tcp_keepalives_count": "6",
     # Short statements over few rows: compiling them takes longer than running them.
     "jit": "off",
 }
@@ -80,17 +100,14 @@ def create_engine(
         pool_timeout=5,
         pool_pre_ping=False,  # a lost connection is an error like any other: callers retry
     )
-    event.listen(engine.sync_engine, "handle_error", _discard_after_timeout)
+    event.listen(engine.sync_engine, "handle_error", _replace_all_after_timeout)
     return engine
 
 
-def _discard_after_timeout(context: ExceptionContext) -> None:
-    """Keep a connection that was dropped out of the pool.
-
-    SQLAlchemy looks only after errors of the DBAPI whether the connection was lost.
-    """
+def _replace_all_after_timeout(context: ExceptionContext) -> None:
+    """Have the pool replace its other connections too: each would take as long to time out."""
     if isinstance(context.original_exception, TimeoutError):
-        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = True
 
 
 def transaction(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
