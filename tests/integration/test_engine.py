@@ -1,7 +1,6 @@
 """Connections to Postgres that are slow, silent or lost, and what a session relies on."""
 
 import asyncio
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from uuid import uuid4
@@ -135,14 +134,22 @@ async def test_connections_that_go_silent_are_replaced_together(through):
         await use_all(engine)
 
 
-@pytest.mark.parametrize("silent", [True, False])
-async def test_engine_is_disposed_also_while_connections_are_silent(through, silent):
-    proxy, engine = through
-    await use_all(engine)
-    with proxy.silent() if silent else nullcontext():
-        async with asyncio.timeout(30):
-            await engine.dispose()
-    await use_all(engine)
+async def test_engine_without_patience_is_disposed_also_while_connections_are_silent(servers):
+    async with Proxy(servers.folders.run / ".s.PGSQL.5432") as proxy:
+        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
+        engine = create_engine(url, name="tests", patience=None)
+        await use_all(engine)
+        with proxy.silent():
+            async with asyncio.timeout(60):
+                await engine.dispose()
+
+
+async def test_patience_without_a_limit_has_one(database_url, monkeypatch):
+    monkeypatch.setattr(database_engine, "LONGEST_PATIENCE", 0.1)
+    engine = create_engine(database_url, name="tests", patience=None)
+    with pytest.raises(TimeoutError):
+        await execute(engine, "SELECT pg_sleep(60)")
+    await engine.dispose()
 
 
 async def test_canceled_task_leaves_no_connection_of_the_pool_unusable(through):

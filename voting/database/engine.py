@@ -15,6 +15,10 @@ STATEMENT_TIMEOUT = 5.0
 CONNECT_TIMEOUT = 5.0  # seconds
 CLOSE_TIMEOUT = 2.0
 
+# Seconds that the client waits where Postgres has no limit: for a migration, say. Without, it would
+# wait for ever for a server that vanished.
+LONGEST_PATIENCE = 3600.0
+
 # What sessions rely on and a database or a user could set otherwise, as `ALTER DATABASE ... SET`
 # does; a session's own settings take precedence. Not here: what only a superuser may set. The
 # driver reads and writes binary values, to which time zone and formats are nothing.
@@ -75,7 +79,7 @@ def create_engine(
 
     Each statement is a transaction of its own unless a caller begins one. pg_stat_activity shows
     `name`. The client waits `patience` seconds for a response: longer than Postgres' own limits,
-    so that on a working network Postgres reports the error first.
+    so that on a working network Postgres reports the error first. None is an hour.
     """
 
     async def open_connection() -> asyncpg.Connection:
@@ -83,7 +87,7 @@ def create_engine(
             return await asyncpg.connect(
                 url,
                 timeout=CONNECT_TIMEOUT,
-                command_timeout=patience,
+                command_timeout=LONGEST_PATIENCE if patience is None else patience,
                 connection_class=_Connection,
                 server_settings={"application_name": name, **SESSION},
             )
