@@ -144,7 +144,7 @@ async def test_audit_changes_nothing(healthy, engine):
 async def test_audit_may_take_longer_than_other_statements(healthy, database_url, monkeypatch):
     slow = audit_module.VOTES.add_columns(func.pg_sleep(1.1))
     monkeypatch.setattr(audit_module, "VOTES", slow)
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT", 1)
+    monkeypatch.setitem(database.SESSION, "statement_timeout", "1s")
     engine = create_engine(database_url, name="tests")
     assert (await audit(healthy, engine)).problems == []
     with pytest.raises(DATABASE_ERRORS):  # the timeout is back
