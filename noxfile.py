@@ -250,6 +250,16 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """Unit and integration tests with the lowest version of each package that is allowed."""
+    packages = ("--editable", ".[local,tracing]", "--group", "dev")
+    session.install("--resolution=lowest-direct", *packages)
+    tests = session.posargs or ["tests/unit", "tests/integration", "tests/faults/test_faults.py"]
+    # Of the faults, those that show whether clients give up a connection by themselves.
+    session.run("pytest", *IN_PARALLEL, "-k", "not test_faults or silent", *tests)
+
+
+@nox.session(default=False)
 def image(session: nox.Session) -> None:
     """Build the image and test it. `-- BASE` builds from another base image, with its Python."""
     engine = next(filter(is_usable, ("docker", "podman", "buildah")), None)
@@ -343,8 +353,8 @@ LICENCES = (
 
 # The modules between an acknowledged vote and its count.
 CORE = (
-    *("queue/*", "database/counting.py", "database/poll.py", "database/totals.py", "reconcile/*"),
-    *("roles/worker.py", "roles/maintenance.py"),
+    *("queue/*", "reconcile/*", "roles/worker.py", "roles/maintenance.py"),
+    *(f"database/{each}.py" for each in ("counting", "folding", "poll", "totals")),
 )
 
 NO_CHROMIUM = "no Chromium was found, and none could be installed"
