@@ -154,7 +154,7 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
     [
         *(("voting_worker", f"DROP TABLE {table}") for table in TABLES),
         *(("voting_worker", f"TRUNCATE {table}") for table in TABLES),
-        *(("voting_worker", f"DELETE FROM {table}") for table in TABLES),
+        *(("voting_worker", f"DELETE FROM {table}") for table in TABLES if table != "tally"),
         ("voting_worker", "UPDATE finals SET a = 1"),
         ("voting_worker", "UPDATE poll SET round = 2"),
         ("voting_worker", "UPDATE poll SET after_ms = 1"),

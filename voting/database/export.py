@@ -53,7 +53,8 @@ class Snapshot:
     async def timeline(self, form: Format[TimelinePoint]) -> AsyncGenerator[bytes, None]:
         """Yield a document with a point for each ten seconds in which votes were counted.
 
-        The last point is the total. Raises one of DATABASE_ERRORS.
+        Where they are old, for each hour or day: see `folding`. A point has all votes that were
+        counted before its time; the last is the total. Raises one of DATABASE_ERRORS.
         """
         a = b = 0
         counts = VoteCounts.of(a, b, hidden=self.result.hidden)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 RIGHTS = {
     "voting_worker": {
         "votes": "SELECT, INSERT, UPDATE",
-        "tally": "SELECT, INSERT, UPDATE",
+        "tally": "SELECT, INSERT, UPDATE, DELETE",  # rows are folded
         "poll": "SELECT, UPDATE"
         " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at)",
         "finals": "SELECT, INSERT",

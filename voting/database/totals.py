@@ -17,7 +17,7 @@ TIMELINE_POINTS = 80
 _sums = select(func.sum(Tally.a).label("a"), func.sum(Tally.b).label("b")).subquery("sums")
 
 # The totals that were declared final, otherwise the sum of the tally: a row for every ten seconds
-# in which votes were counted.
+# in which votes were counted, and fewer for older ones (see `folding`).
 RESULT = (
     select(
         Poll.__table__,
