@@ -20,7 +20,7 @@ from voting.database.poll import (
     fetch_version_floor,
     start_round,
 )
-from voting.database.totals import TIMELINE_POINTS, fetch_result
+from voting.database.totals import FINAL_RESULTS, TIMELINE_POINTS, fetch_final_results, fetch_result
 from voting.poll.ballot import Choice, QueuedBallot, Version
 
 BUCKET = timedelta(seconds=10)
@@ -147,3 +147,13 @@ async def test_a_round_that_starts_beside_folding_has_no_votes_of_the_last(engin
     assert await stored_totals(engine) == (0, 0)
     [past] = await execute(admin, "SELECT sum(a), sum(b) FROM past_tally")
     assert tuple(past) == totals
+
+
+async def test_of_very_many_final_results_the_last_are_read(engine):
+    await execute(
+        engine,
+        "INSERT INTO finals SELECT n % 9, to_timestamp(n), to_timestamp(n), n, 0"
+        " FROM generate_series(1, 1000) AS n",
+    )
+    found = [each.a for each in await fetch_final_results(engine)]
+    assert found == list(range(1001 - FINAL_RESULTS, 1001))

@@ -14,6 +14,9 @@ from voting.poll.results import FinalResult, PollResult, TimelineBucket, Totals
 # At most this many buckets, of equal length, whatever the number of rows in the tally.
 TIMELINE_POINTS = 80
 
+# Each close, each reopening and each round adds one, and they are kept for ever.
+FINAL_RESULTS = 100
+
 _sums = select(func.sum(Tally.a).label("a"), func.sum(Tally.b).label("b")).subquery("sums")
 
 # The totals that were declared final, otherwise the sum of the tally: a row for every ten seconds
@@ -64,11 +67,12 @@ async def fetch_result_in(connection: AsyncConnection) -> PollResult:
 
 
 async def fetch_final_results(engine: AsyncEngine) -> list[FinalResult]:
-    """Return all totals that were ever declared final, the oldest first."""
+    """Return the last FINAL_RESULTS totals that were declared final, the oldest first."""
     columns = (Final.round, Final.final_at, Final.closed_at, Final.a, Final.b)
+    newest = select(*columns).order_by(Final.final_at.desc()).limit(FINAL_RESULTS)
     async with engine.connect() as connection:
-        rows = await connection.execute(select(*columns).order_by(Final.final_at))
-        return [FinalResult(*row) for row in rows]
+        rows = (await connection.execute(newest)).all()
+    return [FinalResult(*row) for row in reversed(rows)]
 
 
 def _as_result(row: Row[Any]) -> PollResult:
