@@ -5,6 +5,9 @@ from datetime import UTC, datetime, time, timedelta
 
 import click
 
+# `fromisoformat` accepts more, such as 2030 for half past eight.
+_TIME = re.compile(r"\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)?")
+_DATE = re.compile(rf"\d{{4}}-\d\d-\d\d[T ]{_TIME.pattern}")
 _DURATION = re.compile(r"\+(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 Moment = timedelta | time | datetime
@@ -19,12 +22,13 @@ def moment(text: str) -> Moment:
         if duration := _DURATION.fullmatch(text):
             hours, minutes, seconds = (int(each or 0) for each in duration.groups())
             return timedelta(hours=hours, minutes=minutes, seconds=seconds)
-        try:
+        if _TIME.fullmatch(text):
             return time.fromisoformat(text)
-        except ValueError:
+        if _DATE.fullmatch(text):
             return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
-        raise click.BadParameter("must be like 20:15, 2026-11-24T20:15 or +10m") from None
+        pass
+    raise click.BadParameter("must be like 20:15, 2026-11-24T20:15 or +10m")
 
 
 def resolve(when: Moment, now: datetime) -> datetime:
