@@ -6,6 +6,7 @@ import logging
 import resource
 import socket
 import struct
+import time
 import weakref
 from contextlib import asynccontextmanager, suppress
 
@@ -13,6 +14,7 @@ import pytest
 from support.wait import until
 
 from voting.web import protocol
+from voting.web.arrival import ARRIVAL, Heartbeat
 from voting.web.protocol import (
     MAX_HEAD,
     MAX_IDLE_CONNECTIONS,
@@ -458,6 +460,59 @@ async def test_a_request_is_answered_before_a_malformed_one_behind_it_closes_the
     assert status(answer) == 200
     assert answer.count(b"HTTP/1.1") == 1
     assert answer.endswith(b"/first")
+
+
+CHUNKED = post(b"Transfer-Encoding: chunked", path=b"/second")
+MALFORMED = {
+    "head": b"no HTTP\r\n\r\n" * 10,
+    "chunk": CHUNKED + b"no chunk\r\n" * 10,
+    "later chunk": CHUNKED + b"2\r\nab\r\nno chunk\r\n",
+    "host": b"GET /second HTTP/1.1\r\n\r\n",
+    "third": PLAIN.replace(b"/", b"/second", 1) + b"no HTTP\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one segment", "two segments"])
+@pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
+async def test_a_malformed_request_takes_no_earlier_response_away(server, caplog, malformed, apart):
+    server.may_respond.clear()
+    first = post(b"Content-Length: 5", body=b"hello", path=b"/first")
+    reader, writer = await server.connect()
+    writer.write(first if apart else first + malformed)
+    await until(lambda: server.received)
+    if apart:
+        writer.write(malformed)
+        await asyncio.sleep(0.05)
+    server.may_respond.set()
+    async with asyncio.timeout(30):
+        answer = await reader.read()
+    writer.close()
+    assert status(answer) == 200
+    assert b"/first" in answer
+    assert caplog.records == []
+
+
+async def test_a_request_is_current_until_its_client_disconnects(server):
+    server.may_respond.clear()
+    _, writer = await server.connect()
+    writer.write(PLAIN)
+    await until(lambda: server.received)
+    arrival = server.scope["extensions"][ARRIVAL]
+    assert arrival.is_current()
+    writer.close()
+    await until(lambda: not arrival.is_current())
+
+
+async def test_a_request_that_is_read_after_a_suspension_is_not_current(server, monkeypatch):
+    heartbeat = Heartbeat()
+    heartbeat._beat = time.monotonic() - 10
+    monkeypatch.setattr(LimitedHttpProtocol, "heartbeat", heartbeat)
+    server.may_respond.clear()
+    _, writer = await server.connect()
+    writer.write(PLAIN)
+    await until(lambda: server.received)
+    assert not server.scope["extensions"][ARRIVAL].is_current()
+    writer.close()
 
 
 async def test_mistakes_of_clients_are_not_logged(server, caplog):

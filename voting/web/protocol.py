@@ -8,9 +8,11 @@ import resource
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from voting.web.arrival import ARRIVAL, Arrival, Heartbeat
 
 # Seconds from the connect, or from the first byte, to the last byte of a request.
 RECEIVE_TIMEOUT = 10.0
@@ -55,6 +57,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """
 
     max_idle: ClassVar[int] = MAX_IDLE_CONNECTIONS
+    heartbeat: ClassVar[Heartbeat] = Heartbeat()
     # The connections of this process that wait for their client, the longest-idle first.
     _idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}
 
@@ -65,6 +68,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._chunk = self._read = 0
         self._in_head = False
         self._error_status = HTTPStatus.BAD_REQUEST
+        self._arrival: Arrival
+        self._rejected = False
+        """Nothing more is read: the connection ends with the response to the last whole request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -83,6 +89,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        if self._rejected:
+            return
+        self.heartbeat.check()  # this read may come before the timer that beats
         self._chunk = len(data)
         self._read += self._chunk
         super().data_received(data)
@@ -118,8 +127,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINE:
             raise ValueError("too many pipelined requests")
         super().on_headers_complete()
+        self._arrival = Arrival(self.heartbeat, self.transport.is_closing)
+        cast("dict[str, Any]", self.scope)["extensions"] = {ARRIVAL: self._arrival}
         # The parser appends trailers here, without a limit. They are not headers of the request.
         self.headers = _TRAILERS
+
+    def on_message_complete(self) -> None:
+        self._arrival.complete()
+        super().on_message_complete()
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -140,8 +155,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._reject(self._error_status)
 
     def _reject(self, status: HTTPStatus) -> None:
+        # Earlier requests get their responses first: their votes may be recorded.
+        if self.pipeline and not self._responding:
+            self.pipeline.popleft()  # the rejected one
+            self._rejected = True
+            return
         if self._responding:
-            # The earlier request gets its response first: its vote may be recorded.
+            self._rejected = True
             self.close_after_response()
             return
         body = f"{status.phrase}\n"
@@ -156,7 +176,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def on_response_complete(self) -> None:
+        is_last = not self.pipeline
         super().on_response_complete()
+        if self._rejected and is_last:
+            self.transport.close()
         if self.transport.is_closing():
             self._send_timeout.start(SEND_TIMEOUT, self)
         elif not self._responding:  # not to a pipelined request either

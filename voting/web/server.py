@@ -138,6 +138,7 @@ async def serve(
     ops = HTTPServer(app, settings.host, settings.ops_port)
     log_startup(log, settings)
     async with asyncio.TaskGroup() as tasks:
+        beating = tasks.create_task(LimitedHttpProtocol.heartbeat.run())
         serving = tasks.create_task(ops.run())
         working = tasks.create_task(service.run())
         waiting = tasks.create_task(stopping.wait())
@@ -147,5 +148,6 @@ async def serve(
         service.stop()
         await asyncio.wait({working}, timeout=SHUTDOWN_TIMEOUT)
         working.cancel()  # on a timeout; acknowledged votes are in the queue
+        beating.cancel()
         ops.stop()
     log.info("stopped")
