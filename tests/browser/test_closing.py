@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.sync_api import expect
 
-from .pages import choose, expect_choice, expect_receipt
+from .pages import choose, expect_choice, expect_receipt, hide
 
 
 def test_after_the_close_the_page_shows_the_counted_vote_and_takes_no_other(site, visitors):
@@ -23,6 +23,24 @@ def test_after_the_close_the_page_shows_the_counted_vote_and_takes_no_other(site
     expect_receipt(page, "Voting is closed. You have not voted here.")
     for key in "ab":
         expect(page.locator(f"#choice-{key}")).to_be_disabled()
+
+
+@pytest.mark.parametrize("voted", [True, False])
+def test_a_closed_page_learns_that_voting_is_open_again(site, visitors, voted):
+    page = visitors.open(site.vote)
+    if voted:
+        choose(page, "a")
+        expect_receipt(page, "Cats", "is counted")
+    site.up.close_poll()
+    page.reload()
+    expect(page.locator("#choice-b")).to_be_disabled()
+    page.evaluate("window.known = true")
+    site.up.open_poll()
+    hide(page, hidden=False)  # polls at once; it would within 15 seconds
+    expect(page.locator("#choice-b")).to_be_enabled()
+    choose(page, "b")
+    expect_receipt(page, "Dogs", "is counted")
+    assert page.evaluate("window.known")
 
 
 @pytest.mark.parametrize("error", [timedelta(0), timedelta(hours=-3)])
@@ -58,4 +76,5 @@ def test_without_javascript_the_page_shows_the_time_of_the_close(site, visitors)
     at = datetime.now(UTC) + timedelta(hours=1)
     site.up.close_poll(at=at)
     page = visitors.open(site.vote, javascript=False)
-    expect(page.locator(".closes")).to_have_text(f"Voting closes at {at:%H:%M:%S} UTC")
+    closes = f"Voting closes on {at.day} {at:%B %Y at %H:%M:%S} UTC"
+    expect(page.locator(".closes")).to_have_text(closes)

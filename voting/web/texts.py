@@ -11,7 +11,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "see_result": "See the result",
     "closed": "Voting is closed.",
     "closes": "Voting closes",
-    "at": "at {time} UTC",
+    "at": "on {day} {time:%B %Y at %H:%M:%S} UTC",
     "in": "in {time}",
     "moment": "{day} {month:%B %Y, %H:%M} UTC",
     "back": "Back to the page",
