@@ -1,9 +1,14 @@
 """Pages while a server is down, the poll is closed, or cookies are disabled."""
 
 import re
+import time
+from datetime import UTC, datetime, timedelta
+from http.cookies import SimpleCookie
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
+from support.wait import DEADLINE
 
 from .pages import PHONE, RECEIPT, choose, expect_choice, expect_receipt, expect_totals
 
@@ -24,12 +29,12 @@ def test_an_error_says_whether_the_vote_was_recorded_and_moves_no_button(site, v
         choose(page, "b")
         expect(alert).to_contain_text("We don't know whether your vote was recorded")
         expect(alert).to_be_in_viewport(ratio=1)
-        expect_choice(page, "a")
+        expect_choice(page, "")
         expect(page.locator("#choice-b")).to_be_focused()
         assert boxes(page) == before
         choose(page, "b")
         expect(alert).to_contain_text("Your vote was not recorded")
-        expect_choice(page, "a")
+        expect_choice(page, "")  # the one before may be
         assert boxes(page) == before
     choose(page, "b")
     expect_receipt(page, "Dogs", "is counted")
@@ -59,7 +64,7 @@ def test_without_a_response_of_the_app_the_pages_keep_what_they_show(site, visit
     choose(page, "b")
     expect(alert).to_contain_text("We don't know whether your vote was recorded")
     expect(page.locator(RECEIPT)).to_have_text("")
-    expect_choice(page, "a")
+    expect_choice(page, "")
     assert boxes(page) == before
     result.route("**/tally", response)
     expect(note).to_contain_text("These totals may be old: there is no answer.")
@@ -74,6 +79,51 @@ def test_without_a_response_of_the_app_the_pages_keep_what_they_show(site, visit
     expect(alert).to_have_count(0)
     expect_totals(result, 0, 1)
     expect(note).to_have_count(0)
+
+
+def test_a_reload_after_a_lost_answer_shows_no_earlier_receipt(site, visitors):
+    visitors.expect_no_response()
+    page, result = visitors.open(site.vote), visitors.open(site.result)
+    choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+
+    def lose_the_answer(route):
+        headers = route.request.all_headers()
+        answer = httpx.post(route.request.url, headers=headers, content=route.request.post_data)
+        assert answer.headers["voting-recorded"] == "yes"
+        route.abort()
+
+    page.route("**/vote", lose_the_answer)
+    choose(page, "b")
+    expect(page.get_by_role("alert")).to_contain_text("We don't know whether")
+    expect_totals(result, 0, 1)
+    page.unroute("**/vote")
+    another = page.context.new_page()  # as a second tab
+    for each in (page, another):
+        each.goto(site.vote)
+        expect(each.get_by_role("alert")).to_contain_text("We don't know whether")
+        expect(each.locator(RECEIPT)).to_have_text("")
+        expect_choice(each, "")
+    choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+    another.reload()
+    expect_receipt(another, "Cats", "is counted")
+    expect_totals(result, 1, 0)
+
+
+def test_a_vote_tells_when_it_was_sent_whatever_the_clock_of_the_browser_shows(site, visitors):
+    """Votes that are too old are refused: see `MAX_AGE` of the vote role."""
+    page = visitors.open(site.vote)
+    page.clock.set_system_time(datetime.now(UTC) - timedelta(hours=5))
+    page.reload()
+    with page.expect_request("**/vote") as sent:
+        choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+    cookie = SimpleCookie(sent.value.all_headers()["cookie"])["unanswered"].value
+    first, last = map(int, cookie.split("."))
+    assert first == last
+    assert abs(last / 1000 - time.time()) < DEADLINE
+    assert "unanswered" not in {each["name"] for each in page.context.cookies()}
 
 
 @pytest.mark.parametrize("javascript", [True, False])

@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 from support.proxy import Proxy
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.poll.lifecycle import Poll
 from voting.queue import producer
 from voting.queue.client import Queue, connect
 from voting.queue.producer import Caster, MaybeRecorded, NotRecorded
@@ -64,6 +65,29 @@ async def test_a_vote_of_unknown_outcome_is_not_applied_after_the_one_that_repla
     assert await stream.length() == 2
 
 
+def cast_for_nobody(stream):
+    return stream.caster.cast(Ballot(uuid4(), Choice.A), lambda _: False)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+async def test_a_ballot_whose_client_has_given_up_is_not_sent(prepared, others):
+    casts = [prepared.cast(Ballot(uuid4(), Choice.B)) for _ in range(others)]
+    refused, *versions = await asyncio.gather(
+        cast_for_nobody(prepared), *casts, return_exceptions=True
+    )
+    assert isinstance(refused, NotRecorded)
+    assert len(set(versions)) == others == await prepared.length()
+
+
+async def test_a_ballot_that_is_given_up_and_cancelled_harms_no_other(prepared):
+    leaving = asyncio.create_task(cast_for_nobody(prepared))
+    staying = asyncio.create_task(prepared.cast(Ballot(uuid4(), Choice.A)))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await staying
+    assert await prepared.length() == 1
+
+
 async def test_a_cast_whose_reply_is_lost_is_not_sent_again(caster, stream, proxy):
     before = await stream.length()
     with proxy.back.dropping():
@@ -103,11 +127,11 @@ async def test_a_late_sync_does_not_reopen_a_poll(through, stream, proxy, monkey
         return now
 
     monkeypatch.setattr(state, "clock", then_hold)
-    opening = asyncio.create_task(state.sync_poll(MIN_VERSION, "open"))
+    opening = asyncio.create_task(state.sync_poll(MIN_VERSION, Poll()))
     await proxy.forth.caught.wait()
     proxy.hang_up()
     with pytest.raises(RedisError):
         await opening
-    await stream.sync_poll(MIN_VERSION, "closed")
+    await stream.sync_poll(MIN_VERSION, Poll(state="closed"))
     await deliver(proxy)
     assert await stream.admin.hget(stream.queue.poll_key, "state") == b"closed"

@@ -21,7 +21,7 @@ class FailingCaster:
         self._error = error
         self.texts = []
 
-    async def cast(self, ballot):
+    async def cast(self, ballot, _):
         self.texts.append(f"{ballot.voter.hex} votes {ballot.choice}")
         raise self._error(self.texts[-1])
 

@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 from support.asgi import client_of
 from support.wait import until
 
-from voting.poll.ballot import MIN_VERSION, Choice
+from voting.poll.ballot import MIN_VERSION, Choice, Version
+from voting.poll.lifecycle import Poll
 from voting.queue.producer import CastError, MaybeRecorded, NotRecorded, PollClosed
 from voting.roles import vote
 from voting.roles.vote import VoteRole
 from voting.settings import VoteSettings, load_settings
 from voting.telemetry import metrics
 from voting.web import errors
+from voting.web.arrival import ARRIVAL
 from voting.web.cookies import Receipt, VoterCookies
 from voting.web.errors import Problem
 
@@ -30,7 +32,7 @@ def browser(stream, base_url="http://vote.localhost", **environ):
 
 @pytest.fixture
 async def prepared(stream):
-    await stream.sync_poll(MIN_VERSION, "open")
+    await stream.sync_poll(MIN_VERSION, Poll())
     return stream
 
 
@@ -250,7 +252,7 @@ async def test_a_failed_vote_reports_its_outcome_and_keeps_the_previous_choice(
     first = await voter.post("/vote", data={"choice": "b"}, headers=headers)
     assert first.headers["voting-recorded"] == "yes"
 
-    async def fail(_):
+    async def fail(*_):
         raise error
 
     monkeypatch.setattr(prepared.caster, "cast", fail)
@@ -260,8 +262,9 @@ async def test_a_failed_vote_reports_its_outcome_and_keeps_the_previous_choice(
     assert answer.status_code == status
     assert words in answer.text
     assert answer.headers["voting-recorded"] == recorded
-    assert pressed(answer.text) == ["b"]
-    assert answer.headers.get_list("set-cookie") == []
+    assert pressed(answer.text) == ([] if recorded == "unknown" else ["b"])
+    cookies = [each.partition("=")[0] for each in answer.headers.get_list("set-cookie")]
+    assert cookies == (["unanswered"] if recorded == "unknown" else [])
     assert ("retry-after" in answer.headers) == (status == 503)
 
 
@@ -270,7 +273,7 @@ def test_every_cast_error_has_a_problem():
 
 
 async def test_a_vote_for_a_closed_poll_is_a_conflict(voter, prepared):
-    await prepared.sync_poll(MIN_VERSION, "closed")
+    await prepared.sync_poll(MIN_VERSION, Poll(state="closed"))
     assert (await voter.post("/vote", data={"choice": "a"})).status_code == 409
 
 
@@ -348,7 +351,7 @@ async def test_a_client_that_disconnects_in_the_body_causes_no_server_error(prep
     ("error", "status"), [(NotRecorded(), 303), (PollClosed(), 303), (MaybeRecorded(), 429)]
 )
 async def test_a_vote_that_was_not_recorded_is_refunded(prepared, monkeypatch, error, status):
-    async def fail(_):
+    async def fail(*_):
         raise error
 
     async with browser(prepared, VOTES_PER_MINUTE="1") as client:
@@ -472,7 +475,7 @@ def test_every_problem_of_a_vote_has_a_reason():
     problems = {name: each for name, each in vars(errors).items() if isinstance(each, Problem)}
     assert {each.reason for each in problems.values()} == set(metrics.REASONS)
     assert {name for name, each in problems.items() if each.reason == "other"} == {
-        *("NOT_FOUND", "NOT_ALLOWED", "INTERNAL_ERROR"),
+        *("NOT_FOUND", "NOT_ALLOWED", "INTERNAL_ERROR", "LOST"),
         *("EXPORT_BUSY", "DATABASE_UNAVAILABLE", "NO_ROUND", "INVALID_ROUND"),
     }
 
@@ -480,7 +483,7 @@ def test_every_problem_of_a_vote_has_a_reason():
 async def test_a_vote_is_in_flight_until_it_is_answered(voter, prepared, monkeypatch):
     arrived, go = asyncio.Event(), asyncio.Event()
 
-    async def wait(_):
+    async def wait(*_):
         arrived.set()
         await go.wait()
         raise NotRecorded
@@ -494,3 +497,167 @@ async def test_a_vote_is_in_flight_until_it_is_answered(voter, prepared, monkeyp
     go.set()
     await voting
     assert measured("ballots_in_flight") == before
+
+
+# --- when a vote was sent, and votes without an answer
+
+
+def in_doubt(page):
+    """Whether the page itself says so, not its template for lost connections."""
+    return "We don&#39;t know whether" in page.partition("<template")[0]
+
+
+def unanswered(client):
+    return client.cookies.get("unanswered")
+
+
+def set_unanswered(client, value):
+    client.cookies.set("unanswered", value, domain="vote.localhost")
+
+
+async def now_of(client):
+    """Return the time that the page tells, in milliseconds."""
+    page = (await client.get("/")).text
+    return int(re.search(r'name="clock" content="(\d+)"', page)[1])
+
+
+async def test_the_page_and_its_answers_tell_the_time_of_redis(voter, prepared):
+    before = await prepared.clock() - 1
+    times = [await now_of(voter)]
+    answers = [
+        await voter.get("/receipt"),
+        await voter.post("/vote", data={"choice": "a"}, headers=HTMX),
+        await voter.post("/vote", data={"choice": "c"}),
+    ]
+    times += [int(each.headers["voting-clock"]) for each in answers]
+    now = await prepared.clock()
+    assert all(before < each / 1000 <= now for each in times)
+
+
+@pytest.mark.parametrize("age", [6.0, 3600.0, -3.0])
+async def test_a_vote_that_its_page_has_given_up_is_refused(voter, prepared, age):
+    """A proxy, or a suspended process, has held it up; or the clock of the device has jumped."""
+    sent = int(await now_of(voter) - age * 1000)
+    set_unanswered(voter, f"{sent}.{sent}")
+    before = refused()
+    answer = await voter.post("/vote", data={"choice": "a"})
+    assert (answer.status_code, answer.headers["voting-recorded"]) == (503, "no")
+    assert refused() == before | {"unavailable": before["unavailable"] + 1}
+    assert await queued(prepared) == []
+    # Its page knows the time again.
+    sent = int(answer.headers["voting-clock"])
+    set_unanswered(voter, f"{sent}.{sent}")
+    assert (await voter.post("/vote", data={"choice": "a"})).status_code == 303
+
+
+@pytest.mark.parametrize("value", ["", "x", "1.x", "-1.5", "1.2.3", "9" * 16, "1." + "9" * 16])
+async def test_a_vote_with_another_cookie_of_that_name_counts(voter, prepared, value):
+    set_unanswered(voter, value)
+    assert (await voter.post("/vote", data={"choice": "a"})).status_code == 303
+    assert len(await queued(prepared)) == 1
+
+
+class Waiting:
+    """An arrival whose client has gone, or not."""
+
+    def __init__(self, *, current):
+        self.current = current
+
+    def is_current(self):
+        return self.current
+
+
+@pytest.mark.parametrize(("current", "status"), [(True, 303), (False, 503)])
+async def test_a_vote_whose_client_has_gone_is_not_sent(prepared, current, status):
+    settings = load_settings(VoteSettings, ENVIRON)
+    app = VoteRole(prepared.caster, prepared.vote, settings).create_app()
+
+    async def with_arrival(scope, receive, send):
+        await app({**scope, "extensions": {ARRIVAL: Waiting(current=current)}}, receive, send)
+
+    async with client_of(with_arrival, "http://vote.localhost") as client:
+        await client.get("/")
+        assert (await client.post("/vote", data={"choice": "a"})).status_code == status
+    assert len(await queued(prepared)) == (status == 303)
+
+
+@pytest.mark.parametrize("path", ["/", "/receipt"])
+async def test_no_receipt_is_shown_after_a_vote_without_an_answer(voter, prepared, path):
+    """The answer to the second vote was lost: that one may be counted, or the first."""
+    await voter.post("/vote", data={"choice": "a"})
+    await queued(prepared)
+    sent = await now_of(voter)
+    set_unanswered(voter, f"{sent}.{sent}")
+    page = (await voter.get(path)).text
+    assert in_doubt(page)
+    assert "Cats" not in page if path == "/receipt" else pressed(page) == []
+    # The next answer ends that.
+    assert (await voter.post("/vote", data={"choice": "b"})).status_code == 303
+    assert not unanswered(voter)
+    page = (await voter.get(path)).text
+    assert "Your vote for" in page
+    assert "Dogs" in page
+
+
+async def test_a_refused_vote_leaves_an_earlier_one_without_an_answer(voter):
+    first = await now_of(voter) - 60_000
+    for sent in (first + 60_000, None):  # with JavaScript, and without
+        set_unanswered(voter, f"{first}.{sent}" if sent else str(first))
+        answer = await voter.post("/vote", data={"choice": "c"})
+        assert answer.status_code == 422
+        assert unanswered(voter) == str(first)
+        assert pressed(answer.text) == []
+    set_unanswered(voter, f"{first}.{first}")
+    await voter.post("/vote", data={"choice": "c"})
+    assert not unanswered(voter)
+
+
+@pytest.mark.parametrize("known", [None, "1700000000000", "1700000000000.1700000000001"])
+async def test_a_vote_of_unknown_outcome_is_remembered_also_without_javascript(
+    voter, prepared, monkeypatch, known
+):
+    async def fail(*_):
+        raise MaybeRecorded
+
+    monkeypatch.setattr(prepared.caster, "cast", fail)
+    if known:
+        set_unanswered(voter, known)
+    await voter.post("/vote", data={"choice": "a"})
+    assert unanswered(voter) == (known.partition(".")[0] if known else unanswered(voter))
+    assert in_doubt((await voter.get("/")).text)
+
+
+async def test_a_vote_without_an_answer_is_forgotten_with_its_round(voter, prepared):
+    sent = await now_of(voter)
+    set_unanswered(voter, f"{sent}.{sent}")
+    await prepared.sync_poll(MIN_VERSION, Poll(round=2, revision=1, after_version=Version(sent, 7)))
+    await prepared.vote.cast_rules()
+    async with browser(prepared) as later:
+        later.cookies = voter.cookies
+        assert not in_doubt((await later.get("/")).text)
+
+
+async def test_a_receipt_from_before_the_loss_of_the_queue_is_not_counted(voter, prepared):
+    await voter.post("/vote", data={"choice": "a"})
+    await prepared.admin.delete(prepared.queue.stream_key, prepared.queue.poll_key)
+    await prepared.sync_poll(MIN_VERSION, Poll(has_queue=True))
+    # The new queue is beyond its id.
+    last = await prepared.append_ballot(ago=0)
+    await prepared.consumer("me").acknowledge([each.id for each in await _read(prepared)])
+    assert (await prepared.progress()).last_delivered == last
+    async with browser(prepared) as later:
+        later.cookies = voter.cookies
+        page = (await later.get("/")).text
+        assert "Your vote may be lost" in page
+        assert "counted.</" not in page
+        assert pressed(page) == []
+        assert "choose again" in (await later.get("/receipt")).text
+        await prepared.sync_poll(MIN_VERSION, Poll(state="closed", revision=1))
+        await asyncio.sleep(0)
+    async with browser(prepared) as closed:
+        closed.cookies = voter.cookies
+        assert "choose again" not in (await closed.get("/")).text
+
+
+async def _read(stream):
+    return await stream.consumer("me").read(count=10, block=0.01)

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from time import monotonic
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -18,8 +19,8 @@ from voting import __version__
 
 CONNECT_TIMEOUT = 5.0  # seconds
 
-# The app responds within three seconds; a proxy may wait longer for it.
-RESPONSE_TIMEOUT = 15.0
+# As long as the page waits for the response to a vote.
+RESPONSE_TIMEOUT = 8.0
 
 
 class NotSent(Exception):
@@ -28,6 +29,10 @@ class NotSent(Exception):
 
 class NoResponse(Exception):
     """The request was sent, maybe in part, and no response came: its effect is unknown."""
+
+
+class GivenUp(NoResponse):
+    """No response came in time."""
 
 
 @dataclass(slots=True)
@@ -171,12 +176,18 @@ class Connection:
         self._address = Address(url)
         self._timeout = timeout
         self._receiver = _Receiver()
+        self._clock_ahead: float | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._receiver.close()
+
+    @property
+    def now(self) -> int | None:
+        """The time by the server's responses, in milliseconds; None before they told one."""
+        return None if self._clock_ahead is None else int((monotonic() + self._clock_ahead) * 1000)
 
     async def get(self, path: str, *headers: str) -> Response:
         """Raises NotSent, NoResponse."""
@@ -200,10 +211,12 @@ class Connection:
             async with asyncio.timeout(self._timeout):
                 response = await received
         except TimeoutError:
-            raise NoResponse(f"no response in {self._timeout:g} s") from None
+            raise GivenUp(f"no response in {self._timeout:g} s") from None
         finally:
             if received.cancelled():
                 self._receiver.close()  # the next request must not get this one's response
         if not response.status:
             raise NoResponse("the server closed the connection")
+        if clock := response.headers.get("voting-clock"):
+            self._clock_ahead = int(clock) / 1000 - monotonic()
         return response

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 
@@ -31,6 +31,10 @@ class VoterPool:
         self._limit = limit
         self._revote_ratio = revote_ratio
         self._voters: deque[Voter] = deque(maxlen=limit or remembered)
+
+    @property
+    def voters(self) -> Sequence[Voter]:
+        return tuple(self._voters)
 
     def pick(self) -> Voter | None:
         """Return a voter that votes again; None if a new one has to be added."""

@@ -1,10 +1,11 @@
 """The requests of a voter's browser and of a viewer's, and what their responses mean."""
 
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from voting.load.client import Connection, NoResponse, NotSent, Response
+from voting.load.client import Connection, GivenUp, NoResponse, NotSent, Response
 from voting.load.record import Acknowledgement, Totals, VoteResult
 from voting.poll.ballot import Choice, Version
 
@@ -29,14 +30,31 @@ class PageUnavailable(PageError):
 
 @dataclass(slots=True)
 class Voter:
-    """A voter's cookie, `name=value`, and the last choice that was sent with it."""
+    """A voter's cookie, `name=value`, the last choice that was sent with it, and other cookies."""
 
     cookie: str
     choice: Choice | None = None
+    jar: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         return self.cookie.partition("=")[2][:_VOTER]
+
+    @property
+    def cookies(self) -> str:
+        """The header with all cookies."""
+        return "Cookie: " + "; ".join([self.cookie, *map("=".join, self.jar.items())])
+
+    def note_sent(self, now: int) -> None:
+        """Keep in a cookie when a vote is sent, as the page does."""
+        name = self.cookie.partition("=")[0].replace("voter", "unanswered")
+        first = self.jar.get(name, str(now)).partition(".")[0]
+        self.jar[name] = f"{first}.{now}"
+
+    def receive(self, response: Response) -> None:
+        """Keep the cookies of a response."""
+        jar = self.jar | response.cookies
+        self.jar = {name: value for name, value in jar.items() if value}
 
 
 async def new_voter(vote_page: Connection) -> Voter:
@@ -55,14 +73,22 @@ async def vote(vote_page: Connection, voter: Voter, choice: Choice) -> VoteResul
     """Send a vote, once, and return what its voter is told."""
     voter.choice = choice
     response, version = Response(), None
+    if vote_page.now is None:  # a page knows it when it is loaded
+        with suppress(NotSent, NoResponse):
+            await vote_page.get("/receipt", voter.cookies)
+    if (sent := vote_page.now) is not None:
+        voter.note_sent(sent)
     try:
-        response = await vote_page.post("/vote", f"choice={choice}", f"Cookie: {voter.cookie}")
+        response = await vote_page.post("/vote", f"choice={choice}", voter.cookies)
     except NotSent:
         acknowledgement = Acknowledgement.REFUSED
-    except NoResponse:
-        acknowledgement = Acknowledgement.NO_RESPONSE
+    except NoResponse as error:
+        # When the page gives up, the app refuses the vote, if it knows when the page has sent it.
+        known = isinstance(error, GivenUp) and sent is not None
+        acknowledgement = Acknowledgement.UNKNOWN if known else Acknowledgement.NO_RESPONSE
     else:
         acknowledgement = _acknowledgement(response)
+        voter.receive(response)
     receipt = _cookie(response, "ballot")
     if receipt and acknowledgement is Acknowledgement.ACKNOWLEDGED:
         version = Version.parse(receipt.partition(".")[2])

@@ -17,7 +17,7 @@ class Acknowledgement(StrEnum):
     REFUSED = "refused"
     """It is not recorded: the app or a proxy refused it, or it was not sent."""
     UNKNOWN = "unknown"
-    """The app responded that it may be recorded, and will not be from now on."""
+    """It may be recorded, and will not be from now on: the app said so, or the page gave up."""
     NO_RESPONSE = "no response"
     """The app did not respond: it may be recorded at any time, also after a newer vote."""
 

@@ -1,21 +1,19 @@
 """Appends ballots to the stream: in batches, never twice, never after an error was returned."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any
 
-from redis.exceptions import (
-    BusyLoadingError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-)
+import structlog
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
 from voting.poll.ballot import Ballot, Version
 from voting.queue.client import Queue, load_script
+
+log = structlog.get_logger(__name__)
 
 CAST = load_script("cast")
 
@@ -53,10 +51,22 @@ class MaybeRecorded(CastError):
     """The ballot was sent and no reply came: it may count or not."""
 
 
-# Redis returns these errors before it runs any of the script.
-_REFUSALS = (OutOfMemoryError, BusyLoadingError, ReadOnlyError, NoPermissionError)
+# An error that Redis returns proves that nothing was written: it refuses the script before it runs
+# any of it (OOM, NOPERM, READONLY, MISCONF, NOREPLICAS, BUSY, ...), or the first of its commands
+# that write (WRONGTYPE). If that one succeeds, so do those after it. LOADING and NOAUTH are no
+# ResponseError in redis-py.
+_REFUSALS = (ResponseError, BusyLoadingError, AuthenticationError)
 
-_PendingCast = tuple[Ballot, "asyncio.Future[Version]"]
+
+def _always(_: float) -> bool:
+    return True
+
+
+@dataclass(slots=True, eq=False)
+class _PendingCast:
+    ballot: Ballot
+    wanted: Callable[[float], bool]
+    future: "asyncio.Future[Version]"
 
 
 class Caster:
@@ -74,39 +84,43 @@ class Caster:
         # Redis' clock minus this loop's, in seconds: a lower bound, from the latest reply.
         self._clock_ahead = 0.0
         self._clock_read = -inf
+        self._refusal = ""
 
-    async def cast(self, ballot: Ballot) -> Version:
-        """Append `ballot` and return its version once Redis has it on disk. Raises a CastError."""
+    async def cast(self, ballot: Ballot, wanted: Callable[[float], bool] = _always) -> Version:
+        """Append `ballot` and return its version once Redis has it on disk. Raises a CastError.
+
+        `wanted` is called before the ballot is sent, with the time of Redis' clock in seconds (at
+        least). If it returns False, the ballot is not sent: its client has given it up.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Version] = loop.create_future()
-        self._waiting.append((ballot, future))
+        pending = _PendingCast(ballot, wanted, loop.create_future())
+        self._waiting.append(pending)
         if len(self._waiting) == 1:
             loop.call_soon(self._send)
-        return await future
+        return await pending.future
 
     def _send(self) -> None:
         while self._waiting and len(self._calls) < MAX_CONCURRENT_CALLS:
             batch = self._waiting[:MAX_BATCH]
             del self._waiting[:MAX_BATCH]
-            call = asyncio.create_task(  # noqa: RUF006 - the next statement keeps it
-                self._cast([ballot for ballot, _ in batch])
-            )
+            call = asyncio.create_task(self._cast(batch))
             self._calls.add(call)
             call.add_done_callback(partial(self._resolve, batch))
 
     def _resolve(self, batch: Sequence[_PendingCast], call: asyncio.Task[list[Version]]) -> None:
         self._calls.discard(call)
         error = MaybeRecorded("the call was cancelled") if call.cancelled() else call.exception()
-        for index, (_, future) in enumerate(batch):
-            if future.done():
+        # `_cast` has removed unwanted ballots from the batch.
+        for index, pending in enumerate(batch):
+            if pending.future.done():
                 continue  # the request was cancelled
             if error is None:
-                future.set_result(call.result()[index])
+                pending.future.set_result(call.result()[index])
             else:
-                future.set_exception(error)
+                pending.future.set_exception(error)
         self._send()
 
-    async def _cast(self, ballots: Sequence[Ballot]) -> list[Version]:
+    async def _cast(self, batch: list[_PendingCast]) -> list[Version]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         try:
@@ -117,10 +131,15 @@ class Caster:
             raise NotRecorded("Redis can't be reached") from error
         try:
             redis_deadline = await self._to_redis_clock(connection, deadline)
-            command = ("EVAL", CAST, 2, *self._keys, redis_deadline, *_encode(ballots))
+            _remove_unwanted(batch, self._clock_ahead + loop.time())
+            if not batch:
+                return []
+            ballots = _encode([each.ballot for each in batch])
+            command = ("EVAL", CAST, 2, *self._keys, redis_deadline, *ballots)
             reply = await _execute(connection, deadline + REPLY_GRACE, *command)
         except _REFUSALS as error:
-            raise NotRecorded("Redis refuses to write") from error
+            self._log_refusal(str(error))
+            raise NotRecorded(f"Redis refuses to write: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
             self._clock_read = -inf
             # The call may still arrive, even if the connection broke early. If the voter could vote
@@ -130,6 +149,12 @@ class Caster:
         finally:
             await self._pool.release(connection)
         return self._parse(reply)
+
+    def _log_refusal(self, reason: str) -> None:
+        """Log an error of Redis once, not for each vote."""
+        if reason != self._refusal:
+            log.error("Redis refuses votes: %s", reason)
+        self._refusal = reason
 
     async def _to_redis_clock(self, connection: Any, deadline: float) -> int:
         """Convert a time of this loop's clock to Redis' clock in ms, never too late.
@@ -154,13 +179,27 @@ class Caster:
         self._set_clock(int(now))
         match status:
             case b"ok":
+                self._refusal = ""
                 return [Version.parse(each) for each in ids]
             case b"closed":
                 raise PollClosed
+            case b"full":
+                raise NotRecorded("an entry has so high an id that no ballot can follow it")
             case b"missing":
                 raise NotRecorded("the stream is missing: no worker has created it yet")
             case _:
                 raise NotRecorded("the call reached Redis after its deadline")
+
+
+def _remove_unwanted(batch: list[_PendingCast], now: float) -> None:
+    """Remove the ballots that are not wanted any more, and refuse them."""
+    unwanted = [each for each in batch if not each.wanted(now)]
+    if not unwanted:
+        return
+    batch[:] = [each for each in batch if each not in unwanted]
+    for each in unwanted:
+        if not each.future.done():
+            each.future.set_exception(NotRecorded("its client has given it up"))
 
 
 def _encode(ballots: Sequence[Ballot]) -> list[bytes]:

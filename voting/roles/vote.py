@@ -1,9 +1,10 @@
 """ROLE=vote: the page with the options, and the one request that casts a ballot."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 from time import perf_counter, time
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from litestar import Litestar, Request, asgi, get
@@ -20,13 +21,15 @@ from voting.queue.state import GroupProgress, QueueState
 from voting.settings import VoteSettings
 from voting.telemetry import metrics, tracing
 from voting.web import errors
+from voting.web.arrival import ARRIVAL, Arrival
 from voting.web.cache import SingleFlight
-from voting.web.cookies import Cookies, Receipt
+from voting.web.cookies import Cookies, Receipt, Unanswered
 from voting.web.errors import Problem, ProblemError
 from voting.web.forms import read_body, read_choice
 from voting.web.headers import (
     NO_STORE,
     PARTIAL,
+    Header,
     RequestHeaders,
     conditional_response,
     html_response,
@@ -43,6 +46,15 @@ log = structlog.get_logger(__name__)
 
 # Seconds after which the page says that counting a ballot takes longer than usual.
 LATE_AFTER = 15.0
+
+# Seconds after a page has sent a vote in which it is cast. The page gives up after eight, and a
+# cast takes two at most: whatever held up the request, it is never applied after a vote that was
+# sent when the page had given up.
+MAX_AGE = 5.0
+
+# Seconds by which the time that a page knows may be ahead. It never is, unless the clock of its
+# device has jumped: then this vote is refused, and the page learns the time with the response.
+MAX_AHEAD = 2.0
 
 # Seconds for which the state of the queue is cached.
 QUEUE_STATE_TTL = 1.0
@@ -64,10 +76,13 @@ class VoteRole:
 
     def __init__(self, caster: Caster, state: QueueState, settings: VoteSettings) -> None:
         self._caster = caster
+        self._state = state
         self._tracing = tracing.CastTracing(settings)
-        self._pages = Pages(settings)
         keys = [key.get_secret_value() for key in settings.secret_keys]
         self._cookies = Cookies(keys, secure=settings.secure)
+        # Redis' clock, by which polls close and votes are too old.
+        self._now = state.now
+        self._pages = Pages(settings, self._now, unanswered=self._cookies.unanswered_name)
         self._rate_limit = RateLimit(settings.votes_per_minute)
         self._progress = SingleFlight[GroupProgress](state.progress, ttl=QUEUE_STATE_TTL)
         self._rules = SingleFlight[CastRules | None](state.cast_rules, ttl=QUEUE_STATE_TTL)
@@ -79,35 +94,56 @@ class VoteRole:
         handlers = [get("/")(self._get_page), get("/receipt")(self._get_receipt), post_vote]
         return self._pages.create_app(handlers)
 
+    async def ready(self) -> bool:
+        """Whether ballots can be cast: not without the guard that keeps memory free."""
+        await self._memory_is_low.get()
+        return await self._state.ready() and not self._memory_is_low.stale
+
     async def _post_vote(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("method") != "POST":  # an `@asgi` handler has every method
             raise MethodNotAllowedException(headers={"allow": "POST"})
         headers, scheme = request_headers(scope), scope.get("scheme", "http")
+        arrival = cast("Arrival | None", (scope.get("extensions") or {}).get(ARRIVAL))
         with (
             metrics.IN_FLIGHT.track_inprogress(),
             self._tracing.request(scope["path"], scheme, headers) as span,
         ):
-            response = await self._vote(headers, receive, span)
+            response = await self._vote(headers, receive, span, arrival)
             if span.is_recording():
                 recorded = response.headers["Voting-Recorded"]
                 self._tracing.respond(span, response.status_code, recorded)
         await response(scope, receive, send)
 
-    async def _vote(self, headers: RequestHeaders, receive: Receive, span: Span) -> ASGIResponse:
+    async def _vote(
+        self, headers: RequestHeaders, receive: Receive, span: Span, arrival: Arrival | None
+    ) -> ASGIResponse:
         """Cast the ballot of a request, and return the response with its outcome."""
         started = perf_counter()
+        unanswered = self._cookies.unanswered(headers)
+        sent = unanswered and unanswered.sent
+
+        def wanted(now: float) -> bool:
+            age = 0.0 if sent is None else now - sent / 1000
+            return (arrival is None or arrival.is_current()) and -MAX_AHEAD <= age <= MAX_AGE
+
         try:
             ballot = await self._read_ballot(headers, receive)
-            receipt = Receipt(ballot.choice, await self._cast(ballot, span))
+            receipt = Receipt(ballot.choice, await self._cast(ballot, wanted, span))
         except ProblemError as error:
-            return self._refuse(headers, error.problem)
+            return self._refuse(headers, error.problem, unanswered)
         metrics.ACCEPTED.inc()
         metrics.ACCEPT_SECONDS.observe(perf_counter() - started)
-        cookie = self._cookies.set_receipt(receipt)
+        answer = [*_ACCEPTED, self._clock(), self._cookies.set_receipt(receipt)]
+        if unanswered is not None:
+            answer.append(self._cookies.delete_unanswered())
         if is_htmx(headers):
             part = self._render_outcome("_ballot.html", receipt)
-            return html_response(part, [*_ACCEPTED, PARTIAL, cookie])
-        return html_response("", [*_ACCEPTED, (b"location", b"/"), cookie], status=303)
+            return html_response(part, [*answer, PARTIAL])
+        return html_response("", [*answer, (b"location", b"/")], status=303)
+
+    def _clock(self) -> Header:
+        """Return the header from which pages know when they send a vote."""
+        return b"voting-clock", b"%d" % (self._now() * 1000)
 
     async def _read_ballot(self, headers: RequestHeaders, receive: Receive) -> Ballot:
         if not is_same_origin(headers):
@@ -119,14 +155,16 @@ class VoteRole:
             raise ProblemError(errors.NO_COOKIE)
         return Ballot(voter, choice)
 
-    async def _cast(self, ballot: Ballot, span: Span) -> Version:
+    async def _cast(self, ballot: Ballot, wanted: Callable[[float], bool], span: Span) -> Version:
         if self._memory_is_low.value and await self._memory_is_low.get():
             raise ProblemError(errors.FULL)
         if wait := self._rate_limit.acquire(ballot.voter.int):
             raise ProblemError(replace(errors.RATE_LIMITED, retry_after=ceil(wait)))
         try:
             version = await self._tracing.cast(
-                lambda trace: self._caster.cast(replace(ballot, trace=trace) if trace else ballot),
+                lambda trace: self._caster.cast(
+                    replace(ballot, trace=trace) if trace else ballot, wanted
+                ),
                 span,
             )
         except CastError as error:
@@ -140,37 +178,55 @@ class VoteRole:
         await self._memory_is_low.get()
         return version
 
-    def _refuse(self, headers: RequestHeaders, problem: Problem) -> ASGIResponse:
+    def _refuse(
+        self, headers: RequestHeaders, problem: Problem, unanswered: Unanswered | None
+    ) -> ASGIResponse:
         metrics.REFUSED.labels(problem.reason).inc()
+        unknown = problem is errors.UNKNOWN
+        cookies: list[Header] = []
+        if unknown:
+            first = int(self._now() * 1000) if unanswered is None else unanswered.first
+            cookies = [self._cookies.set_unanswered(first)]
+        elif unanswered is not None and unanswered.sent is not None:  # this vote has an answer
+            cookies = [
+                self._cookies.set_unanswered(unanswered.first)
+                if unanswered.earlier
+                else self._cookies.delete_unanswered()
+            ]
         template = "_ballot.html" if is_htmx(headers) else "vote.html"
-        page = self._render_outcome(template, self._receipt(headers), problem)
-        recorded = "unknown" if problem is errors.UNKNOWN else "no"
-        response = html_response(page, [PARTIAL], status=problem.status)
+        unclear = unknown or (unanswered is not None and unanswered.earlier)
+        receipt = None if unclear else self._receipt(headers)
+        page = self._render_outcome(template, receipt, problem)
+        response = html_response(page, [PARTIAL, self._clock(), *cookies], status=problem.status)
+        recorded = "unknown" if unknown else "no"
         response.headers.update({**problem.headers, "Voting-Recorded": recorded})
         return response
 
     async def _get_page(self, request: _Request) -> ASGIResponse:
         headers = request_headers(request.scope)
-        if self._cookies.voter(headers) is None:
-            receipt, cookies = None, [self._cookies.set_new_voter()]
-        else:
-            receipt, cookies = self._cookies.receipt(headers), []
-        page = await self._render_status("vote.html", receipt)
-        return html_response(page, [NO_STORE, PARTIAL, *cookies])
+        new = self._cookies.voter(headers) is None
+        cookies = [self._cookies.set_new_voter()] if new else []
+        template = "_ballot.html" if is_htmx(headers) else "vote.html"
+        page = await self._render_status(template, headers)
+        return html_response(page, [NO_STORE, PARTIAL, self._clock(), *cookies])
 
     async def _get_receipt(self, request: _Request) -> ASGIResponse:
         headers = request_headers(request.scope)
-        part = await self._render_status("_receipt.html", self._receipt(headers))
-        return conditional_response(headers, part, [PARTIAL, *_REVALIDATE], etag=make_etag(part))
+        part = await self._render_status("_receipt.html", headers)
+        answer = [PARTIAL, self._clock(), *_REVALIDATE]
+        return conditional_response(headers, part, answer, etag=make_etag(part))
 
     def _receipt(self, headers: RequestHeaders) -> Receipt | None:
         """Return the receipt of a voter; a new voter has none, whatever the cookie holds."""
         return self._cookies.receipt(headers) if self._cookies.voter(headers) else None
 
-    async def _render_status(self, template: str, receipt: Receipt | None) -> str:
+    async def _render_status(self, template: str, headers: RequestHeaders) -> str:
         """Render the status of the latest vote, by the current state of the queue."""
         rules = await self._rules.get()
-        receipt = _of_this_round(receipt, rules)
+        receipt = _of_this_round(self._receipt(headers), rules)
+        problem = self._find_doubt(headers, receipt, rules)
+        if problem is not None:
+            receipt = None
         counted = late = False
         if receipt is not None:
             progress = await self._progress.get()
@@ -178,7 +234,20 @@ class VoteRole:
             # Approximate: compares the clocks of two machines.
             late = not counted and time() - receipt.version.ms / 1000 > LATE_AFTER
         closed = rules is not None and not rules.open
-        return self._render(template, receipt, rules, counted=counted, late=late, closed=closed)
+        status = {"counted": counted, "late": late, "closed": closed}
+        return self._render(template, receipt, rules, problem, **status)
+
+    def _find_doubt(
+        self, headers: RequestHeaders, receipt: Receipt | None, rules: CastRules | None
+    ) -> Problem | None:
+        """Return why a receipt may be wrong: a vote without an answer, or the queue was lost."""
+        after = rules.after_version.ms if rules else 0
+        unanswered = self._cookies.unanswered(headers)
+        if unanswered is not None and unanswered.first > after and self._cookies.voter(headers):
+            return errors.UNKNOWN
+        if receipt is not None and rules is not None and receipt.version <= rules.lost_version:
+            return errors.LOST
+        return None
 
     def _render_outcome(
         self, template: str, receipt: Receipt | None, problem: Problem | None = None
@@ -206,6 +275,7 @@ class VoteRole:
             closes_at=rules and rules.closes_at,
             problem=problem,
             lost=errors.UNKNOWN,
+            alone=template == "_receipt.html",
             **status,
         )
 
@@ -221,10 +291,10 @@ async def run(settings: VoteSettings) -> None:
     queue = Queue(connect(settings.redis_url.get_secret_value()))
     state = QueueState(queue)
     flush_traces = tracing.start("vote", settings)
-    app = VoteRole(Caster(queue), state, settings).create_app()
-    server = HTTPServer(app, settings.host, settings.port)
+    role = VoteRole(Caster(queue), state, settings)
+    server = HTTPServer(role.create_app(), settings.host, settings.port)
     try:
-        await serve("vote", settings, server, state.ready)
+        await serve("vote", settings, server, role.ready)
     finally:
         await queue.close()
         flush_traces()

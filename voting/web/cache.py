@@ -57,5 +57,8 @@ class SingleFlight(Generic[_Value]):
 
     def _mark_stale(self, error: Exception) -> None:
         if not self.stale:
-            log.warning("refresh failed, the last value is served", reason=repr(error))
+            log.warning(
+                "refresh failed, the last value is served",
+                reason=f"{type(error).__name__}: {error}",
+            )
         self.stale = True

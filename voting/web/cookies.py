@@ -1,6 +1,10 @@
-"""The two cookies of the vote page: the signed voter id, and the receipt of the latest vote."""
+"""The cookies of the vote page.
+
+The signed voter id, the receipt of the latest recorded vote, and votes without an answer.
+"""
 
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +17,8 @@ from voting.poll.ballot import Choice, Version
 from voting.web.headers import Header, RequestHeaders
 
 MAX_AGE = 365 * 24 * 3600  # seconds
+
+_UNANSWERED = re.compile(r"(\d{1,15})(?:\.(\d{1,15}))?")
 
 
 class VoterCookies:
@@ -66,8 +72,30 @@ class Receipt(NamedTuple):
         return f"{self.choice}.{self.version}"
 
 
+class Unanswered(NamedTuple):
+    """The votes of a browser whose outcome it does not know: the value of a cookie.
+
+    vote.js sets it before it sends a vote. Times are in milliseconds of Redis' clock.
+    """
+
+    first: int
+    """When the first of them was sent."""
+    sent: int | None
+    """When the vote of this request was sent; None without JavaScript."""
+
+    @classmethod
+    def parse(cls, cookie: str | None) -> "Unanswered | None":
+        match = _UNANSWERED.fullmatch(cookie or "")
+        return match and cls(int(match[1]), int(match[2]) if match[2] else None)
+
+    @property
+    def earlier(self) -> bool:
+        """Whether there is one before the vote of this request."""
+        return self.first != self.sent
+
+
 class Cookies:
-    """Reads both cookies of a request, and returns the headers that set them.
+    """Reads the cookies of a request, and returns the headers that set them.
 
     `secure`: over TLS, which binds the cookies to the host.
     """
@@ -76,8 +104,8 @@ class Cookies:
         self._voters = VoterCookies(keys)
         prefix = "__Host-" if secure else ""
         self._voter_name, self._receipt_name = f"{prefix}voter", f"{prefix}ballot"
-        attributes = f"; HttpOnly; Max-Age={MAX_AGE}; Path=/; SameSite=lax"
-        self._attributes = f"{attributes}; Secure" if secure else attributes
+        self.unanswered_name = f"{prefix}unanswered"
+        self._attributes = "; Path=/; SameSite=lax" + ("; Secure" if secure else "")
 
     def voter(self, headers: RequestHeaders) -> UUID | None:
         return self._voters.read(find_cookie(headers, self._voter_name))
@@ -85,14 +113,24 @@ class Cookies:
     def receipt(self, headers: RequestHeaders) -> Receipt | None:
         return Receipt.parse(find_cookie(headers, self._receipt_name))
 
+    def unanswered(self, headers: RequestHeaders) -> Unanswered | None:
+        return Unanswered.parse(find_cookie(headers, self.unanswered_name))
+
     def set_new_voter(self) -> Header:
-        return self._set_cookie(self._voter_name, self._voters.mint())
+        return self._set_cookie(self._voter_name, f"{self._voters.mint()}; HttpOnly")
 
     def set_receipt(self, receipt: Receipt) -> Header:
-        return self._set_cookie(self._receipt_name, receipt)
+        return self._set_cookie(self._receipt_name, f"{receipt}; HttpOnly")
 
-    def _set_cookie(self, name: str, value: object) -> Header:
-        return b"set-cookie", f"{name}={value}{self._attributes}".encode("ascii")
+    def set_unanswered(self, first: int) -> Header:
+        return self._set_cookie(self.unanswered_name, first)
+
+    def delete_unanswered(self) -> Header:
+        return self._set_cookie(self.unanswered_name, "", max_age=0)
+
+    def _set_cookie(self, name: str, value: object, max_age: int = MAX_AGE) -> Header:
+        cookie = f"{name}={value}; Max-Age={max_age}{self._attributes}"
+        return b"set-cookie", cookie.encode("ascii")
 
 
 def find_cookie(headers: RequestHeaders, name: str) -> str | None:

@@ -20,6 +20,8 @@ class Problem:
     advice: str
     reason: str = "other"
     """Of a vote that was refused: one of `metrics.REASONS`."""
+    advice_closed: str | None = None
+    """In place of `advice` once voting is closed."""
     # Seconds. Not compared: the same problem may have another delay, which no page shows.
     retry_after: int | None = field(default=None, compare=False)
 
@@ -75,14 +77,14 @@ FULL = Problem(
 RATE_LIMITED = Problem(
     429,
     "That was too often.",
-    "This vote was not recorded. The one before it counts. Please wait, then choose again.",
+    "This vote was not recorded. The last recorded one counts. Please wait, then choose again.",
     "rate_limited",
     retry_after=60,
 )
 CLOSED = Problem(
     409,
     "Voting is closed.",
-    "This vote was not recorded. If you had voted before, that vote counts.",
+    "This vote was not recorded. If you had voted before, your last recorded vote counts.",
     "closed",
 )
 QUEUE_UNAVAILABLE = Problem(
@@ -97,7 +99,15 @@ UNKNOWN = Problem(
     "We don't know whether your vote was recorded.",
     "It may have been, or not. Please choose again: only your last choice counts.",
     "unknown",
+    advice_closed="It may have been, or not.",
     retry_after=2,
+)
+# No response has it, only pages.
+LOST = Problem(
+    503,
+    "Your vote may be lost.",
+    "We lost votes that were not counted yet. Please choose again: only your last choice counts.",
+    advice_closed="We lost votes that were not counted yet.",
 )
 
 # An export

@@ -2,7 +2,10 @@
 // announce neither.
 const clock = document.querySelector('meta[name="clock"]');
 // Milliseconds that this machine's clock is ahead of the server's; it may be wrong by any amount.
-let ahead = clock ? Date.now() - Number(clock.content) : 0;
+// The page was rendered before its first byte came, however long the rest of it took.
+const [loaded] = performance.getEntriesByType("navigation");
+const received = performance.timeOrigin + (loaded ? loaded.responseStart : 0);
+let ahead = clock ? received - Number(clock.content) : 0;
 
 function spell(seconds) {
   const parts = [
@@ -32,10 +35,19 @@ function tick() {
   }
 }
 
+// vote.js reads it.
+function setAhead(milliseconds) {
+  ahead = milliseconds;
+  document.documentElement.dataset.ahead = ahead;
+}
+
 document.addEventListener("htmx:before:response", ({ detail }) => {
-  const date = Date.parse(detail.ctx.response.headers.get("Date"));
-  if (date) ahead = Date.now() - date;
+  const { headers } = detail.ctx.response;
+  if (!headers.has("Voting-Fragment")) return; // of a proxy, whose clock may be ahead
+  const now = Number(headers.get("Voting-Clock")) || Date.parse(headers.get("Date"));
+  if (now) setAhead(Date.now() - now);
 });
+setAhead(ahead);
 tick();
 setInterval(tick, 250);
 document.addEventListener("htmx:after:swap", tick);
