@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,17 +26,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="simulate this seed only, and tell its story")
 
 
-@pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
+@contextmanager
+def running_servers(*, fsync: bool) -> Iterator[Servers]:
     # Sockets have short paths and Postgres, as another user where this is root, must reach them.
     folder = Path(tempfile.mkdtemp(prefix="voting-tests-"))
     folder.chmod(0o711)
     run = folder / "run"
     run.mkdir(mode=0o700)
-    servers = Servers(DataDir(folder, run), fsync=False)
+    servers = Servers(DataDir(folder, run), fsync=fsync)
     yield servers
     servers.close()
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with running_servers(fsync=False) as servers:
+        yield servers
 
 
 @pytest.fixture

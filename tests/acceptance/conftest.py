@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import running_servers
 from support.app import VotingUp, data_folder
+from support.servers import Servers
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Servers as workers want them: they declare no totals final without fsync."""
+    with running_servers(fsync=True) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")

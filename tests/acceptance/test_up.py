@@ -312,7 +312,8 @@ def test_servers_of_the_environment_are_used_and_none_is_started(start, data, se
 
 
 def test_only_the_server_that_is_not_set_is_started(start, data, servers, database):
-    up = start(data, DATABASE_URL=servers.database_url(database)).ready()
+    # Its own queue, as that of `data` belongs to the database there.
+    up = start(data / "other", DATABASE_URL=servers.database_url(database)).ready()
     assert up.vote("a")
     wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
     assert not up.children("postgres -D")

@@ -4,6 +4,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from voting.poll.ballot import MIN_VERSION
+from voting.poll.lifecycle import Poll
 from voting.roles import result
 from voting.telemetry import tracing
 
@@ -11,7 +12,7 @@ from voting.telemetry import tracing
 @pytest.fixture
 async def prepared(stream):
     """A stream that a worker has created, with an open poll."""
-    assert (await stream.sync_poll(MIN_VERSION, "open")).created
+    assert (await stream.sync_poll(MIN_VERSION, Poll())).created
     return stream
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import random
+import re
 from datetime import UTC, datetime
 from functools import partial
 from uuid import uuid4
@@ -10,11 +11,12 @@ from support.database import all_counted, execute, stored_votes
 from support.wait import until
 from support.workers import working
 
-from voting.database import counting
+from voting.database import counting, durability
 from voting.database import engine as database
 from voting.database.engine import DATABASE_ERRORS, create_engine
-from voting.database.poll import fetch_version_floor
+from voting.database.poll import fetch_version_floor, record_queue_loss
 from voting.poll.ballot import Ballot, Choice
+from voting.poll.lifecycle import Poll
 from voting.queue.client import StreamMissing
 from voting.reconcile import audit as audit_module
 from voting.reconcile import entries
@@ -102,7 +104,7 @@ async def test_trimmed_or_recreated_queue_is_not_a_problem(healthy, engine):
 
     await healthy.admin.delete(healthy.queue.stream_key)
     async with engine.connect() as connection:
-        await healthy.sync_poll(await fetch_version_floor(connection), "open")
+        await healthy.sync_poll(await fetch_version_floor(connection), Poll())
     found = await audit(healthy, engine)
     assert (found.problems, found.entries) == ([], 0)
 
@@ -153,8 +155,8 @@ async def test_audit_may_take_longer_than_other_statements(healthy, database_url
 
 
 async def test_audits_under_load_find_no_problem(stream, engine, database_url, monkeypatch):
-    monkeypatch.setattr(maintenance, "RETENTION_ENTRIES", 300)
-    monkeypatch.setattr(entries, "PAGE", 50)
+    monkeypatch.setattr(maintenance, "RETENTION_MEMORY", 0)
+    monkeypatch.setattr(entries, "PAGE", 10)
     auditors = create_engine(database_url, name="tests")
     voters = [uuid4() for _ in range(200)]
     audits = []
@@ -291,6 +293,69 @@ async def test_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engin
         "the tally is not the sum of the votes",
     ]
     assert (found.backlog, found.pending, found.entries) == (None, 0, 0)
+
+
+async def test_a_lost_queue_is_a_problem(healthy, engine):
+    await record_queue_loss(engine, datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
+    found = await audit(healthy, engine)
+    assert found.problems == [
+        "the queue was lost at 2030-01-02 03:04:05 UTC: ballots not counted by then are missing"
+    ]
+
+
+async def test_unsafe_settings_are_problems(healthy, engine, admin, monkeypatch):
+    monkeypatch.setattr(durability, "NAMES", ["fsync"])
+    await execute(admin, "ALTER TABLE tally SET UNLOGGED")
+    found = await audit(healthy, engine)
+    assert found.problems == ["Postgres: fsync is off", "Postgres: table tally is unlogged"]
+
+
+# A database that was restored from a backup, and a queue that has deleted old entries
+
+
+async def restored(stream, engine, admin, *, lost, trimmed, left=1):
+    """Cast and count votes; lose the newest in Postgres, and trim the queue to the last `left`."""
+    for _ in range(6):
+        await stream.cast_many(1)
+        await asyncio.sleep(0.005)
+    await count(stream, engine)
+    if lost:
+        newest = f"SELECT voter FROM votes ORDER BY ms DESC LIMIT {lost}"
+        await execute(admin, f"DELETE FROM votes WHERE voter IN ({newest})")
+        await execute(admin, "UPDATE tally SET ms = (SELECT coalesce(max(ms), 0) FROM votes)")
+    if trimmed:
+        await stream.admin.xtrim(stream.queue.stream_key, maxlen=left, approximate=False)
+
+
+@pytest.mark.parametrize("left", [0, 2])
+async def test_votes_that_neither_server_has_are_a_gap(prepared, engine, admin, left):
+    await restored(prepared, engine, admin, lost=4, trimmed=True, left=left)
+    gap = r"votes cast after [0-9: -]{19} before [0-9: -]{19} UTC may be missing"
+    found = (await audit(prepared, engine)).problems
+    assert [each for each in found if re.match(gap, each)]
+    replayed = await replay(prepared, engine)
+    assert re.match(gap, str(replayed.gap))
+    assert replayed.votes == left
+
+
+async def test_an_empty_database_beside_a_trimmed_queue_is_a_gap(prepared, engine, admin):
+    await restored(prepared, engine, admin, lost=6, trimmed=True)
+    assert (await replay(prepared, engine)).gap.since is None
+
+
+@pytest.mark.parametrize(
+    ("lost", "trimmed", "left"), [(0, True, 0), (0, True, 1), (4, False, 6), (1, True, 2)]
+)
+async def test_there_is_no_gap_where_one_of_the_servers_has_each_vote(
+    prepared, engine, admin, lost, trimmed, left
+):
+    await restored(prepared, engine, admin, lost=lost, trimmed=trimmed, left=left)
+    assert (await replay(prepared, engine)).gap is None
+    # Nor where what follows is not counted yet.
+    await prepared.cast_many(1)
+    await prepared.consumer("dead").read(count=1, block=0.01)
+    await prepared.admin.xtrim(prepared.queue.stream_key, maxlen=1, approximate=False)
+    assert (await replay(prepared, engine)).gap is None
 
 
 # Replay

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -19,6 +19,7 @@ from voting.database import counting
 from voting.database.engine import DATABASE_ERRORS, transaction
 from voting.database.poll import (
     RECORD_QUEUE_LOSS,
+    Known,
     PollChanged,
     close_poll,
     close_poll_on_time,
@@ -31,12 +32,14 @@ from voting.database.poll import (
     start_round,
 )
 from voting.database.totals import fetch_final_results, fetch_result
-from voting.poll.ballot import MAX_BIGINT, MIN_VERSION, Ballot, Choice, QueuedBallot, Version
+from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
 from voting.poll.lifecycle import TRANSITIONS, Event, LifecycleState, Phase, Poll
 from voting.queue.client import Queue, connect
 from voting.queue.producer import NotRecorded, PollClosed
-from voting.queue.state import QueueState
+from voting.queue.state import PollConflict, QueueState
 from voting.reconcile.poll import reconcile
+
+close_poll_later = partial(close_poll, at=datetime(2100, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ async def test_poll_closes_when_redis_learns_of_a_time_that_has_passed(open_poll
 
 async def test_close_that_a_killed_command_began_is_completed_by_the_next(open_poll, engine):
     await close_poll(engine)
-    synced = await open_poll.sync_poll(MIN_VERSION, "closed")  # then the command is killed
+    synced = await open_poll.sync_poll(MIN_VERSION, await poll(engine))  # then it is killed
     await asyncio.sleep(0.01)
     found, _ = await reconcile(engine, open_poll)
     assert found.closed_at == synced.closed_at
@@ -150,14 +153,65 @@ async def test_closed_poll_stays_closed_and_ids_rise_after_redis_lost_everything
 
 async def test_queue_loss_is_recorded_before_any_vote_was_counted(open_poll, engine):
     await open_poll.admin.delete(open_poll.queue.stream_key, open_poll.queue.poll_key)
-    assert await reconcile(engine, open_poll, known=True) == (Poll(), True)
+    _, lost = await reconcile(engine, open_poll)
+    assert lost
 
 
-async def test_poll_closes_after_an_id_that_does_not_fit_into_postgres(open_poll, engine):
+@pytest.mark.parametrize("dies", ["the worker", "its transaction"])
+async def test_queue_loss_is_recorded_by_the_next_worker_where_the_first_dies(
+    open_poll, engine, dies
+):
+    voted = [await open_poll.cast(ballot()) for _ in range(3)]
+    await open_poll.admin.delete(open_poll.queue.stream_key, open_poll.queue.poll_key)
+    async with transaction(engine) as connection:
+        seen = await fetch_poll(connection)
+    synced = await open_poll.sync_poll(MIN_VERSION, seen)  # then it dies
+    assert synced.created
+    if dies == "its transaction":
+        await open_poll.sync_poll(MIN_VERSION, seen)
+    assert (await open_poll.cast_rules()).lost_version > voted[-1]
+    await open_poll.cast(ballot())
+
+    found, lost = await reconcile(engine, open_poll)
+    assert lost
+    assert found.queue_lost_at is None  # as it was read
+    assert (await poll(engine)).queue_lost_at == synced.lost_at
+    again, lost = await reconcile(engine, open_poll)
+    assert not lost
+    assert again.queue_lost_at == synced.lost_at
+    rules = await open_poll.cast_rules()
+    assert voted[-1] < rules.lost_version < await open_poll.cast(ballot())
+
+
+async def test_queue_that_never_existed_is_not_lost(stream, engine):
+    _, lost = await reconcile(engine, stream)
+    assert not lost
+    assert (await stream.cast_rules()).lost_version == MIN_VERSION
+    found = await poll(engine)
+    assert (found.has_queue, found.queue_lost_at) == (True, None)
+
+
+async def test_queue_of_another_database_is_left_alone(open_poll, engine, admin):
+    await execute(admin, "UPDATE poll SET database_id = gen_random_uuid()")
+    with pytest.raises(PollConflict, match="belongs to another database"):
+        await reconcile(engine, open_poll)
+    assert await open_poll.cast(ballot())
+
+
+@pytest.mark.parametrize("ballots", [0, 2])
+async def test_an_id_that_is_too_high_for_ballots_ends_no_poll(open_poll, engine, ballots):
+    """Otherwise no ballot of a later round could be above it."""
+    versions = [await open_poll.cast(ballot()) for _ in range(ballots)]
     await open_poll.append({"no": "ballot"}, f"{2**63}-{2**63}")
     await close_poll(engine)
     found, _ = await reconcile(engine, open_poll)
-    assert found.last_version == Version(MAX_BIGINT, MAX_BIGINT)
+    assert found.last_version == (versions[-1] if versions else MIN_VERSION)
+
+    # Workers have counted what there was; an operator deletes the stream.
+    await open_poll.admin.delete(open_poll.queue.stream_key)
+    await reopen_poll(engine, found)
+    await reconcile(engine, open_poll)
+    assert (await open_poll.cast(ballot())).ms < 2**53
 
 
 async def test_ballots_of_another_round_or_after_the_close_are_not_counted(engine):
@@ -257,7 +311,7 @@ async def test_frozen_worker_does_not_prevent_a_close(engine):
         await fetch_poll_for_share(frozen)
         await close_poll(engine)
         with pytest.raises(DATABASE_ERRORS):
-            await frozen.execute(RECORD_QUEUE_LOSS)
+            await frozen.execute(RECORD_QUEUE_LOSS, {"at": datetime.now(UTC)})
         await frozen.invalidate()
     found = await poll(engine)
     assert (found.state, found.queue_lost_at) == ("closed", None)
@@ -270,8 +324,8 @@ async def test_worker_that_waits_for_a_slow_redis_keeps_the_lock_and_records_its
     await open_poll.admin.delete(open_poll.queue.stream_key)
     sync_poll = open_poll.sync_poll
 
-    async def sync_slowly(*rules, **more):
-        synced = await sync_poll(*rules, **more)
+    async def sync_slowly(*rules):
+        synced = await sync_poll(*rules)
         await asyncio.sleep(4.5)  # the reply is late, but within the time limit
         return synced
 
@@ -300,17 +354,61 @@ async def test_stale_state_is_refused_by_redis(open_poll, engine):
     before = await poll(engine)
     await close_poll(engine)
     await reconcile(engine, open_poll)
-    late = {"revision": before.revision}
     with pytest.raises(ResponseError, match="LATE the poll was changed meanwhile"):
-        await open_poll.sync_poll(MIN_VERSION, "open", **late)
+        await open_poll.sync_poll(MIN_VERSION, before)
     with pytest.raises(PollClosed):
         await open_poll.cast(ballot())
 
-    # After a minute Redis accepts it: a database restored from a backup has it for good.
-    changed = int(await open_poll.admin.hget(open_poll.queue.poll_key, "revised"))
-    await open_poll.admin.hset(open_poll.queue.poll_key, "revised", changed - 61_000)
-    await open_poll.sync_poll(MIN_VERSION, "open", **late)
-    assert await open_poll.cast(ballot())
+
+async def test_poll_of_a_database_restored_from_before_the_close_stays_closed(
+    open_poll, engine, admin
+):
+    """Redis knows a later state: an operator has to decide."""
+    await open_poll.cast(ballot())
+    await close_poll(engine)
+    closed, _ = await reconcile(engine, open_poll)
+    await restore(admin, open_poll, Poll())
+    for _ in range(2):
+        with pytest.raises(PollConflict, match="restored from an older backup"):
+            await reconcile(engine, open_poll)
+        with pytest.raises(PollClosed):
+            await open_poll.cast(ballot())
+
+    await close_poll(engine, known=Known((await open_poll.poll_identity())[1]))
+    found, _ = await reconcile(engine, open_poll)
+    assert (found.phase, found.last_version) == (Phase.COUNTING, closed.last_version)
+    assert found.closed_at == closed.closed_at
+
+
+@pytest.mark.parametrize("decision", [reopen_poll, None])
+async def test_open_poll_of_a_restored_database_is_closed_until_an_operator_decides(
+    open_poll, engine, admin, decision
+):
+    await close_poll(engine)
+    await reopen_poll(engine, await poll(engine))
+    await reconcile(engine, open_poll)
+    await open_poll.cast(ballot())
+    await restore(admin, open_poll, Poll())
+    with pytest.raises(PollConflict):
+        await reconcile(engine, open_poll)
+    with pytest.raises(PollClosed):
+        await open_poll.cast(ballot())
+    if decision:
+        seen = await poll(engine)
+        await decision(engine, seen, known=Known((await open_poll.poll_identity())[1]))
+        await reconcile(engine, open_poll)
+        assert await open_poll.cast(ballot())
+
+
+async def restore(admin, stream, earlier):
+    """Give the database an earlier state of the poll, as a restore does a minute later."""
+    await execute(
+        admin,
+        f"UPDATE poll SET state = '{earlier.state}', revision = {earlier.revision}, round = 1,"
+        " closes_at = NULL, closed_at = NULL, until_ms = NULL, until_seq = NULL, final_at = NULL",
+    )
+    changed = int(await stream.admin.hget(stream.queue.poll_key, "revised"))
+    await stream.admin.hset(stream.queue.poll_key, "revised", changed - 61_000)
 
 
 async def test_poll_closes_at_its_time_after_every_worker_that_still_opens_it(open_poll, engine):
@@ -331,11 +429,83 @@ async def test_poll_closes_at_its_time_after_every_worker_that_still_opens_it(op
         await open_poll.cast(ballot())
 
 
+@pytest.mark.parametrize("change", [close_poll, close_poll_later, reopen_poll])
+async def test_a_poll_whose_time_has_come_is_not_extended(open_poll, engine, change):
+    """Redis refuses votes since then, even if no worker has stored the close yet."""
+    at = datetime.fromtimestamp(await open_poll.clock() + 30, UTC)
+    await close_poll(engine, at=at)
+    seen = await poll(engine)
+    if change is reopen_poll:
+        change = partial(reopen_poll, seen=seen)
+    with pytest.raises(PollChanged):
+        await change(engine, known=Known(now=at))  # by Redis' clock
+    assert await poll(engine) == seen
+    await change(engine, known=Known(now=at - timedelta(milliseconds=1)))
+    assert await poll(engine) != seen
+
+
+async def test_a_poll_that_was_closed_meanwhile_is_not_opened(engine):
+    seen = await poll(engine)
+    await close_poll(engine)
+    with pytest.raises(PollChanged):
+        await reopen_poll(engine, seen)
+
+
+async def test_commands_store_a_close_whose_time_has_come_first(open_poll, engine):
+    await close_poll(engine, at=datetime.fromtimestamp(await open_poll.clock() - 1, UTC))
+    status = await poll_commands._plan(open_poll, engine)
+    assert status.phase is Phase.COUNTING
+
+
+async def test_an_operator_decides_after_a_restore(open_poll, engine, admin):
+    await close_poll(engine)
+    await reconcile(engine, open_poll)
+    await restore(admin, open_poll, Poll())
+    status = await poll_commands._plan(open_poll, engine)
+    assert "restored from an older backup" in status.conflict
+    assert any("conflict" in line for line in poll_commands._lines(status))
+    change = partial(reopen_poll, seen=status.poll)
+    await poll_commands._store(change, open_poll, engine)
+    await poll_commands._apply(open_poll, engine)
+    assert (await poll_commands._plan(open_poll, engine)).conflict is None
+    assert await open_poll.cast(ballot())
+
+
+async def test_a_change_of_unknown_outcome_is_not_called_failed(open_poll, engine):
+    async def lose_the_connection(_, *, known):
+        assert known.now is not None
+        raise TimeoutError
+
+    with pytest.raises(click.ClickException, match="may have been changed: see `voting status`"):
+        await poll_commands._store(lose_the_connection, open_poll, engine)
+
+
+async def test_a_change_that_postgres_refuses_is_an_error(open_poll, engine):
+    async def refuse(engine, **_):
+        await execute(engine, "SELECT nothing")
+
+    with pytest.raises(DATABASE_ERRORS):
+        await poll_commands._store(refuse, open_poll, engine)
+
+
+async def test_commands_name_the_reason_why_totals_do_not_become_final(
+    open_poll, engine, admin, monkeypatch
+):
+    monkeypatch.setattr(poll_commands, "POLL_INTERVAL", 0.01)
+    await close_poll(engine)
+    await reconcile(engine, open_poll)
+    await execute(admin, "ALTER TABLE votes SET UNLOGGED")
+    with pytest.raises(click.ClickException, match=r"not final after 0\.1 s: .* votes is unlogged"):
+        await poll_commands._until_final(open_poll, engine, 0.1)
+    await execute(admin, "ALTER TABLE votes SET LOGGED")
+    await poll_commands._until_final(open_poll, engine, 30)
+
+
 # The columns of a poll in each state. The round ends with version 10-0.
 CLOSED = "state = 'closed', closed_at = now(), until_ms = 10, until_seq = 0"
 COLUMNS = {
     LifecycleState.OPEN: "state = 'open'",
-    LifecycleState.SCHEDULED: "closes_at = now()",
+    LifecycleState.SCHEDULED: "closes_at = now() + interval '1 hour'",
     LifecycleState.CLOSING: "state = 'closed'",
     LifecycleState.COUNTING: CLOSED,
     LifecycleState.FINAL: f"{CLOSED}, final_at = now()",

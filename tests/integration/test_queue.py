@@ -1,10 +1,15 @@
 import asyncio
+import time
+from contextlib import suppress
+from functools import partial
 from uuid import uuid4
 
 import pytest
 from redis.exceptions import RedisError, ResponseError
+from support.wait import until
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
+from voting.poll.lifecycle import Poll
 from voting.queue import producer
 from voting.queue import state as state_module
 from voting.queue.client import GROUP, Queue, StreamMissing, connect
@@ -86,7 +91,7 @@ async def test_a_cast_is_refused_if_the_stream_or_the_poll_is_missing(prepared, 
 
 
 async def test_a_cast_is_refused_when_the_poll_is_closed(prepared):
-    await prepared.sync_poll(MIN_VERSION, "closed")
+    await prepared.sync_poll(MIN_VERSION, Poll(state="closed"))
     with pytest.raises(PollClosed):
         await prepared.cast(ballot())
     assert await prepared.length() == 0
@@ -144,11 +149,75 @@ async def test_errors_of_an_unreachable_redis_are_raised_and_a_cast_is_not_recor
     await queue.close()
 
 
-async def test_an_unexpected_error_of_redis_is_maybe_recorded(prepared):
-    await prepared.admin.delete(prepared.queue.stream_key)
-    await prepared.admin.set(prepared.queue.stream_key, "not a stream")
-    with pytest.raises(MaybeRecorded):
+REFUSALS = {
+    "WRONGTYPE": ["DEL {stream}", "SET {stream} text"],
+    "NOREPLICAS": ["CONFIG SET min-replicas-to-write 1"],
+    "NOPERM": ["ACL SETUSER vote -xadd"],
+    "READONLY": ["REPLICAOF 127.0.0.1 1"],
+}
+UNDO = ["CONFIG SET min-replicas-to-write 0", "ACL SETUSER vote +xadd", "REPLICAOF NO ONE"]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_cast_that_redis_refuses_is_certainly_not_recorded(prepared, refusal):
+    before = await prepared.cast(ballot())
+
+    async def run(command):
+        words = command.format(stream=prepared.queue.stream_key.replace(" ", "")).split()
+        await prepared.admin.execute_command(*words)
+
+    try:
+        for command in REFUSALS[refusal]:
+            await run(command)
+        with pytest.raises(NotRecorded, match="refuses"):
+            await prepared.cast(ballot())
+    finally:
+        for command in UNDO:
+            await run(command)
+    if refusal != "WRONGTYPE":
+        assert await prepared.length() == 1
+        assert await prepared.cast(ballot()) > before
+
+
+async def test_a_cast_is_refused_while_a_script_keeps_redis_busy(servers, prepared):
+    await prepared.cast(ballot())
+    await prepared.admin.config_set("busy-reply-threshold", 10)
+    another = connect(servers.redis_url())
+    spin = asyncio.create_task(another.eval("while true do end", 0))
+    try:
+        await until(partial(is_busy, prepared.admin))
+        with pytest.raises(NotRecorded, match="refuses"):
+            await prepared.cast(ballot())
+    finally:
+        await prepared.admin.script_kill()
+        with suppress(RedisError):
+            await spin
+        await another.aclose()
+        await prepared.admin.config_set("busy-reply-threshold", 5000)
+
+
+async def is_busy(redis):
+    try:
+        await redis.ping()
+    except ResponseError as error:
+        return "BUSY" in str(error)
+
+
+@pytest.mark.parametrize(
+    "last", [f"{2**63}-0", f"{2**53}-0", f"{2**53 - 1}-7", f"{2**53 - 2}-{2**53 - 1}"]
+)
+async def test_a_cast_after_an_id_that_postgres_can_not_store_is_refused(prepared, last):
+    """With the vote user's own rights; acknowledged votes would be dead letters."""
+    await prepared.vote.queue.redis.xadd(prepared.queue.stream_key, {"any": "entry"}, id=last)
+    with pytest.raises(NotRecorded, match="so high an id"):
         await prepared.cast(ballot())
+    assert await prepared.length() == 1
+
+
+@pytest.mark.parametrize("last", [f"{2**53 - 3}-0", f"1-{2**63}"])
+async def test_casts_go_on_after_other_entries_by_hand(prepared, last):
+    last = await prepared.append({"any": "entry"}, last)
+    assert await prepared.cast(ballot()) > last
 
 
 async def test_a_cancelled_cast_does_not_affect_others_of_its_batch(prepared):
@@ -172,7 +241,7 @@ async def test_a_cancelled_call_is_maybe_recorded(prepared):
 
 async def test_a_second_sync_changes_nothing(prepared, me):
     version = await prepared.cast(ballot())
-    assert not (await prepared.sync_poll(MIN_VERSION, "open")).created
+    assert not (await prepared.sync_poll(MIN_VERSION, Poll())).created
     [entry] = await me.read(count=10, block=1)
     assert entry.version == version
 
@@ -180,7 +249,7 @@ async def test_a_second_sync_changes_nothing(prepared, me):
 async def test_a_recreated_group_reads_entries_from_before_it(prepared, me):
     version = await prepared.cast(ballot())
     await prepared.admin.xgroup_destroy(prepared.queue.stream_key, GROUP)
-    synced = await prepared.sync_poll(MIN_VERSION, "open")
+    synced = await prepared.sync_poll(MIN_VERSION, Poll())
     assert not synced.created  # the stream itself was there
     [entry] = await me.read(count=10, block=1)
     assert entry.version == version
@@ -188,7 +257,7 @@ async def test_a_recreated_group_reads_entries_from_before_it(prepared, me):
 
 async def test_a_new_stream_treats_versions_in_postgres_as_counted(stream):
     counted = Version(9_999_999_999_999, 7)
-    await stream.sync_poll(counted, "open")
+    await stream.sync_poll(counted, Poll())
     assert (await stream.progress()).counted(counted)
     version = await stream.cast(ballot())
     assert version > counted
@@ -198,7 +267,7 @@ async def test_a_new_stream_treats_versions_in_postgres_as_counted(stream):
 async def test_a_sync_after_its_deadline_is_not_applied(stream, monkeypatch):
     monkeypatch.setattr(state_module, "SYNC_TIMEOUT", 0)
     with pytest.raises(ResponseError, match="LATE"):
-        await stream.sync_poll(MIN_VERSION, "open")
+        await stream.sync_poll(MIN_VERSION, Poll())
     assert not await stream.ready()
 
 
@@ -213,16 +282,16 @@ async def test_pending_entries_that_were_deleted_are_logged_as_an_error(prepared
 
 async def test_a_sync_never_lowers_the_last_id(prepared):
     future = Version(9_999_999_999_999, 7)
-    await prepared.sync_poll(future, "open")
-    await prepared.sync_poll(Version(5, 5), "open")
-    await prepared.sync_poll(Version(future.ms, 6), "open")
+    await prepared.sync_poll(future, Poll())
+    await prepared.sync_poll(Version(5, 5), Poll())
+    await prepared.sync_poll(Version(future.ms, 6), Poll())
     assert await prepared.cast(ballot()) > future
 
 
 async def test_a_key_of_another_type_is_an_error(stream):
     await stream.admin.set(stream.queue.stream_key, "not a stream")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await stream.sync_poll(MIN_VERSION, "open")
+        await stream.sync_poll(MIN_VERSION, Poll())
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await stream.consumer("me").read(count=1, block=0.01)
 
@@ -391,3 +460,29 @@ async def test_memory_is_low_before_it_is_full(prepared, limit, full):
 async def test_the_clock_is_that_of_redis(prepared):
     before = (await prepared.cast(ballot())).ms / 1000
     assert await prepared.clock() >= before
+
+
+async def test_the_time_is_that_of_this_machine_until_redis_has_told_its_own(prepared):
+    state = QueueState(prepared.vote.queue)
+    assert abs(state.now() - time.time()) < 1
+    await state.cast_rules()
+    assert abs(state.now() - await prepared.clock()) < 1
+
+
+async def test_a_ballot_behind_one_that_stays_pending_is_counted(prepared, me):
+    versions = await prepared.cast_many(4)
+    entries = await me.read(count=3, block=1)
+    await me.acknowledge([each.id for each in entries[1:]])
+    progress = await prepared.progress()
+    assert [progress.counted(each) for each in versions] == [False, True, True, False]
+
+
+async def test_a_ballot_is_not_called_counted_while_too_many_are_pending(prepared, me, monkeypatch):
+    monkeypatch.setattr(state_module, "KNOWN_PENDING", 2)
+    versions = await prepared.cast_many(6)
+    entries = await me.read(count=6, block=1)
+    await me.acknowledge([entries[0].id, entries[2].id, entries[5].id])  # two of three are known
+    progress = await prepared.progress()
+    assert progress.known_pending == (versions[1], versions[3])
+    counted = [True, False, True, False, False, False]
+    assert [progress.counted(each) for each in versions] == counted

@@ -24,18 +24,20 @@ from voting.local import servers as embedded
 from voting.local.data_dir import DataDir
 from voting.poll import formats
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
+from voting.poll.lifecycle import Poll
 from voting.queue.client import GROUP, Queue, connect
 from voting.queue.consumer import Consumer
 from voting.queue.fsync_probe import FsyncProbe
-from voting.queue.producer import Caster, PollClosed
+from voting.queue.producer import Caster, NotRecorded, PollClosed
 from voting.queue.state import QueueState
 from voting.reconcile.audit import audit
 from voting.reconcile.replay import replay
 from voting.roles import maintenance
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
+from voting.roles.vote import VoteRole
 from voting.roles.worker_metrics import QueueMonitor
-from voting.settings import PollSettings
+from voting.settings import PollSettings, VoteSettings, load_settings
 from voting.telemetry import metrics
 
 TABLES = ("votes", "tally", "poll", "finals", "past_tally", "alembic_version")
@@ -72,6 +74,7 @@ async def streams(redis):
     """An empty stream as the vote role and as a worker open it."""
     async with connect(redis("vote")) as vote, connect(redis("worker")) as worker:
         yield QueueState(Queue(vote)), QueueState(Queue(worker))
+        await worker.hset("{voting}:poll", "database", "")  # the next test has another
 
 
 async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypatch):
@@ -100,7 +103,8 @@ async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypat
         assert await worker.ready()
 
     assert await state.midpoint() > MIN_VERSION
-    await state.sync_poll(MIN_VERSION, "closed")
+    poll = (await fetch_result(engine)).poll
+    await state.sync_poll(MIN_VERSION, replace(poll, state="closed"))
     with pytest.raises(PollClosed):
         await Caster(vote.queue).cast(Ballot(uuid4(), Choice.A))
     await engine.dispose()
@@ -270,7 +274,7 @@ async def test_no_user_of_redis_may_do_more(redis, user, command):
 
 async def test_autoscaler_may_read_the_length_of_the_queue(streams, redis):
     _, working = streams
-    await working.sync_poll(MIN_VERSION, "open")
+    await working.sync_poll(MIN_VERSION, Poll())
     async with connect(redis("keda")) as client:
         assert "redis_version" in await client.info()
         [group] = await client.xinfo_groups(working.queue.stream_key)
@@ -294,7 +298,7 @@ def watched():
 
 async def test_worker_may_read_all_that_its_metrics_show(streams):
     _, working = streams
-    await working.sync_poll(MIN_VERSION, "open")
+    await working.sync_poll(MIN_VERSION, Poll())
     await working.queue.redis.xadd(working.queue.stream_key, {"no": "ballot"})
     await QueueMonitor(working.queue).collect()
     found = watched()
@@ -303,22 +307,65 @@ async def test_worker_may_read_all_that_its_metrics_show(streams):
     assert not [name for name, value in found.items() if isnan(value)]
 
 
-async def test_worker_without_the_right_to_waitaof_reads_the_rest(servers):
-    admin = connect(servers.redis_url())
-    rights = next(
-        line.split()[2:] for line in USERS.read_text().splitlines() if "user worker" in line
-    )
-    rights.remove("+waitaof")
-    await admin.execute_command("ACL", "SETUSER", "earlier", *rights)
-    url = servers.redis_url().replace("unix://", "unix://earlier@") + "?password=insecure"
-    async with connect(url) as redis:
-        await QueueMonitor(Queue(redis)).collect()
-        found = watched()
-    await admin.delete("{voting}:probe")
-    await admin.acl_deluser("earlier")
+@pytest.fixture
+async def without(servers):
+    """Return a function that opens the queue as a user of the deployment without one right."""
+    admin, made, clients = connect(servers.redis_url()), [], []
+
+    async def open_queue(user, right):
+        [line] = [line for line in USERS.read_text().splitlines() if f"user {user} " in line]
+        rights = line.split()[2:]
+        rights.remove(right)
+        made.append(f"{user}-{uuid4().hex}")
+        await admin.execute_command("ACL", "SETUSER", made[-1], *rights)
+        url = servers.redis_url().replace("unix://", f"unix://{made[-1]}@")
+        clients.append(connect(f"{url}?password=insecure"))
+        return Queue(clients[-1])
+
+    yield open_queue
+    for each in clients:
+        await each.aclose()
+    await admin.acl_deluser(*made)
+    await admin.delete("{voting}:probe", "{voting}:poll", "{voting}:ballots")
     await admin.aclose()
+
+
+async def test_worker_without_the_right_to_waitaof_says_so_once_and_reads_the_rest(without, caplog):
+    monitor = QueueMonitor(await without("worker", "+waitaof"))
+    for _ in range(2):
+        await monitor.collect()
+    found = watched()
     assert isnan(found["redis_fsync_always"])
     assert found["redis_memory_used_ratio"] > 0
+    [error] = caplog.records
+    assert (error.levelname, "waitaof" in error.getMessage()) == ("ERROR", True)
+
+
+async def test_worker_without_the_right_to_read_the_poll_does_not_sync_it(without):
+    """Otherwise it would not notice that the poll of its database is an older one."""
+    state = QueueState(await without("worker", "+hmget"))
+    with pytest.raises(ResponseError, match="hmget"):
+        await state.sync_poll(MIN_VERSION, Poll())
+
+
+async def test_vote_role_without_the_right_to_read_the_memory_is_not_ready(without, caplog):
+    await QueueState(await without("worker", "+waitaof")).sync_poll(MIN_VERSION, Poll())
+    environ = {"REDIS_URL": "redis://unused", "SECRET_KEYS": "k" * 32}
+    settings = load_settings(VoteSettings, environ)
+    for right, ready in (("+info", False), ("+client|setinfo", True)):
+        queue = await without("vote", right)
+        assert await VoteRole(Caster(queue), QueueState(queue), settings).ready() is ready
+    assert "info" in caplog.records[0].reason
+
+
+async def test_vote_role_without_a_right_of_the_cast_says_so_once(without, caplog):
+    await QueueState(await without("worker", "+waitaof")).sync_poll(MIN_VERSION, Poll())
+    caster = Caster(await without("vote", "+xinfo|stream"))
+    for _ in range(2):
+        with pytest.raises(NotRecorded):
+            await caster.cast(Ballot(uuid4(), Choice.A))
+    [error] = caplog.records
+    assert (error.levelname, "xinfo" in error.getMessage()) == ("ERROR", True)
 
 
 @pytest.mark.parametrize("user", ["vote", "worker"])
@@ -348,10 +395,11 @@ async def test_unauthenticated_client_may_only_ping(redis):
 
 
 BEFORE = {
-    "vote": "+eval +time +exists +hget +xadd +info +multi +exec +xinfo|groups +xpending",
-    "worker": "+eval +time +exists +hset +info +multi +exec +xadd +xack +xautoclaim +xgroup|create"
-    " +xgroup|delconsumer +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange"
-    " +xreadgroup +xrevrange +xsetid +xtrim",
+    "vote": "+eval +time +exists +hget +xadd +info +multi +exec +xinfo|groups +xinfo|stream"
+    " +xpending",
+    "worker": "+eval +time +exists +hmget +hset +info +multi +exec +xadd +xack +xautoclaim"
+    " +xgroup|create +xgroup|delconsumer +xinfo|consumers +xinfo|groups +xinfo|stream +xlen"
+    " +xpending +xrange +xreadgroup +xrevrange +xsetid +xtrim",
 }
 
 
@@ -368,10 +416,10 @@ async def test_essentials_work_with_the_rights_of_the_previous_version(servers):
             streams[role] = QueueState(Queue(connect(f"{url}?password=secret"), name=name))
         voting, working = streams["vote"], streams["worker"]
         at = datetime(2030, 1, 1, tzinfo=UTC)
-        assert (await working.sync_poll(MIN_VERSION, "open", closes_at=at)).created
+        assert (await working.sync_poll(MIN_VERSION, Poll(closes_at=at))).created
         assert (await voting.cast_rules()).closes_at == at
         version = await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A))
-        closed = await working.sync_poll(MIN_VERSION, "closed")
+        closed = await working.sync_poll(MIN_VERSION, Poll(state="closed"))
         assert closed.last_version == version
         assert closed.closed_at is not None
         with pytest.raises(PollClosed):

@@ -7,10 +7,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 from support import workers
-from support.database import execute, waits_for_lock
+from support.database import execute, fetch, waits_for_lock
 from support.wait import until
 
-from voting.database import counting
+from voting.database import counting, durability
+from voting.database import engine as engine_module
 from voting.database.engine import create_engine, transaction
 from voting.database.poll import close_poll
 from voting.database.totals import fetch_final_results, fetch_result
@@ -19,6 +20,10 @@ from voting.poll.lifecycle import Phase
 from voting.queue.client import Queue, connect
 from voting.queue.producer import PollClosed
 from voting.queue.state import QueueState
+from voting.reconcile.audit import audit
+from voting.reconcile.integrity import Untrusted
+from voting.reconcile.poll import finalize, reconcile
+from voting.reconcile.replay import replay
 from voting.roles import maintenance
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
@@ -198,7 +203,7 @@ async def test_counted_entries_are_kept_for_a_while(stream, engine, monkeypatch)
         await stream.cast_many(5)
         await until(counted(stream, engine, 5))
         assert await stream.length() == 5
-        monkeypatch.setattr(maintenance, "RETENTION_ENTRIES", 2)
+        monkeypatch.setattr(maintenance, "RETENTION_MEMORY", 0)
         await until(stream.length, check=lambda length: length <= 2)
         assert await stream.length() > 0  # the older ones go first
 
@@ -410,3 +415,193 @@ async def test_a_ballot_of_unknown_age_is_counted(stream, engine, monkeypatch):
         monkeypatch.setattr(worker._state, "age", lambda _: None)
         await stream.cast_many(1)
         await until(counted(stream, engine, 1))
+
+
+# --- locked votes
+
+
+@pytest.fixture
+def impatient(monkeypatch, database_url):
+    """An engine whose statements wait a second for a lock."""
+    monkeypatch.setitem(engine_module.SESSION, "lock_timeout", "1s")
+    return create_engine(database_url, name="tests", pool_size=4)
+
+
+async def test_a_locked_vote_holds_up_its_voter_only(stream, engine, impatient, admin, caplog):
+    timing = Timing(0.2, maintenance_interval=0.05, finalize_interval=0.05)
+    voter = uuid4()
+    async with working(stream, impatient, timing=timing):
+        await stream.cast(Ballot(voter, Choice.A))
+        await until(counted(stream, engine, 1))
+        async with transaction(admin) as locking:
+            await locking.execute(text(f"SELECT FROM votes WHERE voter = '{voter}' FOR UPDATE"))
+            changed = await stream.cast(Ballot(voter, Choice.B))
+            others = await stream.cast_many(20)
+            await close_poll(engine, at=datetime.fromtimestamp(await stream.clock() + 0.1, UTC))
+            await until(
+                partial(fetch_result, engine),
+                check=lambda result: result.poll.phase is Phase.COUNTING,
+            )
+            await until(partial(votes, engine), check=lambda number: number == 21)
+            await until(lambda: "their ballots stay pending" in caplog.text)
+            assert not await is_final(engine)
+            assert (await stream.progress()).oldest_pending == changed
+            assert all(each > changed for each in others)
+        await until(partial(is_final, engine))
+    totals = (await fetch_result(engine)).totals
+    assert (totals.a, totals.b) == (20, 1)
+    await impatient.dispose()
+
+
+async def test_a_locked_tally_holds_up_a_batch_that_no_vote_does(stream, engine, impatient, admin):
+    async with working(stream, impatient) as worker:
+        async with transaction(admin) as locking:
+            await locking.execute(text("LOCK TABLE tally"))
+            await stream.cast_many(3)
+            await until(worker.ready, check=lambda ready: not ready)
+        await until(counted(stream, engine, 3))
+    await impatient.dispose()
+
+
+# --- another database, and one that was restored
+
+
+@pytest.fixture
+async def other_engine(servers):
+    name = f"test_{uuid4().hex}"
+    servers_url = await asyncio.to_thread(_make_database, servers, name)
+    engine = create_engine(servers_url, name="tests")
+    await fetch(servers.database_url(name), "UPDATE poll SET database_id = gen_random_uuid()")
+    yield engine
+    await engine.dispose()
+    await asyncio.to_thread(servers.sql, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _make_database(servers, name):
+    servers.make_database(name)  # a copy of a template: its identity too
+    return servers.database_url(name, "voting_worker")
+
+
+async def test_a_worker_of_another_database_waits(stream, engine, other_engine, caplog):
+    async with (
+        working(stream, engine, timing=OFTEN),
+        working(stream, other_engine, ready=False, timing=OFTEN) as stranger,
+    ):
+        await stream.cast_many(200)
+        await until(counted(stream, engine, 200))
+        await until(lambda: "belongs to another database" in caplog.text)
+        assert not await stranger.ready()
+        assert await votes(other_engine) == 0
+
+
+async def test_a_batch_that_another_database_counted_stays_pending(
+    stream, engine, admin, pending, caplog
+):
+    """The address of Postgres may lead to another server at any time."""
+    async with working(stream, engine) as worker:
+        await execute(admin, "UPDATE poll SET database_id = gen_random_uuid()")
+        await stream.cast_many(3)
+        await until(lambda: "the database is another one" in caplog.text)
+        await until(pending, check=lambda number: number == 3)
+        assert not await worker.ready()
+        known = (await stream.admin.hget(stream.queue.poll_key, "database")).decode()
+        await execute(admin, f"UPDATE poll SET database_id = '{known}'")
+        await until(counted(stream, engine, 3))
+        await until(worker.ready)
+
+
+async def test_entries_that_are_deleted_before_they_are_counted_are_reported(
+    prepared, engine, caplog
+):
+    await prepared.cast_many(4)
+    consumer = prepared.consumer("earlier")
+    [entry] = await consumer.read(count=1, block=0.01)
+    await consumer.acknowledge([entry.id])
+    # The vote user may do this.
+    await prepared.vote.queue.redis.xadd(
+        prepared.queue.stream_key, {"no": "ballot"}, maxlen=1, approximate=False
+    )
+    assert await prepared.vanished_entries() == 3
+    async with working(prepared, engine, timing=OFTEN):
+        await until(lambda: "deleted before they were counted" in caplog.text)
+        await until(partial(fetch_result, engine), check=lambda result: result.poll.queue_lost_at)
+    assert any("queue was lost" in each for each in (await audit(prepared, engine)).problems)
+
+
+# --- what must not be declared final
+
+
+PROBLEMS = {
+    "fsync": "Postgres: fsync is off",
+    "unlogged": "Postgres: table votes is unlogged",
+    "eviction": "Redis: maxmemory-policy is allkeys-lru",
+    "appendonly": "Redis: appendonly is no",
+    "missing": "Postgres lacks 1 of the last 3 counted ballots",
+    "behind": "Postgres lacks 2 of the last 3 counted ballots",
+}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+async def test_totals_that_can_not_be_trusted_are_not_declared_final(
+    stream, engine, admin, monkeypatch, caplog, problem
+):
+    timing = Timing(maintenance_interval=0.05, finalize_interval=0.05)
+    await stream.append({"no": "ballot"})
+    async with working(stream, engine, timing=timing):
+        await stream.cast_many(3)
+        await until(counted(stream, engine, 3))
+        match problem:
+            case "fsync":
+                monkeypatch.setattr(durability, "NAMES", ["fsync"])
+            case "unlogged":
+                await execute(admin, "ALTER TABLE votes SET UNLOGGED")
+            case "eviction":
+                await stream.admin.config_set("maxmemory-policy", "allkeys-lru")
+            case "appendonly":
+                await stream.admin.config_set("appendonly", "no")
+            case "missing":
+                await execute(
+                    admin, "DELETE FROM votes WHERE voter = (SELECT voter FROM votes LIMIT 1)"
+                )
+            case "behind":
+                await execute(
+                    admin,
+                    "UPDATE votes SET ms = 1 WHERE voter <> "
+                    "(SELECT voter FROM votes ORDER BY voter LIMIT 1)",
+                )
+        try:
+            await until(lambda: "can't be declared final" in caplog.text)
+            await close_poll(engine)
+            await until(
+                partial(fetch_result, engine), check=lambda result: result.poll.last_version
+            )
+            runs = metrics.OF_ROLE["worker"].get_sample_value
+            await until(lambda: runs("voting_integrity_problems") == 1)
+            with pytest.raises(Untrusted):
+                await finalize(engine, stream, (await fetch_result(engine)).poll)
+        finally:
+            await stream.admin.config_set("maxmemory-policy", "noeviction")
+            await stream.admin.config_set("appendonly", "yes")
+        assert PROBLEMS[problem] in caplog.text
+        match problem:
+            case "fsync":
+                monkeypatch.setattr(durability, "NAMES", [])
+            case "unlogged":
+                await execute(admin, "ALTER TABLE votes SET LOGGED")
+            case "missing" | "behind":
+                assert (await replay(stream, engine)).votes
+        await until(partial(is_final, engine))
+        await until(lambda: "can be declared final again" in caplog.text)
+
+
+async def test_totals_are_not_declared_final_while_redis_does_not_sync(stream, engine):
+    await close_poll(engine)
+    await reconcile(engine, stream)
+    found = (await fetch_result(engine)).poll
+    await stream.admin.config_set("appendfsync", "no")
+    try:
+        with pytest.raises(Untrusted, match="appendfsync"):
+            await finalize(engine, stream, found)
+    finally:
+        await stream.admin.config_set("appendfsync", "always")
+    assert await finalize(engine, stream, found)

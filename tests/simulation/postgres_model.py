@@ -17,7 +17,9 @@ from simulation.network import POSTGRES_FAULTS, Link, connect_to
 from sqlalchemy.exc import DBAPIError
 
 from voting.database.counting import COUNT
+from voting.database.durability import UNSAFE_SETTINGS
 from voting.database.engine import STATEMENT_TIMEOUT
+from voting.database.folding import FOLD, LOCK_ROUND
 from voting.database.poll import (
     CLOSE_ON_TIME,
     CONFIRM_CLOSE,
@@ -26,13 +28,16 @@ from voting.database.poll import (
     LOCK_SHARED,
     LONG_LOCK_TIMEOUT,
     POLL,
+    RECORD_QUEUE,
     RECORD_QUEUE_LOSS,
     VERSION_FLOOR,
 )
 from voting.database.totals import RESULT
 from voting.poll.ballot import Version
 from voting.poll.lifecycle import Event, Poll
+from voting.reconcile.audit import COMPARE
 
+DATABASE_ID = str(UUID(int=1))
 REPLY_TIMEOUT = STATEMENT_TIMEOUT + 2
 IDLE_IN_TRANSACTION = STATEMENT_TIMEOUT * 2
 
@@ -50,7 +55,7 @@ def error(sqlstate):
 
 
 def _fit(*numbers):
-    if max(numbers) >= 2**63:
+    if max(numbers, default=0) >= 2**63:
         raise error("22000")
 
 
@@ -60,7 +65,7 @@ class Postgres:
     def __init__(self, clock):
         self.votes = {}
         self.tally = {}
-        self.poll = Poll()
+        self.poll = Poll(database_id=DATABASE_ID)
         self.finals = []  # for each result, the poll and its votes at that time
         self.locks = {}  # holders of the poll's lock, with the time of their last statement
         self.changing = None  # the holder of the exclusive lock
@@ -109,8 +114,11 @@ class Postgres:
             closed_at = self.poll.closed_at or at
             self.poll = replace(self.poll, closed_at=closed_at, last_version=Version(ms, seq))
 
-    def record_queue_loss(self):
-        self.poll = replace(self.poll, queue_lost_at=self.now())
+    def record_queue(self):
+        self.poll = replace(self.poll, has_queue=True)
+
+    def record_queue_loss(self, at):
+        self.poll = replace(self.poll, has_queue=True, queue_lost_at=at)
 
     def finalize(self, ms, seq):
         if not self.poll.allows(Event.ALL_COUNTED) or self.poll.last_version != (ms, seq):
@@ -135,6 +143,8 @@ class Postgres:
             until_seq=until.seq,
             final_at=poll.final_at,
             lost_at=poll.queue_lost_at,
+            database_id=UUID(poll.database_id),
+            has_queue=poll.has_queue,
             at=self.now(),
             a=a,
             b=b,
@@ -170,6 +180,19 @@ class Postgres:
             a, b, highest = self.tally.get(bucket, (0, 0, 0))
             row = a + delta["a"], b + delta["b"], max(highest, *changed)
             self.tally[bucket] = row
+        return self.row()
+
+    def compare(self, voters, choices, ms, seq, counted):
+        """Execute COMPARE."""
+        _fit(*ms, *seq)
+        found = SimpleNamespace(missing=0, behind=0, matched=0)
+        ballots = zip(map(Version, ms, seq), map(UUID, voters), choices, counted, strict=True)
+        for version, voter, choice, due in ballots:
+            stored = self.votes.get(voter)
+            found.missing += due and stored is None
+            found.behind += due and stored is not None and stored[1] < version
+            found.matched += stored == (choice, version)
+        return found
 
     def totals(self):
         return tuple(sum(row[i] for row in self.tally.values()) for i in (0, 1))
@@ -294,6 +317,9 @@ class _Connection:
         else:
             self._link.close()
 
+    async def scalars(self, statement, parameters=None):
+        return (await self.execute(statement, parameters)).one()
+
     async def execute(self, statement, parameters=None):
         step, effect = self._effect(statement, parameters)
         return _Result(await self._link.execute(step, effect))
@@ -309,11 +335,16 @@ class _Connection:
             POLL: ("poll", model.row),
             VERSION_FLOOR: ("version floor", model.newest),
             FINALIZE: ("finalize", model.finalize),
+            COMPARE: ("compare", model.compare),
+            LOCK_ROUND: ("lock round", lambda: None),
+            FOLD: ("fold", lambda **_: 0),  # no run takes a day
+            UNSAFE_SETTINGS: ("settings", lambda names: []),  # noqa: ARG005 - the statement's
             RESULT: ("result", model.row),
         }
         changes = {
             CLOSE_ON_TIME: ("close on time", model.close_on_time),
             CONFIRM_CLOSE: ("confirm close", model.confirm_close),
+            RECORD_QUEUE: ("record queue", model.record_queue),
             RECORD_QUEUE_LOSS: ("record loss", model.record_queue_loss),
         }
         if statement in effects:

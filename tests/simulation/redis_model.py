@@ -212,8 +212,12 @@ class Redis:
         seconds, micros = divmod(int(self._clock() * 1e6), 1_000_000)
         return [b"%d" % seconds, b"%d" % micros]
 
-    def do_info(self, _):
-        return b"used_memory:%d\r\nmaxmemory:1000000\r\n" % (2_000_000 if self.memory_full else 1)
+    def do_info(self, *_):
+        memory = b"used_memory:%d\r\nmaxmemory:1000000\r\nmaxmemory_policy:noeviction\r\n"
+        return memory % (2_000_000 if self.memory_full else 1) + b"aof_enabled:1\r\n"
+
+    def do_waitaof(self, *_):
+        return [1, 0]
 
     def do_client(self, *_):
         return OK

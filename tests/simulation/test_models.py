@@ -36,6 +36,7 @@ from voting.database.poll import (
 )
 from voting.database.totals import fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
+from voting.poll.lifecycle import Poll
 from voting.queue.client import GROUP, Queue, StreamMissing, connect
 from voting.queue.consumer import Consumer
 from voting.queue.producer import Caster, CastError
@@ -105,6 +106,8 @@ class Machine(RuleBasedStateMachine):
         await execute(self.engine, "INSERT INTO poll DEFAULT VALUES")
         self.clock, faults = Clock(), Faults()
         self.redis, self.postgres = Redis(self.clock), Postgres(self.clock)
+        [[identity]] = await execute(self.engine, "SELECT database_id FROM poll")
+        self.postgres.poll = replace(self.postgres.poll, database_id=str(identity))
         self.model = Side(Queue(client(Server(faults), self.redis), name=self.name))
         self.model_engine = Engine(Server(faults), self.postgres)
 
@@ -139,14 +142,25 @@ class Machine(RuleBasedStateMachine):
         seq=st.sampled_from([0, 7]),
         state=st.sampled_from(["open", "closed"]),
         closes_at=st.sampled_from([None, PAST, FUTURE]),
+        has_queue=st.booleans(),
+        lost_at=st.sampled_from([None, PAST, FUTURE]),
+        database_id=st.sampled_from([*["one"] * 5, "another"]),
     )
-    def prepare(self, ms, seq, state, closes_at):
+    def prepare(self, ms, seq, state, closes_at, has_queue, lost_at, database_id):
         after = Version(ms, seq)
-        self.both(lambda on: _prepare(on, after, state, closes_at=closes_at, after_version=after))
+        poll = Poll(
+            state=state,
+            closes_at=closes_at,
+            after_version=after,
+            has_queue=has_queue,
+            queue_lost_at=lost_at,
+            database_id=database_id,
+        )
+        self.both(lambda on: _prepare(on, after, poll))
 
     @rule()
     def open(self):
-        self.both(lambda on: _prepare(on, MIN_VERSION, "open"))
+        self.both(lambda on: _prepare(on, MIN_VERSION))
 
     @rule(ballots=BALLOTS)
     def cast(self, ballots):
@@ -246,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         try:
             await self._both(lambda on: on.state.memory_is_low())
             await self._cast([(VOTERS[0], Choice.A)])
-            await self._both(lambda on: _prepare(on, MIN_VERSION, "open"))
+            await self._both(lambda on: _prepare(on, MIN_VERSION))
             await self._append({"no": "room"}, FAR_FUTURE_MS * 9)
         finally:
             await self.real.redis.config_set("maxmemory", "1gb")
@@ -345,9 +359,10 @@ class Machine(RuleBasedStateMachine):
         assert answers[0] == answers[1]
 
 
-async def _prepare(on, *args, **rules):
-    prepared = await on.state.sync_poll(*args, **rules)
-    return prepared._replace(closed_at=prepared.closed_at is not None)
+async def _prepare(on, newest, poll=Poll(database_id="one")):  # noqa: B008 - frozen
+    prepared = await on.state.sync_poll(newest, poll)
+    times = ("closed_at", "lost_at")
+    return prepared._replace(**{each: getattr(prepared, each) is not None for each in times})
 
 
 async def _confirm_close(engine, until):

@@ -107,7 +107,7 @@ class World:
             (worker_module, "random"): self._random,
             (maintenance, "CLAIM_COUNT"): batch_size,
             (maintenance, "RETENTION_SECONDS"): draw((3600, 2)),
-            (maintenance, "RETENTION_ENTRIES"): draw((1_000_000, 4)),
+            (maintenance, "RETENTION_MEMORY"): draw((0.5, 0.0)),
             (maintenance, "CONSUMER_EXPIRY"): draw((3600, 10)),
         }
 
@@ -348,6 +348,8 @@ class World:
         from_elsewhere = {("world", "_add_poison"), ("world", "_lose_volume")}
         if poll.closed_at is not None and not from_elsewhere & self._faults.seen.keys():
             until = poll.closed_at.timestamp() * 1000
+            if poll.closes_at is None:
+                until += 1  # an operator may close the poll within a ballot's millisecond
             late = [each for each in mine if each.ms >= until]
             self.wrong += [f"{each} was taken after the close at {until}" for each in late]
 
@@ -412,6 +414,8 @@ class World:
             backlog = self._backlog() or 0 if at is poll else 0
             self._check_round(at, votes, totals, (backlog, dead, entries))
         self._check_no_late_votes(poll)
+        if poll.queue_lost_at is not None and ("world", "_lose_volume") not in self._faults.seen:
+            self.wrong.append(f"the queue was called lost at {poll.queue_lost_at}")
         if dead != self._poison:
             self.wrong.append(f"dead letters: {sorted(dead)}, poison: {sorted(self._poison)}")
         backlog = self._backlog()

@@ -43,7 +43,8 @@ def audit(data: Path | None, *, json_output: bool) -> None:
 def replay(data: Path | None, *, json_output: bool) -> None:
     """Recount ballots that a restored database lost.
 
-    The queue keeps counted ballots for some time; older ones are only in backups.
+    The queue keeps counted ballots for some time; older ones are only in backups. The exit code is
+    1 if neither has some.
     """
     result = run_on_servers(data, "the ballots can't be replayed", replaying.replay)
     if json_output:
@@ -51,7 +52,8 @@ def replay(data: Path | None, *, json_output: bool) -> None:
     else:
         click.echo(f"compared      {_compared(result)}")
         click.echo(f"recounted     {result.votes}")
-        click.echo("complete for the time that the queue covers")
+        click.echo(result.gap or "complete for the time that the queue covers")
+    sys.exit(1 if result.gap else 0)
 
 
 def _compared(result: auditing.Audit | replaying.Replay) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
 from voting.database.poll import PollChanged
 from voting.queue.client import Queue, StreamMissing, connect
-from voting.queue.state import QueueState
+from voting.queue.state import PollConflict, QueueState
 from voting.settings import ServersSettings, default_data_dir, load_settings
 
 _Result = TypeVar("_Result")
@@ -72,6 +72,8 @@ def exit_on_error(failure: str) -> Iterator[None]:
         yield
     except StreamMissing:
         raise click.ClickException(f"{failure}: the queue is missing") from None
+    except PollConflict as error:
+        raise click.ClickException(f"{failure}: {error}") from None
     except PollChanged:
         raise click.ClickException(f"{failure}: it has been changed meanwhile") from None
     except (RedisError, *DATABASE_ERRORS) as error:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,13 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from voting.commands import options
 from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
-from voting.database.engine import DATABASE_ERRORS, in_one_line
-from voting.database.poll import close_poll, reopen_poll, start_round
+from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
+from voting.database.poll import Known, close_poll, reopen_poll, start_round
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.results import FinalResult, VoteCounts, publish
 from voting.queue.client import StreamMissing
-from voting.queue.state import QueueState
+from voting.queue.state import PollConflict, QueueState, find_conflict
+from voting.reconcile.integrity import Untrusted
 from voting.reconcile.poll import finalize, reconcile
 from voting.settings import ShowResultsSettings, load_settings
 
@@ -40,7 +42,9 @@ class Status:
     """Accepted ballots that are not counted yet; None if unknown, as are the dead letters."""
     dead_letters: int | None
     finals: list[FinalResult]
-    """All totals that were ever declared final, the newest last."""
+    """The last totals that were declared final, the newest last."""
+    conflict: str | None
+    """Why nothing is counted until an operator has decided, if that is so."""
 
 
 @click.command()
@@ -75,7 +79,7 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
         closes_at = None
         if at is not None:  # by Redis' clock, which will close the poll
             closes_at = resolve(at, datetime.fromtimestamp(await state.clock(), UTC))
-        return await _fetch_status(state, engine), closes_at
+        return await _plan(state, engine), closes_at
 
     failure = "the poll can't be closed"
     found, closes_at = run_on_servers(data, failure, plan)
@@ -91,7 +95,7 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
             *([f"This replaces the close planned for {_utc(planned)}."] if planned else []),
         )
     wait_for_totals = 0 if closes_at else wait
-    _change(data, failure, lambda engine: close_poll(engine, at=closes_at), wait_for_totals)
+    _change(data, failure, partial(close_poll, at=closes_at), wait_for_totals)
 
 
 @click.command("open")
@@ -103,11 +107,11 @@ def reopen(data: Path | None, *, yes: bool) -> None:
     Reopening a final poll revokes its result.
     """
     failure = "the poll can't be opened"
-    found = run_on_servers(data, failure, _fetch_status)
+    found = run_on_servers(data, failure, _plan)
     consequences = list(_consequences_of_open(found))
     if consequences and not yes:
         _confirm(*consequences)
-    _change(data, failure, lambda engine: reopen_poll(engine, found.poll))
+    _change(data, failure, partial(reopen_poll, seen=found.poll))
 
 
 @click.command()
@@ -119,7 +123,7 @@ def reset(data: Path | None, *, yes: bool) -> None:
     The poll must be final. Its totals and timeline are kept, its votes are deleted.
     """
     failure = "the next round can't be started"
-    found = run_on_servers(data, failure, _fetch_status)
+    found = run_on_servers(data, failure, _plan)
     number = found.poll.round
     if not found.poll.allows(Event.START_ROUND):
         raise click.ClickException(
@@ -131,44 +135,76 @@ def reset(data: Path | None, *, yes: bool) -> None:
             f"This deletes the {found.counts.votes:,} votes of round {number}.",
             "Its totals and timeline are kept.",
         )
-    _change(data, failure, lambda engine: start_round(engine, number))
+    _change(data, failure, partial(start_round, ended=number))
 
 
 def _change(
     data: Path | None,
     failure: str,
-    change: Callable[[AsyncEngine], Awaitable[object]],
+    change: Callable[..., Awaitable[object]],
     wait: float = 0,
 ) -> None:
     """Change the poll in both servers, wait for its final totals, and print the new status."""
 
     async def apply(state: QueueState, engine: AsyncEngine) -> None:
-        await change(engine)
+        await _store(change, state, engine)
         await _apply(state, engine)
         if wait:
-            await _until_final(state, engine, wait)
+            with exit_on_error("the poll is closed, but its totals are not known to be final"):
+                await _until_final(state, engine, wait)
         with exit_on_error("the poll is changed, but its status can't be read"):
             click.echo("\n".join(_lines(await _fetch_status(state, engine))))
 
     run_on_servers(data, failure, apply)
 
 
+async def _store(
+    change: Callable[..., Awaitable[object]], state: QueueState, engine: AsyncEngine
+) -> None:
+    """Change the poll in Postgres, by what Redis knows: its clock, and the latest revision."""
+    known = Known()
+    with suppress(RedisError):
+        _, revision = await state.poll_identity()
+        known = Known(revision, datetime.fromtimestamp(await state.clock(), UTC))
+    try:
+        await change(engine, known=known)
+    except DATABASE_ERRORS as error:
+        if not is_uncertain(error):
+            raise
+        # A commit may wait for a standby, and take effect later.
+        raise click.ClickException(
+            f"the poll may have been changed: see `voting status`: {in_one_line(error)}"
+        ) from None
+
+
+async def _plan(state: QueueState, engine: AsyncEngine) -> Status:
+    """Return the status, for which a close whose time has come is stored first."""
+    with suppress(PollConflict, StreamMissing, RedisError):
+        await reconcile(engine, state)
+    return await _fetch_status(state, engine)
+
+
 async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
     settings = load_settings(ShowResultsSettings, os.environ)
+    known = ("", 0)
+    with suppress(RedisError):  # Postgres alone is enough for a change
+        known = await state.poll_identity()
     result = publish(await fetch_result(engine), settings.show_results)
+    conflict = find_conflict(known, result.poll)
     backlog = letters = None
-    with suppress(StreamMissing, RedisError):  # Postgres alone is enough for a change
+    with suppress(StreamMissing, RedisError):
         letters = await state.dead_letter_count()
         backlog = (await state.progress()).backlog
     finals = await fetch_final_results(engine)
-    return Status(result.poll, result.poll.phase, result.counts, backlog, letters, finals)
+    phase = result.poll.phase
+    return Status(result.poll, phase, result.counts, backlog, letters, finals, conflict)
 
 
 async def _apply(state: QueueState, engine: AsyncEngine) -> None:
     """Publish the change in Redis at once; a worker would do it within seconds."""
     try:
         await reconcile(engine, state)
-    except (RedisError, *DATABASE_ERRORS) as error:
+    except (PollConflict, RedisError, *DATABASE_ERRORS) as error:
         raise click.ClickException(
             "the change is stored in Postgres, but not in Redis yet: a worker will retry:"
             f" {in_one_line(error)}"
@@ -177,17 +213,21 @@ async def _apply(state: QueueState, engine: AsyncEngine) -> None:
 
 async def _until_final(state: QueueState, engine: AsyncEngine, seconds: float) -> None:
     """Wait for the totals to be final, and declare them so, as a worker would within seconds."""
-    try:
-        async with asyncio.timeout(seconds):
-            while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
-                with suppress(StreamMissing, RedisError):
-                    if await finalize(engine, state, poll):
-                        continue
-                await asyncio.sleep(POLL_INTERVAL)
-    except TimeoutError:
-        raise click.ClickException(
-            f"the poll is closed, but its totals are not final after {seconds:g} s"
-        ) from None
+    reason = ""
+    end = asyncio.get_running_loop().time() + seconds
+    while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
+        try:
+            if await finalize(engine, state, poll):
+                continue
+        except Untrusted as error:
+            reason = f": {error}"
+        except (StreamMissing, RedisError):
+            pass
+        if asyncio.get_running_loop().time() >= end:
+            raise click.ClickException(
+                f"the poll is closed, but its totals are not final after {seconds:g} s{reason}"
+            )
+        await asyncio.sleep(POLL_INTERVAL)
 
 
 def _confirm(question: str, *consequences: str) -> None:
@@ -214,6 +254,8 @@ def _consequences_of_open(found: Status) -> Iterator[str]:
 
 def _lines(found: Status) -> Iterator[str]:
     poll, counts = found.poll, found.counts
+    if found.conflict is not None:
+        yield f"conflict      {found.conflict}"
     yield f"round         {poll.round}, {_state(poll)}"
     totals = f"{counts.votes} in total" if counts.a is None else f"a {counts.a}, b {counts.b}"
     yield f"votes         {totals}"

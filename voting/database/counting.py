@@ -1,7 +1,7 @@
 """Counting ballots: the one statement that writes votes and the tally."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,6 +21,7 @@ from voting.poll.ballot import QueuedBallot
 # delta    the change for each option; no row if nothing changed.
 #
 # The tally's row is written last, as all workers share it: it stays locked for the commit only.
+# The row that is returned tells a worker that the database is not the one that it knows.
 COUNT = text("""
 WITH newest AS (
   SELECT DISTINCT ON (voter) voter, choice, ms, seq
@@ -44,23 +45,54 @@ WITH newest AS (
     count(*) FILTER (WHERE after = 'a') - count(*) FILTER (WHERE before = 'a') AS a,
     count(*) FILTER (WHERE after = 'b') - count(*) FILTER (WHERE before = 'b') AS b
   FROM counted
+), tallied AS (
+  INSERT INTO tally AS stored (bucket, a, b, ms)
+  SELECT date_bin('10 seconds', clock_timestamp(), 'epoch'), a, b, ms FROM delta
+  WHERE ms IS NOT NULL
+  ON CONFLICT (bucket) DO UPDATE SET
+    a = stored.a + excluded.a, b = stored.b + excluded.b, ms = greatest(stored.ms, excluded.ms)
 )
-INSERT INTO tally AS stored (bucket, a, b, ms)
-SELECT date_bin('10 seconds', clock_timestamp(), 'epoch'), a, b, ms FROM delta WHERE ms IS NOT NULL
-ON CONFLICT (bucket) DO UPDATE SET
-  a = stored.a + excluded.a, b = stored.b + excluded.b, ms = greatest(stored.ms, excluded.ms)
+SELECT database_id, revision FROM poll
+""")
+
+# The voters whose votes other transactions have locked.
+LOCKED_VOTERS = text("""
+SELECT voter FROM votes WHERE voter = ANY (CAST(:voters AS uuid[]))
+EXCEPT
+SELECT voter FROM (
+  SELECT voter FROM votes WHERE voter = ANY (CAST(:voters AS uuid[])) FOR UPDATE SKIP LOCKED
+) AS free
 """)
 
 
-async def count(engine: AsyncEngine, ballots: Sequence[QueuedBallot]) -> None:
+class CountedIn(NamedTuple):
+    """The database that a batch was counted in, and the revision of its poll at that moment."""
+
+    database_id: str
+    revision: int
+
+
+async def count(engine: AsyncEngine, ballots: Sequence[QueuedBallot]) -> CountedIn | None:
     """Count a batch in one transaction. Counting it again, or in another order, is harmless.
 
-    Raises one of DATABASE_ERRORS; it is unknown then whether the batch was counted.
+    Returns None for an empty batch. Raises one of DATABASE_ERRORS; it is unknown then whether the
+    batch was counted.
     """
     if not ballots:
-        return
+        return None
     async with engine.connect() as connection:
-        await connection.execute(COUNT, as_columns(ballots))
+        row = (await connection.execute(COUNT, as_columns(ballots))).one()
+    return CountedIn(str(row.database_id), row.revision)
+
+
+async def fetch_locked_voters(engine: AsyncEngine, ballots: Sequence[QueuedBallot]) -> set[str]:
+    """Return the voters of a batch that can't be counted now, as 32 hexadecimal digits.
+
+    Raises one of DATABASE_ERRORS.
+    """
+    async with engine.connect() as connection:
+        voters = await connection.scalars(LOCKED_VOTERS, {"voters": [b.voter for b in ballots]})
+        return {voter.hex for voter in voters}
 
 
 def as_columns(ballots: Sequence[QueuedBallot]) -> dict[str, list[Any]]:

@@ -157,6 +157,11 @@ def is_conflict(error: BaseException) -> bool:
     return _sqlstate(error) in {"40001", "40P01"}
 
 
+def is_timeout(error: BaseException) -> bool:
+    """Whether a statement, or its wait for a lock, took longer than Postgres lets it."""
+    return _sqlstate(error) in {"55P03", "57014"}
+
+
 def _sqlstate(error: BaseException) -> str:
     """Return the five characters of https://www.postgresql.org/docs/current/errcodes-appendix.html."""
     original = error.orig if isinstance(error, DBAPIError) else error

@@ -86,6 +86,8 @@ class Poll(Base):
     until_seq: Mapped[int | None]
     final_at: Mapped[datetime | None]
     lost_at: Mapped[datetime | None]
+    database_id: Mapped[UUID] = mapped_column(server_default=sa.text("gen_random_uuid()"))
+    has_queue: Mapped[bool] = mapped_column(server_default=sa.text("false"))
 
 
 class Final(Base):

@@ -7,9 +7,9 @@ clauses here enforce it. A change takes effect once `voting.reconcile.poll` has 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Update, bindparam, func, select, text, update
+from sqlalchemy import Row, Update, bindparam, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database import models
@@ -65,7 +65,16 @@ CONFIRM_CLOSE = (
     )
 )
 
-RECORD_QUEUE_LOSS = update(models.Poll).values(lost_at=func.now())
+RECORD_QUEUE = update(models.Poll).values(has_queue=True)
+RECORD_QUEUE_LOSS = update(models.Poll).values(has_queue=True, lost_at=bindparam("at"))
+
+# A database that was restored from a backup may have a lower revision than Redis, which refuses it
+# until an operator has decided: see `voting.queue.state.PollConflict`.
+RAISE_REVISION = (
+    update(models.Poll)
+    .where(models.Poll.revision < bindparam("known_revision"))
+    .values(revision=bindparam("known_revision"))
+)
 
 # Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
 #
@@ -107,11 +116,80 @@ async def fetch_version_floor(connection: AsyncConnection) -> Version:
     return Version(ms + 1, 0) if ms else MIN_VERSION
 
 
-async def close_poll(engine: AsyncEngine, *, at: datetime | None = None) -> None:
+# Operators' changes
+
+
+class Known(NamedTuple):
+    """What Redis knows, by which operators change the poll."""
+
+    revision: int = 0
+    """The poll's revision, which a database that was restored may be behind."""
+    now: datetime | None = None
+    """The time, by which polls close; without it, Postgres' clock is used."""
+
+
+# A poll whose time has come is closed, even if no worker has stored that yet: it refused voters.
+_NOW = func.coalesce(bindparam("now", type_=models.Poll.closes_at.type), func.now())
+_BEFORE_ITS_TIME = or_(models.Poll.closes_at.is_(None), models.Poll.closes_at > _NOW)
+
+
+async def close_poll(
+    engine: AsyncEngine,
+    *,
+    at: datetime | None = None,
+    known: Known = Known(),  # noqa: B008 - immutable
+) -> None:
     """Close the poll, now or at a time. Raises PollChanged if it is closed already."""
     # The time of the close and its last ballot are added once Redis confirms them.
     change = _change(state="closed", closes_at=None) if at is None else _change(closes_at=at)
-    await _change_poll(engine, change.where(models.Poll.state == "open"))
+    change = change.where(models.Poll.state == "open", _BEFORE_ITS_TIME)
+    await _change_poll(engine, change, known.revision, now=known.now)
+
+
+async def reopen_poll(
+    engine: AsyncEngine,
+    seen: Poll,
+    *,
+    known: Known = Known(),  # noqa: B008 - immutable
+) -> None:
+    """Open the poll again and cancel its time to close. A final result stays in `finals`.
+
+    Raises PollChanged if the round, or whether it is closed or final, differs from `seen`.
+    """
+    cleared = ("closes_at", "closed_at", "until_ms", "until_seq", "final_at")
+    change = _change(state="open", **dict.fromkeys(cleared)).where(
+        models.Poll.round == seen.round,
+        models.Poll.final_at.is_not_distinct_from(seen.final_at),
+        models.Poll.state == seen.state,
+        or_(models.Poll.state == "closed", _BEFORE_ITS_TIME),
+    )
+    await _change_poll(engine, change, known.revision, now=known.now)
+
+
+async def start_round(
+    engine: AsyncEngine,
+    ended: int,
+    *,
+    known: Known = Known(),  # noqa: B008 - immutable
+) -> None:
+    """Keep the totals of the round `ended`, delete its votes, and open the next round.
+
+    Raises PollChanged if `ended` is not the current round, or not final.
+    """
+    async with _exclusive(engine, known.revision) as connection:
+        # A function of the schema, since the worker's user may not delete votes.
+        started = await connection.execute(select(func.start_round(ended)))
+    if started.scalar_one() is None:
+        raise PollChanged
+
+
+# Workers' changes
+
+
+async def record_queue_loss(engine: AsyncEngine, at: datetime) -> None:
+    """Record that ballots which were not counted by then are lost."""
+    async with engine.connect() as connection:
+        await connection.execute(RECORD_QUEUE_LOSS, {"at": at})
 
 
 async def close_poll_on_time(engine: AsyncEngine, poll: Poll, at: datetime) -> None:
@@ -121,30 +199,6 @@ async def close_poll_on_time(engine: AsyncEngine, poll: Poll, at: datetime) -> N
     ballot after the one it then reports as the last.
     """
     await _change_poll(engine, CLOSE_ON_TIME, at=at, seen_revision=poll.revision)
-
-
-async def reopen_poll(engine: AsyncEngine, seen: Poll) -> None:
-    """Open the poll again and cancel its time to close. A final result stays in `finals`.
-
-    Raises PollChanged if the round, or whether it is final, differs from `seen`.
-    """
-    cleared = ("closes_at", "closed_at", "until_ms", "until_seq", "final_at")
-    change = _change(state="open", **dict.fromkeys(cleared)).where(
-        models.Poll.round == seen.round, models.Poll.final_at.is_not_distinct_from(seen.final_at)
-    )
-    await _change_poll(engine, change)
-
-
-async def start_round(engine: AsyncEngine, ended: int) -> None:
-    """Keep the totals of the round `ended`, delete its votes, and open the next round.
-
-    Raises PollChanged if `ended` is not the current round, or not final.
-    """
-    async with _exclusive(engine) as connection:
-        # A function of the schema, since the worker's user may not delete votes.
-        started = await connection.execute(select(func.start_round(ended)))
-    if started.scalar_one() is None:
-        raise PollChanged
 
 
 async def confirm_close(connection: AsyncConnection, at: datetime, last_version: Version) -> None:
@@ -162,19 +216,23 @@ async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:
         return declared.one_or_none() is not None
 
 
-async def _change_poll(engine: AsyncEngine, change: Update, **parameters: Any) -> None:
-    async with _exclusive(engine) as connection:
+async def _change_poll(
+    engine: AsyncEngine, change: Update, known_revision: int = 0, **parameters: Any
+) -> None:
+    async with _exclusive(engine, known_revision) as connection:
         changed = await connection.execute(change, parameters)
     if changed.rowcount == 0:
         raise PollChanged
 
 
 @asynccontextmanager
-async def _exclusive(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def _exclusive(engine: AsyncEngine, known_revision: int) -> AsyncIterator[AsyncConnection]:
     """Begin a transaction in which nothing else changes the poll or copies it to Redis."""
     async with transaction(engine) as connection:
         await connection.execute(LONG_LOCK_TIMEOUT)
         await connection.execute(LOCK_EXCLUSIVE)
+        if known_revision:
+            await connection.execute(RAISE_REVISION, {"known_revision": known_revision})
         yield connection
 
 
@@ -190,4 +248,6 @@ def as_poll(row: Row[Any]) -> Poll:
         last_version=None if row.until_ms is None else Version(row.until_ms, row.until_seq),
         final_at=row.final_at,
         queue_lost_at=row.lost_at,
+        database_id=str(row.database_id),
+        has_queue=row.has_queue,
     )

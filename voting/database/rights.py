@@ -9,7 +9,8 @@ RIGHTS = {
         "votes": "SELECT, INSERT, UPDATE",
         "tally": "SELECT, INSERT, UPDATE, DELETE",  # rows are folded
         "poll": "SELECT, UPDATE"
-        " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at)",
+        " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at,"
+        " has_queue)",
         "finals": "SELECT, INSERT",
         "past_tally": "SELECT",
         "start_round(integer)": "EXECUTE",

@@ -42,6 +42,10 @@ MAX_BIGINT = 2**63 - 1
 """The largest number in a column of Postgres; a stream id goes up to twice as far."""
 
 
+MAX_ID = 2**53 - 1
+"""No ballot has an id from here on: see `cast.lua`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ballot:
     """A voter's choice that is not counted yet."""

@@ -49,6 +49,7 @@ class Transition(NamedTuple):
 _OPEN = frozenset({LifecycleState.OPEN, LifecycleState.SCHEDULED})
 
 TRANSITIONS = {
+    # Guard of both: the time of the poll has not come.
     Event.CLOSE: Transition(_OPEN, LifecycleState.CLOSING),
     Event.SCHEDULE: Transition(_OPEN, LifecycleState.SCHEDULED),
     # Guard: the poll has not been changed since its time was copied to Redis.
@@ -56,7 +57,7 @@ TRANSITIONS = {
     Event.CLOSE_CONFIRMED: Transition(frozenset({LifecycleState.CLOSING}), LifecycleState.COUNTING),
     # Guard: everything up to the poll's last version is counted and acknowledged.
     Event.ALL_COUNTED: Transition(frozenset({LifecycleState.COUNTING}), LifecycleState.FINAL),
-    # Guard: it is the round, and the final result if any, that the operator saw.
+    # Guard: it is the round, closed or not, and the final result if any, that the operator saw.
     Event.REOPEN: Transition(frozenset(LifecycleState), LifecycleState.OPEN),
     # Guard: it is the round that the operator saw. The next round begins after the last version.
     Event.START_ROUND: Transition(frozenset({LifecycleState.FINAL}), LifecycleState.OPEN),
@@ -92,7 +93,11 @@ class Poll:
     revision: int = field(default=0, compare=False)
     """The number of changes so far: a state with a lower revision is stale."""
     queue_lost_at: datetime | None = None
-    """When a worker last found the queue missing: ballots uncounted by then are lost."""
+    """When the queue was last found missing: ballots uncounted by then are lost."""
+    database_id: str = field(default="", compare=False)
+    """Made with the database, and kept in its backups: a queue belongs to one database."""
+    has_queue: bool = field(default=False, compare=False)
+    """Whether the queue was ever created: from then on, a missing queue is a loss."""
 
     @property
     def lifecycle_state(self) -> LifecycleState:
@@ -120,3 +125,5 @@ class CastRules:
     open: bool
     closes_at: datetime | None
     after_version: Version
+    lost_version: Version = MIN_VERSION
+    """Ballots up to it may be lost: the queue was, and with it what was not counted."""

@@ -4,7 +4,7 @@ from collections import deque
 from typing import Any
 
 import structlog
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from voting.queue.client import Queue
 
@@ -25,6 +25,7 @@ class FsyncProbe:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._checks: deque[bool] = deque(maxlen=CHECKS)
+        self._denied = False
 
     async def check(self) -> bool | None:
         """Write a few times, and return whether each write was on disk before its reply.
@@ -62,21 +63,29 @@ class FsyncProbe:
         connection = await pool.get_connection()
         try:
             await connection.send_command("HSET", self._queue.probe_key, "probed", 1)
-            await connection.read_response()
+            written = await _read_reply(connection)
             # Sent only after the reply: sent with the write, it would run before the fsync. In a
             # transaction it does not wait, but returns the present state.
             await connection.send_packed_command(connection.pack_commands(_WAITAOF))
-            *_, executed = [await _read_reply(connection) for _ in _WAITAOF]
-        except ResponseError:
-            return None
+            _, queued, executed = [await _read_reply(connection) for _ in _WAITAOF]
         finally:
             await pool.release(connection)
+        for reply in (written, queued):
+            if isinstance(reply, NoPermissionError):
+                self._deny(reply)
+        if isinstance(written, ResponseError):
+            return None
         match executed:
             case [[on_disk, _]]:
                 return bool(on_disk)
             case [ResponseError() as error] if "appendonly is disabled" in str(error):
                 return False
         return None
+
+    def _deny(self, error: NoPermissionError) -> None:
+        if not self._denied:
+            log.error("whether votes are on disk before the reply is not known: %s", error)
+        self._denied = True
 
 
 async def _read_reply(connection: Any) -> Any:

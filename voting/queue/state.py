@@ -1,20 +1,29 @@
 """The state of the queue, and the rules of the poll that casts obey."""
 
 import asyncio
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
 from voting.poll.ballot import MIN_VERSION, Version
-from voting.poll.lifecycle import CastRules
+from voting.poll.lifecycle import CastRules, Poll
 from voting.queue.client import GROUP, Queue, detect_missing_stream, load_script
 from voting.queue.entry import Entry, parse_entries
 
 SYNC_POLL = load_script("sync_poll")
 
 SYNC_TIMEOUT = 2.0  # seconds
+
+# One entry that stays pending must not make all newer ballots look uncounted. More than these only
+# are pending while workers are at work.
+KNOWN_PENDING = 1_000
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 # The share of Redis' memory above which the vote role refuses ballots. The rest is for counting
 # those that are already in the queue.
@@ -31,16 +40,33 @@ class GroupProgress:
     """Entries that are not counted yet; None if Redis does not know."""
     pending: int
     """Those of them that a consumer has read and not acknowledged."""
+    known_pending: Sequence[Version] = ()
+    """The oldest of those, KNOWN_PENDING at most."""
 
     def counted(self, version: Version) -> bool:
-        """Whether that ballot is counted, or replaced by a newer one of its voter."""
-        if self.oldest_pending is not None and version >= self.oldest_pending:
+        """Whether that ballot is counted, or replaced by a newer one of its voter.
+
+        False if that is not known: there are older ballots than it which are pending, and so many
+        of them that it may be one of those that are not known.
+        """
+        if version > self.last_delivered:
             return False
-        return version <= self.last_delivered
+        if len(self.known_pending) < self.pending and version > self.known_pending[-1]:
+            return False
+        place = bisect_left(self.known_pending, version)
+        return self.known_pending[place : place + 1] != (version,)
 
     def all_counted(self, last: Version) -> bool:
         """Whether all ballots up to `last` are counted. The stream may end below `last`."""
         return self.pending == 0 and (self.backlog == 0 or self.last_delivered >= last)
+
+
+class PollConflict(Exception):
+    """Redis refuses the poll of this database. Until an operator has decided, nothing is counted.
+
+    Either the queue belongs to another database, or Redis knows a later state of the poll, so that
+    this database was restored from an older backup.
+    """
 
 
 class SyncedPoll(NamedTuple):
@@ -52,6 +78,8 @@ class SyncedPoll(NamedTuple):
     """If the poll is closed: no ballot has, or will get, a higher version."""
     closed_at: datetime | None
     """If the poll is closed: since when Redis has accepted no ballot."""
+    lost_at: datetime | None
+    """When the queue was lost, if Postgres has not stored that yet."""
 
 
 class QueueState:
@@ -68,47 +96,56 @@ class QueueState:
 
     # The poll
 
-    async def sync_poll(
-        self,
-        newest: Version,
-        state: str,
-        *,
-        closes_at: datetime | None = None,
-        after_version: Version = MIN_VERSION,
-        revision: int = 0,
-    ) -> SyncedPoll:
+    async def sync_poll(self, newest: Version, poll: Poll) -> SyncedPoll:
         """Create the stream and its group if missing, and set the rules that casts obey.
 
-        New ids will be above `newest`. `state` is "open" or "closed"; an open poll closes by itself
-        at `closes_at`. Ballots up to `after_version` belong to an earlier round. After this returns
-        or raises, the call can no longer take effect. Redis also refuses it if it has a later
-        `revision`.
+        New ids will be above `newest`. After this returns or raises, the call can no longer take
+        effect. Raises PollConflict.
         """
         loop = asyncio.get_running_loop()
         deadline = await self.clock() + SYNC_TIMEOUT
         local_deadline = loop.time() + SYNC_TIMEOUT
-        closing = "" if closes_at is None else int(closes_at.timestamp() * 1000)
-        rules = (*newest, state, int(deadline * 1000), closing, str(after_version), revision)
+        rules = (
+            *(*newest, poll.state, int(deadline * 1000), _milliseconds(poll.closes_at)),
+            *(str(poll.after_version), poll.revision, poll.database_id),
+            *(int(poll.has_queue), _milliseconds(poll.queue_lost_at)),
+        )
         try:
             reply = await self._redis.eval(SYNC_POLL, 2, *self._keys, GROUP, *rules)
-        except RedisError:
+        except RedisError as error:
+            if conflict := _conflict(str(error)):
+                raise PollConflict(conflict) from error
             await asyncio.sleep(local_deadline - loop.time())
             raise
-        created, state_now, last, since = reply
+        created, state_now, last, since, loss = reply
+        lost = _datetime(loss) if loss else None
         if state_now != b"closed":
-            return SyncedPoll(bool(created), None, None)
-        return SyncedPoll(bool(created), Version.parse(last), _datetime(since))
+            return SyncedPoll(bool(created), None, None, lost)
+        return SyncedPoll(bool(created), Version.parse(last), _datetime(since), lost)
+
+    async def poll_identity(self) -> tuple[str, int]:
+        """Return the identity of the queue's database, and the poll's revision in Redis.
+
+        Both are empty before a worker has synced the poll: "" and 0.
+        """
+        names = ("database", "revision")
+        known: list[Any] = await self._redis.hmget(self.queue.poll_key, *names)
+        database, revision = known
+        return (database or b"").decode(), int(revision or 0)
 
     async def cast_rules(self) -> CastRules | None:
         """Return the rules that casts obey; None until a worker has set them."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            for name in ("state", "closes_at", "after"):
+            pipe.time()
+            for name in ("state", "closes_at", "after", "lost"):
                 pipe.hget(self.queue.poll_key, name)
-            state, closes_at, after = await pipe.execute()
+            clock, state, closes_at, after, lost = await pipe.execute()
+        self._read_clock(*clock)
         if state is None:
             return None
         closing = _datetime(int(closes_at)) if closes_at else None
-        return CastRules(state == b"open", closing, Version.parse(after or b"0-0"))
+        after_version = Version.parse(after or b"0-0")
+        return CastRules(state == b"open", closing, after_version, Version(int(lost or 0), 0))
 
     async def ready(self) -> bool:
         """Whether ballots can be cast: Redis replies, and a worker has synced the poll."""
@@ -124,8 +161,9 @@ class QueueState:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.xinfo_groups(self.queue.stream_key)
             pipe.xpending(self.queue.stream_key, GROUP)
+            pipe.xpending_range(self.queue.stream_key, GROUP, "-", "+", KNOWN_PENDING)
             with detect_missing_stream():
-                groups, pending = await pipe.execute()
+                groups, pending, oldest = await pipe.execute()
         group = next(each for each in groups if each["name"] == GROUP.encode())
         lag = group["lag"]
         return GroupProgress(
@@ -133,6 +171,7 @@ class QueueState:
             oldest_pending=Version.parse(pending["min"]) if pending["pending"] else None,
             backlog=None if lag is None else lag + pending["pending"],
             pending=pending["pending"],
+            known_pending=tuple(Version.parse(each["message_id"]) for each in oldest),
         )
 
     async def length(self) -> int:
@@ -163,6 +202,26 @@ class QueueState:
         reply: Any = await self.queue.raw_redis.xrange(key, min=f"({version}", count=1)
         return Version.parse(reply[0][0]) if reply else None
 
+    async def vanished_entries(self) -> int:
+        """Return how many entries were deleted before they were counted. Raises StreamMissing.
+
+        Nothing of the app deletes them, but the vote user may: XADD takes MAXLEN. The oldest go
+        first, so that the stream is shorter than its backlog.
+        """
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xlen(self.queue.stream_key)
+            pipe.xinfo_groups(self.queue.stream_key)
+            pipe.xpending(self.queue.stream_key, GROUP)
+            with detect_missing_stream():
+                length, groups, pending = await pipe.execute()
+        group = next(each for each in groups if each["name"] == GROUP.encode())
+        return max(0, (group["lag"] or 0) + int(pending["pending"]) - int(length))
+
+    async def was_trimmed(self) -> bool:
+        """Whether entries were deleted from the stream."""
+        info: Any = await self._redis.xinfo_stream(self.queue.stream_key)
+        return bool(info["entries-added"] > info["length"])
+
     async def dead_letter_count(self) -> int:
         return int(await self._redis.xlen(self.queue.dead_letters_key))
 
@@ -174,19 +233,43 @@ class QueueState:
 
     async def memory_is_low(self) -> bool:
         """Whether Redis has too little memory left to accept ballots."""
-        return (await self.memory_used_ratio() or 0.0) > MEMORY_LIMIT_RATIO
+        return await self.memory_used_ratio() > MEMORY_LIMIT_RATIO
 
-    async def memory_used_ratio(self) -> float | None:
-        """Return the share of its memory that Redis uses; None if it has no limit."""
+    async def memory_used_ratio(self) -> float:
+        """Return the share of its memory that Redis uses: of the machine's if it has no limit."""
         memory: Any = await self._redis.info("memory")
-        return memory["used_memory"] / memory["maxmemory"] if memory["maxmemory"] else None
+        limit = memory["maxmemory"] or memory["total_system_memory"]
+        return float(memory["used_memory"] / limit)
+
+    async def find_unsafe_settings(self) -> list[str]:
+        """Return each setting that may lose ballots, as "appendonly is no".
+
+        `FsyncProbe` finds out about `appendfsync`, which no command shows without CONFIG.
+        """
+        info: Any = await self._redis.info("memory", "persistence")
+        found = [] if info["aof_enabled"] else ["appendonly is no"]
+        policy = info["maxmemory_policy"]
+        if info["maxmemory"] and policy != "noeviction":
+            found.append(f"maxmemory-policy is {policy}")
+        return found
 
     async def clock(self) -> float:
         """Return the time of Redis' clock, which ids are made from: seconds since 1970."""
-        seconds, micros = await self._redis.time()
+        return self._read_clock(*await self._redis.time())
+
+    def _read_clock(self, seconds: int, micros: int) -> float:
         now = float(seconds + micros / 1e6)
         self._clock_ahead = now - asyncio.get_running_loop().time()
         return now
+
+    def now(self) -> float:
+        """Return the time of Redis' clock, or a moment before, without a request to Redis.
+
+        Until `clock` or `cast_rules` have read it, that of this machine.
+        """
+        if self._clock_ahead is None:
+            return time.time()
+        return self._clock_ahead + asyncio.get_running_loop().time()
 
     def age(self, version: Version) -> float | None:
         """Return the seconds since that ballot was cast, without a request to Redis.
@@ -199,5 +282,36 @@ class QueueState:
         return max(0.0, now - version.ms / 1000)
 
 
+def find_conflict(known: tuple[str, int], poll: Poll) -> str | None:
+    """Return why Redis, with that identity and revision, refuses the poll of this database."""
+    database, revision = known
+    if database not in {"", poll.database_id}:
+        return _conflict(f"FOREIGN {database}")
+    return _conflict(f"BEHIND {revision}") if revision > poll.revision else None
+
+
+def _conflict(error: str) -> str | None:
+    """Return what an operator has to know, if `error` is one of the script's own."""
+    match error.split():
+        case ["FOREIGN", database_id]:
+            return (
+                f"the queue belongs to another database, {database_id}: give the workers the"
+                " DATABASE_URL of that one, or an empty Redis"
+            )
+        case ["BEHIND", revision]:
+            return (
+                f"Redis knows a later state of the poll, revision {revision}: the database was"
+                " restored from an older backup. Voting is closed until an operator decides:"
+                " voting status, then voting open, close or reset"
+            )
+    return None
+
+
 def _datetime(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _milliseconds(at: datetime | None) -> int | str:
+    """Return the milliseconds since 1970, or "" for None."""
+    # Not `timestamp() * 1000`, which may be a millisecond less.
+    return "" if at is None else (at - _EPOCH) // timedelta(milliseconds=1)

@@ -4,19 +4,27 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import bindparam, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database.counting import as_columns
+from voting.database.durability import find_unsafe_settings
 from voting.database.engine import read_only_snapshot, set_local
 from voting.database.models import Final, Poll, Tally, Vote
-from voting.database.poll import fetch_poll
+from voting.database.poll import fetch_poll, fetch_version_floor
 from voting.poll.ballot import Version
 from voting.queue.client import StreamMissing
 from voting.queue.state import GroupProgress, QueueState
-from voting.reconcile.entries import cast_at, counted_versions, decode, pages
+from voting.reconcile.entries import (
+    cast_at,
+    counted_versions,
+    decode,
+    find_gap,
+    oldest_left,
+    pages,
+)
 
 VOTES = select(
     func.count().filter(Vote.choice == "a").label("a"),
@@ -112,20 +120,30 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
     `engine` must have no `patience`: adding up millions of votes takes longer than any other
     statement. Raises redis' own errors and DATABASE_ERRORS.
     """
-    progress = None
+    progress = oldest = None
     with suppress(StreamMissing):
         # First: what the queue calls counted by now is committed, so the snapshot has it.
         progress = await state.progress()
+        oldest = await oldest_left(state, progress)
     dead_letters = await state.dead_letters()
+    unsafe = [f"Redis: {each}" for each in await state.find_unsafe_settings()]
     age = await _oldest_pending_seconds(state, progress)
     async with read_only_snapshot(engine) as snapshot:
         await snapshot.execute(set_local(statement_timeout="0"))
         votes, tally, wrong_sums = await _compare_sums(snapshot)
-        after = (await fetch_poll(snapshot)).after_version
+        unsafe += [f"Postgres: {each}" for each in await find_unsafe_settings(snapshot)]
+        poll = await fetch_poll(snapshot)
+        floor = await fetch_version_floor(snapshot)
         # Last: every vote of the snapshot was in the stream before.
-        counted = counted_versions(progress, dead_letters, after)
+        counted = counted_versions(progress, dead_letters, poll.after_version)
         found, since = await _compare_entries(state, snapshot, counted)
     found.update(wrong_sums, no_queue=progress is None, dead_letters=len(dead_letters))
+    problems = [line.format(found[name]) for name, line in _PROBLEMS.items() if found[name]]
+    if gap := find_gap(oldest, floor, counted):
+        problems.append(str(gap))
+    if poll.queue_lost_at is not None:
+        lost = f"{poll.queue_lost_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        problems.append(f"the queue was lost at {lost}: ballots not counted by then are missing")
     return Audit(
         votes=votes,
         tally=tally,
@@ -138,7 +156,7 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
         pending=progress.pending if progress else 0,
         oldest_pending_seconds=age,
         dead_letters=len(dead_letters),
-        problems=[line.format(found[name]) for name, line in _PROBLEMS.items() if found[name]],
+        problems=unsafe + problems,
     )
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from voting.poll.ballot import MAX_BIGINT, QueuedBallot, Version
+from voting.poll.ballot import MAX_BIGINT, MIN_VERSION, QueuedBallot, Version
 from voting.queue.entry import Entry
 from voting.queue.state import GroupProgress, QueueState
 
@@ -54,6 +55,46 @@ def decode(entries: Sequence[Entry]) -> list[QueuedBallot]:
             if max(entry.version) <= MAX_BIGINT:
                 ballots.append(entry.ballot())
     return ballots
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Ballots cast between these times were counted, and neither server has them."""
+
+    since: datetime | None
+    """When the newest vote of the database was cast; None if it has no vote."""
+    until: datetime | None
+
+    def __str__(self) -> str:
+        since = "" if self.since is None else f" after {self.since:%Y-%m-%d %H:%M:%S}"
+        return (
+            f"votes cast{since} before {self.until:%Y-%m-%d %H:%M:%S} UTC may be missing:"
+            " the database does not have them, and the queue begins later"
+        )
+
+
+async def oldest_left(state: QueueState, progress: GroupProgress) -> Version | None:
+    """Return the oldest entry of a queue from which older ones were deleted.
+
+    If none is left, the last that was; None if nothing was deleted, or that is pending.
+    """
+    if not await state.was_trimmed():
+        return None
+    oldest = await state.next_entry_after(MIN_VERSION)
+    return oldest or (None if progress.pending else progress.last_delivered)
+
+
+def find_gap(
+    oldest: Version | None, floor: Version, counted: Callable[[Version], bool]
+) -> Gap | None:
+    """Look for counted ballots that the queue has deleted and that a restored database lacks.
+
+    `oldest` was read before `floor`, which is newer than each vote of the database: so the database
+    has `oldest`, if that is counted, or lacks it and maybe older ones.
+    """
+    if oldest is None or oldest < floor or not counted(oldest):
+        return None
+    return Gap(cast_at(floor) if floor > MIN_VERSION else None, cast_at(oldest))
 
 
 def cast_at(version: Version | None) -> datetime | None:

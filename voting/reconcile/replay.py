@@ -8,10 +8,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.counting import count
 from voting.database.models import Vote
-from voting.database.poll import fetch_poll
+from voting.database.poll import fetch_poll, fetch_version_floor
 from voting.poll.ballot import MIN_VERSION, Version
 from voting.queue.state import QueueState
-from voting.reconcile.entries import cast_at, counted_versions, decode, pages
+from voting.reconcile.entries import (
+    Gap,
+    cast_at,
+    counted_versions,
+    decode,
+    find_gap,
+    oldest_left,
+    pages,
+)
 
 STORED_VERSIONS = select(Vote.voter, Vote.ms, Vote.seq).where(
     Vote.voter == any_(bindparam("voters", type_=ARRAY(Uuid(as_uuid=False))))
@@ -25,6 +33,8 @@ class Replay:
     entries: int
     votes: int
     since: datetime | None
+    gap: Gap | None
+    """Votes that it could not count, since the queue does not have them any more either."""
 
 
 async def replay(state: QueueState, engine: AsyncEngine) -> Replay:
@@ -33,11 +43,14 @@ async def replay(state: QueueState, engine: AsyncEngine) -> Replay:
     Newest first, so that each voter is counted once. Workers may run meanwhile: ballots that are
     not counted yet are left to them. Raises StreamMissing, redis' own errors and DATABASE_ERRORS.
     """
+    progress = await state.progress()
+    oldest_there = await oldest_left(state, progress)
+    letters = await state.dead_letters()
     async with engine.connect() as connection:
         poll = await fetch_poll(connection)
-    counted = counted_versions(
-        await state.progress(), await state.dead_letters(), poll.after_version, poll.last_version
-    )
+        floor = await fetch_version_floor(connection)
+    counted = counted_versions(progress, letters, poll.after_version, poll.last_version)
+    gap = find_gap(oldest_there, floor, counted)
     entries, votes, oldest = 0, 0, None
     async for page in pages(state):
         ballots = [each for each in decode(page) if counted(each.version)]
@@ -52,4 +65,4 @@ async def replay(state: QueueState, engine: AsyncEngine) -> Replay:
         entries += len(ballots)
         votes += len(lost)
         oldest = ballots[-1].version if ballots else oldest
-    return Replay(entries, votes, cast_at(oldest))
+    return Replay(entries, votes, cast_at(oldest), gap)

@@ -17,12 +17,18 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database import counting
-from voting.database.engine import DATABASE_ERRORS, create_engine, is_bad_data, is_conflict
+from voting.database.engine import (
+    DATABASE_ERRORS,
+    create_engine,
+    is_bad_data,
+    is_conflict,
+    is_timeout,
+)
 from voting.poll.ballot import QueuedBallot, Version
 from voting.queue.client import Queue, StreamMissing, connect
 from voting.queue.consumer import Consumer
 from voting.queue.entry import Entry
-from voting.queue.state import QueueState
+from voting.queue.state import PollConflict, QueueState
 from voting.roles.maintenance import Maintenance, Timing
 from voting.roles.worker_metrics import QueueMonitor
 from voting.settings import WorkerSettings
@@ -37,6 +43,9 @@ BACKOFF = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before each retry; the last 
 log = structlog.get_logger(__name__)
 
 _Result = TypeVar("_Result")
+
+# Beside "Redis" and "Postgres", what may be down: nothing is counted after a PollConflict.
+_COUNTING = "Counting"
 
 
 class _Batch(NamedTuple):
@@ -68,6 +77,7 @@ class Worker:
         self._consumer = Consumer(queue, consumer)
         self._state = QueueState(queue)
         self._engine = engine
+        self._timing = timing
         self._maintenance = Maintenance(self._consumer, self._state, engine, timing)
         self._tracing = tracing.CountTracing()
         self._stop = asyncio.Event()
@@ -87,6 +97,7 @@ class Worker:
             await self._retry(self._maintenance.sync_poll)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._maintain())
+            tasks.create_task(self._count_claimed())
             for _ in range(CONCURRENT_BATCHES):
                 tasks.create_task(self._move_batches())
 
@@ -101,20 +112,34 @@ class Worker:
             self._abandon(batch)
 
     async def _maintain(self) -> None:
+        with suppress(_Stopping):
+            while not self._stop.is_set():
+                await self._pause(await self._retry(self._maintenance.run_once))
+
+    async def _count_claimed(self) -> None:
         claimed = _EMPTY
         try:
             while not self._stop.is_set():
-                entries, next_in = await self._retry(self._maintenance.run_once)
-                claimed = self._decode(entries)
+                claimed = self._decode(await self._retry(self._claim))
                 await self._count_batch(claimed)
                 await self._retry(partial(self._consumer.acknowledge, claimed.ids))
-                claimed = _EMPTY
-                await self._pause(next_in)
+                if not claimed.ids:  # otherwise there may be more
+                    await self._pause(self._timing.maintenance_interval)
         except _Stopping:
             self._abandon(claimed)
 
+    async def _claim(self) -> list[Entry]:
+        await self._sync_after_conflict()
+        return await self._maintenance.claim()
+
+    async def _sync_after_conflict(self) -> None:
+        """Let no task read while Redis refuses the poll of this database. Raises PollConflict."""
+        if not self._maintenance.synced:
+            await self._maintenance.sync_poll()
+
     async def _read_after(self, counted: _Batch) -> _Batch:
         """Acknowledge a batch and read the next."""
+        await self._sync_after_conflict()
         try:
             entries = await self._consumer.read(
                 count=BATCH_SIZE, block=READ_BLOCK, acknowledge=counted.ids
@@ -138,7 +163,10 @@ class Worker:
         for entry, reason in batch.undecodable:
             await self._dead_letter(entry, reason)
         if batch.ballots:
-            await self._count(batch.ballots)
+            if locked := await self._count(batch.ballots):
+                # They stay pending, and are claimed again.
+                left = {str(each.version).encode() for each in locked}
+                batch.ids[:] = [each for each in batch.ids if each not in left]
             batch.ballots.clear()  # before the next read, which would double the memory
 
     def _abandon(self, batch: _Batch) -> None:
@@ -146,24 +174,39 @@ class Worker:
             log.warning("stopped with an uncounted batch; its entries stay pending")
         self._tracing.failed(map(Version.parse, batch.ids), "stopped")
 
-    async def _count(self, ballots: list[QueuedBallot]) -> None:
-        """Count the ballots that Postgres accepts; bisect to find those that it refuses."""
+    async def _count(self, ballots: list[QueuedBallot]) -> list[QueuedBallot]:
+        """Count the ballots that Postgres accepts; bisect to find those that it refuses.
+
+        Returns the ballots of voters whose votes are locked.
+        """
         try:
             with self._tracing.batch(len(ballots), (each.version for each in ballots)):
                 await self._retry(lambda: self._commit(ballots), may_refuse=True)
         except _BadData as error:
             if len(ballots) == 1:
                 await self._dead_letter(Entry.of(ballots[0]), f"refused by Postgres: {error}")
-                return
+                return []
             middle = len(ballots) // 2
-            await self._count(ballots[:middle])
-            await self._count(ballots[middle:])
-        else:
-            self._tracing.counted(each.version for each in ballots)
+            return await self._count(ballots[:middle]) + await self._count(ballots[middle:])
+        except _Locked as error:
+            log.warning("votes are locked; their ballots stay pending", votes=len(error.voters))
+            locked = [each for each in ballots if each.voter in error.voters]
+            rest = [each for each in ballots if each.voter not in error.voters]
+            return locked + (await self._count(rest) if rest else [])
+        self._tracing.counted(each.version for each in ballots)
+        return []
 
     async def _commit(self, ballots: list[QueuedBallot]) -> None:
         started = perf_counter()
-        await counting.count(self._engine, ballots)
+        try:
+            self._maintenance.check(await counting.count(self._engine, ballots))
+        except DATABASE_ERRORS as error:
+            if not is_timeout(error):
+                raise
+            voters = await counting.fetch_locked_voters(self._engine, ballots)
+            if not voters:
+                raise
+            raise _Locked(voters) from error
         metrics.COUNT_SECONDS.observe(perf_counter() - started)
         metrics.BATCH_BALLOTS.observe(len(ballots))
         metrics.COUNTED.inc(len(ballots))
@@ -181,7 +224,8 @@ class Worker:
     ) -> _Result:
         """Call `attempt` until it succeeds. Logs when a server goes down, and when it is up.
 
-        Raises _Stopping after `stop`; with `may_refuse` also _BadData, if Postgres refuses values.
+        Raises _Stopping after `stop`, and what `attempt` raises of its own; with `may_refuse` also
+        _BadData, if Postgres refuses values.
         """
         down: set[str] = set()
         pauses = chain(BACKOFF, repeat(BACKOFF[-1]))
@@ -190,6 +234,8 @@ class Worker:
                 result = await attempt()
             except RedisError as error:
                 self._mark_down("Redis", down, error)
+            except PollConflict as error:
+                self._mark_down(_COUNTING, down, error)
             except DATABASE_ERRORS as error:
                 if may_refuse and is_bad_data(error):
                     raise _BadData(type(error).__name__) from error
@@ -216,7 +262,10 @@ class Worker:
             down.add(server)
             self._down[server] += 1
             if self._down[server] == 1:
-                log.warning("%s is down, retrying", server, reason=repr(error))
+                if server == _COUNTING:
+                    log.error("nothing is counted: %s", error)
+                else:
+                    log.warning("%s is down, retrying", server, reason=repr(error))
 
     def _mark_up(self, down: set[str]) -> None:
         for server in down:
@@ -252,11 +301,19 @@ class _BadData(Exception):
     """Postgres refuses the values themselves."""
 
 
+class _Locked(Exception):
+    """Other transactions have locked the votes of these `voters`."""
+
+    def __init__(self, voters: set[str]) -> None:
+        super().__init__()
+        self.voters = voters
+
+
 async def run(settings: WorkerSettings) -> None:
     """Run the role until a signal stops it."""
     queue = Queue(connect(settings.redis_url.get_secret_value()))
     url = settings.database_url.get_secret_value()
-    engine = create_engine(url, name="voting-worker", pool_size=CONCURRENT_BATCHES + 1)
+    engine = create_engine(url, name="voting-worker", pool_size=CONCURRENT_BATCHES + 2)
     flush_traces = tracing.start("worker", settings)
     worker = Worker(
         queue,

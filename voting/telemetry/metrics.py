@@ -124,7 +124,11 @@ DEAD_LETTER_ENTRIES = _monitored(
 )
 MEMORY_USED = _monitored(
     "voting_redis_memory_used_ratio",
-    "Share of maxmemory that Redis uses; votes are refused above 0.9.",
+    "Share of its memory that Redis uses; votes are refused above 0.9.",
+)
+PROBLEMS = _monitored(
+    "voting_integrity_problems",
+    "Reasons why totals can't be declared final: unsafe settings, or votes that are missing.",
 )
 FSYNC_ALWAYS = _monitored(
     "voting_redis_fsync_always",

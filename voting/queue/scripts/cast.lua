@@ -27,6 +27,20 @@ if state ~= 'open' or (closes_at and now >= closes_at) then
   return {'closed', now}
 end
 
+-- New ids are above the last, and an entry that was added by hand may have any: refuse ids that do not
+-- fit into Lua's numbers (53 bits), and so into Postgres' (63).
+local most = 9007199254740991
+local info = redis.call('XINFO', 'STREAM', KEYS[1])
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' then
+    local ms, seq = string.match(info[i + 1], '^(%d+)-(%d+)$')
+    ms, seq = tonumber(ms), tonumber(seq)
+    if ms >= most or (ms >= now and seq >= most - #ARGV) then
+      return {'full', now}
+    end
+  end
+end
+
 local reply = {'ok', now}
 local width = tonumber(ARGV[2])
 for i = 3, #ARGV, width do

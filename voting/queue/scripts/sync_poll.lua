@@ -5,9 +5,12 @@
 -- KEYS  1 the stream, 2 the poll
 -- ARGV  1 the group, 2 and 3 the newest version in Postgres (ms, seq), 4 the poll's state,
 --       5 the deadline (Redis' clock, ms), 6 when the poll closes by itself (Redis' clock, ms; or
---       empty), 7 the last version of the round before, 8 the poll's revision
+--       empty), 7 the last version of the round before, 8 the poll's revision, 9 the database's
+--       identity, 10 "1" if there was a queue before, so that a missing one is a loss, 11 the latest
+--       loss that Postgres knows of (Redis' clock, ms; or empty)
 -- Returns {1 if the stream was missing, else 0; the poll's state; the stream's last id; if closed,
--- since when (Redis' clock, ms)}.
+-- since when (Redis' clock, ms); the loss that Postgres has to be told of (Redis' clock, ms), or
+-- empty}.
 
 -- After the deadline the caller has given up, and the poll may have changed since.
 local time = redis.call('TIME')
@@ -16,14 +19,28 @@ if now >= tonumber(ARGV[5]) then
   return redis.error_reply('LATE the call reached Redis after its deadline')
 end
 
+local known = redis.call(
+  'HMGET', KEYS[2], 'state', 'closes_at', 'closed_at', 'revision', 'revised', 'database', 'loss'
+)
+
+-- A worker with another DATABASE_URL would count a part of the votes there.
+if known[6] and known[6] ~= '' and known[6] ~= ARGV[9] then
+  return redis.error_reply('FOREIGN ' .. known[6])
+end
+
 -- Refuse a stale state. The caller held the Postgres lock when it read the poll, but may have lost
 -- it since (connection dropped, process killed). A minute after a change no such call is under way:
--- then an earlier revision means that Postgres was restored from a backup.
--- With pcall: users of earlier deployments have no right to HMGET, so that nothing is known here.
-local known = redis.pcall('HMGET', KEYS[2], 'state', 'closes_at', 'closed_at', 'revision', 'revised')
+-- then Postgres was restored from an older backup. What it does not know may be a close: the poll
+-- stays closed until an operator has decided.
 local revision, revised = tonumber(known[4] or '') or 0, tonumber(known[5] or '') or 0
-if revision > tonumber(ARGV[8]) and now < revised + 60000 then
-  return redis.error_reply('LATE the poll was changed meanwhile')
+if revision > tonumber(ARGV[8]) then
+  if now < revised + 60000 then
+    return redis.error_reply('LATE the poll was changed meanwhile')
+  end
+  if known[1] ~= 'closed' then
+    redis.call('HSET', KEYS[2], 'state', 'closed', 'closed_at', now)
+  end
+  return redis.error_reply('BEHIND ' .. revision)
 end
 if revision ~= tonumber(ARGV[8]) then
   revised = now
@@ -55,6 +72,15 @@ for i = 1, #info, 2 do
   end
 end
 
+-- A loss stays here until Postgres has it: the caller may die before it has stored it.
+local loss, stored = tonumber(known[7] or ''), tonumber(ARGV[11]) or 0
+if created == 1 and ARGV[10] == '1' then
+  loss = math.max(now, tonumber(ARGV[2]), stored + 1)
+end
+if loss and loss <= stored then
+  loss = nil
+end
+
 -- Once the poll is closed, no ballot gets an id above the last one.
 local state, since = ARGV[4], ''
 if ARGV[6] ~= '' and now >= tonumber(ARGV[6]) then
@@ -71,6 +97,7 @@ if state == 'closed' then
 end
 redis.call(
   'HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'closed_at', since, 'after', ARGV[7],
-  'revision', ARGV[8], 'revised', revised
+  'revision', ARGV[8], 'revised', revised, 'database', ARGV[9], 'loss', loss or '',
+  'lost', loss or stored
 )
-return {created, state, last, since}
+return {created, state, last, since, loss or ''}
