@@ -6,23 +6,35 @@ held. The checker finds what is wrong afterwards.
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from functools import partial
 from inspect import iscoroutinefunction
+from urllib.parse import urlsplit
 from uuid import uuid4
 
-from support.servers import standby_away
+from support.database import fetch
+from support.proxy import Proxy
+from support.servers import as_user, standby_away
 from support.voters import CONNECTIONS, Voters
 from support.wait import until
 
-from faults.stack import Stack, suspended
+from faults.stack import PROCESSES, Stack, suspended
+from voting.database.poll import Known, close_poll, reopen_poll
+from voting.database.totals import fetch_result
+from voting.load.client import Connection, NoResponse, NotSent
+from voting.load.generator import VoterPool
 from voting.load.record import Acknowledgement
 from voting.poll.ballot import Version
+from voting.reconcile.poll import reconcile
+from voting.reconcile.replay import replay
+from voting.settings import Role
 
 Fault = Callable[[Stack, Voters], Awaitable[None]]
 
 LATE = 0.5  # seconds
 AWAY = 3.0  # seconds
+LATE_VOTES = 20
 
 
 # --- workers
@@ -73,6 +85,60 @@ async def worker_is_suspended_and_its_entries_are_taken_over(stack: Stack, voter
 
 async def vote_process_is_killed(stack: Stack, _: Voters) -> None:
     await stack.kill("vote 0")
+
+
+async def vote_process_is_suspended(stack: Stack, voters: Voters) -> None:
+    @contextmanager
+    def suspended_process(_: Proxy) -> Iterator[None]:
+        stack.signal("vote 0", signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            stack.signal("vote 0", signal.SIGCONT)
+
+    await _votes_are_given_up(stack, voters, suspended_process)
+
+
+async def requests_to_vote_are_delivered_late(stack: Stack, voters: Voters) -> None:
+    await _votes_are_given_up(stack, voters, lambda proxy: proxy.forth.held())
+
+
+async def _votes_are_given_up(
+    stack: Stack, voters: Voters, held: Callable[[Proxy], AbstractContextManager[None]]
+) -> None:
+    """Hold votes until their voters have given them up, and have voted again."""
+    address = stack.address(Role.VOTE)
+    pools = [VoterPool(limit=1, revote_ratio=1.0) for _ in range(LATE_VOTES)]
+
+    async def vote_twice(connection: Connection, pool: VoterPool) -> None:
+        await voters.vote(connection, pool, 0)
+        async with await _connect(address) as other:
+            await voters.vote(other, pool, 0)
+
+    async with Proxy(urlsplit(address).port or 0) as proxy, AsyncExitStack() as exits:
+        proxy.forth.keeps_open = True  # as a proxy does that reuses its connections
+        late = [Connection(f"http://127.0.0.1:{proxy.port}") for _ in pools]
+        for connection, pool in zip(late, pools, strict=True):
+            await exits.enter_async_context(connection)
+            await voters.vote(connection, pool, 0)
+        before = voters.counts[Acknowledgement.UNKNOWN]
+        with held(proxy):
+            await asyncio.gather(*map(vote_twice, late, pools))
+            assert voters.counts[Acknowledgement.UNKNOWN] > before
+            proxy.back.passed.clear()
+        await proxy.back.passed.wait()
+    await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
+
+
+async def _connect(address: str) -> Connection:
+    """Connect to a process that responds."""
+    while True:
+        probe = Connection(address, timeout=1)
+        try:
+            await probe.get("/receipt")
+        except (NotSent, NoResponse):
+            continue
+        return probe
 
 
 # --- Redis
@@ -141,6 +207,25 @@ async def redis_loses_everything(stack: Stack, voters: Voters) -> None:
         await stack.valkey.flushall()
     await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
     await until(lambda: stack.alarms() > alarms)
+
+
+async def queue_is_lost_and_the_worker_that_finds_out_dies(stack: Stack, voters: Voters) -> None:
+    """Kill it when it has recreated the queue, before Postgres knows: the alarm must come."""
+    workers = [f"worker {index}" for index in range(PROCESSES[Role.WORKER])]
+    async with voters.pause():
+        assert await stack.state.settled() == 0
+        for name in workers:
+            stack.signal(name, signal.SIGSTOP)
+        await stack.state.sql("UPDATE poll SET lost_at = NULL")
+        await stack.valkey.flushall()
+        await _worker_dies(stack, "die_after_the_queue_is_recreated")
+        [[lost_at]] = await stack.state.sql("SELECT lost_at FROM poll")
+        assert lost_at is None
+        for name in workers:
+            stack.signal(name, signal.SIGCONT)
+    await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
+    lost = partial(stack.state.sql, "SELECT FROM poll WHERE lost_at IS NOT NULL")
+    await until(lost)
 
 
 async def clock_steps_back(stack: Stack, voters: Voters) -> None:
@@ -220,6 +305,40 @@ async def postgres_is_late(stack: Stack, voters: Voters) -> None:
         await voters.wait_for_more(2_000, Acknowledgement.ACKNOWLEDGED)
 
 
+async def workers_of_another_database_are_started(stack: Stack, voters: Voters) -> None:
+    """Deploy workers with another DATABASE_URL, while those of the first still run."""
+    name = "worker of another database"
+    async with stack.another_database() as url:
+        async with stack.another_worker(name, DATABASE_URL=as_user(url, "voting_worker")):
+            await until(lambda: "belongs to another database" in stack.log(Role.WORKER))
+            await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
+        assert await fetch(url, "SELECT FROM votes") == []
+
+
+async def postgres_is_restored_to_before_the_close(stack: Stack, voters: Voters) -> None:
+    """The poll stays closed until an operator replays what the backup lacks, and opens it."""
+    before = stack.log(Role.WORKER).count("restored from an older backup")
+    await stack.back_up()
+    await voters.wait_for_more(200, Acknowledgement.ACKNOWLEDGED)
+    async with stack.operator() as engine:
+        await close_poll(engine)
+        await reconcile(engine, stack.queue_state)
+        await voters.wait_for_more(1, Acknowledgement.REFUSED)
+        await until(partial(stack.state.sql, "SELECT FROM poll WHERE final_at IS NOT NULL"))
+        await stack.restore()
+        await stack.a_minute_passes()
+        await until(lambda: stack.log(Role.WORKER).count("restored from an older backup") > before)
+        acknowledged = voters.counts[Acknowledgement.ACKNOWLEDGED]
+        await voters.wait_for_more(50, Acknowledgement.REFUSED)
+        assert voters.counts[Acknowledgement.ACKNOWLEDGED] == acknowledged
+        await replay(stack.queue_state, engine)
+        seen = (await fetch_result(engine)).poll
+        _, revision = await stack.queue_state.poll_identity()
+        await reopen_poll(engine, seen, known=Known(revision))
+        await reconcile(engine, stack.queue_state)
+    await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
+
+
 async def connections_to_postgres_go_silent(stack: Stack, _: Voters) -> None:
     with stack.postgres.silent():
         await stack.unready("worker 0", "worker 1", "result 0")
@@ -271,5 +390,6 @@ FAULTS: tuple[Fault, ...] = tuple(
 FORGETTING = (
     redis_memory_is_full,
     redis_loses_everything,
+    queue_is_lost_and_the_worker_that_finds_out_dies,
     clock_steps_back_and_redis_loses_everything,
 )

@@ -14,6 +14,8 @@ from sqlalchemy import text
 from voting.database import counting
 from voting.queue import producer
 from voting.queue.consumer import Consumer
+from voting.queue.state import QueueState
+from voting.web.cookies import Cookies
 
 
 def after(owner: object, name: str, number: signal.Signals) -> None:
@@ -35,6 +37,7 @@ def after(owner: object, name: str, number: signal.Signals) -> None:
 
 die_after_the_read = partial(after, Consumer, "read", signal.SIGKILL)
 die_after_the_commit = partial(after, counting, "count", signal.SIGKILL)
+die_after_the_queue_is_recreated = partial(after, QueueState, "sync_poll", signal.SIGKILL)
 suspend_after_the_read = partial(after, Consumer, "read", signal.SIGSTOP)
 
 
@@ -65,6 +68,10 @@ no_version_guard = partial(
 unsorted_voters = partial(
     change_count, "FROM newest ORDER BY voter", "FROM newest ORDER BY ms, seq"
 )
+
+
+def forget_votes_without_an_answer() -> None:
+    Cookies.unanswered = lambda *_: None
 
 
 def client_retries() -> None:

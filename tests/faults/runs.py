@@ -15,6 +15,7 @@ from voting.settings import Role
 async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
     """Run a fault under load, until `votes` are acknowledged at least, and check."""
     await stack.state.settled()  # the last run may have failed
+    await stack.state.sql("UPDATE poll SET lost_at = NULL")  # which an earlier fault caused
     earlier = await stack.state.counts()
     since = await stack.state.newest_entry()
     async with Voters(stack.address(Role.VOTE), KEY) as voters:
@@ -24,12 +25,13 @@ async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
         await stack.ready()
     kept = None if fault in FORGETTING else since
     state = await stack.state.final_state(earlier, kept, voters.voters)
-    return check(voters.results, state)
+    await voters.read_receipts()
+    return check(voters.results, state, voters.receipts)
 
 
 def run_property(fault: Fault, verdict: Verdict) -> tuple[str, tuple[Any, ...]]:
     """Return what became of a run's ballots, as pytest's `user_properties` can carry it."""
-    wrong = (verdict.lost, verdict.doubled, verdict.stale)
+    wrong = (verdict.lost, verdict.doubled, verdict.stale, verdict.untrue)
     return "run", (fault.__name__, verdict.acknowledged, verdict.unknown, *map(len, wrong))
 
 
@@ -37,8 +39,8 @@ def table(runs: Iterable[tuple[Any, ...]]) -> str:
     """Sum up the properties of all runs by fault, and say what follows if no vote was lost."""
     runs = list(runs)
     lines = [
-        "| fault | times | acknowledged | unknown | lost | doubled | stale |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| fault | times | acknowledged | unknown | lost | doubled | stale | untrue receipts |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name in [*sorted({fault for fault, *_ in runs}), None]:
         counts = [each for fault, *each in runs if name in (fault, None)]

@@ -10,9 +10,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 import asyncpg
 import psutil
+from sqlalchemy.ext.asyncio import AsyncEngine
 from support.app import reserved_port, role_environment
 from support.database import fetch
 from support.final_state import StateReader
@@ -37,6 +39,7 @@ from voting.settings import Role
 TESTS = Path(__file__).parent.parent
 KEY = "a key that only the fault suite has"
 SERVERS = ("Valkey", "Postgres")
+TABLES = ("poll", "votes", "tally", "finals", "past_tally")
 PROCESSES = {Role.VOTE: 2, Role.WORKER: 2, Role.RESULT: 1}
 
 
@@ -147,10 +150,13 @@ class Stack:
         """Wait until the supervisor has logged that a child was killed; it then starts it again."""
         await until(lambda: any(f"{name} was killed" in line for line in self.said))
 
+    def log(self, role: Role) -> str:
+        """Return what all processes of a role have logged."""
+        return (self.folders.data / f"{role}.log").read_text()
+
     def alarms(self) -> int:
         """Count how often workers have logged that the queue was lost."""
-        log = self.folders.data / f"{Role.WORKER}.log"
-        return log.read_text().count("stream missing, recreated")
+        return self.log(Role.WORKER).count("stream missing, recreated")
 
     async def ready(self) -> None:
         """Wait until all children are ready."""
@@ -227,11 +233,14 @@ class Stack:
             await self.start(program)
 
     @asynccontextmanager
-    async def another_worker(self, name: str, *patches: str) -> AsyncIterator[Child]:
+    async def another_worker(
+        self, name: str, *patches: str, **environment: str
+    ) -> AsyncIterator[Child]:
         """Run one more worker while the context lasts."""
         self.said.clear()
         child = Child(self.role(Role.WORKER, name, *patches), self._guardian, self.said.append)
-        child.program = replace(child.program, ready=_at_once)
+        environment = {**child.program.environment, **environment}
+        child.program = replace(child.program, ready=_at_once, environment=environment)
         self._children[name] = child
         await child.start()
         try:
@@ -275,13 +284,50 @@ class Stack:
         finally:
             connection.terminate()  # rolls back, even if the server has died
 
-    async def audit(self) -> list[str]:
-        """Return what `voting audit` reports, except the dead letters that tests make."""
+    @asynccontextmanager
+    async def operator(self) -> AsyncIterator[AsyncEngine]:
+        """The engine of an operator's command."""
         engine = create_engine(self.database_url, name="tests", patience=None)
         try:
-            problems = (await audit(self.queue_state, engine)).problems
+            yield engine
         finally:
             await engine.dispose()
+
+    @asynccontextmanager
+    async def another_database(self) -> AsyncIterator[str]:
+        """A second database with the schema: its address for the owner."""
+        name = f"other_{uuid4().hex}"
+        await self.state.sql(f"CREATE DATABASE {name} OWNER voting")
+        url = self.folders.database_url(name)
+        await asyncio.to_thread(migrate, as_user(url, "voting"))
+        yield url
+        await self.state.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def back_up(self) -> None:
+        """Copy all tables, as they are at one moment."""
+        copies = [f"CREATE TABLE backup_{table} AS TABLE {table}" for table in TABLES]
+        await self._transaction("ISOLATION LEVEL REPEATABLE READ", copies)
+
+    async def restore(self) -> None:
+        """Replace all tables by their copies, and drop those."""
+        parts = ("TRUNCATE {0}", "INSERT INTO {0} TABLE backup_{0}", "DROP TABLE backup_{0}")
+        await self._transaction("", [part.format(table) for part in parts for table in TABLES])
+
+    async def _transaction(self, mode: str, statements: list[str]) -> None:
+        connection = await asyncpg.connect(self.database_url)
+        await connection.execute("; ".join([f"BEGIN {mode}", *statements, "COMMIT"]))
+        await connection.close()
+
+    async def a_minute_passes(self) -> None:
+        """Have the latest change of the poll reach Redis a minute earlier."""
+        key = self.queue.poll_key
+        changed = int(await self.valkey.hget(key, "revised"))
+        await self.valkey.hset(key, "revised", changed - 61_000)
+
+    async def audit(self) -> list[str]:
+        """Return what `voting audit` reports, except the dead letters that tests make."""
+        async with self.operator() as engine:
+            problems = (await audit(self.queue_state, engine)).problems
         return [each for each in problems if not each.startswith("dead letters")]
 
     async def end_connections(self) -> None:

@@ -46,6 +46,13 @@ async def test_the_suite_detects(mistake: str, fault: Fault, stack: Stack) -> No
     assert verdict.wrong
 
 
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_suite_detects_receipts_that_are_not_true(stack: Stack) -> None:
+    await stack.reset("forget_votes_without_an_answer")
+    verdict = await run_fault(stack, faults.replies_of_redis_are_lost, VOTES)
+    assert verdict.untrue
+
+
 async def count_the_same_voters_at_once(database_url: str) -> int:
     """Let two workers count the same voters in opposite orders; return the number of deadlocks.
 
@@ -74,7 +81,8 @@ async def count_the_same_voters_at_once(database_url: str) -> int:
         # Not in the transaction, which would go on to see the sessions that it saw first.
         waiting = partial(execute, engine, query)
         await until(waiting, check=lambda found: found.scalar_one() == len(tasks))
-    errors = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if error]
+    counted = await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [each for each in counted if isinstance(each, BaseException)]
     await engine.dispose()
     assert all(isinstance(each, DATABASE_ERRORS) and is_conflict(each) for each in errors), errors
     return len(errors)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from faults.faults import FAULTS, Fault
+from faults.faults import FAULTS, FORGETTING, Fault
 from faults.runs import run_fault, run_property
 from faults.stack import Stack
 
@@ -17,6 +17,8 @@ async def test_no_acknowledged_vote_is_lost_doubled_or_stale_when(
     verdict = await run_fault(stack, fault, votes)
     request.node.user_properties.append(run_property(fault, verdict))
     found = await stack.audit()
+    if fault in FORGETTING:
+        found = [each for each in found if not each.startswith("the queue was lost")]
     if verdict.wrong or found:
         await stack.reset()  # so that the next fault on this stack starts without errors
     assert verdict.wrong == []

@@ -19,6 +19,7 @@ UP = {role: pod("up", role) for role in ("vote", "result", "worker")}
 READY = {role: pod("voting_ready", role, f'role="{role}"') for role in UP}
 ACCEPTED = pod("voting_ballots_accepted_total", "vote")
 FSYNC_ALWAYS = pod("voting_redis_fsync_always", "worker")
+PROBLEMS = pod("voting_integrity_problems", "worker")
 BACKLOG = pod("voting_backlog_ballots", "worker")
 AGE = pod("voting_backlog_age_seconds", "worker")
 DEAD = pod("voting_dead_letter_entries", "worker")
@@ -38,6 +39,7 @@ NORMAL = {
     ballots_refused("closed"): "0+1000x80",  # the app works
     ballots_refused("unknown"): "0+1x80",  # one in a thousand
     FSYNC_ALWAYS: "1x80",
+    PROBLEMS: "0x80",
     BACKLOG: "20000x80",  # many, but not growing
     AGE: "5x80",
     DEAD: "3x80",  # old ones
@@ -60,6 +62,7 @@ ALERT_CASES = [
     (("VotingBallotsRefused",), {ballots_refused("unknown"): "0+20x80"}),
     (("VotingNotDurable",), {FSYNC_ALWAYS: "0x80"}),
     (("VotingNotFinal",), {COUNTING: "0x60 1x20"}),
+    (("VotingIntegrity",), {PROBLEMS: "0x70 1x10"}),
     # A second worker could not read the setting.
     (
         ("VotingNotDurable",),

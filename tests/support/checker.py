@@ -10,6 +10,8 @@ It knows nothing of how the app works, only the record of the load and what is s
 5. No acknowledged ballot is among the dead letters, and versions rise from one to the next.
 6. The backlog is empty again.
 7. No ballot is in the queue twice, and each acknowledged one is in it.
+8. What a receipt said is true: a ballot that it called counted is the voter's vote, or an older
+   one; the last receipt names the choice of the vote.
 """
 
 from collections import Counter
@@ -33,6 +35,15 @@ class Vote(NamedTuple):
 
     choice: str
     version: BallotVersion
+
+
+class ReceiptSeen(NamedTuple):
+    """A receipt that called a ballot counted; `last`: seen when everything had been counted."""
+
+    voter: VoterId
+    choice: str
+    version: BallotVersion
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,16 @@ class Verdict:
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    untrue: list[str] = field(default_factory=list)
 
     @property
     def wrong(self) -> list[str]:
-        return [*self.lost, *self.doubled, *self.stale]
+        return [*self.lost, *self.doubled, *self.stale, *self.untrue]
 
 
-def check(results: Iterable[VoteResult], state: FinalState) -> Verdict:
+def check(
+    results: Iterable[VoteResult], state: FinalState, receipts: Iterable[ReceiptSeen] = ()
+) -> Verdict:
     """Check the final state against all results; those of a voter in the order of its votes."""
     results = list(results)
     counts = Counter(each.acknowledgement for each in results)
@@ -81,6 +95,7 @@ def check(results: Iterable[VoteResult], state: FinalState) -> Verdict:
     strangers = state.votes.keys() - {each.voter for each in results}
     verdict.doubled += [f"{voter} has a vote, but sent none" for voter in strangers]
     _check_totals(state, verdict)
+    _check_receipts(receipts, state.votes, verdict)
     if state.backlog != 0:
         verdict.lost.append(f"the backlog is {state.backlog}, not empty")
     return verdict
@@ -135,6 +150,17 @@ def _check_entries(
     sent = sum(each.acknowledgement is not Acknowledgement.REFUSED for each in results)
     if len(entries) > sent:
         verdict.doubled.append(f"{voter} is in the queue {len(entries)} times, for {results}")
+
+
+def _check_receipts(
+    receipts: Iterable[ReceiptSeen], votes: Mapping[VoterId, Vote], verdict: Verdict
+) -> None:
+    for seen in receipts:
+        vote = votes.get(seen.voter)
+        counted = vote is not None and vote.version >= seen.version
+        names_it = seen.last or (vote is not None and vote.version == seen.version)
+        if not counted or (names_it and vote is not None and vote.choice != seen.choice):
+            verdict.untrue.append(f"{seen}, but the vote is {vote}")
 
 
 def _check_totals(state: FinalState, verdict: Verdict) -> None:

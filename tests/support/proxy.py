@@ -15,6 +15,8 @@ class Way:
         self._open.set()
         self._dropping = False
         self._delay = 0.0
+        self.keeps_open = False
+        """Tell the receiver nothing of the end of a connection, as a proxy that reuses its own."""
         self.caught = asyncio.Event()
         """Something came while it was held, or was dropped."""
         self.passed = asyncio.Event()
@@ -31,7 +33,8 @@ class Way:
                 continue
             self.passed.set()
             writer.write(data)
-        writer.write_eof()
+        if not self.keeps_open:
+            writer.write_eof()
 
     def hold(self) -> None:
         """Keep what comes from now on, as TCP does while the network is away."""
@@ -74,10 +77,10 @@ class Way:
 class Proxy:
     """Listens on `address`, a socket's path or a free port of this machine, for `server`.
 
-    `forth` leads to the server, `back` to the clients.
+    `server`: a socket's path, or a port. `forth` leads to the server, `back` to the clients.
     """
 
-    def __init__(self, server: Path, address: Path | None = None) -> None:
+    def __init__(self, server: Path | int, address: Path | None = None) -> None:
         self._server, self._address = server, address
         self._connections: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +138,10 @@ class Proxy:
         try:
             if self._cut:
                 raise ConnectionRefusedError
-            back, server = await asyncio.open_unix_connection(self._server)
+            if isinstance(self._server, int):
+                back, server = await asyncio.open_connection("127.0.0.1", self._server)
+            else:
+                back, server = await asyncio.open_unix_connection(self._server)
         except OSError:
             client.transport.abort()
             return

@@ -1,24 +1,32 @@
 """The load generator of `voting load`, as tests need it: with a record to check, and pauses."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from typing import Self
 
-from voting.load.client import Connection
+from support.checker import ReceiptSeen
+from voting.load.client import Connection, NoResponse, NotSent
 from voting.load.generator import LoadGenerator, VoterPool
+from voting.load.pages import Voter
 from voting.load.record import Acknowledgement, VoteResult
+from voting.poll.ballot import Version
 from voting.web.cookies import VoterCookies
 
 CONNECTIONS = 32
 TIMEOUT = 60.0  # seconds
 
+# How often a voter looks at the page after a vote, without voting again.
+READ_RATIO = 0.1
+
 # What a voter may see. A proxy in front of the app responds 502 to 504 when it has lost the app.
 STATUSES = {
     Acknowledgement.ACKNOWLEDGED: {303},
     Acknowledgement.REFUSED: {0, 409, 503},
-    Acknowledgement.UNKNOWN: {503},
+    Acknowledgement.UNKNOWN: {0, 503},
     Acknowledgement.NO_RESPONSE: {0, 502, 503, 504},
 }
 
@@ -34,6 +42,8 @@ class Voters(LoadGenerator):
         self, url: str, key: str, connections: int = CONNECTIONS, timeout: float = TIMEOUT
     ) -> None:
         self.results: list[VoteResult] = []
+        self.receipts: list[ReceiptSeen] = []
+        self._known: dict[str, Voter] = {}
         self.counts: Counter[Acknowledgement] = Counter()
         self._deadline = timeout
         self._recorded = asyncio.Event()
@@ -48,7 +58,6 @@ class Voters(LoadGenerator):
             remembered=5,
             connections=connections,
             mint=lambda: f"voter={cookies.mint()}",
-            timeout=timeout,
         )
 
     async def __aenter__(self) -> Self:
@@ -94,10 +103,36 @@ class Voters(LoadGenerator):
         await self._resumed.wait()
         self._in_flight += 1
         try:
-            return await super().vote(connection, pool, due)
+            acknowledgement = await super().vote(connection, pool, due)
+            self._known |= {each.id: each for each in pool.voters}
+            if random.random() < READ_RATIO:
+                await self._read_receipt(connection, random.choice(pool.voters))
+            return acknowledgement
         finally:
             self._in_flight -= 1
             self._recorded.set()
+
+    async def read_receipts(self, limit: int = 200) -> None:
+        """Have voters look at their page once more, those with a vote of unknown outcome first."""
+        unclear = {Acknowledgement.UNKNOWN, Acknowledgement.NO_RESPONSE}
+        first = {each.voter for each in self.results if each.acknowledgement in unclear}
+        voters = sorted(self._known.values(), key=lambda voter: voter.id not in first)
+        async with Connection(self._url) as connection:
+            for voter in voters[:limit]:
+                await self._read_receipt(connection, voter, last=True)
+
+    async def _read_receipt(
+        self, connection: Connection, voter: Voter, *, last: bool = False
+    ) -> None:
+        receipt = voter.jar.get("ballot")
+        if receipt is None:
+            return
+        with suppress(NotSent, NoResponse):
+            response = await connection.get("/receipt", voter.cookies)
+            choice, _, version = receipt.partition(".")
+            if response.status == HTTPStatus.OK and b"is counted" in response.body:
+                seen = ReceiptSeen(voter.id, choice, Version.parse(version), last=last)
+                self.receipts.append(seen)
 
     def _add(self, acknowledgement: Acknowledgement, _: float, result: VoteResult | None) -> None:
         assert result is not None

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from support.checker import FinalState, Vote, check
+from support.checker import FinalState, ReceiptSeen, Vote, check
 
 from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Choice, Version
@@ -101,3 +101,35 @@ def test_a_violation_is_found_and_named(results, final_state, kind):
 def test_acknowledged_and_unknown_ballots_are_counted():
     verdict = check([UNKNOWN, NO_RESPONSE, REFUSED, acknowledged(B, 1)], state((B, 1)))
     assert (verdict.acknowledged, verdict.unknown) == (1, 2)
+
+
+def seen(choice, number, *, last=False):
+    return ReceiptSeen(VOTER, choice, version(number), last=last)
+
+
+@pytest.mark.parametrize(
+    ("receipt", "vote"),
+    [
+        (seen(A, 1), (A, 1)),
+        (seen(A, 1), (B, 2)),  # it was replaced since
+        (seen(A, 1, last=True), (A, 1)),
+        (seen(A, 1, last=True), (A, 2)),  # a vote of unknown outcome, for the same
+    ],
+)
+def test_a_true_receipt_is_not_wrong(receipt, vote):
+    results = [acknowledged(A, 1), UNKNOWN, UNKNOWN._replace(choice=A)]
+    assert check(results, state(vote), [receipt]).untrue == []
+
+
+@pytest.mark.parametrize(
+    ("receipt", "votes"),
+    [
+        (seen(A, 1), []),
+        (seen(A, 2), [(A, 1)]),
+        (seen(A, 1), [(B, 1)]),
+        (seen(A, 1, last=True), [(B, 2)]),
+    ],
+)
+def test_an_untrue_receipt_is_found(receipt, votes):
+    [untrue] = check([], state(*votes), [receipt]).untrue
+    assert VOTER in untrue
