@@ -471,6 +471,13 @@ async def test_an_operator_decides_after_a_restore(open_poll, engine, admin):
     assert await open_poll.cast(ballot())
 
 
+async def test_the_status_tells_that_the_queue_belongs_to_another_database(
+    open_poll, engine, admin
+):
+    await execute(admin, "UPDATE poll SET database_id = gen_random_uuid()")
+    assert "belongs to another database" in (await poll_commands._plan(open_poll, engine)).conflict
+
+
 async def test_a_change_of_unknown_outcome_is_not_called_failed(open_poll, engine):
     async def lose_the_connection(_, *, known):
         assert known.now is not None
