@@ -10,14 +10,14 @@ NAMES = ["fsync", "full_page_writes"]
 # A commit is on disk only with `fsync`, and survives a power failure only with `full_page_writes`.
 # An unlogged table is empty after a crash.
 UNSAFE_SETTINGS = text("""
-SELECT name || ' is ' || setting FROM pg_settings
+SELECT 'Postgres: ' || name || ' is ' || setting FROM pg_settings
 WHERE name = ANY (:names) AND setting = 'off'
 UNION ALL
-SELECT 'table ' || relname || ' is unlogged' FROM pg_class
+SELECT 'Postgres: table ' || relname || ' is unlogged' FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relpersistence <> 'p'
 """)
 
 
 async def find_unsafe_settings(connection: AsyncConnection) -> list[str]:
-    """Return each setting that may lose committed votes, as "fsync is off"."""
+    """Return each setting that may lose committed votes, as "Postgres: fsync is off"."""
     return list(await connection.scalars(UNSAFE_SETTINGS, {"names": NAMES}))

@@ -35,13 +35,16 @@ class GroupProgress:
     """How far the consumer group has come."""
 
     last_delivered: Version
-    oldest_pending: Version | None
     backlog: int | None
     """Entries that are not counted yet; None if Redis does not know."""
     pending: int
     """Those of them that a consumer has read and not acknowledged."""
     known_pending: Sequence[Version] = ()
     """The oldest of those, KNOWN_PENDING at most."""
+
+    @property
+    def oldest_pending(self) -> Version | None:
+        return self.known_pending[0] if self.known_pending else None
 
     def counted(self, version: Version) -> bool:
         """Whether that ballot is counted, or replaced by a newer one of its voter.
@@ -159,20 +162,25 @@ class QueueState:
     async def progress(self) -> GroupProgress:
         """Return how far the consumer group has come. Raises StreamMissing."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.xinfo_groups(self.queue.stream_key)
-            pipe.xpending(self.queue.stream_key, GROUP)
-            pipe.xpending_range(self.queue.stream_key, GROUP, "-", "+", KNOWN_PENDING)
-            with detect_missing_stream():
-                groups, pending, oldest = await pipe.execute()
+            progress, _ = await self._execute_progress(pipe)
+            return progress
+
+    async def _execute_progress(self, pipe: Any) -> tuple[GroupProgress, list[Any]]:
+        """Execute the transaction of `pipe`; return also the replies of what it began with."""
+        pipe.xinfo_groups(self.queue.stream_key)
+        pipe.xpending(self.queue.stream_key, GROUP)
+        pipe.xpending_range(self.queue.stream_key, GROUP, "-", "+", KNOWN_PENDING)
+        with detect_missing_stream():
+            *first, groups, pending, oldest = await pipe.execute()
         group = next(each for each in groups if each["name"] == GROUP.encode())
         lag = group["lag"]
-        return GroupProgress(
+        progress = GroupProgress(
             last_delivered=Version.parse(group["last-delivered-id"]),
-            oldest_pending=Version.parse(pending["min"]) if pending["pending"] else None,
             backlog=None if lag is None else lag + pending["pending"],
             pending=pending["pending"],
             known_pending=tuple(Version.parse(each["message_id"]) for each in oldest),
         )
+        return progress, first
 
     async def length(self) -> int:
         return int(await self._redis.xlen(self.queue.stream_key))
@@ -210,12 +218,8 @@ class QueueState:
         """
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.xlen(self.queue.stream_key)
-            pipe.xinfo_groups(self.queue.stream_key)
-            pipe.xpending(self.queue.stream_key, GROUP)
-            with detect_missing_stream():
-                length, groups, pending = await pipe.execute()
-        group = next(each for each in groups if each["name"] == GROUP.encode())
-        return max(0, (group["lag"] or 0) + int(pending["pending"]) - int(length))
+            progress, [length] = await self._execute_progress(pipe)
+        return max(0, (progress.backlog or progress.pending) - int(length))
 
     async def was_trimmed(self) -> bool:
         """Whether entries were deleted from the stream."""
@@ -242,15 +246,15 @@ class QueueState:
         return float(memory["used_memory"] / limit)
 
     async def find_unsafe_settings(self) -> list[str]:
-        """Return each setting that may lose ballots, as "appendonly is no".
+        """Return each setting that may lose ballots, as "Redis: appendonly is no".
 
         `FsyncProbe` finds out about `appendfsync`, which no command shows without CONFIG.
         """
         info: Any = await self._redis.info("memory", "persistence")
-        found = [] if info["aof_enabled"] else ["appendonly is no"]
+        found = [] if info["aof_enabled"] else ["Redis: appendonly is no"]
         policy = info["maxmemory_policy"]
         if info["maxmemory"] and policy != "noeviction":
-            found.append(f"maxmemory-policy is {policy}")
+            found.append(f"Redis: maxmemory-policy is {policy}")
         return found
 
     async def clock(self) -> float:

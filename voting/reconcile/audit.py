@@ -126,12 +126,12 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
         progress = await state.progress()
         oldest = await oldest_left(state, progress)
     dead_letters = await state.dead_letters()
-    unsafe = [f"Redis: {each}" for each in await state.find_unsafe_settings()]
+    unsafe = await state.find_unsafe_settings()
     age = await _oldest_pending_seconds(state, progress)
     async with read_only_snapshot(engine) as snapshot:
         await snapshot.execute(set_local(statement_timeout="0"))
         votes, tally, wrong_sums = await _compare_sums(snapshot)
-        unsafe += [f"Postgres: {each}" for each in await find_unsafe_settings(snapshot)]
+        unsafe += await find_unsafe_settings(snapshot)
         poll = await fetch_poll(snapshot)
         floor = await fetch_version_floor(snapshot)
         # Last: every vote of the snapshot was in the stream before.
@@ -205,4 +205,4 @@ async def _compare_entries(
     if oldest is not None:
         votes = (await snapshot.execute(VOTES_SINCE, oldest._asdict())).scalar_one()
         found["altered"] = votes - found["matched"]
-    return found, cast_at(since)
+    return found, since and cast_at(since)

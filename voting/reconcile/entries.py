@@ -63,7 +63,7 @@ class Gap:
 
     since: datetime | None
     """When the newest vote of the database was cast; None if it has no vote."""
-    until: datetime | None
+    until: datetime
 
     def __str__(self) -> str:
         since = "" if self.since is None else f" after {self.since:%Y-%m-%d %H:%M:%S}"
@@ -97,6 +97,6 @@ def find_gap(
     return Gap(cast_at(floor) if floor > MIN_VERSION else None, cast_at(oldest))
 
 
-def cast_at(version: Version | None) -> datetime | None:
+def cast_at(version: Version) -> datetime:
     """Return when a ballot was cast, by Redis' clock."""
-    return None if version is None else datetime.fromtimestamp(version.ms / 1000, UTC)
+    return datetime.fromtimestamp(version.ms / 1000, UTC)

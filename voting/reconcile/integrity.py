@@ -6,7 +6,6 @@ from voting.database.counting import as_columns
 from voting.database.durability import find_unsafe_settings
 from voting.database.engine import transaction
 from voting.database.poll import fetch_poll_for_share
-from voting.poll.ballot import Version
 from voting.queue.state import QueueState
 from voting.reconcile.audit import COMPARE
 from voting.reconcile.entries import counted_versions, decode
@@ -34,7 +33,7 @@ async def find_problems(
     having synced its disk, or that was restored, lacks votes that the queue calls counted. Raises
     StreamMissing, redis' own errors and DATABASE_ERRORS.
     """
-    problems = [f"Redis: {each}" for each in await state.find_unsafe_settings()]
+    problems = await state.find_unsafe_settings()
     # First: what the queue calls counted by now is committed.
     progress = await state.progress()
     page = await state.entries_before(None, entries)
@@ -42,9 +41,9 @@ async def find_problems(
     # The poll can't change meanwhile: another round would have no votes.
     async with transaction(engine) as connection:
         poll = await fetch_poll_for_share(connection)
-        problems += [f"Postgres: {each}" for each in await find_unsafe_settings(connection)]
+        problems += await find_unsafe_settings(connection)
         counted = counted_versions(progress, letters, poll.after_version, poll.last_version)
-        ballots = [each for each in decode(page) if counted(Version(each.ms, each.seq))]
+        ballots = [each for each in decode(page) if counted(each.version)]
         flags = [True] * len(ballots)
         found = await connection.execute(COMPARE, {**as_columns(ballots), "counted": flags})
         compared = found.one()

@@ -65,4 +65,4 @@ async def replay(state: QueueState, engine: AsyncEngine) -> Replay:
         entries += len(ballots)
         votes += len(lost)
         oldest = ballots[-1].version if ballots else oldest
-    return Replay(entries, votes, cast_at(oldest), gap)
+    return Replay(entries, votes, oldest and cast_at(oldest), gap)

@@ -267,14 +267,20 @@ class VoteRole:
         receipt: Receipt | None,
         rules: CastRules | None,
         problem: Problem | None = None,
+        *,
+        closed: bool,
         **status: bool,
     ) -> str:
+        lost = errors.UNKNOWN
+        if closed:
+            problem, lost = problem and problem.once_closed(), lost.once_closed()
         return self._pages.render_cached(
             template,
             choice=receipt and receipt.choice,
             closes_at=rules and rules.closes_at,
             problem=problem,
-            lost=errors.UNKNOWN,
+            lost=lost,
+            closed=closed,
             alone=template == "_receipt.html",
             **status,
         )

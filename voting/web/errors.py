@@ -1,6 +1,6 @@
 """Error messages of the pages, and the exception handler that renders them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -24,6 +24,10 @@ class Problem:
     """In place of `advice` once voting is closed."""
     # Seconds. Not compared: the same problem may have another delay, which no page shows.
     retry_after: int | None = field(default=None, compare=False)
+
+    def once_closed(self) -> "Problem":
+        """Return the problem as pages show it once voting is closed."""
+        return replace(self, advice=self.advice_closed or self.advice)
 
     @property
     def headers(self) -> dict[str, str]:
