@@ -19,6 +19,9 @@ from voting.web.cookies import VoterCookies
 from voting.web.forms import read_choice
 from voting.web.headers import request_headers
 
+POLL = "00000000-0000-0000-0000-000000000000"
+"""The identity of the poll, for which voters' cookies are signed."""
+
 
 def create_app(key: str, body: str) -> Litestar:
     voters = VoterCookies([key])
@@ -26,7 +29,7 @@ def create_app(key: str, body: str) -> Litestar:
     @post("/vote")
     async def vote(request: Request[Any, Any, Any]) -> Response[str]:
         choice = read_choice(request_headers(request.scope), await request.body())
-        voter = voters.read(request.cookies.get("voter"))
+        voter = voters.read(request.cookies["voter"], POLL)
         status = 303 if choice and voter else 400
         return Response("", status_code=status, headers={"Location": "/"})
 

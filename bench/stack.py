@@ -21,6 +21,7 @@ from support.app import reserved_port
 from support.environ import ENVIRON
 from support.servers import TEMPLATE, Servers
 
+from bench.bare import POLL
 from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Program
 from voting.local.up import WITHHELD_ENV, is_ready
@@ -29,7 +30,12 @@ from voting.settings import Role
 # Runs the roles, with the packages of the image but none of those that only tests need.
 PYTHON = os.environ.get("BENCH_PYTHON", sys.executable)
 
-FIXED = {"HOST": "127.0.0.1", "LOG_LEVEL": "warning", "LOG_FORMAT": "console"}
+FIXED = {
+    "HOST": "127.0.0.1",
+    "VOTE_URL": "http://localhost",
+    "LOG_LEVEL": "warning",
+    "LOG_FORMAT": "console",
+}
 KEY = "a key that only the benchmark has"
 
 
@@ -129,6 +135,7 @@ def stack() -> Iterator[Stack]:
         servers = Servers(DataDir(folder, folder / "run"))
         try:
             made = Stack(servers)
+            made.sql(f"UPDATE poll SET database_id = '{POLL}'")  # for which cookies are signed
             with made.role(Role.WORKER):
                 pass  # it creates the stream
             yield made

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import cycle
 
+from bench.bare import POLL
 from bench.stack import KEY
 from voting.web.cookies import VoterCookies
 
@@ -33,7 +34,7 @@ def vote_requests(
     ends = [f"Content-Length: {len(body)}\r\n\r\n{body}" for body in bodies]
     return cycle(
         [
-            f"{head}\r\nCookie: voter={cookies.mint()}\r\n{ends[index % 2]}".encode()
+            f"{head}\r\nCookie: voter={cookies.mint(POLL)}\r\n{ends[index % 2]}".encode()
             for index in range(number)
         ]
     )
@@ -41,6 +42,6 @@ def vote_requests(
 
 def page_requests(path: str, *headers: str) -> Iterator[bytes]:
     """Yield requests for the page or the receipt, of a voter whose vote is counted."""
-    cookie = f"Cookie: voter={VoterCookies([KEY]).mint()}; ballot=a.1-0"
+    cookie = f"Cookie: voter={VoterCookies([KEY]).mint(POLL)}; ballot=a.1-0"
     lines = (f"GET {path} HTTP/1.1", *_HEAD, *headers, cookie, "", "")
     return cycle(["\r\n".join(lines).encode()])

@@ -124,7 +124,9 @@ class Target(ABC):
         async with self.state() as state:
             assert await state.settled() == 0
             earlier, since = await state.counts(), await state.newest_entry()
-        async with Voters(self.address("vote"), self.key, connections, self.patience) as voters:
+            poll = await state.poll()
+        url = self.address("vote")
+        async with Voters(url, self.key, poll, connections, self.patience) as voters:
             yield voters
             await asyncio.to_thread(self.ready)
         async with self.state() as state:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -150,6 +151,13 @@ class VoteSettings(PageSettings, RedisSettings):
     @property
     def secure(self) -> bool:
         return (self.vote_url or "").startswith("https://")
+
+    @property
+    def public_port(self) -> int:
+        """The port that browsers know, of the page's own address."""
+        if self.vote_url is None:
+            return self.port
+        return urlsplit(self.vote_url).port or (443 if self.secure else 80)
 
 
 class ResultSettings(PageSettings, ExportSettings):

@@ -1,5 +1,6 @@
 """Requests that the OpenAPI documents allow, and requests that they do not allow."""
 
+import asyncio
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, Response
 from schemathesis.specs.openapi import checks
 from support.app import RoleProcess
+from support.database import fetch
 
-from voting.web.cookies import VoterCookies
+from voting.web.cookies import VoterCookies, cookie_name
 
 from .test_roles import KEY
 
@@ -64,6 +66,14 @@ def roles(servers) -> Iterator[dict[str, RoleProcess]]:
     servers.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="module")
+def poll(servers) -> str:
+    """The identity of the poll, for which voters' cookies are signed."""
+    url = servers.database_url("test_openapi")
+    [[poll]] = asyncio.run(fetch(url, "SELECT database_id::text FROM poll"))
+    return poll
+
+
 def check(case: Case, response: Response) -> None:
     """Check a response by the document, and what the document does not say of every response."""
     case.validate_response(response, excluded_checks=EXCLUDED)
@@ -92,12 +102,13 @@ def check(case: Case, response: Response) -> None:
     ],
 )
 def test_every_response_conforms_to_the_document(
-    roles, role, operation, mode, pytestconfig, record_property
+    roles, poll, role, operation, mode, pytestconfig, record_property
 ):
     examples = pytestconfig.getoption("examples")
     schema = schemathesis.openapi.from_dict(roles[role].ask("/openapi.json").json())
     method, path = operation.split()
     cookies = VoterCookies([KEY])
+    voter = cookie_name("voter", secure=False, port=roles["vote"].port)
     statuses: Counter[int] = Counter()
     with requests.Session() as session:
 
@@ -112,7 +123,7 @@ def test_every_response_conforms_to_the_document(
         @given(case=schema[path][method].as_strategy(mode), known=st.booleans())
         def send(case: Case, *, known: bool) -> None:
             if known:
-                case.cookies = {**dict(case.cookies or {}), "voter": cookies.mint()}
+                case.cookies = {**dict(case.cookies or {}), voter: cookies.mint(poll)}
             response = case.call(
                 base_url=f"http://127.0.0.1:{roles[role].port}",
                 session=session,

@@ -69,7 +69,8 @@ class VoteInFlight:
     def __init__(self, role: RoleProcess) -> None:
         with role.page() as client:
             client.get("/")
-            cookie = f"voter={client.cookies['voter']}"
+            [(name, value)] = client.cookies.items()
+            cookie = f"{name}={value}"
         self._connection = socket.create_connection(("127.0.0.1", role.port), timeout=DEADLINE)
         head = [
             "POST /vote HTTP/1.1",

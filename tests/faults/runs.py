@@ -18,7 +18,7 @@ async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
     await stack.state.sql("UPDATE poll SET lost_at = NULL")  # which an earlier fault caused
     earlier = await stack.state.counts()
     since = await stack.state.newest_entry()
-    async with Voters(stack.address(Role.VOTE), KEY) as voters:
+    async with Voters(stack.address(Role.VOTE), KEY, await stack.state.poll()) as voters:
         await voters.wait_for(votes // 4, Acknowledgement.ACKNOWLEDGED)
         await fault(stack, voters)
         await voters.wait_for(votes, Acknowledgement.ACKNOWLEDGED)

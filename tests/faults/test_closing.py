@@ -65,7 +65,8 @@ async def fresh(stack: Stack) -> Stack:
 
 async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: Stack) -> None:
     since = await fresh.state.newest_entry()
-    async with Voters(fresh.address(Role.VOTE), KEY, connections=4) as voters:
+    poll = await fresh.state.poll()
+    async with Voters(fresh.address(Role.VOTE), KEY, poll, connections=4) as voters:
         await voters.wait_for(VOTES, Acknowledgement.ACKNOWLEDGED)
         # Suspended workers leave a backlog to count when the poll is closed.
         for worker in ("worker 0", "worker 1"):
@@ -99,7 +100,8 @@ async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: 
 
 
 async def test_a_closed_poll_stays_closed_where_redis_loses_everything(fresh: Stack) -> None:
-    async with Voters(fresh.address(Role.VOTE), KEY, connections=4) as voters:
+    poll = await fresh.state.poll()
+    async with Voters(fresh.address(Role.VOTE), KEY, poll, connections=4) as voters:
         await voters.wait_for(500, Acknowledgement.ACKNOWLEDGED)
         closed = await voting(fresh, "close", "--yes", "--wait", "30")
         before = max(each.version for each in voters.results if each.version)

@@ -30,7 +30,7 @@ async def vote_traced(stack: Stack, appendfsync: str) -> tuple[int, list[Version
     async with stack.traced("Valkey", *TRACE, "-o", str(log)):
         await stack.valkey.config_set("appendfsync", appendfsync)
         await stack.ready()
-        async with Voters(stack.address(Role.VOTE), KEY) as voters:
+        async with Voters(stack.address(Role.VOTE), KEY, await stack.state.poll()) as voters:
             await voters.wait_for(VOTES, Acknowledgement.ACKNOWLEDGED)
         await stack.state.settled()
     versions = [each.version for each in voters.results if each.version is not None]

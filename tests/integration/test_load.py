@@ -126,6 +126,7 @@ def recorded(word):
         (303, [recorded("yes")], ACKNOWLEDGED, None),
         (303, [recorded("yes"), "Set-Cookie: ballot=a.17-3; Path=/"], ACKNOWLEDGED, (17, 3)),
         (303, [recorded("yes"), "Set-Cookie: __Host-ballot=b.9-0; Secure"], ACKNOWLEDGED, (9, 0)),
+        (303, [recorded("yes"), "Set-Cookie: ballot-8080=b.9-0"], ACKNOWLEDGED, (9, 0)),
         (503, [recorded("no")], REFUSED, None),
         (503, [recorded("unknown")], UNKNOWN, None),
         (429, ["Retry-After: 3"], REFUSED, None),
@@ -172,7 +173,7 @@ async def test_without_a_listener_a_vote_is_not_sent():
                 await new_voter(page)
 
 
-@pytest.mark.parametrize("name", ["voter", "__Host-voter"])
+@pytest.mark.parametrize("name", ["voter", "voter-8080", "__Host-voter", "__Host-voter-8443"])
 async def test_a_new_voter_has_the_cookie_of_the_page(name):
     cookie = f"{name}={'ab' * 16}.sig-nature"
     async with connected(response(200, f"Set-Cookie: {cookie}; Path=/; HttpOnly")) as page:

@@ -1,6 +1,7 @@
 import asyncio
 import re
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,12 @@ from voting.web.cookies import Receipt, VoterCookies
 from voting.web.errors import Problem
 
 KEY = "k" * 32
-ENVIRON = {"REDIS_URL": "redis://unused", "SECRET_KEYS": KEY, "OPTION_A": "<Cats>"}
+ENVIRON = {
+    "REDIS_URL": "redis://unused",
+    "SECRET_KEYS": KEY,
+    "OPTION_A": "<Cats>",
+    "VOTE_URL": "http://vote.localhost",
+}
 HTMX = {"HX-Request": "true"}
 
 
@@ -96,7 +102,7 @@ async def test_a_vote_without_javascript_redirects_to_the_page(voter, prepared):
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     [ballot] = await queued(prepared)
     assert ballot.choice is Choice.B
-    assert ballot.voter == VoterCookies([KEY]).read(voter.cookies["voter"]).hex
+    assert ballot.voter == VoterCookies([KEY]).read(voter.cookies["voter"], "").hex
     assert pressed((await voter.get("/")).text) == ["b"]
 
 
@@ -221,7 +227,7 @@ async def test_a_vote_from_another_site_is_refused(voter, prepared, headers):
     assert await queued(prepared) == []
 
 
-FORGED = {"missing": None, "long": "a" * 3000, "of another key": VoterCookies(["x" * 32]).mint()}
+FORGED = {"missing": None, "long": "a" * 3000, "of another key": VoterCookies(["x" * 32]).mint("")}
 
 
 @pytest.mark.parametrize("cookie", FORGED.values(), ids=FORGED.keys())
@@ -229,11 +235,97 @@ async def test_a_vote_with_an_invalid_cookie_is_refused(client, prepared, cookie
     headers = {} if cookie is None else {"cookie": f"voter={cookie}"}
     answer = await client.post("/vote", data={"choice": "a"}, headers=headers)
     assert answer.status_code == 400
-    assert "accept cookies" in answer.text
-    assert answer.headers.get_list("set-cookie") == []
+    assert ("cookie is of another poll" if cookie else "accept cookies") in answer.text
+    assert len(answer.headers.get_list("set-cookie")) == (1 if cookie else 0)
     assert await queued(prepared) == []
     fresh = await client.get("/", headers=headers)
     assert fresh.headers.get_list("set-cookie")[0].startswith("voter=")
+
+
+async def test_after_a_vote_with_a_cookie_of_another_key_the_next_is_accepted(client, prepared):
+    client.cookies.set("voter", FORGED["of another key"], domain="vote.localhost")
+    assert (await client.post("/vote", data={"choice": "a"})).status_code == 400
+    assert (await client.post("/vote", data={"choice": "a"})).status_code == 303
+    assert len(await queued(prepared)) == 1
+
+
+async def test_nothing_of_another_poll_is_shown_or_kept(stream):
+    names = {"voter", "ballot", "unanswered"}
+    await stream.sync_poll(MIN_VERSION, Poll(database_id="one"))
+    async with browser(stream) as client:
+        await client.get("/")
+        await client.post("/vote", data={"choice": "a"})
+        set_unanswered(client, "99999999999999")
+        seen = client.cookies
+        assert {each.name for each in seen.jar} == names
+        assert "know whether your vote" in (await client.get("/")).text
+    await stream.admin.delete(stream.queue.stream_key, stream.queue.poll_key)
+    await stream.sync_poll(MIN_VERSION, Poll(database_id="another"))
+    async with browser(stream) as client:  # with the same keys
+        client.cookies = seen
+        pages = [await client.get("/") for _ in range(2)]
+        assert {each.name for each in client.cookies.jar} == {"voter"}
+    for page in pages:
+        assert "Pick one. You can" in page.text
+        assert pressed(page.text) == []
+
+
+async def test_as_long_as_the_poll_is_not_known_votes_are_refused_and_no_cookie_is_made(stream):
+    async with browser(stream) as client:
+        page = await client.get("/")
+        assert (page.status_code, page.headers.get_list("set-cookie")) == (200, [])
+        answer = await client.post("/vote", data={"choice": "a"})
+    assert answer.status_code == 503
+    assert "take votes right now" in answer.text
+
+
+async def test_a_vote_is_cast_for_the_poll_that_redis_has_by_now(stream):
+    await stream.sync_poll(MIN_VERSION, Poll(database_id="one"))
+    async with browser(stream) as first, browser(stream) as other:
+        await first.get("/")
+        await stream.admin.delete(stream.queue.stream_key, stream.queue.poll_key)
+        await stream.sync_poll(MIN_VERSION, Poll(database_id="another"))
+        await other.get("/")
+        first.cookies = other.cookies
+
+        async def accepted():
+            return (await first.post("/vote", data={"choice": "a"})).status_code == 303
+
+        await until(accepted)
+
+
+async def test_polls_on_two_ports_of_a_host_take_a_browser_for_one_voter_each(stream):
+    await stream.sync_poll(MIN_VERSION, Poll())
+    urls = ("http://vote.localhost:8080", "http://vote.localhost:9090")
+    # Two keys, as each deployment has its own.
+    async with (
+        browser(stream, urls[0], VOTE_URL=urls[0], SECRET_KEYS="1" * 32) as one,
+        browser(stream, urls[1], VOTE_URL=urls[1], SECRET_KEYS="2" * 32) as other,
+    ):
+        other.cookies = one.cookies = httpx.Cookies()
+        for choice in "ab":
+            for client in (one, other):
+                await client.get("/")
+                await client.post("/vote", data={"choice": choice})
+        other_page = await other.get("/")
+    assert len({each.voter for each in await queued(stream)}) == 2
+    assert pressed(other_page.text) == ["b"]
+
+
+async def test_each_of_several_cookies_of_a_name_is_looked_at(voter, prepared):
+    mine, strange = voter.cookies["voter"], FORGED["of another key"]
+    await voter.post("/vote", data={"choice": "b"})
+    receipt = voter.cookies["ballot"]
+    voter.cookies.clear()
+    for order in ((mine, strange), (strange, mine)):
+        cookies = "; ".join(f"voter={each}" for each in order)
+        headers = {"cookie": f"{cookies}; ballot=x; ballot={receipt}"}
+        page = await voter.get("/", headers=headers)
+        assert pressed(page.text) == ["b"]
+        assert page.headers.get_list("set-cookie") == []
+        answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
+        assert answer.status_code == 303
+    assert len({each.voter for each in await queued(prepared)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -409,7 +501,7 @@ COOKIES = st.lists(
         st.sampled_from(
             [b"voter=", b"ballot=", b"a.1-1", b"; ", b";", b"=", b'"', b"\\", b",", b" "]
         ),
-        st.builds(lambda: VoterCookies([KEY]).mint().encode()),
+        st.builds(lambda: VoterCookies([KEY]).mint("").encode()),
         st.binary(max_size=5),
     ),
     max_size=10,

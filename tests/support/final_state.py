@@ -31,6 +31,11 @@ class StateReader:
     async def sql(self, statement: str, *arguments: Any) -> list[Any]:
         return await fetch(self._database_url, statement, *arguments)
 
+    async def poll(self) -> str:
+        """Return the identity of the poll, for which voters' cookies are signed."""
+        [row] = await self.sql("SELECT database_id::text FROM poll")
+        return str(row[0])
+
     async def settled(self) -> int | None:
         """Wait until the backlog is empty, or for too long, and return it."""
         backlog: int | None = None

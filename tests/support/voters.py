@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Self
+from urllib.parse import urlsplit
 
 from support.checker import ReceiptSeen
 from voting.load.client import Connection, NoResponse, NotSent
@@ -14,7 +15,7 @@ from voting.load.generator import LoadGenerator, VoterPool
 from voting.load.pages import Voter
 from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Version
-from voting.web.cookies import VoterCookies
+from voting.web.cookies import VoterCookies, cookie_name
 
 CONNECTIONS = 32
 TIMEOUT = 60.0  # seconds
@@ -39,7 +40,12 @@ class Voters(LoadGenerator):
     """
 
     def __init__(
-        self, url: str, key: str, connections: int = CONNECTIONS, timeout: float = TIMEOUT
+        self,
+        url: str,
+        key: str,
+        poll: str,
+        connections: int = CONNECTIONS,
+        timeout: float = TIMEOUT,
     ) -> None:
         self.results: list[VoteResult] = []
         self.receipts: list[ReceiptSeen] = []
@@ -51,13 +57,16 @@ class Voters(LoadGenerator):
         self._resumed.set()
         self._in_flight = 0
         cookies = VoterCookies([key])
+        port = urlsplit(url).port or 80
+        names = {each: cookie_name(each, secure=False, port=port) for each in ("voter", "ballot")}
+        self._receipt_name = names["ballot"]
         super().__init__(
             url,
             self._add,
             revote_ratio=0.5,
             remembered=5,
             connections=connections,
-            mint=lambda: f"voter={cookies.mint()}",
+            mint=lambda: f"{names['voter']}={cookies.mint(poll)}",
         )
 
     async def __aenter__(self) -> Self:
@@ -124,7 +133,7 @@ class Voters(LoadGenerator):
     async def _read_receipt(
         self, connection: Connection, voter: Voter, *, last: bool = False
     ) -> None:
-        receipt = voter.jar.get("ballot")
+        receipt = voter.jar.get(self._receipt_name)
         if receipt is None:
             return
         with suppress(NotSent, NoResponse):

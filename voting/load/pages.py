@@ -1,5 +1,6 @@
 """The requests of a voter's browser and of a viewer's, and what their responses mean."""
 
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -130,6 +131,7 @@ def _acknowledgement(response: Response) -> Acknowledgement:
 
 
 def _cookie(response: Response, name: str) -> str | None:
-    """Return `name=value` of a cookie that the response sets, maybe with the prefix for HTTPS."""
-    names = (each for each in (name, f"__Host-{name}") if each in response.cookies)
+    """Return `name=value` of a cookie of the response: with a prefix for HTTPS, or with a port."""
+    pattern = re.compile(rf"(__Host-)?{name}(-\d+)?")
+    names = filter(pattern.fullmatch, response.cookies)
     return next((f"{each}={response.cookies[each]}" for each in names), None)

@@ -127,3 +127,5 @@ class CastRules:
     after_version: Version
     lost_version: Version = MIN_VERSION
     """Ballots up to it may be lost: the queue was, and with it what was not counted."""
+    database_id: str = ""
+    """The identity of the database in which ballots are counted."""

@@ -140,15 +140,20 @@ class QueueState:
         """Return the rules that casts obey; None until a worker has set them."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.time()
-            for name in ("state", "closes_at", "after", "lost"):
+            for name in ("state", "closes_at", "after", "lost", "database"):
                 pipe.hget(self.queue.poll_key, name)
-            clock, state, closes_at, after, lost = await pipe.execute()
+            clock, state, closes_at, after, lost, database = await pipe.execute()
         self._read_clock(*clock)
         if state is None:
             return None
         closing = _datetime(int(closes_at)) if closes_at else None
-        after_version = Version.parse(after or b"0-0")
-        return CastRules(state == b"open", closing, after_version, Version(int(lost or 0), 0))
+        return CastRules(
+            open=state == b"open",
+            closes_at=closing,
+            after_version=Version.parse(after or b"0-0"),
+            lost_version=Version(int(lost or 0), 0),
+            database_id=(database or b"").decode(),
+        )
 
     async def ready(self) -> bool:
         """Whether ballots can be cast: Redis replies, and a worker has synced the poll."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import ceil
 from time import perf_counter, time
 from typing import Any, cast
+from uuid import UUID
 
 import structlog
 from litestar import Litestar, Request, asgi, get
@@ -23,7 +24,7 @@ from voting.telemetry import metrics, tracing
 from voting.web import errors
 from voting.web.arrival import ARRIVAL, Arrival
 from voting.web.cache import SingleFlight
-from voting.web.cookies import Cookies, Receipt, Unanswered
+from voting.web.cookies import Cookies, Jar, Receipt, Unanswered, read_cookies
 from voting.web.errors import Problem, ProblemError
 from voting.web.forms import read_body, read_choice
 from voting.web.headers import (
@@ -79,7 +80,7 @@ class VoteRole:
         self._state = state
         self._tracing = tracing.CastTracing(settings)
         keys = [key.get_secret_value() for key in settings.secret_keys]
-        self._cookies = Cookies(keys, secure=settings.secure)
+        self._cookies = Cookies(keys, secure=settings.secure, port=settings.public_port)
         # Redis' clock, by which polls close and votes are too old.
         self._now = state.now
         self._pages = Pages(settings, self._now, unanswered=self._cookies.unanswered_name)
@@ -119,7 +120,8 @@ class VoteRole:
     ) -> ASGIResponse:
         """Cast the ballot of a request, and return the response with its outcome."""
         started = perf_counter()
-        unanswered = self._cookies.unanswered(headers)
+        jar = read_cookies(headers)
+        unanswered = self._cookies.unanswered(jar)
         sent = unanswered and unanswered.sent
 
         def wanted(now: float) -> bool:
@@ -127,10 +129,10 @@ class VoteRole:
             return (arrival is None or arrival.is_current()) and -MAX_AHEAD <= age <= MAX_AGE
 
         try:
-            ballot = await self._read_ballot(headers, receive)
+            ballot = await self._read_ballot(headers, jar, receive)
             receipt = Receipt(ballot.choice, await self._cast(ballot, wanted, span))
         except ProblemError as error:
-            return self._refuse(headers, error.problem, unanswered)
+            return self._refuse(headers, jar, error.problem, unanswered)
         metrics.ACCEPTED.inc()
         metrics.ACCEPT_SECONDS.observe(perf_counter() - started)
         answer = [*_ACCEPTED, self._clock(), self._cookies.set_receipt(receipt)]
@@ -145,15 +147,24 @@ class VoteRole:
         """Return the header from which pages know when they send a vote."""
         return b"voting-clock", b"%d" % (self._now() * 1000)
 
-    async def _read_ballot(self, headers: RequestHeaders, receive: Receive) -> Ballot:
+    async def _read_ballot(self, headers: RequestHeaders, jar: Jar, receive: Receive) -> Ballot:
         if not is_same_origin(headers):
             raise ProblemError(errors.CROSS_ORIGIN)
         body = await read_body(headers, receive)
         choice = read_choice(headers, body)
-        voter = self._cookies.voter(headers)
+        voter = self._voter(jar, self._rules.value) or self._voter(jar, await self._rules.get())
         if voter is None:
-            raise ProblemError(errors.NO_COOKIE)
+            raise ProblemError(self._why_unknown(jar))
         return Ballot(voter, choice)
+
+    def _voter(self, jar: Jar, rules: CastRules | None) -> UUID | None:
+        """Return the voter; None as long as it is not known which poll this is."""
+        return self._cookies.voter(jar, rules.database_id) if rules else None
+
+    def _why_unknown(self, jar: Jar) -> Problem:
+        if self._rules.value is None:
+            return errors.QUEUE_UNAVAILABLE
+        return errors.STRANGE_COOKIE if self._cookies.has_voter(jar) else errors.NO_COOKIE
 
     async def _cast(self, ballot: Ballot, wanted: Callable[[float], bool], span: Span) -> Version:
         if self._memory_is_low.value and await self._memory_is_low.get():
@@ -179,7 +190,7 @@ class VoteRole:
         return version
 
     def _refuse(
-        self, headers: RequestHeaders, problem: Problem, unanswered: Unanswered | None
+        self, headers: RequestHeaders, jar: Jar, problem: Problem, unanswered: Unanswered | None
     ) -> ASGIResponse:
         metrics.REFUSED.labels(problem.reason).inc()
         unknown = problem is errors.UNKNOWN
@@ -193,9 +204,11 @@ class VoteRole:
                 if unanswered.earlier
                 else self._cookies.delete_unanswered()
             ]
+        if problem is errors.STRANGE_COOKIE and self._rules.value:
+            cookies = self._cookies.set_new_voter(jar, self._rules.value.database_id)
         template = "_ballot.html" if is_htmx(headers) else "vote.html"
         unclear = unknown or (unanswered is not None and unanswered.earlier)
-        receipt = None if unclear else self._receipt(headers)
+        receipt = None if unclear else self._receipt(jar, self._rules.value)
         page = self._render_outcome(template, receipt, problem)
         response = html_response(page, [PARTIAL, self._clock(), *cookies], status=problem.status)
         recorded = "unknown" if unknown else "no"
@@ -204,27 +217,29 @@ class VoteRole:
 
     async def _get_page(self, request: _Request) -> ASGIResponse:
         headers = request_headers(request.scope)
-        new = self._cookies.voter(headers) is None
-        cookies = [self._cookies.set_new_voter()] if new else []
+        jar = read_cookies(headers)
         template = "_ballot.html" if is_htmx(headers) else "vote.html"
-        page = await self._render_status(template, headers)
+        page = await self._render_status(template, jar)
+        rules, cookies = self._rules.value, []
+        if rules is not None and self._voter(jar, rules) is None:
+            cookies = self._cookies.set_new_voter(jar, rules.database_id)
         return html_response(page, [NO_STORE, PARTIAL, self._clock(), *cookies])
 
     async def _get_receipt(self, request: _Request) -> ASGIResponse:
         headers = request_headers(request.scope)
-        part = await self._render_status("_receipt.html", headers)
+        part = await self._render_status("_receipt.html", read_cookies(headers))
         answer = [PARTIAL, self._clock(), *_REVALIDATE]
         return conditional_response(headers, part, answer, etag=make_etag(part))
 
-    def _receipt(self, headers: RequestHeaders) -> Receipt | None:
+    def _receipt(self, jar: Jar, rules: CastRules | None) -> Receipt | None:
         """Return the receipt of a voter; a new voter has none, whatever the cookie holds."""
-        return self._cookies.receipt(headers) if self._cookies.voter(headers) else None
+        return self._cookies.receipt(jar) if self._voter(jar, rules) else None
 
-    async def _render_status(self, template: str, headers: RequestHeaders) -> str:
+    async def _render_status(self, template: str, jar: Jar) -> str:
         """Render the status of the latest vote, by the current state of the queue."""
         rules = await self._rules.get()
-        receipt = _of_this_round(self._receipt(headers), rules)
-        problem = self._find_doubt(headers, receipt, rules)
+        receipt = _of_this_round(self._receipt(jar, rules), rules)
+        problem = self._find_doubt(jar, receipt, rules)
         if problem is not None:
             receipt = None
         counted = late = False
@@ -238,12 +253,12 @@ class VoteRole:
         return self._render(template, receipt, rules, problem, **status)
 
     def _find_doubt(
-        self, headers: RequestHeaders, receipt: Receipt | None, rules: CastRules | None
+        self, jar: Jar, receipt: Receipt | None, rules: CastRules | None
     ) -> Problem | None:
         """Return why a receipt may be wrong: a vote without an answer, or the queue was lost."""
         after = rules.after_version.ms if rules else 0
-        unanswered = self._cookies.unanswered(headers)
-        if unanswered is not None and unanswered.first > after and self._cookies.voter(headers):
+        unanswered = self._cookies.unanswered(jar)
+        if unanswered is not None and unanswered.first > after and self._voter(jar, rules):
             return errors.UNKNOWN
         if receipt is not None and rules is not None and receipt.version <= rules.lost_version:
             return errors.LOST

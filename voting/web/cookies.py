@@ -6,9 +6,9 @@ The signed voter id, the receipt of the latest recorded vote, and votes without 
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from itsdangerous import BadSignature, Signer
@@ -18,51 +18,55 @@ from voting.web.headers import Header, RequestHeaders
 
 MAX_AGE = 365 * 24 * 3600  # seconds
 
+_Value = TypeVar("_Value")
+
 _UNANSWERED = re.compile(r"(\d{1,15})(?:\.(\d{1,15}))?")
 
 
 class VoterCookies:
-    """Creates and verifies signed voter ids.
+    """Creates and verifies signed voter ids, each for one poll: the identity of its database.
 
     `keys`: newest first. The newest signs and all of them verify, so that a key can be replaced
     while cookies that it signed are in use.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        signer = partial(Signer, digest_method=hashlib.sha256)
-        # Derived here once, as `Signer` derives keys for each cookie: 4.0 µs instead of 6.4, of the
-        # 70 of a vote. Reversed, as it signs with the last.
-        derive = partial(signer, salt="voting.voter", key_derivation="hmac")
-        derived = [derive(key).derive_key() for key in reversed(keys)]
-        self._signer = signer(derived, key_derivation="none")
+        # Keys are derived once, as `Signer` derives them for each cookie: 4.0 µs instead of 6.4, of
+        # the 70 of a vote.
+        self._signer = lru_cache(maxsize=1)(partial(_make_signer, keys))
 
-    def mint(self) -> str:
+    def mint(self, poll: str) -> str:
         """Return the cookie of a new voter: 128 random bits in hex, and their signature."""
-        return self._signer.sign(secrets.token_hex(16)).decode("ascii")
+        return self._signer(poll).sign(secrets.token_hex(16)).decode("ascii")
 
-    def read(self, cookie: str | None) -> UUID | None:
-        """Return the voter, or None if the cookie is missing, tampered with or of another key."""
-        if not cookie:
-            return None
+    def read(self, cookie: str, poll: str) -> UUID | None:
+        """Return the voter, or None if the cookie is tampered with, of another key or poll."""
         try:
-            return UUID(self._signer.unsign(cookie).decode("ascii"))
+            return UUID(self._signer(poll).unsign(cookie).decode("ascii"))
         except (BadSignature, ValueError):
             return None
+
+
+def _make_signer(keys: Sequence[str], poll: str) -> Signer:
+    signer = partial(Signer, digest_method=hashlib.sha256)
+    derive = partial(signer, salt=f"voting.voter.{poll}", key_derivation="hmac")
+    # Reversed, as it signs with the last.
+    return signer([derive(key).derive_key() for key in reversed(keys)], key_derivation="none")
 
 
 class Receipt(NamedTuple):
     """The latest vote of a browser: the value of its receipt cookie.
 
     The cookie is not signed: the server shows it to the browser that sent it, and decides nothing
-    by it.
+    by it. It is believed only beside the cookie of a voter, and deleted when that is replaced.
     """
 
     choice: Choice
     version: Version
 
     @classmethod
-    def parse(cls, cookie: str | None) -> "Receipt | None":
-        choice, _, version = (cookie or "").partition(".")
+    def parse(cls, cookie: str) -> "Receipt | None":
+        choice, _, version = cookie.partition(".")
         try:
             return cls(Choice(choice), Version.parse(version))
         except ValueError:
@@ -84,8 +88,8 @@ class Unanswered(NamedTuple):
     """When the vote of this request was sent; None without JavaScript."""
 
     @classmethod
-    def parse(cls, cookie: str | None) -> "Unanswered | None":
-        match = _UNANSWERED.fullmatch(cookie or "")
+    def parse(cls, cookie: str) -> "Unanswered | None":
+        match = _UNANSWERED.fullmatch(cookie)
         return match and cls(int(match[1]), int(match[2]) if match[2] else None)
 
     @property
@@ -97,27 +101,36 @@ class Unanswered(NamedTuple):
 class Cookies:
     """Reads the cookies of a request, and returns the headers that set them.
 
-    `secure`: over TLS, which binds the cookies to the host.
+    `secure`: over TLS, which binds the cookies to the host. `port`: that of the page's address,
+    since browsers send a cookie to every port of a host, and another poll may be there.
     """
 
-    def __init__(self, keys: Sequence[str], *, secure: bool) -> None:
+    def __init__(self, keys: Sequence[str], *, secure: bool, port: int) -> None:
         self._voters = VoterCookies(keys)
-        prefix = "__Host-" if secure else ""
-        self._voter_name, self._receipt_name = f"{prefix}voter", f"{prefix}ballot"
-        self.unanswered_name = f"{prefix}unanswered"
+        self._voter_name = cookie_name("voter", secure=secure, port=port)
+        self._receipt_name = cookie_name("ballot", secure=secure, port=port)
+        self.unanswered_name = cookie_name("unanswered", secure=secure, port=port)
         self._attributes = "; Path=/; SameSite=lax" + ("; Secure" if secure else "")
 
-    def voter(self, headers: RequestHeaders) -> UUID | None:
-        return self._voters.read(find_cookie(headers, self._voter_name))
+    def voter(self, jar: "Jar", poll: str) -> UUID | None:
+        return _first(jar, self._voter_name, partial(self._voters.read, poll=poll))
 
-    def receipt(self, headers: RequestHeaders) -> Receipt | None:
-        return Receipt.parse(find_cookie(headers, self._receipt_name))
+    def has_voter(self, jar: "Jar") -> bool:
+        """Whether the browser has a cookie of a voter, maybe of another poll or key."""
+        return self._voter_name in jar
 
-    def unanswered(self, headers: RequestHeaders) -> Unanswered | None:
-        return Unanswered.parse(find_cookie(headers, self.unanswered_name))
+    def receipt(self, jar: "Jar") -> Receipt | None:
+        return _first(jar, self._receipt_name, Receipt.parse)
 
-    def set_new_voter(self) -> Header:
-        return self._set_cookie(self._voter_name, f"{self._voters.mint()}; HttpOnly")
+    def unanswered(self, jar: "Jar") -> Unanswered | None:
+        return _first(jar, self.unanswered_name, Unanswered.parse)
+
+    def set_new_voter(self, jar: "Jar", poll: str) -> list[Header]:
+        """Return headers that also delete what the browser has of an earlier voter."""
+        earlier = jar.keys() & {self._receipt_name, self.unanswered_name}
+        deleted = [self._set_cookie(name, "", max_age=0) for name in sorted(earlier)]
+        cookie = f"{self._voters.mint(poll)}; HttpOnly"
+        return [self._set_cookie(self._voter_name, cookie), *deleted]
 
     def set_receipt(self, receipt: Receipt) -> Header:
         return self._set_cookie(self._receipt_name, f"{receipt}; HttpOnly")
@@ -133,11 +146,24 @@ class Cookies:
         return b"set-cookie", cookie.encode("ascii")
 
 
-def find_cookie(headers: RequestHeaders, name: str) -> str | None:
-    """Return the value of a cookie, of the last one if several have that name."""
-    found = None
+def cookie_name(name: str, *, secure: bool, port: int) -> str:
+    suffix = "" if port in {80, 443} else f"-{port}"
+    return f"{'__Host-' if secure else ''}{name}{suffix}"
+
+
+Jar = Mapping[str, Sequence[str]]
+"""The values of each cookie of a request. Another site may set one too, for a parent domain."""
+
+
+def read_cookies(headers: RequestHeaders) -> Jar:
+    jar: dict[str, list[str]] = {}
     for cookie in headers.get(b"cookie", b"").decode("latin-1").split(";"):
         key, _, value = cookie.partition("=")
-        if key.strip() == name:
-            found = value.strip()
-    return found
+        jar.setdefault(key.strip(), []).append(value.strip())
+    return jar
+
+
+def _first(jar: Jar, name: str, parse: Callable[[str], _Value | None]) -> _Value | None:
+    """Return the first cookie of that name that is one of ours."""
+    parsed = map(parse, jar.get(name, ()))
+    return next((each for each in parsed if each is not None), None)

@@ -71,6 +71,13 @@ NO_COOKIE = Problem(
     "Your vote was not recorded. Allow cookies for this site, reload the page and choose again.",
     "no_cookie",
 )
+# The response replaces the cookie.
+STRANGE_COOKIE = Problem(
+    400,
+    "Your browser's cookie is of another poll.",
+    "Your vote was not recorded. The cookie is replaced now: please choose again.",
+    "no_cookie",
+)
 FULL = Problem(
     503,
     "Too many votes are waiting to be counted.",
