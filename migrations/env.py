@@ -4,14 +4,17 @@ import asyncio
 import os
 
 from alembic import context
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from voting.database.engine import create_engine
-from voting.database.models import Base
+from voting.database.models import VERSION_TABLE, Base
 from voting.database.rights import grant
 
 # The key of an advisory lock: any number that nothing else in this database uses.
 LOCK = 0x766F7465
+
+# In which the revision stood at first.
+EARLIER_TABLE = "alembic_version"
 
 
 def run(connection: Connection) -> None:
@@ -19,7 +22,16 @@ def run(connection: Connection) -> None:
     # fails and is run again.
     connection.execute(text("SET lock_timeout = '5s'"))
     connection.execute(text("SET statement_timeout = 0"))
-    context.configure(connection=connection, target_metadata=Base.metadata)
+    tables = set(inspect(connection).get_table_names())
+    if (
+        EARLIER_TABLE in tables
+        and {"poll", "votes", "tally"} <= tables
+        and VERSION_TABLE not in tables
+    ):
+        connection.execute(text(f"ALTER TABLE {EARLIER_TABLE} RENAME TO {VERSION_TABLE}"))
+    context.configure(
+        connection=connection, target_metadata=Base.metadata, version_table=VERSION_TABLE
+    )
     with context.begin_transaction():
         context.run_migrations()
         grant(connection)
@@ -44,7 +56,9 @@ async def run_alone(url: str) -> None:
 
 
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", target_metadata=Base.metadata)
+    context.configure(
+        dialect_name="postgresql", target_metadata=Base.metadata, version_table=VERSION_TABLE
+    )
     with context.begin_transaction():
         context.run_migrations()
 else:

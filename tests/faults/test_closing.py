@@ -21,6 +21,7 @@ from faults.stack import KEY, Stack
 from voting.load.client import Connection
 from voting.load.record import Acknowledgement
 from voting.poll.ballot import Choice
+from voting.queue.producer import Caster
 from voting.settings import Role
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -107,7 +108,7 @@ async def test_a_closed_poll_stays_closed_where_redis_loses_everything(fresh: St
         before = max(each.version for each in voters.results if each.version)
         await fresh.valkey.flushall()
         acknowledged = voters.counts[Acknowledgement.ACKNOWLEDGED]
-        await until(fresh.queue_state.ready)  # a worker has created it again
+        await until(Caster(fresh.queue_state.queue).ready)  # a worker has created it again
         await voters.wait_for_more(40, Acknowledgement.REFUSED)
         assert voters.counts[Acknowledgement.ACKNOWLEDGED] == acknowledged
         lost = await voting(fresh, "status")

@@ -40,7 +40,7 @@ from voting.roles.worker_metrics import QueueMonitor
 from voting.settings import PollSettings, VoteSettings, load_settings
 from voting.telemetry import metrics
 
-TABLES = ("votes", "tally", "poll", "finals", "past_tally", "alembic_version")
+TABLES = ("votes", "tally", "poll", "finals", "past_tally", "voting_version")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypat
     engine = create_engine(database("voting_worker"), name="tests")
     timing = Timing(maintenance_interval=0.1)
     async with working(state.queue, engine, timing=timing) as worker:
-        assert await vote.ready()
+        assert await Caster(vote.queue).ready()
         for choice in (Choice.A, Choice.A, Choice.B):
             await Caster(vote.queue).cast(Ballot(uuid4(), choice))
         await vote.queue.redis.xadd(vote.queue.stream_key, {"no": "ballot"})
@@ -162,7 +162,7 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
         ("voting_worker", "UPDATE finals SET a = 1"),
         ("voting_worker", "UPDATE poll SET round = 2"),
         ("voting_worker", "UPDATE poll SET after_ms = 1"),
-        ("voting_worker", "UPDATE alembic_version SET version_num = '0'"),
+        ("voting_worker", "UPDATE voting_version SET version_num = '0'"),
         *(("voting_worker", f"ALTER TABLE {table} ADD mine int") for table in TABLES),
         ("voting_worker", "DROP FUNCTION start_round(integer)"),
         ("voting_worker", "CREATE TABLE mine ()"),

@@ -38,7 +38,7 @@ def tables(url):
 def test_migrations_models_and_rights_agree(empty_url):
     schema.migrate(empty_url)
     command.check(schema.config(empty_url))
-    assert tables(empty_url) == {*Base.metadata.tables, "alembic_version"}
+    assert tables(empty_url) == {*Base.metadata.tables, "voting_version"}
     for rights in RIGHTS.values():
         assert rights.keys() <= {*tables(empty_url), "start_round(integer)"}
     schema.migrate(empty_url)  # changes nothing
@@ -56,7 +56,7 @@ def test_migration_does_not_rely_on_settings_of_the_database(empty_url, servers)
 def test_downgrade_leaves_nothing_and_can_be_undone(empty_url):
     schema.migrate(empty_url)
     command.downgrade(schema.config(empty_url), "base")
-    assert tables(empty_url) == {"alembic_version"}
+    assert tables(empty_url) == {"voting_version"}
     schema.migrate(empty_url)
     command.check(schema.config(empty_url))
 
@@ -88,6 +88,27 @@ def test_failed_migration_leaves_nothing_half_done(empty_url):
     with pytest.raises(Exception, match="already exists"):
         schema.migrate(empty_url)
     assert tables(empty_url) == {"poll"}
+
+
+def test_a_database_with_the_migrations_of_another_application_is_migrated(empty_url):
+    for statement in (
+        "CREATE TABLE alembic_version (version_num text)",
+        "INSERT INTO alembic_version VALUES ('c0ffee')",
+    ):
+        asyncio.run(fetch(empty_url, statement))
+    schema.migrate(empty_url)
+    asyncio.run(schema.wait_for_schema(empty_url))
+    assert tables(empty_url) == {*Base.metadata.tables, "voting_version", "alembic_version"}
+
+
+def test_the_revision_moves_from_the_table_that_other_applications_use(empty_url):
+    schema.migrate(empty_url)
+    identity = asyncio.run(fetch(empty_url, "SELECT database_id FROM poll"))
+    asyncio.run(fetch(empty_url, "ALTER TABLE voting_version RENAME TO alembic_version"))
+    schema.migrate(empty_url)
+    command.check(schema.config(empty_url))
+    assert asyncio.run(fetch(empty_url, "SELECT database_id FROM poll")) == identity
+    assert tables(empty_url) == {*Base.metadata.tables, "voting_version"}
 
 
 def test_schema_can_be_written_as_sql():
@@ -136,7 +157,7 @@ def logged(monkeypatch, caplog):
 
 async def test_wait_for_schema_returns_once_it_is_migrated(empty_url, logged):
     waiting = asyncio.create_task(schema.wait_for_schema(empty_url))
-    reason = 'relation "alembic_version" does not exist'
+    reason = 'relation "voting_version" does not exist'
     await logged("waiting for the database", reason=reason)
     await asyncio.to_thread(schema.migrate, empty_url)
     async with asyncio.timeout(30):
@@ -161,7 +182,7 @@ async def test_schema_of_a_later_version_is_accepted(empty_url, monkeypatch, nex
         await schema.wait_for_schema(empty_url)
     # A rollback to this version migrates nothing.
     await asyncio.to_thread(schema.migrate, empty_url)
-    [row] = await fetch(empty_url, "SELECT version_num FROM alembic_version")
+    [row] = await fetch(empty_url, "SELECT version_num FROM voting_version")
     assert row["version_num"] == "next"
 
 

@@ -114,7 +114,7 @@ async def test_redis_with_an_invalid_certificate_gets_no_data(
     redis, url = await front["redis"](context)
     options = {"ssl_ca_certs": authority} if authority else {}
     queue = Queue(connect(url("vote", host, **options)), name=prepared.queue.name)
-    assert not await QueueState(queue).ready()
+    assert not await Caster(queue).ready()
     with pytest.raises(NotRecorded):
         await Caster(queue).cast(Ballot(uuid4(), Choice.A))
     with pytest.raises(RedisError):

@@ -240,7 +240,7 @@ async def test_a_worker_retries_postgres_and_logs_it_once(
     down, up = [each for each in caplog.records if "Postgres" in each.getMessage()]
     assert down.getMessage() == "Postgres is down, retrying"
     assert down.reason == "OSError('gone')"
-    assert up.getMessage() == "Postgres is up again"
+    assert up.getMessage() == "Postgres works again"
 
 
 async def test_a_transaction_conflict_is_retried_without_a_warning(
@@ -292,7 +292,7 @@ async def test_a_server_is_up_once_no_task_waits_for_it(stream, engine, caplog):
     worker._mark_up(reading)
     assert [record.message for record in caplog.records] == ["Redis is down, retrying"]
     worker._mark_up(counting)
-    assert caplog.records[-1].message == "Redis is up again"
+    assert caplog.records[-1].message == "Redis works again"
 
 
 async def test_a_cancellation_that_a_call_swallows_is_raised_after_it(stream, engine):

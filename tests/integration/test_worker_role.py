@@ -9,7 +9,6 @@ from voting.database.totals import fetch_result
 from voting.poll.ballot import Ballot, Choice
 from voting.queue.client import Queue, connect
 from voting.queue.producer import Caster
-from voting.queue.state import QueueState
 from voting.roles.worker import run
 from voting.settings import WorkerSettings, load_settings
 
@@ -19,8 +18,9 @@ async def test_the_role_counts_until_a_signal(servers, database_url, engine):
     ports = {"HOST": "127.0.0.1", "OPS_PORT": "0"}
     role = asyncio.create_task(run(load_settings(WorkerSettings, {**environ, **ports})))
     queue = Queue(connect(servers.redis_url()))
-    await until(QueueState(queue).ready)
-    await Caster(queue).cast(Ballot(UUID(int=1), Choice.B))
+    caster = Caster(queue)
+    await until(caster.ready)
+    await caster.cast(Ballot(UUID(int=1), Choice.B))
 
     async def is_counted() -> bool:
         return (await fetch_result(engine)).totals.b == 1

@@ -208,6 +208,9 @@ class Redis:
 
     # Server
 
+    def do_hello(self):
+        return [b"version", b"9.1", b"mode", b"standalone", b"role", b"master"]
+
     def do_time(self):
         seconds, micros = divmod(int(self._clock() * 1e6), 1_000_000)
         return [b"%d" % seconds, b"%d" % micros]

@@ -273,7 +273,7 @@ class Machine(RuleBasedStateMachine):
             lambda on: on.state.progress(),
             lambda on: on.state.midpoint(),
             lambda on: on.state.length(),
-            lambda on: on.state.ready(),
+            lambda on: on.caster.ready(),
             lambda on: on.redis.xrange(on.queue.stream_key),
             lambda on: on.state.cast_rules(),
             _deliveries,

@@ -1,7 +1,7 @@
 """A network that misbehaves on request: a proxy between clients and one server."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,8 @@ class Way:
         self._open.set()
         self._dropping = False
         self._delay = 0.0
+        self.change: Callable[[bytes], bytes] = bytes
+        """What is carried in place of what came."""
         self.keeps_open = False
         """Tell the receiver nothing of the end of a connection, as a proxy that reuses its own."""
         self.caught = asyncio.Event()
@@ -32,7 +34,7 @@ class Way:
                 self.caught.set()
                 continue
             self.passed.set()
-            writer.write(data)
+            writer.write(self.change(data))
         if not self.keeps_open:
             writer.write_eof()
 
@@ -77,11 +79,12 @@ class Way:
 class Proxy:
     """Listens on `address`, a socket's path or a free port of this machine, for `server`.
 
-    `server`: a socket's path, or a port. `forth` leads to the server, `back` to the clients.
+    `server`: a socket's path, or a port; new connections may get another. `forth` leads to the
+    server, `back` to the clients.
     """
 
     def __init__(self, server: Path | int, address: Path | None = None) -> None:
-        self._server, self._address = server, address
+        self.server, self._address = server, address
         self._connections: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._cut = False
@@ -138,10 +141,10 @@ class Proxy:
         try:
             if self._cut:
                 raise ConnectionRefusedError
-            if isinstance(self._server, int):
-                back, server = await asyncio.open_connection("127.0.0.1", self._server)
+            if isinstance(self.server, int):
+                back, server = await asyncio.open_connection("127.0.0.1", self.server)
             else:
-                back, server = await asyncio.open_unix_connection(self._server)
+                back, server = await asyncio.open_unix_connection(self.server)
         except OSError:
             client.transport.abort()
             return

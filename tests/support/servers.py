@@ -222,7 +222,7 @@ class Stream(QueueState):
         return await self.vote.cast_rules()
 
     async def ready(self) -> bool:
-        return await self.vote.ready()
+        return await self.caster.ready()
 
     async def close(self) -> None:
         queue = self.queue

@@ -59,7 +59,7 @@ async def _export(
 ) -> None:
     url = settings.database_url.get_secret_value()
     # Sorting all votes has no time limit on this side: it grows with their number.
-    engine = create_engine(url, name="voting-export", pool_size=1, patience=None)
+    engine = create_engine(url, name="voting-export", pool_size=1, patience=None, writes=False)
     try:
         async with open_snapshot(
             engine, settings.show_results, number, votes=votes, long_timeouts=True

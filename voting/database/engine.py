@@ -8,6 +8,8 @@ from sqlalchemy import ExceptionContext, Select, event, exc, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from voting.settings import SettingsError
+
 # Seconds after which Postgres cancels a statement. A worker's entries are claimed by others only
 # long after that, so two workers seldom count the same batch.
 STATEMENT_TIMEOUT = 5.0
@@ -47,6 +49,13 @@ SESSION = {
     "jit": "off",
 }
 
+LEAST_VERSION = 18  # of Postgres: RETURNING old, new
+
+# Errors that are about the connection, not the statement: it leads to a server that became a
+# standby, or that is stopping. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_READ_ONLY = "25006"
+_OBSOLETE = {_READ_ONLY, "57P01", "57P02", "57P03"}
+
 # Everything that a connection to Postgres raises. asyncpg's own errors come from connecting,
 # OSError and TimeoutError from the network, SQLAlchemy's TimeoutError from a pool that has no
 # connection left, the rest through SQLAlchemy.
@@ -73,26 +82,45 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no ty
 
 
 def create_engine(
-    url: str, *, name: str, pool_size: int = 2, patience: float | None = STATEMENT_TIMEOUT + 2
+    url: str,
+    *,
+    name: str,
+    pool_size: int = 2,
+    patience: float | None = STATEMENT_TIMEOUT + 2,
+    writes: bool = True,
 ) -> AsyncEngine:
     """Create an engine for `url`, which is read as libpq does (sslmode, several hosts, sockets).
 
     Each statement is a transaction of its own unless a caller begins one. pg_stat_activity shows
     `name`. The client waits `patience` seconds for a response: longer than Postgres' own limits,
     so that on a working network Postgres reports the error first. None is an hour.
+
+    `writes`: connect to a primary only, of several hosts to the one that is. Otherwise a standby
+    will do, and a connection that was closed while idle is replaced before it is used: callers that
+    write retry instead. A server that no waiting makes suitable is a SettingsError.
     """
 
     async def open_connection() -> asyncpg.Connection:
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 url,
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=LONGEST_PATIENCE if patience is None else patience,
                 connection_class=_Connection,
                 server_settings={"application_name": name, **SESSION},
+                target_session_attrs="primary" if writes else None,
             )
+            problem = await _find_problem(connection)
         except TimeoutError as error:  # nothing was sent: see `is_uncertain`
             raise ConnectionError("Postgres accepts no connection in time") from error
+        except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
+            raise ConnectionError("Postgres is a standby: nothing can be written") from error
+        except asyncpg.ProtocolViolationError as error:  # "unsupported startup parameter"
+            raise SettingsError([f"DATABASE_URL: {_POOLER} ({error})"]) from error
+        if problem:
+            connection.terminate()
+            raise SettingsError([f"DATABASE_URL: {problem}"])
+        return connection
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -102,15 +130,37 @@ def create_engine(
         max_overflow=0,
         hide_parameters=True,  # errors are logged, and must not name a voter
         pool_timeout=5,
-        pool_pre_ping=False,  # a lost connection is an error like any other: callers retry
+        pool_pre_ping=not writes,
     )
-    event.listen(engine.sync_engine, "handle_error", _replace_all_after_timeout)
+    event.listen(engine.sync_engine, "handle_error", _replace_connections)
     return engine
 
 
-def _replace_all_after_timeout(context: ExceptionContext) -> None:
-    """Have the pool replace its other connections too: each would take as long to time out."""
-    if isinstance(context.original_exception, TimeoutError):
+_POOLER = (
+    "a pooler such as PgBouncer is in front of Postgres, which drops the time limits of sessions:"
+    " give the address of Postgres itself, to which few connections are made"
+)
+
+
+async def _find_problem(connection: asyncpg.Connection) -> str | None:
+    """Return why this server can't be used, and what is needed."""
+    version = connection.get_server_version()
+    if version.major < LEAST_VERSION:
+        found = f"{version.major}.{version.minor}"
+        return f"the server is Postgres {found}, {LEAST_VERSION} or newer is needed"
+    if (encoding := connection.get_settings().server_encoding) != "UTF8":
+        return f"the database has the encoding {encoding}, UTF8 is needed"
+    # A pooler hands out process ids of its own. The simple protocol, which every pooler passes on.
+    is_ours = f"SELECT WHERE pg_backend_pid() = {connection.get_server_pid()}"
+    return None if await connection.execute(is_ours) == "SELECT 1" else _POOLER
+
+
+def _replace_connections(context: ExceptionContext) -> None:
+    """Have the pool replace connections that will not get better, and not only this one."""
+    error = context.original_exception
+    if _sqlstate(error) in _OBSOLETE:
+        context.is_disconnect = True
+    if isinstance(error, TimeoutError):  # each of the others would take as long to time out
         context.invalidate_pool_on_disconnect = True
 
 
@@ -148,13 +198,19 @@ def is_uncertain(error: BaseException) -> bool:
     """
     if isinstance(error, DBAPIError):
         # InterfaceError: the connection was closed before, and nothing was sent.
-        return error.connection_invalidated and not isinstance(error, exc.InterfaceError)
+        unsent = isinstance(error, exc.InterfaceError) or _sqlstate(error) == _READ_ONLY
+        return error.connection_invalidated and not unsent
     return isinstance(error, TimeoutError)
 
 
 def is_conflict(error: BaseException) -> bool:
     """Whether two transactions interfered: a deadlock or a serialization failure."""
     return _sqlstate(error) in {"40001", "40P01"}
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Postgres works, and refuses the statement: rights or the schema are missing, say."""
+    return _sqlstate(error)[:2] in {"28", "3D", "3F", "42"}
 
 
 def is_timeout(error: BaseException) -> bool:

@@ -10,6 +10,10 @@ BUCKET = timedelta(seconds=10)
 """The length of a bucket of the tally."""
 
 
+VERSION_TABLE = "voting_version"
+"""Has the revision of the schema. Not Alembic's default, which another application may use."""
+
+
 class Base(DeclarativeBase):
     type_annotation_map = {int: sa.BigInteger, datetime: sa.DateTime(timezone=True)}  # noqa: RUF012 - SQLAlchemy's way
     # Constraints have names, so that a migration can drop one.

@@ -2,8 +2,10 @@
 
 from sqlalchemy import Connection, text
 
+from voting.database.models import VERSION_TABLE
+
 # The rights of each user that exists in the database. A user has no other rights; the tables belong
-# to the user that migrates. A role that starts reads `alembic_version` to wait for the schema.
+# to the user that migrates. A role that starts reads VERSION_TABLE to wait for the schema.
 RIGHTS = {
     "voting_worker": {
         "votes": "SELECT, INSERT, UPDATE",
@@ -14,14 +16,14 @@ RIGHTS = {
         "finals": "SELECT, INSERT",
         "past_tally": "SELECT",
         "start_round(integer)": "EXECUTE",
-        "alembic_version": "SELECT",
+        VERSION_TABLE: "SELECT",
     },
     "voting_result": {
         "tally": "SELECT",
         "poll": "SELECT",
         "finals": "SELECT",
         "past_tally": "SELECT",
-        "alembic_version": "SELECT",
+        VERSION_TABLE: "SELECT",
     },
 }
 

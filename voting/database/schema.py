@@ -14,13 +14,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
+from voting.database.models import VERSION_TABLE
 
 log = structlog.get_logger(__name__)
 
 # Seconds between two queries of a database that is not ready yet.
 POLL_INTERVAL = 1.0
 
-_REVISION = "SELECT version_num FROM alembic_version"
+_REVISION = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - a constant
 
 
 def config(database_url: str) -> Config:
@@ -72,7 +73,7 @@ async def wait_for_schema(database_url: str) -> None:
 
 @asynccontextmanager
 async def _engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url, name="voting-schema", pool_size=1)
+    engine = create_engine(database_url, name="voting-schema", pool_size=1, writes=False)
     try:
         yield engine
     finally:
@@ -88,7 +89,7 @@ def _revisions(database_url: str) -> list[str]:
 async def _revision(database_url: str) -> str | None:
     """Return the database's revision; None if it has none yet."""
     async with _engine(database_url) as engine, engine.connect() as connection:
-        if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        if await connection.scalar(text(f"SELECT to_regclass('{VERSION_TABLE}')")) is None:
             return None
         return cast("str | None", await connection.scalar(text(_REVISION)))
 

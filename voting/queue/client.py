@@ -1,5 +1,6 @@
 """The Redis client, the keys of a queue, and the errors that Redis reports for a missing one."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -8,7 +9,23 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    MasterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.utils import str_if_bytes
+
+from voting.settings import SettingsError
+
+LEAST_VERSION = (7, 2)
+
+OBSOLETE = (ReadOnlyError, MasterDownError)
+"""Errors that are about the connection, not the command: it leads to a replica."""
 
 GROUP = "workers"
 """The stream's one consumer group: each worker is a consumer in it."""
@@ -16,6 +33,13 @@ GROUP = "workers"
 
 class StreamMissing(Exception):
     """The stream or its consumer group does not exist. A worker's `sync_poll` creates both."""
+
+
+class UnsuitableRedis(SettingsError, RedisError):
+    """The server of REDIS_URL can't be used, and no waiting will mend that."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__([f"REDIS_URL: {problem}"])
 
 
 class Queue:
@@ -42,14 +66,37 @@ class Queue:
 
 
 def connect(url: str) -> Redis:
-    """Create a client that never retries: a second try could append a ballot twice."""
+    """Create a client that never retries: a second try could append a ballot twice.
+
+    It connects to a primary only. A server that no waiting makes suitable is an UnsuitableRedis.
+    """
     return Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
+        retry_on_error=list(OBSOLETE),  # without a retry, it closes the connection
+        redis_connect_func=_shake_hands,
         socket_connect_timeout=2,
         socket_timeout=5,  # longer than a read blocks
         protocol=2,
     )
+
+
+async def _shake_hands(connection: Any) -> None:
+    """Authenticate as redis-py does, and ask what the server is: every user may."""
+    await connection.on_connect()
+    await connection.send_command("HELLO")
+    try:
+        reply = await connection.read_response()
+    except ResponseError as error:
+        raise UnsuitableRedis(f"the server is no Redis: {error}") from error
+    server = {key: str_if_bytes(value) for key, value in zip(reply[::2], reply[1::2], strict=True)}
+    found, mode, role = (server[key] for key in (b"version", b"mode", b"role"))
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < LEAST_VERSION:
+        raise UnsuitableRedis(f"the server is Redis {found}, 7.2 or newer is needed")
+    if mode != "standalone":
+        raise UnsuitableRedis(f"the server runs as {mode}, a single primary is needed")
+    if role != "master":
+        raise RedisConnectionError("the server is a replica: nothing can be written")
 
 
 def load_script(name: str) -> str:

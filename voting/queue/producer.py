@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
 from voting.poll.ballot import Ballot, Version
-from voting.queue.client import Queue, load_script
+from voting.queue.client import OBSOLETE, Queue, UnsuitableRedis, load_script
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +33,8 @@ MAX_BATCH = 2_000
 REPLY_GRACE = 0.1
 
 # Seconds for which a reading of Redis' clock is used. Two clocks drift apart by much less than
-# REPLY_GRACE in this time.
+# REPLY_GRACE in this time. A connection that was not used for so long reads it again: if it was
+# closed meanwhile, no ballot is sent on it.
 CLOCK_MAX_AGE = 10.0
 
 
@@ -83,7 +86,8 @@ class Caster:
         self._calls: set[asyncio.Task[list[Version]]] = set()
         # Redis' clock minus this loop's, in seconds: a lower bound, from the latest reply.
         self._clock_ahead = 0.0
-        self._clock_read = -inf
+        self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        """When each connection had its last reply."""
         self._refusal = ""
 
     async def cast(self, ballot: Ballot, wanted: Callable[[float], bool] = _always) -> Version:
@@ -98,6 +102,21 @@ class Caster:
         if len(self._waiting) == 1:
             loop.call_soon(self._send)
         return await pending.future
+
+    async def ready(self) -> bool:
+        """Whether Redis accepts ballots, or the poll is closed: a cast of none, for a trial.
+
+        Raises UnsuitableRedis.
+        """
+        try:
+            await self._cast([])
+        except PollClosed:
+            return True
+        except CastError as error:
+            if isinstance(error.__cause__, UnsuitableRedis):
+                raise error.__cause__ from None
+            return False
+        return True
 
     def _send(self) -> None:
         while self._waiting and len(self._calls) < MAX_CONCURRENT_CALLS:
@@ -123,25 +142,24 @@ class Caster:
     async def _cast(self, batch: list[_PendingCast]) -> list[Version]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
+        connection = await self._connect(deadline)
         try:
-            async with asyncio.timeout_at(deadline):
-                connection = await self._pool.get_connection()
-        except (RedisError, OSError, TimeoutError) as error:
-            self._clock_read = -inf
-            raise NotRecorded("Redis can't be reached") from error
-        try:
-            redis_deadline = await self._to_redis_clock(connection, deadline)
-            _remove_unwanted(batch, self._clock_ahead + loop.time())
-            if not batch:
+            if _remove_unwanted(batch, self._clock_ahead + loop.time()) and not batch:
                 return []
+            # Redis read its clock before this process got the reply. So at any later moment its
+            # clock shows at least the time in the reply plus the time since.
+            redis_deadline = int((self._clock_ahead + deadline) * 1000)
             ballots = _encode([each.ballot for each in batch])
             command = ("EVAL", CAST, 2, *self._keys, redis_deadline, *ballots)
             reply = await _execute(connection, deadline + REPLY_GRACE, *command)
+            self._used[connection] = loop.time()
         except _REFUSALS as error:
             self._log_refusal(str(error))
+            if isinstance(error, OBSOLETE):
+                await connection.disconnect()
+                await self._pool.disconnect(inuse_connections=False)
             raise NotRecorded(f"Redis refuses to write: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
-            self._clock_read = -inf
             # The call may still arrive, even if the connection broke early. If the voter could vote
             # again before the deadline, the older ballot might be appended after the newer one.
             await asyncio.sleep(deadline + REPLY_GRACE - loop.time())
@@ -156,23 +174,38 @@ class Caster:
             log.error("Redis refuses votes: %s", reason)
         self._refusal = reason
 
-    async def _to_redis_clock(self, connection: Any, deadline: float) -> int:
-        """Convert a time of this loop's clock to Redis' clock in ms, never too late.
+    async def _connect(self, deadline: float) -> Any:
+        """Return a connection that works. Raises NotRecorded: nothing was sent yet."""
+        try:
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(self._timeout / 2):
+                    return await self._get_connection()
+            async with asyncio.timeout_at(deadline):  # another
+                return await self._get_connection()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise NotRecorded("Redis can't be reached") from error
 
-        Redis read its clock before this process got the reply. So at any later moment its clock
-        shows at least the time in the reply plus the time since.
-        """
-        if asyncio.get_running_loop().time() - self._clock_read > CLOCK_MAX_AGE:
+    async def _get_connection(self) -> Any:
+        loop = asyncio.get_running_loop()
+        connection = await self._pool.get_connection()
+        connection.register_connect_callback(self._forget)
+        if loop.time() - self._used.get(connection, -inf) > CLOCK_MAX_AGE:
             try:
-                seconds, micros = await _execute(connection, deadline, "TIME")
-            except (RedisError, OSError, TimeoutError) as error:
-                raise NotRecorded("Redis did not answer") from error
+                await connection.send_command("TIME")
+                seconds, micros = await connection.read_response()
+            except BaseException:
+                await self._pool.release(connection)
+                raise
             self._set_clock(int(seconds) * 1000 + int(micros) // 1000)
-        return int((self._clock_ahead + deadline) * 1000)
+            self._used[connection] = loop.time()
+        return connection
+
+    def _forget(self, connection: Any) -> None:
+        """Read the clock again, after the connection was made again: maybe to another server."""
+        self._used.pop(connection, None)
 
     def _set_clock(self, now: int) -> None:
-        self._clock_read = asyncio.get_running_loop().time()
-        self._clock_ahead = now / 1000 - self._clock_read
+        self._clock_ahead = now / 1000 - asyncio.get_running_loop().time()
 
     def _parse(self, reply: list[Any]) -> list[Version]:
         status, now, *ids = reply
@@ -191,15 +224,16 @@ class Caster:
                 raise NotRecorded("the call reached Redis after its deadline")
 
 
-def _remove_unwanted(batch: list[_PendingCast], now: float) -> None:
-    """Remove the ballots that are not wanted any more, and refuse them."""
+def _remove_unwanted(batch: list[_PendingCast], now: float) -> bool:
+    """Refuse and remove the ballots that are not wanted any more. Returns whether any were."""
     unwanted = [each for each in batch if not each.wanted(now)]
     if not unwanted:
-        return
+        return False
     batch[:] = [each for each in batch if each not in unwanted]
     for each in unwanted:
         if not each.future.done():
             each.future.set_exception(NotRecorded("its client has given it up"))
+    return True
 
 
 def _encode(ballots: Sequence[Ballot]) -> list[bytes]:

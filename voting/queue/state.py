@@ -155,13 +155,6 @@ class QueueState:
             database_id=(database or b"").decode(),
         )
 
-    async def ready(self) -> bool:
-        """Whether ballots can be cast: Redis replies, and a worker has synced the poll."""
-        try:
-            return bool(await self._redis.exists(*self._keys) == len(self._keys))
-        except RedisError:
-            return False
-
     # The stream
 
     async def progress(self) -> GroupProgress:

@@ -15,7 +15,7 @@ from voting.database.engine import create_engine
 from voting.poll.lifecycle import Phase
 from voting.poll.results import PollResult, PublicResult, as_dict, publish
 from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter
-from voting.settings import ResultSettings
+from voting.settings import ResultSettings, SettingsError
 from voting.telemetry import metrics, tracing
 from voting.web.cache import SingleFlight
 from voting.web.headers import PARTIAL, conditional_response, make_etag, request_headers
@@ -73,7 +73,11 @@ class ResultRole:
         )
 
     async def ready(self) -> bool:
-        return await self._result.get() is not None and not self._result.stale
+        """Raises SettingsError if Postgres can't be used."""
+        await self._result.get()
+        if isinstance(self._result.error, SettingsError):
+            raise self._result.error
+        return self._result.value is not None and not self._result.stale
 
     async def _get_api_tally(self) -> Response[dict[str, Any]]:
         """Return the result: 503 before the first query succeeded, `stale` while they fail."""
@@ -145,8 +149,10 @@ class ResultRole:
 async def run(settings: ResultSettings) -> None:
     """Run the role until a signal stops it."""
     url = settings.database_url.get_secret_value()
-    engine = create_engine(url, name="voting-result")
-    exports = create_engine(url, name="voting-export", pool_size=MAX_CONCURRENT_EXPORTS)
+    engine = create_engine(url, name="voting-result", writes=False)
+    exports = create_engine(
+        url, name="voting-export", pool_size=MAX_CONCURRENT_EXPORTS, writes=False
+    )
     flush_traces = tracing.start("result", settings)
     role = ResultRole(engine, settings, exports=exports)
     server = HTTPServer(role.create_app(), settings.host, settings.port)

@@ -8,14 +8,14 @@ from importlib import import_module
 import structlog
 import uvloop
 
-from voting.settings import ROLE_SETTINGS, load_role, load_settings
+from voting.settings import ROLE_SETTINGS, SettingsError, load_role, load_settings
 from voting.telemetry.logging import configure
 
 
 def run() -> int:
     """Run the role until a signal stops it. Returns 0, or 1 if it failed.
 
-    Raises SettingsError, and OSError if a port is not free.
+    Raises SettingsError, also if a server can't be used, and OSError if a port is not free.
     """
     role = load_role(os.environ)
     settings = load_settings(ROLE_SETTINGS[role], os.environ)
@@ -28,7 +28,12 @@ def run() -> int:
             runner.run(run_role(settings))
         except OSError:
             raise
-        except Exception:  # noqa: BLE001 - any error goes into the log, formatted as its other lines
+        except Exception as error:  # noqa: BLE001 - any goes into the log, formatted as its other lines
+            found = error
+            while isinstance(found, ExceptionGroup):
+                found = (found.subgroup(SettingsError) or found).exceptions[0]
+            if isinstance(found, SettingsError):
+                raise found from None
             structlog.get_logger(__name__).exception("the role has failed")
             return 1
     return 0

@@ -96,9 +96,12 @@ class VoteRole:
         return self._pages.create_app(handlers)
 
     async def ready(self) -> bool:
-        """Whether ballots can be cast: not without the guard that keeps memory free."""
+        """Whether ballots can be cast: not without the guard that keeps memory free.
+
+        Raises SettingsError if Redis can't be used.
+        """
         await self._memory_is_low.get()
-        return await self._state.ready() and not self._memory_is_low.stale
+        return await self._caster.ready() and not self._memory_is_low.stale
 
     async def _post_vote(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("method") != "POST":  # an `@asgi` handler has every method

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import NamedTuple, TypeVar
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database import counting
@@ -22,6 +22,7 @@ from voting.database.engine import (
     create_engine,
     is_bad_data,
     is_conflict,
+    is_refusal,
     is_timeout,
 )
 from voting.poll.ballot import QueuedBallot, Version
@@ -31,7 +32,7 @@ from voting.queue.entry import Entry
 from voting.queue.state import PollConflict, QueueState
 from voting.roles.maintenance import Maintenance, Timing
 from voting.roles.worker_metrics import QueueMonitor
-from voting.settings import WorkerSettings
+from voting.settings import SettingsError, WorkerSettings
 from voting.telemetry import metrics, tracing
 from voting.web.server import serve
 
@@ -224,14 +225,16 @@ class Worker:
     ) -> _Result:
         """Call `attempt` until it succeeds. Logs when a server goes down, and when it is up.
 
-        Raises _Stopping after `stop`, and what `attempt` raises of its own; with `may_refuse` also
-        _BadData, if Postgres refuses values.
+        Raises _Stopping after `stop`, SettingsError if a server can't be used, and what `attempt`
+        raises of its own; with `may_refuse` also _BadData, if Postgres refuses values.
         """
         down: set[str] = set()
         pauses = chain(BACKOFF, repeat(BACKOFF[-1]))
         while True:
             try:
                 result = await attempt()
+            except SettingsError:
+                raise
             except RedisError as error:
                 self._mark_down("Redis", down, error)
             except PollConflict as error:
@@ -264,6 +267,8 @@ class Worker:
             if self._down[server] == 1:
                 if server == _COUNTING:
                     log.error("nothing is counted: %s", error)
+                elif is_refusal(error) or isinstance(error, ResponseError):
+                    log.error("%s refuses to work, retrying", server, reason=repr(error))
                 else:
                     log.warning("%s is down, retrying", server, reason=repr(error))
 
@@ -271,7 +276,7 @@ class Worker:
         for server in down:
             self._down[server] -= 1
             if self._down[server] == 0:
-                log.warning("%s is up again", server)
+                log.warning("%s works again", server)
 
 
 def _traceparents(batch: _Batch) -> dict[Hashable, str]:

@@ -17,8 +17,8 @@ _Value = TypeVar("_Value")
 class SingleFlight(Generic[_Value]):
     """Refreshes a value on demand, at most once per `ttl` seconds, whatever the number of callers.
 
-    If `fetch` raises or takes too long, callers get the last value and `stale` is true until a
-    refresh succeeds. Belongs to one event loop.
+    If `fetch` raises or takes too long, callers get the last value, and `error` is the reason until
+    a refresh succeeds. Belongs to one event loop.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[_Value]], *, ttl: float) -> None:
@@ -28,7 +28,11 @@ class SingleFlight(Generic[_Value]):
         self._expires = 0.0
         self.value: _Value | None = None
         """The last value, without a refresh; None before the first."""
-        self.stale = False
+        self.error: Exception | None = None
+
+    @property
+    def stale(self) -> bool:
+        return self.error is not None
 
     async def get(self) -> _Value | None:
         """Return the value, refreshed if its ttl is over; None if no refresh ever succeeded."""
@@ -51,7 +55,7 @@ class SingleFlight(Generic[_Value]):
         else:
             if self.stale:
                 log.warning("refresh works again")
-            self.stale = False
+            self.error = None
         finally:
             self._refreshing = None
 
@@ -61,4 +65,4 @@ class SingleFlight(Generic[_Value]):
                 "refresh failed, the last value is served",
                 reason=f"{type(error).__name__}: {error}",
             )
-        self.stale = True
+        self.error = error

@@ -12,6 +12,7 @@ import structlog
 from litestar import Litestar, Response, get
 
 from voting import __version__
+from voting.settings import SettingsError
 from voting.telemetry import metrics
 from voting.telemetry.logging import ChangeLogger
 
@@ -38,7 +39,7 @@ def create_ops_app(role: str, commit: str, ready: Callable[[], Awaitable[bool]])
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 is_ready = await ready()
-        except TimeoutError:
+        except (TimeoutError, SettingsError):
             is_ready = False
         state = "ready" if is_ready else "not ready"
         metrics.READY.labels(role).set(is_ready)

@@ -24,6 +24,9 @@ SHUTDOWN_TIMEOUT = 9.0
 # closed.
 CONNECTION_CLOSE_DELAY = 0.5
 
+# Seconds between two looks at a role that is not ready since its start.
+START_INTERVAL = 1.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -118,7 +121,8 @@ async def serve(
     """Run `service` and the operations port until SIGTERM or SIGINT, or until one of them fails.
 
     After the first signal the role is not ready and `service` may finish; the second signal ends
-    the process.
+    the process. Raises a group with a SettingsError if `ready` raises one at the start: a server
+    can't be used.
     """
     raise_file_limit()
     stopping = asyncio.Event()
@@ -134,11 +138,16 @@ async def serve(
     async def ready_now() -> bool:
         return not stopping.is_set() and await ready()
 
+    async def start() -> None:
+        while not await ready():  # noqa: ASYNC110 - nothing tells when a server is there
+            await asyncio.sleep(START_INTERVAL)
+
     app = create_ops_app(role, settings.commit, ready_now)
     ops = HTTPServer(app, settings.host, settings.ops_port)
     log_startup(log, settings)
     async with asyncio.TaskGroup() as tasks:
         beating = tasks.create_task(LimitedHttpProtocol.heartbeat.run())
+        starting = tasks.create_task(start())
         serving = tasks.create_task(ops.run())
         working = tasks.create_task(service.run())
         waiting = tasks.create_task(stopping.wait())
@@ -149,5 +158,6 @@ async def serve(
         await asyncio.wait({working}, timeout=SHUTDOWN_TIMEOUT)
         working.cancel()  # on a timeout; acknowledged votes are in the queue
         beating.cancel()
+        starting.cancel()
         ops.stop()
     log.info("stopped")
