@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from support.database import execute, fetch
 from support.proxy import Proxy
 
-from voting.database.engine import create_engine, is_uncertain
+from voting.database.engine import SESSION, create_engine, is_uncertain
 from voting.database.poll import close_poll
 from voting.local import servers as embedded
 from voting.local.data_dir import DataDir
@@ -91,6 +91,7 @@ async def test_a_redis_that_is_not_suitable_is_refused_in_words(behind, to_redis
 POOLER = (rb"(K\x00\x00\x00\x0c)....", b"\\1\x00\x00\x00\x01")
 POSTGRES = {
     "an old one": (rb"server_version\x00\d\d", b"server_version\x0015", "18 or newer is needed"),
+    "a fork": (rb"\Z", b"", "unrecognized configuration parameter"),
     "an encoding": (rb"(server_encoding\x00)UTF8", rb"\1BIG5", "has the encoding BIG5, UTF8 is"),
     "a pooler": (*POOLER, "a pooler such as PgBouncer"),
 }
@@ -101,6 +102,8 @@ async def test_a_postgres_that_is_not_suitable_is_refused_in_words(
     to_postgres, database, case, monkeypatch
 ):
     monkeypatch.setattr(result, "RESULT_TTL", 0)
+    if case in {"an old one", "a fork"}:
+        monkeypatch.setitem(SESSION, "a_setting_of_later_versions", "on")
     found, other, words = POSTGRES[case]
     to_postgres.back.change = replacing(found, other)
     url = f"postgresql://postgres@127.0.0.1:{to_postgres.port}/{database}"

@@ -1,6 +1,7 @@
 """The engine, and what Postgres' errors mean."""
 
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -99,18 +100,23 @@ def create_engine(
     will do, and a connection that was closed while idle is replaced before it is used: callers that
     write retry instead. A server that no waiting makes suitable is a SettingsError.
     """
+    connect = partial(
+        asyncpg.connect,
+        url,
+        timeout=CONNECT_TIMEOUT,
+        command_timeout=LONGEST_PATIENCE if patience is None else patience,
+        connection_class=_Connection,
+        target_session_attrs="primary" if writes else None,
+    )
 
     async def open_connection() -> asyncpg.Connection:
         try:
-            connection = await asyncpg.connect(
-                url,
-                timeout=CONNECT_TIMEOUT,
-                command_timeout=LONGEST_PATIENCE if patience is None else patience,
-                connection_class=_Connection,
-                server_settings={"application_name": name, **SESSION},
-                target_session_attrs="primary" if writes else None,
-            )
-            problem = await _find_problem(connection)
+            try:
+                connection = await connect(server_settings={"application_name": name, **SESSION})
+                problem = await _find_problem(connection)
+            except asyncpg.UndefinedObjectError as error:  # an earlier version lacks a setting
+                connection = await connect()
+                problem = await _find_problem(connection) or str(error)
         except TimeoutError as error:  # nothing was sent: see `is_uncertain`
             raise ConnectionError("Postgres accepts no connection in time") from error
         except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
@@ -144,12 +150,11 @@ _POOLER = (
 
 async def _find_problem(connection: asyncpg.Connection) -> str | None:
     """Return why this server can't be used, and what is needed."""
-    version = connection.get_server_version()
-    if version.major < LEAST_VERSION:
-        found = f"{version.major}.{version.minor}"
-        return f"the server is Postgres {found}, {LEAST_VERSION} or newer is needed"
-    if (encoding := connection.get_settings().server_encoding) != "UTF8":
-        return f"the database has the encoding {encoding}, UTF8 is needed"
+    server = connection.get_settings()
+    if connection.get_server_version().major < LEAST_VERSION:
+        return f"the server is Postgres {server.server_version}, {LEAST_VERSION} or newer is needed"
+    if server.server_encoding != "UTF8":
+        return f"the database has the encoding {server.server_encoding}, UTF8 is needed"
     # A pooler hands out process ids of its own. The simple protocol, which every pooler passes on.
     is_ours = f"SELECT WHERE pg_backend_pid() = {connection.get_server_pid()}"
     return None if await connection.execute(is_ours) == "SELECT 1" else _POOLER
