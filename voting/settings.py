@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -15,7 +15,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
 )
@@ -31,20 +30,73 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-def _url(*schemes: str) -> AfterValidator:
+_ESCAPES = (
+    "in a user name or password % : / ? # @ [ ] are written as %25 %3A %2F %3F %23 %40 %5B %5D"
+)
+
+_POSTGRES_PARAMETERS = {
+    *("host", "port", "user", "password", "passfile", "dbname", "target_session_attrs"),
+    *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version"),
+}
+_REDIS_PARAMETERS = {"db", "username", "password"}
+_REDIS_TLS_PARAMETERS = {
+    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
+}
+_PARAMETERS = {
+    "postgresql": _POSTGRES_PARAMETERS,
+    "postgres": _POSTGRES_PARAMETERS,
+    "redis": _REDIS_PARAMETERS,
+    "rediss": _REDIS_PARAMETERS | _REDIS_TLS_PARAMETERS,
+    "unix": _REDIS_PARAMETERS,
+}
+_VALUES = {
+    "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+    "ssl_cert_reqs": {"none", "optional", "required"},
+}
+
+_LOGIN = r"(?:[^\s/?#\[\]@%]|%[0-9A-Fa-f]{2})*@"
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#\[\]@,]*)(?::\d{1,5})?"
+_REST = r"(?P<path>/[^\s?#@]*)?(?:\?(?P<query>[^\s#@]*))?"
+_SERVER = re.compile(rf"(?:{_LOGIN})?{_HOST}(?:,{_HOST})*{_REST}")
+
+_WEB_ADDRESS = re.compile(r"(https?)://([^\s/?#@\"'<>:\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?")
+
+
+def _server_url(*schemes: str) -> AfterValidator:
+    """Check a URL as its client reads it. What is wrong is told without any part of the URL."""
+
     def check(value: SecretStr) -> SecretStr:
-        url = value.get_secret_value()
-        if not url.startswith(tuple(f"{scheme}://" for scheme in schemes)) or re.search(r"\s", url):
-            raise ValueError(f"must be a URL that starts with {' or '.join(schemes)}://")
+        scheme, _, rest = value.get_secret_value().partition("://")
+        if scheme not in schemes:
+            raise ValueError(f"must be a URL that starts with {'://, '.join(schemes)}://")
+        url = _SERVER.fullmatch(rest)
+        if url is None:
+            raise ValueError(f"is not like {scheme}://user:password@host:port/name: {_ESCAPES}")
+        if scheme.startswith("redis") and not re.fullmatch(r"/?\d*", url["path"] or ""):
+            raise ValueError(f"has no number as its database: {scheme}://host:port/0")
+        _check_parameters(url["query"] or "", _PARAMETERS[scheme])
         return value
 
     return AfterValidator(check)
 
 
+def _check_parameters(query: str, known: set[str]) -> None:
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            raise ValueError(f"takes no parameter {name}, but {', '.join(sorted(known))}")
+        if value not in _VALUES.get(name, {value}):
+            raise ValueError(f"{name} must be one of {', '.join(sorted(_VALUES[name]))}")
+
+
 def _web_address(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#\"'<>]+(/[^\s\"'<>]*)?", value):
-        raise ValueError("must be an address that starts with http:// or https://")
-    return value.rstrip("/")
+    """Return the address as browsers write an origin."""
+    address = _WEB_ADDRESS.fullmatch(value.lower())
+    if address is None:
+        raise ValueError("must be an address like https://vote.example.com, without a path")
+    scheme, host, port = address.groups("")
+    default = {"http": ":80", "https": ":443"}[scheme]
+    return f"{scheme}://{host}{'' if port == default else port}"
 
 
 def _keys(value: object) -> object:
@@ -62,7 +114,6 @@ def _differs_from(other: str) -> AfterValidator:
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Text = StringConstraints(strip_whitespace=True, min_length=1)
 _WebAddress = Annotated[str, AfterValidator(_web_address)]
 # A key shorter than this could be guessed; 32 random bytes in hex are 64 characters.
 _Key = Annotated[SecretStr, Field(min_length=16)]
@@ -79,11 +130,11 @@ class Settings(BaseModel):
 
 
 class RedisSettings(Settings):
-    redis_url: Annotated[SecretStr, _url("redis", "rediss", "unix")]
+    redis_url: Annotated[SecretStr, _server_url("redis", "rediss", "unix")]
 
 
 class DatabaseSettings(Settings):
-    database_url: Annotated[SecretStr, _url("postgresql", "postgres")]
+    database_url: Annotated[SecretStr, _server_url("postgresql", "postgres")]
 
 
 class ServersSettings(RedisSettings, DatabaseSettings):
@@ -91,9 +142,9 @@ class ServersSettings(RedisSettings, DatabaseSettings):
 
 
 class PollSettings(Settings):
-    poll_title: Annotated[str, _Text, Field(max_length=200)] = "Cats or Dogs?"
-    option_a: Annotated[str, _Text, Field(max_length=60)] = "Cats"
-    option_b: Annotated[str, _Text, Field(max_length=60), _differs_from("option_a")] = "Dogs"
+    poll_title: Annotated[str, Field(max_length=200)] = "Cats or Dogs?"
+    option_a: Annotated[str, Field(max_length=60)] = "Cats"
+    option_b: Annotated[str, Field(max_length=60), _differs_from("option_a")] = "Dogs"
 
     @property
     def question(self) -> Question:
@@ -189,12 +240,12 @@ _Settings = TypeVar("_Settings", bound=Settings)
 
 
 def load_settings(model: type[_Settings], environ: Mapping[str, str]) -> _Settings:
-    """Read the variables of `model`; an empty variable counts as not set.
+    """Read the variables of `model`, without white space at the ends; an empty one is not set.
 
     Raises SettingsError with a line for each problem. No line contains a value, as it may be
     secret.
     """
-    given = {name: environ.get(name.upper()) for name in model.model_fields}
+    given = {name: environ.get(name.upper(), "").strip() for name in model.model_fields}
     try:
         return model.model_validate({name: value for name, value in given.items() if value})
     except ValidationError as error:

@@ -1,7 +1,15 @@
-import pytest
+import inspect
+import re
+from urllib.parse import urlencode
 
+import pytest
+from asyncpg.connect_utils import _parse_connect_dsn_and_args
+
+from voting.queue.client import connect
 from voting.roles.maintenance import Timing
 from voting.settings import (
+    _POSTGRES_PARAMETERS,
+    _REDIS_TLS_PARAMETERS,
     DatabaseSettings,
     LoadSettings,
     ResultSettings,
@@ -83,11 +91,107 @@ def test_an_empty_variable_counts_as_missing(value):
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "rediss://:secret@h:6380/1?ssl_cert_reqs=none", "unix:///run/redis.sock"]
+    "url",
+    [
+        "redis://h",
+        "redis://user:p%40ss:w0rd!@[::1]:6379/1",
+        "rediss://:secret@h:6380/1?ssl_cert_reqs=none&ssl_ca_certs=/a/ca.crt",
+        "unix:///run/redis.sock?db=1",
+        "unix://user:secret@/run/redis.sock",
+    ],
 )
 def test_urls_of_redis_are_accepted(url):
-    settings = load_settings(VoteSettings, {**VOTE, "REDIS_URL": url})
+    settings = load_settings(VoteSettings, {**VOTE, "REDIS_URL": f" {url}\n"})
     assert settings.redis_url.get_secret_value() == url
+    connection = connect(url).connection_pool.make_connection()
+    assert connection.password in {None, "secret", "p@ss:w0rd!"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h",
+        "postgres://user:p%40s%2fs@one:1,two:2,[::1]:3/votes?sslmode=verify-full",
+        "postgresql:///votes?host=/run/postgresql&port=5432",
+        "postgresql://me@%2Frun%2Fpostgresql/votes",
+    ],
+)
+def test_urls_of_postgres_are_accepted(url):
+    settings = load_settings(DatabaseSettings, {"DATABASE_URL": f"{url}\n"})
+    assert settings.database_url.get_secret_value() == url
+
+
+def test_every_parameter_that_is_accepted_is_one_of_the_client():
+    # Otherwise asyncpg would take it for a setting of the server, and redis-py fail to connect.
+    given = dict.fromkeys(_POSTGRES_PARAMETERS, "1") | {"sslmode": "disable"}
+    given |= {"target_session_attrs": "any"}
+    given |= dict.fromkeys(["ssl_min_protocol_version", "ssl_max_protocol_version"], "TLSv1.3")
+    dsn = f"postgresql://me@h/x?{urlencode(given)}"
+    given = dict.fromkeys(inspect.signature(_parse_connect_dsn_and_args).parameters) | {"dsn": dsn}
+    _, parameters = _parse_connect_dsn_and_args(**given)
+    assert not parameters.server_settings
+    for name in sorted(_REDIS_TLS_PARAMETERS):
+        connect(f"rediss://h?{name}=none").connection_pool.make_connection()
+
+
+PASSWORD = [f"horse{character}staple" for character in "#/?@[]% "]
+
+
+@pytest.mark.parametrize("password", PASSWORD)
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_a_password_with_a_character_of_urls_is_refused_with_how_to_write_it(name, password):
+    scheme = WORKER[name].partition(":")[0]
+    environ = {**WORKER, name: f"{scheme}://user:{password}@host:5432/0"}
+    [line] = problems(WorkerSettings, environ)
+    assert line.startswith(f"{name}: is not like {scheme}://user:password@host:port/name")
+    assert "%23 %40" in line
+    assert not any(piece in line for piece in re.split(r"\W", password))
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "words"),
+    [
+        ("DATABASE_URL", "postgresql+asyncpg://h/x", "starts with postgresql://, postgres://"),
+        ("DATABASE_URL", "host=h dbname=x", "starts with postgresql://, postgres://"),
+        ("DATABASE_URL", "postgresql://h/x?connect_timeout=5", "no parameter connect_timeout, but"),
+        ("DATABASE_URL", "postgresql://h/x?sslmode=on", "sslmode must be one of allow, disable"),
+        ("DATABASE_URL", "postgresql://h:port/x", "is not like"),
+        ("REDIS_URL", "redis+sentinel://h/x", "starts with redis://, rediss://, unix://"),
+        ("REDIS_URL", "redis://h/votes", "has no number as its database"),
+        ("REDIS_URL", "rediss://h?ssl_cert_reqs=CERT_NONE", "ssl_cert_reqs must be one of none"),
+        ("REDIS_URL", "redis://h?ssl_cert_reqs=none", "takes no parameter ssl_cert_reqs"),
+        ("REDIS_URL", "redis://h?decode_responses=true", "takes no parameter decode_responses"),
+    ],
+)
+def test_a_url_that_its_client_would_misread_is_refused(name, url, words):
+    [line] = problems(WorkerSettings, {**WORKER, name: url})
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("HTTPS://Vote.Example.com:443/", "https://vote.example.com"),
+        ("http://h:80", "http://h"),
+        ("http://[::1]:8080 ", "http://[::1]:8080"),
+        ("https://h:8443", "https://h:8443"),
+    ],
+)
+def test_the_address_of_a_page_is_written_as_an_origin(given, address):
+    assert load_settings(VoteSettings, {**VOTE, "VOTE_URL": given}).vote_url == address
+
+
+@pytest.mark.parametrize(
+    ("environ", "port"),
+    [
+        ({"PORT": "8088"}, 8088),
+        ({"VOTE_URL": "http://h"}, 80),
+        ({"VOTE_URL": "https://h"}, 443),
+        ({"VOTE_URL": "http://h:8080", "PORT": "1"}, 8080),
+    ],
+)
+def test_the_port_that_browsers_know_is_that_of_the_address(environ, port):
+    assert load_settings(VoteSettings, {**VOTE, **environ}).public_port == port
 
 
 def test_the_two_ports_must_differ_unless_both_are_any_free_port():
@@ -97,7 +201,18 @@ def test_the_two_ports_must_differ_unless_both_are_any_free_port():
 
 
 @pytest.mark.parametrize(
-    "address", ["javascript:alert(1)", "https://", "https://a b", 'https://x/"', "//x", "https://?"]
+    "address",
+    [
+        "javascript:alert(1)",
+        "https://",
+        "https://a b",
+        'https://x/"',
+        "//x",
+        "https://?",
+        "https://x/vote",
+        "https://me@x",
+        "https://x:port",
+    ],
 )
 def test_what_is_no_web_address_is_refused(address):
     [line] = problems(VoteSettings, {**VOTE, "RESULT_URL": address})
