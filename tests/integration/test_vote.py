@@ -223,8 +223,40 @@ async def test_invalid_input_is_refused_and_not_queued(
 async def test_a_vote_from_another_site_is_refused(voter, prepared, headers):
     answer = await voter.post("/vote", data={"choice": "a"}, headers=headers)
     assert answer.status_code == 403
-    assert "not recorded" in answer.text
+    assert "not recorded. Open http://vote.localhost and choose" in answer.text
     assert await queued(prepared) == []
+
+
+async def test_behind_a_proxy_that_changes_the_host_votes_are_accepted(prepared):
+    address = {"origin": "https://vote.example.com"}
+    urls = {"VOTE_URL": "https://vote.example.com"}
+    async with browser(prepared, "https://10.0.0.7:8080", **urls) as client:
+        await client.get("/")
+        answer = await client.post("/vote", data={"choice": "a"}, headers=address)
+    assert answer.status_code == 303
+
+
+async def test_of_a_proxy_that_changes_the_host_the_operator_is_told_once(prepared, caplog):
+    address = {"origin": "http://vote.example.com:8080"}
+    async with browser(prepared, VOTE_URL="") as client:
+        await client.get("/")
+        for _ in range(2):
+            answer = await client.post("/vote", data={"choice": "a"}, headers=address)
+            assert answer.status_code == 403
+    assert "Open the voting page itself and choose there" in answer.text
+    [warning] = [each for each in caplog.records if "proxy" in each.getMessage()]
+    assert "set VOTE_URL to that address" in warning.getMessage()
+    assert (warning.origin, warning.host) == ("http://vote.example.com:8080", "vote.localhost")
+
+
+async def test_who_opens_a_page_of_https_over_http_is_told_where_to_go(prepared):
+    address = {"origin": "http://vote.example.com"}
+    urls = {"VOTE_URL": "https://vote.example.com"}
+    async with browser(prepared, "http://vote.example.com", **urls) as client:
+        await client.get("/")
+        answer = await client.post("/vote", data={"choice": "a"}, headers=address)
+    assert answer.status_code == 400
+    assert "Open https://vote.example.com and choose there" in answer.text
 
 
 FORGED = {"missing": None, "long": "a" * 3000, "of another key": VoterCookies(["x" * 32]).mint("")}

@@ -73,11 +73,17 @@ async def client():
         ({"origin": "", "host": "me"}, False),
         ({"origin": "http://[", "host": "me"}, False),
         ({"origin": "file://me", "host": "me"}, False),
+        # A proxy passes on another host.
+        ({"origin": "https://vote.example.com", "host": "10.0.0.7:8080"}, True),
+        ({"origin": "http://vote.example.com", "host": "10.0.0.7:8080"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://vote.example.com"}, False),
     ],
 )
 def test_a_cross_origin_request_is_recognized(headers, same):
     encoded = {name.encode(): value.encode() for name, value in headers.items()}
-    assert is_same_origin(encoded) is same
+    assert is_same_origin(encoded, b"https://vote.example.com") is same
+    if "vote.example.com" not in headers.get("origin", ""):
+        assert is_same_origin(encoded, None) is same
 
 
 ERRORS = [

@@ -80,6 +80,9 @@ class VoteRole:
         self._state = state
         self._tracing = tracing.CastTracing(settings)
         keys = [key.get_secret_value() for key in settings.secret_keys]
+        self._vote_url, self._secure = settings.vote_url, settings.secure
+        self._origin = settings.vote_url.encode() if settings.vote_url else None
+        self._warned = False
         self._cookies = Cookies(keys, secure=settings.secure, port=settings.public_port)
         # Redis' clock, by which polls close and votes are too old.
         self._now = state.now
@@ -151,23 +154,43 @@ class VoteRole:
         return b"voting-clock", b"%d" % (self._now() * 1000)
 
     async def _read_ballot(self, headers: RequestHeaders, jar: Jar, receive: Receive) -> Ballot:
-        if not is_same_origin(headers):
-            raise ProblemError(errors.CROSS_ORIGIN)
+        if not is_same_origin(headers, self._origin):
+            self._warn_of_proxy(headers)
+            raise ProblemError(errors.CROSS_ORIGIN.naming(self._vote_url))
         body = await read_body(headers, receive)
         choice = read_choice(headers, body)
         voter = self._voter(jar, self._rules.value) or self._voter(jar, await self._rules.get())
         if voter is None:
-            raise ProblemError(self._why_unknown(jar))
+            raise ProblemError(self._why_unknown(headers, jar))
         return Ballot(voter, choice)
 
     def _voter(self, jar: Jar, rules: CastRules | None) -> UUID | None:
         """Return the voter; None as long as it is not known which poll this is."""
         return self._cookies.voter(jar, rules.database_id) if rules else None
 
-    def _why_unknown(self, jar: Jar) -> Problem:
+    def _why_unknown(self, headers: RequestHeaders, jar: Jar) -> Problem:
         if self._rules.value is None:
             return errors.QUEUE_UNAVAILABLE
-        return errors.STRANGE_COOKIE if self._cookies.has_voter(jar) else errors.NO_COOKIE
+        if self._cookies.has_voter(jar):
+            return errors.STRANGE_COOKIE
+        if self._secure and headers.get(b"origin", b"").startswith(b"http:"):
+            return errors.NOT_ENCRYPTED.naming(self._vote_url)
+        return errors.NO_COOKIE
+
+    def _warn_of_proxy(self, headers: RequestHeaders) -> None:
+        """Tell the operator, once, what may be the reason for a vote from another site."""
+        if not self._warned:
+            self._warned = True
+            origin, host = (
+                headers.get(each, b"").decode("latin-1") for each in (b"origin", b"host")
+            )
+            log.warning(
+                "a vote from another site was refused. If its origin is the address of this page, a"
+                " proxy changes the Host header: set VOTE_URL to that address",
+                origin=origin,
+                host=host,
+                vote_url=self._vote_url,
+            )
 
     async def _cast(self, ballot: Ballot, wanted: Callable[[float], bool], span: Span) -> Version:
         if self._memory_is_low.value and await self._memory_is_low.get():

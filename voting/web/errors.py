@@ -29,6 +29,10 @@ class Problem:
         """Return the problem as pages show it once voting is closed."""
         return replace(self, advice=self.advice_closed or self.advice)
 
+    def naming(self, page: str | None) -> "Problem":
+        """Return the problem with the address of the page in its advice."""
+        return replace(self, advice=self.advice.format(page=page or "the voting page itself"))
+
     @property
     def headers(self) -> dict[str, str]:
         retry = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
@@ -55,7 +59,7 @@ INTERNAL_ERROR = Problem(500, "Something broke on our side.", "Please try again 
 CROSS_ORIGIN = Problem(
     403,
     "This vote came from another site.",
-    "It was not recorded. Open the voting page itself and choose there.",
+    "It was not recorded. Open {page} and choose there.",
     "cross_origin",
 )
 # Its client has disconnected, so only the metric has this one.
@@ -69,6 +73,13 @@ NO_COOKIE = Problem(
     400,
     "Your browser has to accept cookies to vote.",
     "Your vote was not recorded. Allow cookies for this site, reload the page and choose again.",
+    "no_cookie",
+)
+# Browsers keep no cookie of https there.
+NOT_ENCRYPTED = Problem(
+    400,
+    "To vote, open this page over https.",
+    "Your vote was not recorded. Open {page} and choose there.",
     "no_cookie",
 )
 # The response replaces the cookie.

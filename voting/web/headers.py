@@ -65,8 +65,10 @@ def request_headers(scope: Scope) -> RequestHeaders:
     return headers
 
 
-def is_same_origin(headers: RequestHeaders) -> bool:
+def is_same_origin(headers: RequestHeaders, own: bytes | None) -> bool:
     """Return whether a state-changing request comes from a page of this site.
+
+    `own` is the origin of the site, if it is known: a proxy may pass on another `Host`.
 
     Browsers send Sec-Fetch-Site or Origin. A request with neither comes from a client that is not a
     browser, so it cannot abuse a voter's cookie.
@@ -75,7 +77,7 @@ def is_same_origin(headers: RequestHeaders) -> bool:
     if site := headers.get(b"sec-fetch-site"):
         return site in {b"same-origin", b"none"}
     origin = headers.get(b"origin")
-    if origin is None:
+    if origin is None or origin == own:
         return True
     scheme, _, host = origin.partition(b"://")
     return scheme in {b"http", b"https"} and host == headers.get(b"host")
