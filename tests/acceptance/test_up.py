@@ -171,7 +171,7 @@ def test_a_data_directory_that_cannot_be_written_is_refused(start, data):
     ("settings", "problem"),
     [
         ({"OPTION_A": "Cats", "OPTION_B": "Cats"}, "OPTION_B: must differ from OPTION_A"),
-        ({"VOTE_URL": "nonsense"}, "VOTE_URL: must be an address that starts with http://"),
+        ({"VOTE_URL": "nonsense"}, "VOTE_URL: must be an address like https://vote.example.com"),
     ],
 )
 def test_invalid_settings_are_named_and_stop_the_start(start, data, settings, problem):
