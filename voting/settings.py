@@ -162,7 +162,7 @@ class ExportSettings(PollSettings, ShowResultsSettings, DatabaseSettings):
 class RoleSettings(Settings):
     """The settings of every role. Port 0 means any free port, and never clashes."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a container serves its pod's address
+    host: str = "::"  # a container serves its pod's addresses, of either family
     port: _Port = 8080
     ops_port: Annotated[_Port, _differs_from("port")] = 9090
     # The commit that the image was built from; its build sets it.

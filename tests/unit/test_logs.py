@@ -155,7 +155,7 @@ def test_a_start_logs_the_version_and_the_settings(lines):
         "log_level": "info",
         "log_format": "json",
         "commit": "c0ffee",
-        "host": "0.0.0.0",
+        "host": "::",
         "port": 8080,
         "ops_port": 9090,
         "poll_title": "Cats or Dogs?",

@@ -1,6 +1,7 @@
 """Clients of all kinds on real sockets, and the HTTP server of the roles."""
 
 import asyncio
+import errno
 import gc
 import logging
 import resource
@@ -10,9 +11,11 @@ import time
 import weakref
 from contextlib import asynccontextmanager, suppress
 
+import httpx
 import pytest
 from support.wait import until
 
+from voting.settings import RoleSettings
 from voting.web import protocol
 from voting.web.arrival import ARRIVAL, Heartbeat
 from voting.web.protocol import (
@@ -40,11 +43,11 @@ def restore_uvicorn_log_level():
 class Server:
     """A server on a port of its own, and the requests that it received: path and body of each."""
 
-    def __init__(self):
+    def __init__(self, host="127.0.0.1"):
         self.received = []
         self.may_respond = asyncio.Event()
         self.may_respond.set()
-        self.http = HTTPServer(self.respond, "127.0.0.1", 0)
+        self.http = HTTPServer(self.respond, host, 0)
         self.port = self.http._socket.getsockname()[1]
 
     async def respond(self, scope, receive, send):
@@ -83,8 +86,8 @@ class Server:
 
 
 @pytest.fixture
-async def server():
-    server = Server()
+async def server(request):
+    server = Server(getattr(request, "param", "127.0.0.1"))
     running = asyncio.create_task(server.http.run())
     await until(lambda: server.http._server.started)
     yield server
@@ -99,6 +102,34 @@ def status(answer):
 
 def post(*headers, body=b"", path=b"/"):
     return b"\r\n".join([b"POST " + path + b" HTTP/1.1", b"Host: here", *headers, b"", body])
+
+
+IPV6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+
+
+@pytest.mark.parametrize("server", [RoleSettings().host], indirect=True)
+@pytest.mark.parametrize("address", ["127.0.0.1", pytest.param("::1", marks=IPV6)])
+async def test_by_default_a_server_listens_on_both_families(server, address):
+    client = httpx.AsyncHTTPTransport()
+    url = httpx.URL(scheme="http", host=address, port=server.port, path="/here")
+    assert (await client.handle_async_request(httpx.Request("GET", url))).status_code == 200
+    await client.aclose()
+
+
+# The kernel has no IPv6, or no address of it may be used.
+@pytest.mark.parametrize("reason", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_without_ipv6_a_server_listens_on_ipv4(monkeypatch, reason):
+    bind = socket.socket.bind
+
+    def bind_ipv4(listener, address):
+        if listener.family == socket.AF_INET6:
+            raise OSError(reason, "no IPv6")
+        bind(listener, address)
+
+    monkeypatch.setattr(socket.socket, "bind", bind_ipv4)
+    listener = Server(RoleSettings().host).http._socket
+    assert listener.getsockname()[0] == "0.0.0.0"
+    listener.close()
 
 
 def close(writer):

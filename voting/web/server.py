@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -103,15 +104,28 @@ def head_as_get(app: ASGIApp) -> ASGIApp:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """Bind `host`; `::` is every address of both families, or of IPv4 if there is no IPv6."""
+    try:
+        return _bind(host, port)
+    except OSError as error:
+        if host == "::" and error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+            return _listen("0.0.0.0", port)  # noqa: S104 - the same, in IPv4
+        raise OSError(f"port {port} is not available: {error.strerror}") from None
+
+
+def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
+    if host == "::":
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Several processes of a role may share a port; the kernel balances connections among them.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
-        raise OSError(f"port {port} is not available: {error.strerror}") from None
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
