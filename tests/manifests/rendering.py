@@ -21,20 +21,21 @@ COMPONENTS = tuple(sorted(f"components/{each.name}" for each in (DEPLOY / "compo
 ALL = ("base", *COMPONENTS, *OVERLAYS)
 
 
-def render(folder: str, patch: str | None = None) -> list[Resource]:
+def render(folder: str, patch: str | None = None, component: str = "") -> list[Resource]:
     """Render a folder of `deploy/`; a component with the base. Callers may change the result."""
-    return copy.deepcopy(_render(folder, patch))
+    if folder in COMPONENTS:
+        folder, component = "base", folder
+    return copy.deepcopy(_render(folder, patch, component))
 
 
 @functools.cache
-def _render(folder: str, patch: str | None) -> list[Resource]:
+def _render(folder: str, patch: str | None, component: str) -> list[Resource]:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary).resolve()
-        here = os.path.relpath(DEPLOY / folder, root)
-        base = os.path.relpath(DEPLOY / "base", root)
-        kustomization = {"resources": [here]}
-        if folder in COMPONENTS:
-            kustomization = {"resources": [base], "components": [here]}
+        here = os.path.relpath(DEPLOY, root)
+        kustomization = {"resources": [f"{here}/{folder}"]}
+        if component:
+            kustomization["components"] = [f"{here}/{component}"]
         if patch:
             kustomization["patches"] = [{"patch": patch}]
         (root / "kustomization.yaml").write_text(yaml.dump(kustomization))

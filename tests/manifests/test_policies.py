@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from . import pods, policies, wiring
-from .rendering import DEPLOY, OVERLAYS, Resource, kustomize, labels, of, one, pod, render
+from .rendering import (
+    DEPLOY,
+    OVERLAYS,
+    Resource,
+    kustomize,
+    labels,
+    of,
+    one,
+    pod,
+    render,
+    workloads,
+)
 
 KIND, PRODUCTION = OVERLAYS
 
@@ -260,6 +271,15 @@ def test_a_digest_may_follow_the_tag_and_the_job_keeps_its_name(tmp_path: Path):
     assert one(resources, "Job", "migrate")["metadata"]["name"] == "migrate-0.1.0"
     assert list(pods.the_job_is_named_after_its_image(resources)) == []
     assert list(pods.images_have_tags(resources)) == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_openshift_assigns_users_and_groups_and_nothing_else_differs(overlay: str):
+    expected = render(overlay)
+    for each in workloads(expected):
+        for field in ("runAsUser", "runAsGroup", "fsGroup"):
+            pod(each)["securityContext"].pop(field, None)
+    assert render(overlay, component="components/openshift") == expected != render(overlay)
 
 
 def test_every_policy_is_tested():
