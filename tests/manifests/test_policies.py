@@ -160,7 +160,7 @@ EVERYWHERE: Mistakes = {
         lambda r: container(r, "Job", "migrate").update(
             envFrom=[{"configMapRef": {"name": "voting-59d29bfd7b"}}]
         ),
-        lambda r: of(r, "Job")[0]["spec"].pop("ttlSecondsAfterFinished"),
+        lambda r: of(r, "Job")[0]["spec"].update(ttlSecondsAfterFinished=86400),
     ],
     pods.images_have_tags: [
         lambda r: container(r).update(image="voting"),
@@ -260,15 +260,18 @@ def test_the_policy_finds_the_mistake(overlay: str, policy: Policy, change: Chan
     assert list(policy(resources)), "the policy found nothing"
 
 
-def test_a_digest_may_follow_the_tag_and_the_job_keeps_its_name(tmp_path: Path):
+@pytest.mark.parametrize("suffix", ["", "-tracing"])
+@pytest.mark.parametrize("digest", ["", f"sha256:{'5' * 64}"])
+def test_the_job_has_the_parts_of_the_tag_in_its_name(tmp_path: Path, suffix: str, digest: str):
     production = Path(shutil.copytree(DEPLOY, tmp_path / "deploy")) / PRODUCTION
     path = production / "kustomization.yaml"
-    tag, digest = '    newTag: "0.1.0"\n', f"sha256:{'5' * 64}"
+    tag, given = '    newTag: "0.1.0"\n', f"    newTag: 10.21.32{suffix}\n"
     assert tag in path.read_text()
-    path.write_text(path.read_text().replace(tag, f"{tag}    digest: {digest}\n"))
+    given += f"    digest: {digest}\n" if digest else ""
+    path.write_text(path.read_text().replace(tag, given))
     resources = kustomize(production)
-    assert container(resources)["image"].endswith(f"/voting:0.1.0@{digest}")
-    assert one(resources, "Job", "migrate")["metadata"]["name"] == "migrate-0.1.0"
+    assert container(resources)["image"].endswith(f"/voting:10.21.32{suffix}@{digest}".rstrip("@"))
+    assert one(resources, "Job", "migrate")["metadata"]["name"] == f"migrate-10-21-32{suffix}"
     assert list(pods.the_job_is_named_after_its_image(resources)) == []
     assert list(pods.images_have_tags(resources)) == []
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from voting import __version__
+
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = {each.stem: each.read_text() for each in (ROOT / ".github/workflows").iterdir()}
 WORKFLOWS = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
@@ -89,6 +91,10 @@ def test_the_first_and_the_last_python_are_checked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     supported = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
     assert JOBS["check/nox"]["strategy"]["matrix"]["python"] == [supported[0], supported[-1]]
+
+
+def test_the_version_can_be_a_tag_that_names_the_job_of_a_migration():
+    assert re.fullmatch(r"\d+\.\d+\.\d[a-z0-9]*", __version__)
 
 
 def test_the_image_is_built_with_arguments_that_the_dockerfile_has():
