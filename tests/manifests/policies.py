@@ -112,6 +112,12 @@ def there_are_enough_pods(resources: list[Resource]) -> Iterator[str]:
         yield "Postgres does not archive its log"
 
 
+def postgres_stops_without_waiting_for_sessions(resources: list[Resource]) -> Iterator[str]:
+    for cluster in of(resources, "Cluster"):
+        if cluster["spec"].get("smartShutdownTimeout") != 0:
+            yield f"{title(cluster)} waits for its sessions"
+
+
 def voters_use_tls(resources: list[Resource]) -> Iterator[str]:
     data = one(resources, "ConfigMap", "voting")["data"]
     for ingress in of(resources, "Ingress"):

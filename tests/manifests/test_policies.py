@@ -231,6 +231,9 @@ IN_PRODUCTION: Mistakes = {
         lambda r: postgres(r)["postgresql"]["synchronous"].pop("failoverQuorum"),
         lambda r: postgres(r).pop("plugins"),
     ],
+    policies.postgres_stops_without_waiting_for_sessions: [
+        lambda r: postgres(r).pop("smartShutdownTimeout"),
+    ],
     policies.voters_use_tls: [
         lambda r: spec(r, "Ingress", "voting").pop("tls"),
         lambda r: one(r, "ConfigMap", "voting")["data"].update(VOTE_URL="http://vote.example.com"),
