@@ -12,9 +12,13 @@ AUTOSCALERS = {"HorizontalPodAutoscaler": "Replicas", "ScaledObject": "ReplicaCo
 
 
 def size(text: str) -> int:
-    """Parse a number of bytes, as Kubernetes (Mi) or Redis (mb) writes it."""
-    number, unit = re.fullmatch(r"(\d+)(\w*)", text).groups()
-    return int(number) * {"": 1, "mb": 2**20, "gb": 2**30, "Mi": 2**20, "Gi": 2**30}[unit]
+    """Parse a number of bytes, as Kubernetes (Mi), Redis (mb) or Postgres (MB) writes it."""
+    number, unit = re.fullmatch(r"(\d+)(\w*)", text.lower()).groups()
+    return int(number) * {"": 1, "mb": 2**20, "gb": 2**30, "mi": 2**20, "gi": 2**30}[unit]
+
+
+def cores(text: str) -> float:
+    return float(text.removesuffix("m")) / (1000 if text.endswith("m") else 1)
 
 
 def autoscalers(resources: list[Resource]) -> dict[str, tuple[int, int]]:
@@ -35,6 +39,20 @@ def redis_syncs_before_it_replies(resources: list[Resource]) -> Iterator[str]:
     [container] = pod(one(resources, "StatefulSet", "redis"))["containers"]
     if size(container["resources"]["limits"]["memory"]) < 2 * size(settings["maxmemory"]):
         yield "Redis has too little memory to rewrite its log"
+
+
+def postgres_buffers_a_quarter_of_its_memory(resources: list[Resource]) -> Iterator[str]:
+    found = [
+        (each["spec"]["postgresql"]["parameters"], each["spec"]["resources"])
+        for each in of(resources, "Cluster")
+    ]
+    for each in of(resources, "StatefulSet"):
+        [container] = pod(each)["containers"]
+        given = [argument.split("=") for argument in container.get("args", []) if "=" in argument]
+        found += [(dict(given), container["resources"])] if given else []
+    for settings, memory in found:
+        if 4 * size(settings["shared_buffers"]) != size(memory["limits"]["memory"]):
+            yield f"Postgres buffers {settings['shared_buffers']} of {memory['limits']['memory']}"
 
 
 def data_is_on_persistent_volumes(resources: list[Resource]) -> Iterator[str]:
@@ -71,6 +89,20 @@ def only_autoscalers_set_replicas(resources: list[Resource]) -> Iterator[str]:
             yield f"the autoscaler of {name} can't scale"
 
 
+def pods_are_added_before_they_reach_their_limit(resources: list[Resource]) -> Iterator[str]:
+    for autoscaler in of(resources, "HorizontalPodAutoscaler"):
+        name = autoscaler["spec"]["scaleTargetRef"]["name"]
+        limits = {
+            each["name"]: each["resources"]["limits"]["cpu"]
+            for each in pod(one(resources, "Deployment", name))["containers"]
+        }
+        for metric in autoscaler["spec"]["metrics"]:
+            source = metric["containerResource"]
+            target, limit = source["target"]["averageValue"], limits[source["container"]]
+            if cores(target) >= cores(limit):
+                yield f"{name} never needs {target} of {limit}"
+
+
 def the_worker_scales_by_its_own_stream(resources: list[Resource]) -> Iterator[str]:
     stream = Queue(connect("redis://redis")).stream_key
     [trigger] = one(resources, "ScaledObject", "worker")["spec"]["triggers"]
@@ -79,7 +111,7 @@ def the_worker_scales_by_its_own_stream(resources: list[Resource]) -> Iterator[s
     if trigger["metadata"]["consumerGroup"] != GROUP:
         yield f"the group is {GROUP}"
     service = one(resources, "Service", "redis")
-    address = f"redis.{service['metadata']['namespace']}:{service['spec']['ports'][0]['port']}"
+    address = f"redis.{service['metadata']['namespace']}.svc:{service['spec']['ports'][0]['port']}"
     if trigger["metadata"]["address"] != address:
         yield f"the address, from every namespace, is {address}"
 
@@ -124,8 +156,9 @@ def voters_use_tls(resources: list[Resource]) -> Iterator[str]:
         covered = {host for each in ingress["spec"].get("tls", []) for host in each["hosts"]}
         hosts = {rule["host"] for rule in ingress["spec"]["rules"]}
         yield from (f"{host} has no certificate" for host in hosts - covered)
-        if {f"https://{host}" for host in hosts} != {data["VOTE_URL"], data["RESULT_URL"]}:
-            yield "the pages link to other addresses than the Ingress serves"
+    for name in ("VOTE_URL", "RESULT_URL"):
+        if not data[name].startswith("https://"):
+            yield f"{name} has no TLS"
 
 
 def no_secret_is_rendered(resources: list[Resource]) -> Iterator[str]:

@@ -136,6 +136,7 @@ EVERYWHERE: Mistakes = {
         lambda r: backend(r).update(port={"name": "ops"}),
         lambda r: backend(r).update(port={"number": 9090}),
         lambda r: backend(r).update(name="result"),
+        lambda r: one(r, "ConfigMap", "voting")["data"].update(RESULT_URL="https://other.example"),
         lambda r: spec(r, "Service", "vote")["ports"][0].update(targetPort="ops"),
     ],
     pods.probes_request_the_right_paths: [
@@ -198,6 +199,11 @@ EVERYWHERE: Mistakes = {
 }
 
 IN_KIND: Mistakes = {
+    policies.postgres_buffers_a_quarter_of_its_memory: [
+        lambda r: container(r, "StatefulSet", "postgres")["resources"]["limits"].update(
+            memory="512Mi"
+        ),
+    ],
     wiring.each_secret_that_is_read_exists: [
         lambda r: one(r, "Secret", "vote")["data"].pop("SECRET_KEYS"),
         lambda r: r.remove(one(r, "Secret", "postgres")),
@@ -206,6 +212,9 @@ IN_KIND: Mistakes = {
 }
 
 IN_PRODUCTION: Mistakes = {
+    policies.postgres_buffers_a_quarter_of_its_memory: [
+        lambda r: postgres(r)["postgresql"]["parameters"].update(shared_buffers="1GB"),
+    ],
     policies.no_secret_is_rendered: [
         lambda r: r.append({"kind": "Secret", "metadata": {"name": "vote"}}),
     ],
@@ -218,10 +227,14 @@ IN_PRODUCTION: Mistakes = {
         lambda r: vote(r)["spec"].update(replicas=3),
         lambda r: spec(r, "ScaledObject", "worker").update(minReplicaCount=0),
     ],
+    policies.pods_are_added_before_they_reach_their_limit: [
+        lambda r: container(r)["resources"]["limits"].update(cpu="500m"),
+    ],
     policies.the_worker_scales_by_its_own_stream: [
         lambda r: trigger(r).update(stream="ballots"),
         lambda r: trigger(r).update(consumerGroup="worker"),
         lambda r: trigger(r).update(address="redis:6379"),
+        lambda r: one(r, "Service", "redis")["metadata"].update(namespace="other"),
     ],
     policies.there_are_enough_pods: [
         lambda r: spec(r, "HorizontalPodAutoscaler", "vote").update(minReplicas=2),
@@ -263,20 +276,39 @@ def test_the_policy_finds_the_mistake(overlay: str, policy: Policy, change: Chan
     assert list(policy(resources)), "the policy found nothing"
 
 
+def production(folder: Path, *replaced: tuple[str, str]) -> list[Resource]:
+    """Render the overlay for production after an edit of its kustomization."""
+    overlay = Path(shutil.copytree(DEPLOY, folder / "deploy")) / PRODUCTION
+    path = overlay / "kustomization.yaml"
+    for old, new in replaced:
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+    return kustomize(overlay)
+
+
 @pytest.mark.parametrize("suffix", ["", "-tracing"])
 @pytest.mark.parametrize("digest", ["", f"sha256:{'5' * 64}"])
 def test_the_job_has_the_parts_of_the_tag_in_its_name(tmp_path: Path, suffix: str, digest: str):
-    production = Path(shutil.copytree(DEPLOY, tmp_path / "deploy")) / PRODUCTION
-    path = production / "kustomization.yaml"
-    tag, given = '    newTag: "0.1.0"\n', f"    newTag: 10.21.32{suffix}\n"
-    assert tag in path.read_text()
-    given += f"    digest: {digest}\n" if digest else ""
-    path.write_text(path.read_text().replace(tag, given))
-    resources = kustomize(production)
+    given = f"newTag: 10.21.32{suffix}" + (f"\n    digest: {digest}" if digest else "")
+    resources = production(tmp_path, ('newTag: "0.1.0"', given))
     assert container(resources)["image"].endswith(f"/voting:10.21.32{suffix}@{digest}".rstrip("@"))
     assert one(resources, "Job", "migrate")["metadata"]["name"] == f"migrate-10-21-32{suffix}"
     assert list(pods.the_job_is_named_after_its_image(resources)) == []
     assert list(pods.images_have_tags(resources)) == []
+
+
+def test_an_address_and_the_namespace_are_set_in_one_place(tmp_path: Path):
+    changes = [("vote.example.com", "a.example.org"), ("result.example.com", "b.example.org/c")]
+    resources = production(tmp_path, *changes, ("namespace: voting", "namespace: other"))
+    hosts = [rule["host"] for rule in spec(resources, "Ingress", "voting")["rules"]]
+    assert hosts == ["a.example.org", "b.example.org"]
+    assert {each["metadata"].get("namespace", "other") for each in resources} == {"other"}
+    for policy in (
+        policies.voters_use_tls,
+        policies.the_worker_scales_by_its_own_stream,
+        wiring.the_ingress_leads_only_to_pages,
+    ):
+        assert list(policy(resources)) == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

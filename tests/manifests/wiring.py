@@ -1,6 +1,7 @@
 """Policies on references between resources: Secrets, settings, ports and networks."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from voting.settings import ROLE_SETTINGS, RoleSettings
 
@@ -165,6 +166,7 @@ def services_target_container_ports(resources: list[Resource]) -> Iterator[str]:
 
 
 def the_ingress_leads_only_to_pages(resources: list[Resource]) -> Iterator[str]:
+    settings = one(resources, "ConfigMap", "voting")["data"]
     for ingress in of(resources, "Ingress"):
         for rule in ingress["spec"]["rules"]:
             [path] = rule["http"]["paths"]
@@ -172,8 +174,9 @@ def the_ingress_leads_only_to_pages(resources: list[Resource]) -> Iterator[str]:
             [port] = one(resources, "Service", backend["name"])["spec"]["ports"]
             if port["name"] != backend["port"].get("name") or port["targetPort"] != "http":
                 yield f"{rule['host']} leads to {backend}"
-            if backend["name"] != rule["host"].partition(".")[0]:
-                yield f"{rule['host']} leads to {backend['name']}"
+            address = settings[f"{backend['name'].upper()}_URL"]
+            if urlsplit(address).hostname != rule["host"]:
+                yield f"{rule['host']} leads to {backend['name']}, whose address is {address}"
 
 
 def only_the_listed_pairs_may_connect(resources: list[Resource]) -> Iterator[str]:
