@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["nox[uv]>=2025.2.9"]
+# dependencies = ["nox[uv]>=2026.10.20"]
 # [tool.nox]
 # script-venv-backend = "virtualenv"  # has pip, which knows where packages come from
 # ///
@@ -11,6 +11,7 @@ the sessions in seconds. With CI=true a missing browser fails its session; elsew
 """
 
 import ast
+import fcntl
 import os
 import re
 import shutil
@@ -23,6 +24,9 @@ import nox
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
+# Tests wait often: a second session uses the cores meanwhile.
+nox.options.parallel = 2
+nox.options.allow_parallel = True
 nox.options.sessions = [
     *("lint", "types", "manifests", "unit", "integration", "simulation", "faults"),
     *("acceptance", "browser", "e2e_local", "coverage"),
@@ -52,9 +56,8 @@ def configure_uv_as_pip() -> None:
 
 configure_uv_as_pip()
 
-# Most tests wait for servers and processes: three at a time keep two cores busy. Each of the three
-# has its own Postgres and Valkey.
-IN_PARALLEL = ("--numprocesses=3", "--dist=worksteal")
+# Each of the processes has its own Postgres and Valkey.
+IN_PARALLEL = ("--numprocesses=2", "--dist=worksteal")
 
 
 def install(session: nox.Session) -> None:
@@ -87,6 +90,8 @@ def install_only(session: nox.Session, name: str) -> None:
 
 def measured(session: nox.Session, folder: str, *options: str) -> None:
     """Run a folder's tests, or those that the command line names, and record what they execute."""
+    session.env["COVERAGE_FILE"] = f".coverage.{session.name}"
+    session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *options, *(session.posargs or [folder]))
 
 
@@ -138,7 +143,6 @@ def manifests(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """Single modules, without servers."""
     install(session)
-    session.run("coverage", "erase")
     measured(session, "tests/unit", *IN_PARALLEL)
 
 
@@ -238,7 +242,7 @@ def quick(session: nox.Session) -> None:
     session.run("pytest", "tests/simulation", "--seeds=200")
 
 
-@nox.session
+@nox.session(requires=["unit", "integration"])
 def coverage(session: nox.Session) -> None:
     """Report the lines and branches that unit and integration tests have executed."""
     install_only(session, "coverage")
@@ -389,8 +393,11 @@ def find_chromium(session: nox.Session) -> str | None:
 def install_package(name: str) -> None:
     """Install a package of the distribution, if that is Debian's and the user is root."""
     if sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update"], ["install", "--yes", "--no-install-recommends", name]):
-            subprocess.run(["apt-get", "--quiet", *command], check=False, stdout=subprocess.DEVNULL)
+        with Path(".nox/apt.lock").open("w") as lock:  # sessions may run at the same time
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for command in (["update"], ["install", "--yes", "--no-install-recommends", name]):
+                words = ["apt-get", "--quiet", *command]
+                subprocess.run(words, check=False, stdout=subprocess.DEVNULL)
 
 
 def installed_chromium(session: nox.Session) -> str | None:
