@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from uuid import uuid4
@@ -12,6 +13,7 @@ import pytest
 from redis.exceptions import ReadOnlyError, RedisError
 from sqlalchemy.exc import DBAPIError
 from support.database import execute, fetch
+from support.environ import ENVIRON
 from support.proxy import Proxy
 
 from voting.database.engine import SESSION, create_engine, is_uncertain
@@ -130,6 +132,58 @@ async def test_a_pooler_that_refuses_settings_of_a_session_is_named():
         engine = create_engine(f"postgresql://me@127.0.0.1:{port}/x?sslmode=disable", name="tests")
         with pytest.raises(SettingsError, match=r"pooler .*unsupported startup parameter"):
             await execute(engine, "SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("words", "old"),
+    [
+        (["migrate"], "DATABASE_URL"),
+        (["wait"], "DATABASE_URL"),
+        ("worker", "DATABASE_URL"),
+        ("worker", "REDIS_URL"),
+        ("vote", "REDIS_URL"),
+        ("result", "DATABASE_URL"),
+    ],
+)
+async def test_a_process_ends_with_what_was_found_and_what_is_needed(
+    database, to_redis, to_postgres, words, old
+):
+    if old == "REDIS_URL":
+        to_redis.back.change = replacing(*REDIS["an old one"][:2])
+    else:
+        to_postgres.back.change = replacing(*POSTGRES["an old one"][:2])
+    environ = {
+        "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{to_postgres.port}/{database}",
+        "REDIS_URL": f"redis://127.0.0.1:{to_redis.port}",
+        "SECRET_KEYS": "k" * 32,
+        "HOST": "127.0.0.1",
+        "PORT": "0",
+        "OPS_PORT": "0",
+        "LOG_LEVEL": "error",
+    }
+    environ |= {"ROLE": words} if isinstance(words, str) else {}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "voting", *(words if isinstance(words, list) else ())),
+        env={**ENVIRON, **environ},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        _, said = await process.communicate()
+    assert process.returncode == 2
+    [*_, line] = said.decode().splitlines()
+    assert re.fullmatch(rf"  {old}: the server is \w+ [\d.]+, [\d.]+ or newer is needed", line)
+
+
+async def test_a_redis_that_refuses_the_password_is_named_in_the_log(to_redis, caplog):
+    queue = Queue(connect(f"redis://vote:wrong@127.0.0.1:{to_redis.port}"))
+    caster = Caster(queue)
+    for _ in range(2):
+        with pytest.raises(NotRecorded):
+            await caster.cast(ballot())
+    await queue.close()
+    [error] = caplog.records
+    assert error.getMessage().startswith("Redis refuses votes: ")
+    assert "password" in error.getMessage()
 
 
 # Connections that lead to a server that became a replica

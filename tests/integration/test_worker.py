@@ -243,6 +243,17 @@ async def test_a_worker_retries_postgres_and_logs_it_once(
     assert up.getMessage() == "Postgres works again"
 
 
+async def test_a_server_that_refuses_is_not_called_down(stream, engine, admin, caplog, monkeypatch):
+    monkeypatch.setattr(worker_module, "BACKOFF", (0.01,))
+    async with working(stream, engine):
+        await execute(admin, "REVOKE INSERT ON votes FROM voting_worker")
+        await stream.cast_many(1)
+        await until(lambda: "Postgres refuses to work, retrying" in caplog.text)
+        await execute(admin, "GRANT INSERT ON votes TO voting_worker")
+        await until(counted(stream, engine, 1))
+    assert "is down" not in caplog.text
+
+
 async def test_a_transaction_conflict_is_retried_without_a_warning(
     stream, engine, caplog, monkeypatch
 ):

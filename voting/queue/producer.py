@@ -183,6 +183,8 @@ class Caster:
             async with asyncio.timeout_at(deadline):  # another
                 return await self._get_connection()
         except (RedisError, OSError, TimeoutError) as error:
+            if isinstance(error, (*_REFUSALS, UnsuitableRedis)):
+                self._log_refusal(str(error))
             raise NotRecorded("Redis can't be reached") from error
 
     async def _get_connection(self) -> Any:
