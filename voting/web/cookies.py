@@ -23,6 +23,18 @@ _Value = TypeVar("_Value")
 _UNANSWERED = re.compile(r"(\d{1,15})(?:\.(\d{1,15}))?")
 
 
+Jar = Mapping[str, Sequence[str]]
+"""The values of each cookie of a request. Another site may set one too, for a parent domain."""
+
+
+def read_cookies(headers: RequestHeaders) -> Jar:
+    jar: dict[str, list[str]] = {}
+    for cookie in headers.get(b"cookie", b"").decode("latin-1").split(";"):
+        key, _, value = cookie.partition("=")
+        jar.setdefault(key.strip(), []).append(value.strip())
+    return jar
+
+
 class VoterCookies:
     """Creates and verifies signed voter ids, each for one poll: the identity of its database.
 
@@ -112,20 +124,20 @@ class Cookies:
         self.unanswered_name = cookie_name("unanswered", secure=secure, port=port)
         self._attributes = "; Path=/; SameSite=lax" + ("; Secure" if secure else "")
 
-    def voter(self, jar: "Jar", poll: str) -> UUID | None:
+    def voter(self, jar: Jar, poll: str) -> UUID | None:
         return _first(jar, self._voter_name, partial(self._voters.read, poll=poll))
 
-    def has_voter(self, jar: "Jar") -> bool:
+    def has_voter(self, jar: Jar) -> bool:
         """Whether the browser has a cookie of a voter, maybe of another poll or key."""
         return self._voter_name in jar
 
-    def receipt(self, jar: "Jar") -> Receipt | None:
+    def receipt(self, jar: Jar) -> Receipt | None:
         return _first(jar, self._receipt_name, Receipt.parse)
 
-    def unanswered(self, jar: "Jar") -> Unanswered | None:
+    def unanswered(self, jar: Jar) -> Unanswered | None:
         return _first(jar, self.unanswered_name, Unanswered.parse)
 
-    def set_new_voter(self, jar: "Jar", poll: str) -> list[Header]:
+    def set_new_voter(self, jar: Jar, poll: str) -> list[Header]:
         """Return headers that also delete what the browser has of an earlier voter."""
         earlier = jar.keys() & {self._receipt_name, self.unanswered_name}
         deleted = [self._set_cookie(name, "", max_age=0) for name in sorted(earlier)]
@@ -149,18 +161,6 @@ class Cookies:
 def cookie_name(name: str, *, secure: bool, port: int) -> str:
     suffix = "" if port in {80, 443} else f"-{port}"
     return f"{'__Host-' if secure else ''}{name}{suffix}"
-
-
-Jar = Mapping[str, Sequence[str]]
-"""The values of each cookie of a request. Another site may set one too, for a parent domain."""
-
-
-def read_cookies(headers: RequestHeaders) -> Jar:
-    jar: dict[str, list[str]] = {}
-    for cookie in headers.get(b"cookie", b"").decode("latin-1").split(";"):
-        key, _, value = cookie.partition("=")
-        jar.setdefault(key.strip(), []).append(value.strip())
-    return jar
 
 
 def _first(jar: Jar, name: str, parse: Callable[[str], _Value | None]) -> _Value | None:
