@@ -232,6 +232,14 @@ async def test_after_a_failover_behind_a_balancer_votes_are_taken_by_the_new_pri
     await new.close()
 
 
+async def test_a_closed_poll_is_ready_and_one_without_a_stream_is_not(prepared):
+    caster = Caster(prepared.vote.queue)
+    await prepared.sync_poll(MIN_VERSION, Poll(state="closed", revision=1))
+    assert await caster.ready()
+    await prepared.admin.delete(prepared.queue.stream_key)
+    assert not await caster.ready()
+
+
 async def test_a_command_that_finds_a_replica_closes_its_connection(prepared, servers):
     queue = Queue(connect(servers.redis_url()), name=prepared.queue.name)
     await queue.redis.ping()
