@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import running_servers
@@ -54,8 +55,8 @@ def start(data: Path) -> Iterator[Callable[..., VotingUp]]:  # noqa: ARG001 - de
     """Start `voting up` with a data folder, options and variables, until the test ends."""
     started: list[VotingUp] = []
 
-    def start(data: Path, *options: str, **environ: str) -> VotingUp:
-        started.append(VotingUp(data, *options, **environ))
+    def start(data: Path, *options: str, **settings: Any) -> VotingUp:
+        started.append(VotingUp(data, *options, **settings))
         return started[-1]
 
     yield start

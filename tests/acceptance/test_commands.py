@@ -21,7 +21,7 @@ AWAY = {
 
 def voting(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "voting", *arguments],
+        [sys.executable, "-P", "-m", "voting", *arguments],
         env={**ENVIRON, **environ},
         capture_output=True,
         text=True,
@@ -165,7 +165,7 @@ def test_a_migration_reports_an_unreachable_database_in_one_line(options):
 
 def test_a_wait_for_the_schema_logs_the_reason_and_ends_on_sigterm():
     with subprocess.Popen(
-        [sys.executable, "-m", "voting", "wait"],
+        [sys.executable, "-P", "-m", "voting", "wait"],
         env={**ENVIRON, **AWAY, "LOG_FORMAT": "console"},
         stderr=subprocess.PIPE,
         text=True,

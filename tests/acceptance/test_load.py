@@ -46,7 +46,7 @@ class Load:
         self._log = Path(tempfile.mkstemp(prefix="voting-load-", suffix=".log")[1])
         with self._log.open("wb") as log:
             self.process = psutil.Popen(
-                [sys.executable, "-m", "voting", "load", *options],
+                [sys.executable, "-P", "-m", "voting", "load", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -39,7 +39,7 @@ def prompted(up: VotingUp, reply: str, *command: str) -> tuple[int, str]:
     terminal, theirs = pty.openpty()
     try:
         with subprocess.Popen(
-            [sys.executable, "-m", "voting", *command, "--data", str(up.data)],
+            [sys.executable, "-P", "-m", "voting", *command, "--data", str(up.data)],
             env=ENVIRON,
             stdin=theirs,
             stdout=subprocess.PIPE,

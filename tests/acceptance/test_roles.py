@@ -224,7 +224,7 @@ def test_a_client_that_never_finishes_does_not_delay_the_stop(vote):
 
 def test_a_migration_without_a_database_fails_with_one_line():
     migration = subprocess.run(
-        [sys.executable, "-m", "voting", "migrate"],
+        [sys.executable, "-P", "-m", "voting", "migrate"],
         env={**ENVIRON, "DATABASE_URL": AWAY["DATABASE_URL"]},
         capture_output=True,
         text=True,

@@ -79,7 +79,7 @@ def test_ctrl_c_while_it_starts_stops_it_cleanly(start, data, step):
 def test_it_runs_without_its_terminal_and_stops_though_its_output_has_no_reader(data):
     options = ["--data", str(data), "--vote-port", "0", "--result-port", "0"]
     with subprocess.Popen(
-        ["nohup", sys.executable, "-m", "voting", "up", *options],
+        ["nohup", sys.executable, "-P", "-m", "voting", "up", *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=ENVIRON,
@@ -93,6 +93,21 @@ def test_it_runs_without_its_terminal_and_stops_though_its_output_has_no_reader(
         finally:
             process.kill()
     assert not holders(data)
+
+
+# Where it is started
+
+
+def test_nothing_in_the_current_folder_is_run(start, data, tmp_path):
+    (tmp_path / "voting").mkdir()
+    for name in ("calendar", "redis", "voting/__init__", "voting/__main__", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(
+            "import pathlib; pathlib.Path(__file__ + '.ran').touch()"
+        )
+    up = start(data, cwd=tmp_path).ready()
+    assert up.vote("a")
+    wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
+    assert not list(tmp_path.rglob("*.ran"))
 
 
 # Starts that fail

@@ -65,12 +65,12 @@ def holders(data: Path) -> list[psutil.Process]:
 class VotingUp:
     """A running `voting up` on free ports; `output` is what it has printed so far."""
 
-    def __init__(self, data: Path, *options: str, **environ: str) -> None:
+    def __init__(self, data: Path, *options: str, cwd: Path | None = None, **environ: str) -> None:
         self.data = data
         self.servers = DataDir(data, data / "run")
         # Not in the folder, which a test may fill or make unreadable.
         self._log = Path(tempfile.mkstemp(prefix="voting-up-", suffix=".log")[1])
-        command = [sys.executable, "-m", "voting", "up", "--data", str(data)]
+        command = [sys.executable, "-P", "-m", "voting", "up", "--data", str(data)]
         ports = ["--vote-port", "0", "--result-port", "0"]
         with self._log.open("wb") as log:
             self.process = psutil.Popen(
@@ -79,6 +79,7 @@ class VotingUp:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**ENVIRON, **INTERVALS, **environ},
+                cwd=cwd,
                 process_group=GUARDIAN.group,
             )
 
@@ -264,7 +265,7 @@ class RoleProcess:
         environ = {**role_environment(role, self.port, self.ops_port), **environ}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "voting"],
+                [sys.executable, "-P", "-m", "voting"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

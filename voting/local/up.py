@@ -31,6 +31,9 @@ WITHHELD_ENV = {
     Role.WORKER: {"SECRET_KEYS"},
 }
 
+# -P: without it, Python would import modules from the current directory, whoever wrote them.
+_VOTING = (sys.executable, "-P", "-m", "voting")
+
 
 def _scale(text: str) -> tuple[Role, int]:
     """Parse ROLE=N: the number of processes of a role."""
@@ -148,7 +151,8 @@ class Stack:
 
     async def _migrate(self, guardian: Guardian, environ: Mapping[str, str]) -> None:
         migration = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "voting", "migrate"),
+            *_VOTING,
+            "migrate",
             env=environ,
             process_group=guardian.group,
             pass_fds=(guardian.lock,),
@@ -168,7 +172,7 @@ class Stack:
         given = {name: environ[name] for name in environ.keys() - WITHHELD_ENV[role]}
         return Program(
             name=role.value if self.scale[role] == 1 else f"{role.value} {number}",
-            command=[sys.executable, "-m", "voting"],
+            command=_VOTING,
             environment={**given, **own},
             ready=partial(is_ready, self.host, ops_port),
         )
