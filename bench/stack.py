@@ -96,7 +96,7 @@ class Stack:
             "SECRET_KEYS": KEY,
         }
         own = {key: value for key, value in urls.items() if key not in WITHHELD_ENV[role]}
-        return self._running([PYTHON, "-m", "voting"], number, {**own, "ROLE": role})
+        return self._running([PYTHON, "-P", "-m", "voting"], number, {**own, "ROLE": role})
 
     def bare(self, body: Path, number: int = 1) -> AbstractContextManager[Processes]:
         """Run the least that a web role could be: `bench.bare`."""

@@ -64,7 +64,7 @@ class Local(Target):
         return [_get(process, "/metrics").text for process in self._processes(role)]
 
     def command(self, *words: str) -> str:
-        command = (sys.executable, "-m", "voting", *words, "--data", str(self._up.data))
+        command = (sys.executable, "-P", "-m", "voting", *words, "--data", str(self._up.data))
         return run(*command, timeout=self.patience, env=ENVIRON)
 
     @contextmanager

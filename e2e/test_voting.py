@@ -58,7 +58,7 @@ def test_a_closed_poll_takes_no_vote_and_its_result_is_final(target, voter):
 def test_two_thousand_votes_match_their_responses(target):
     pages = (f"--{page}-url={target.address(page)}" for page in ("vote", "result"))
     load = subprocess.run(
-        [sys.executable, "-m", "voting", "load", "--votes=2000", "--check", *pages],
+        [sys.executable, "-P", "-m", "voting", "load", "--votes=2000", "--check", *pages],
         env=ENVIRON,
         capture_output=True,
         text=True,

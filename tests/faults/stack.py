@@ -115,7 +115,7 @@ class Stack:
         }
         return Program(
             name=name,
-            command=[sys.executable, "-m", "faults.role", *self.mistakes, *patches],
+            command=[sys.executable, "-P", "-m", "faults.role", *self.mistakes, *patches],
             environment={
                 **role_environment(role, self._port(role), ops, urls),
                 "PYTHONPATH": str(TESTS),

@@ -38,7 +38,7 @@ async def voting(stack: Stack, *command: str) -> Any:
     }
     for words in (command, ("status", "--json")):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "voting", *words),
+            *(sys.executable, "-P", "-m", "voting", *words),
             env={**ENVIRON, **urls},
             stdout=asyncio.subprocess.PIPE,
         )

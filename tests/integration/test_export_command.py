@@ -18,7 +18,7 @@ from voting.database.poll import confirm_close, declare_final
 from voting.database.totals import fetch_result
 from voting.poll.ballot import Version
 
-COMMAND = [sys.executable, "-m", "voting", "export"]
+COMMAND = [sys.executable, "-P", "-m", "voting", "export"]
 UNTIL = Version(9, 0)
 
 # By how many kilobytes interpreter and buffers differ from run to run.

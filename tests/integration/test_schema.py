@@ -62,7 +62,7 @@ def test_downgrade_leaves_nothing_and_can_be_undone(empty_url):
 
 
 def test_migrations_that_start_at_once_wait_for_each_other(empty_url):
-    command_line = [sys.executable, "-m", "voting", "migrate"]
+    command_line = [sys.executable, "-P", "-m", "voting", "migrate"]
     environ = {**os.environ, "DATABASE_URL": empty_url}
     migrations = [subprocess.Popen(command_line, env=environ) for _ in range(3)]
     assert [each.wait() for each in migrations] == [0, 0, 0]

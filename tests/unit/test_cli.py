@@ -70,7 +70,7 @@ def test_a_shell_completes_subcommands_and_their_options():
 
 def test_the_command_offers_its_completion_to_shells():
     environ = {**ENVIRON, "_VOTING_COMPLETE": "zsh_source"}
-    script = subprocess.check_output([sys.executable, "-m", "voting"], env=environ)
+    script = subprocess.check_output([sys.executable, "-P", "-m", "voting"], env=environ)
     assert script.startswith(b"#compdef voting")
 
 
