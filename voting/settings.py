@@ -270,8 +270,15 @@ def load_role(environ: Mapping[str, str]) -> Role:
 
 
 def default_data_dir() -> Path:
-    """Return the directory in which `voting up` keeps its data by default."""
+    """Return the directory in which `voting up` keeps its data by default.
+
+    Raises OSError if the user has no home directory.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/voting")  # Postgres runs as another user, who can't enter /root
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "voting"
+    if home := os.environ.get("XDG_DATA_HOME"):
+        return Path(home) / "voting"
+    try:
+        return Path.home() / ".local" / "share" / "voting"
+    except RuntimeError:
+        raise OSError("this user has no home directory: set HOME, or use --data") from None

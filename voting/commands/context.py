@@ -55,8 +55,8 @@ def server_urls(data: Path | None) -> Mapping[str, str]:
     """Return the environment. If it has no server's URL, add those of the running `voting up`."""
     if os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL"):
         return os.environ
-    data = data or default_data_dir()
     try:
+        data = data or default_data_dir()
         # A killed `voting up` leaves its files: use them only while its process runs.
         os.kill(int((data / "lock").read_text()), 0)
         lines = (data / "servers.env").read_text().splitlines()
