@@ -77,11 +77,20 @@ def socket_dir(data: Path) -> Path:
     """
     run = data / "run"
     shutil.rmtree(run, ignore_errors=True)
-    if len(str(run)) > _MAX_SOCKET_DIR or not re.fullmatch(r"[\w./-]+", str(run), re.ASCII):
-        return Path(tempfile.mkdtemp(prefix="voting-"))
-    with _writes_to(data):
-        run.mkdir(mode=0o700)
-    return run
+    if _fits_sockets(run):
+        with _writes_to(data):
+            run.mkdir(mode=0o700)
+        return run
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp makes a private one
+        if _fits_sockets(Path(parent, "voting-12345678")):
+            with suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="voting-", dir=parent))
+    raise StartError(f"{run} can't have sockets, nor can TMPDIR or /tmp: use a shorter --data")
+
+
+def _fits_sockets(path: Path) -> bool:
+    short = len(str(path)) <= _MAX_SOCKET_DIR
+    return short and bool(re.fullmatch(r"[\w./-]+", str(path), re.ASCII))
 
 
 @contextmanager
