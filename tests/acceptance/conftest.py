@@ -52,11 +52,11 @@ def data(used: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def start(data: Path) -> Iterator[Callable[..., VotingUp]]:  # noqa: ARG001 - deleted after it
-    """Start `voting up` with a data folder, options and variables, until the test ends."""
+    """Start a VotingUp with these arguments, until the test ends."""
     started: list[VotingUp] = []
 
-    def start(data: Path, *options: str, **settings: Any) -> VotingUp:
-        started.append(VotingUp(data, *options, **settings))
+    def start(data: Path, *options: str, **others: Any) -> VotingUp:
+        started.append(VotingUp(data, *options, **others))
         return started[-1]
 
     yield start

@@ -104,10 +104,31 @@ def test_nothing_in_the_current_folder_is_run(start, data, tmp_path):
         (tmp_path / f"{name}.py").write_text(
             "import pathlib; pathlib.Path(__file__ + '.ran').touch()"
         )
-    up = start(data, cwd=tmp_path).ready()
+    up = start(data, popen={"cwd": tmp_path}).ready()
     assert up.vote("a")
     wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
     assert not list(tmp_path.rglob("*.ran"))
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="as others, Postgres runs as this user")
+
+
+@as_root
+def test_postgres_may_enter_a_new_folder_whatever_the_umask(start, data):
+    up = start(data / "above" / "new", popen={"umask": 0o077}).ready()
+    assert up.vote("a")
+    wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})
+
+
+@as_root
+def test_a_folder_that_postgres_may_not_enter_is_named_and_can_be_used_later(start, data):
+    data.chmod(0o700)
+    assert start(data).refused() == (
+        "Error: Postgres runs as the user nobody (it refuses to run as root), who can't enter"
+        f" {data}\n  Allow it with `chmod o+x {data}`, or choose another directory with --data\n"
+    )
+    data.chmod(0o701)
+    assert start(data).ready().vote("a")
 
 
 # Starts that fail
@@ -367,7 +388,13 @@ def test_a_data_directory_may_have_a_path_that_sockets_cannot_have(start, data, 
 
 def test_empty_variables_and_those_of_other_programs_have_no_effect(start, data):
     empty = dict.fromkeys(["DATABASE_URL", "REDIS_URL", "SECRET_KEYS", "HOST", "VOTE_URL"], "")
-    other = {"PGPORT": "1", "PGHOST": "nowhere", "PGDATA": "/nowhere", "PGUSER": "nobody"}
+    other = {
+        "PATH": "",
+        "PGPORT": "1",
+        "PGHOST": "nowhere",
+        "PGDATA": "/nowhere",
+        "PGUSER": "nobody",
+    }
     up = start(data, **empty, **other, PGSSLMODE="require", LC_ALL="tr_TR.UTF-8").ready()
     assert up.vote("a")
     wait_for("the vote to be counted", lambda: up.tally() == {"a": 1, "b": 0})

