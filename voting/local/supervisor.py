@@ -36,6 +36,7 @@ class Guardian:
         # kernel sends SIGHUP to the group; some tools send SIGTERM to all processes.
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", "trap '' HUP INT QUIT TERM; cat >/dev/null; kill -9 0"],
+            env={"PATH": os.defpath},  # the user's may lack `cat`
             stdin=subprocess.PIPE,
             process_group=0,
             pass_fds=(lock,),
