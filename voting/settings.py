@@ -1,5 +1,6 @@
 """The settings of each process, read from the environment at its start."""
 
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -267,6 +268,17 @@ def load_role(environ: Mapping[str, str]) -> Role:
     except SettingsError as error:
         problems += error.problems
     raise SettingsError(problems)
+
+
+def bind_problem(host: str, port: int, error: OSError | UnicodeError) -> str:
+    """Say which setting is wrong when a process can't listen on HOST and a port."""
+    reason = error.strerror if isinstance(error, OSError) else error
+    if isinstance(error, OSError) and error.errno in {errno.EADDRINUSE, errno.EACCES}:
+        return f"port {port} is not available: {reason}"
+    return (
+        f"HOST is {host!r}, where this machine can't listen: {reason}\n"
+        "  Unset HOST, or set it to an address of this machine"
+    )
 
 
 def default_data_dir() -> Path:

@@ -147,6 +147,13 @@ def test_a_port_on_which_a_program_listens_is_refused(run, role, name):
     assert "ddress already in use" in refused.output
 
 
+@pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu.invalid", "203.0.113.7"])
+def test_a_host_that_is_not_this_machine_is_named(run, host):
+    refused = run("worker", **{**AWAY, "HOST": host})
+    assert refused.ended() == 1
+    assert refused.output.startswith(f"Error: HOST is '{host}', where this machine can't listen: ")
+
+
 @pytest.mark.parametrize("name", ["vote", "result", "worker"])
 def test_a_role_without_its_servers_is_alive_and_not_ready(alone, name):
     role = alone(name)

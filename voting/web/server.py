@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from voting.settings import RoleSettings
+from voting.settings import RoleSettings, bind_problem
 from voting.telemetry.logging import log_startup
 from voting.web.ops import create_ops_app
 from voting.web.protocol import LimitedHttpProtocol, raise_file_limit
@@ -46,7 +46,7 @@ class _Server(uvicorn.Server):
 
 
 class HTTPServer:
-    """An HTTP server for `app`. Raises OSError if the port is not available.
+    """An HTTP server for `app`. Raises OSError if it can't listen there.
 
     uvicorn, not granian: measured on two cores, both take the same number of votes a second, but
     granian uses 1.3 times the processor time for each; and clients with a kept-alive connection
@@ -107,10 +107,11 @@ def _listen(host: str, port: int) -> socket.socket:
     """Bind `host`; `::` is every address of both families, or of IPv4 if there is no IPv6."""
     try:
         return _bind(host, port)
-    except OSError as error:
-        if host == "::" and error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+    except (OSError, UnicodeError) as error:
+        code = getattr(error, "errno", None)
+        if host == "::" and code in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
             return _listen("0.0.0.0", port)  # noqa: S104 - the same, in IPv4
-        raise OSError(f"port {port} is not available: {error.strerror}") from None
+        raise OSError(bind_problem(host, port, error)) from None
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -123,7 +124,7 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
-    except OSError:
+    except (OSError, UnicodeError):
         listener.close()
         raise
     return listener
