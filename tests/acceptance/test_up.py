@@ -1,6 +1,7 @@
 """`voting up` from its start to its stop, with ports, disks and processes that fail."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 from support.app import VotingUp, alive, holders
 from support.environ import ENVIRON
 from support.wait import wait_for
+
+from voting.local.address import resolve
+from voting.web.svg import qr_code
 
 from .conftest import copy
 from .test_commands import voting
@@ -131,6 +135,22 @@ def test_a_folder_that_postgres_may_not_enter_is_named_and_can_be_used_later(sta
     assert start(data).ready().vote("a")
 
 
+# Addresses
+
+
+def test_links_say_the_address_that_other_machines_reach(start, data):
+    host = resolve("0.0.0.0").in_links
+    if host == "localhost":
+        pytest.skip("this machine has no default route")
+    up = start(data, HOST="0.0.0.0").ready()
+    vote, result = re.findall(r"^voting: (?:vote|result): +(\S+)$", up.output, re.MULTILINE)
+    assert vote.startswith(f"http://{host}:")
+    assert f"voting: links say {host}, the address on the default route; VOTE_URL" in up.output
+    assert httpx.get(vote).status_code == 200
+    assert f'href="{vote}"' in httpx.get(result).text
+    assert f'd="{qr_code(vote).path}"' in httpx.get(f"{result}/screen").text
+
+
 # Starts that fail
 
 
@@ -174,6 +194,13 @@ def test_a_port_is_reserved_as_soon_as_another_voting_up_starts(start, data):
     wait_for("its guardian", lambda: first.children("cat"))
     output = start(data, "--vote-port", port).refused()
     assert output == f"Error: port {port} is not available: Address already in use\n"
+
+
+@pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu.invalid", "203.0.113.7", "long" * 20])
+def test_a_host_that_is_not_this_machine_is_named(start, data, host):
+    output = start(data, HOST=host).refused()
+    assert output.startswith(f"Error: HOST is '{host}', where this machine can't listen: ")
+    assert output.endswith("\n  Unset HOST, or set it to an address of this machine\n")
 
 
 def test_both_pages_on_one_port_are_refused(start, data):

@@ -16,9 +16,10 @@ from typing import Any
 import click
 
 from voting.local import servers
+from voting.local.address import Address, resolve
 from voting.local.data_dir import DataDir, acquire_lock, published_urls, secret_key, socket_dir
 from voting.local.supervisor import Child, Guardian, Program, StartError, responds
-from voting.settings import Role, default_data_dir
+from voting.settings import Role, bind_problem, default_data_dir
 
 # Stopped one group after the other, each with its timeout in seconds: first no new ballots come,
 # then workers count their last batch, then the servers stop.
@@ -69,13 +70,13 @@ def up(data: Path, vote_port: int, result_port: int, scale: tuple[tuple[Role, in
     """Run the whole app on this machine.
 
     Starts Postgres and Valkey, unless DATABASE_URL and REDIS_URL are set, and all roles. HOST is
-    the address to listen on (default: 127.0.0.1).
+    the address to listen on (default: 127.0.0.1); with HOST=0.0.0.0 other machines can vote.
     """
     ports = {Role.VOTE: vote_port, Role.RESULT: result_port}
     processes = {**dict.fromkeys(Role, 1), **dict(scale)}
-    host = os.environ.get("HOST") or "127.0.0.1"
     try:
-        asyncio.run(Stack(data.absolute(), ports, processes, host).run())
+        address = resolve(os.environ.get("HOST") or "127.0.0.1")
+        asyncio.run(Stack(data.absolute(), ports, processes, address).run())
     except StartError as error:
         raise click.ClickException(str(error)) from None
 
@@ -87,7 +88,7 @@ class Stack:
     data: Path
     ports: dict[Role, int]
     scale: Mapping[Role, int]
-    host: str
+    address: Address
     _children: list[Child] = field(default_factory=list)
     _exits: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -132,16 +133,21 @@ class Stack:
         self._exits.enter_context(published_urls(self.data, environ))
         await self._migrate(guardian, environ)
 
-        pages = {role: f"http://localhost:{port}" for role, port in self.ports.items()}
-        urls = {"VOTE_URL": pages[Role.VOTE], "RESULT_URL": pages[Role.RESULT]}
+        host = self.address.in_links
+        pages = {role: f"http://{host}:{port}" for role, port in self.ports.items()}
+        urls = {"VOTE_URL": pages[Role.VOTE], "RESULT_URL": pages[Role.RESULT], **environ}
         await self._start_children(
-            child(self._program(role, number, {**urls, **environ}))
+            child(self._program(role, number, urls))
             for role in Role
             for number in range(1, self.scale[role] + 1)
         )
         _echo(f"votes are kept in {self.data}")
         _echo(f"vote:   {pages[Role.VOTE]}")
         _echo(f"result: {pages[Role.RESULT]}")
+        if self.address.is_any and not {"VOTE_URL", "RESULT_URL"} <= environ.keys():
+            known = host != "localhost"
+            why = "the address on the default route" if known else "as there is no default route"
+            _echo(f"links say {host}, {why}; VOTE_URL and RESULT_URL set others")
         _echo("Ctrl-C stops everything and keeps the votes")
 
     async def _start_children(self, children: Iterable[Child]) -> None:
@@ -167,14 +173,14 @@ class Stack:
 
     def _program(self, role: Role, number: int, environ: Mapping[str, str]) -> Program:
         ops_port = self._reserve_port(0)
-        own = {"ROLE": role, "HOST": self.host, "OPS_PORT": str(ops_port)}
+        own = {"ROLE": role, "HOST": self.address.ip, "OPS_PORT": str(ops_port)}
         own["PORT"] = str(self.ports.get(role, 0))
         given = {name: environ[name] for name in environ.keys() - WITHHELD_ENV[role]}
         return Program(
             name=role.value if self.scale[role] == 1 else f"{role.value} {number}",
             command=_VOTING,
             environment={**given, **own},
-            ready=partial(is_ready, self.host, ops_port),
+            ready=partial(is_ready, self.address.own, ops_port),
         )
 
     async def _stop(self) -> None:
@@ -187,19 +193,19 @@ class Stack:
 
     def _reserve_port(self, port: int) -> int:
         """Bind a port that children can share and other programs can't take. Raises StartError."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        family, ip = self.address.family, self.address.ip
         try:
             with socket.socket(family) as probe:  # fails if another program listens there
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((self.host, port))
+                probe.bind((ip, port))
             reserved = self._exits.enter_context(socket.socket(family))
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            reserved.bind((self.host, port))
+            reserved.bind((ip, port))
             # Makes the probe of another `voting up` fail, though no process listens yet.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         except OSError as error:
-            raise StartError(f"port {port} is not available: {error.strerror}") from None
+            raise StartError(bind_problem(self.address.host, port, error)) from None
         return int(reserved.getsockname()[1])
 
     def _handle_signals(self, running: asyncio.Task[None]) -> None:
