@@ -1,17 +1,20 @@
 """`voting up` from its start to its stop, with ports, disks and processes that fail."""
 
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+import segno
 from support.app import VotingUp, alive, holders
 from support.environ import ENVIRON
 from support.wait import wait_for
@@ -149,6 +152,30 @@ def test_links_say_the_address_that_other_machines_reach(start, data):
     assert httpx.get(vote).status_code == 200
     assert f'href="{vote}"' in httpx.get(result).text
     assert f'd="{qr_code(vote).path}"' in httpx.get(f"{result}/screen").text
+
+
+def test_a_terminal_shows_the_qr_code_of_an_address_that_others_reach(data):
+    reader, terminal = pty.openpty()
+    options = ["--data", str(data), "--vote-port", "0", "--result-port", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "voting", "up", *options],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        env={**ENVIRON, "VOTE_URL": "https://vote.example"},
+    ) as process:
+        try:
+            os.close(terminal)
+            output = b""
+            while b"Ctrl-C" not in output:
+                output += os.read(reader, 4096)
+        finally:
+            process.kill()
+            os.close(reader)
+    code = StringIO()
+    segno.make("https://vote.example", error="l", micro=False).terminal(code, compact=True)
+    shown = re.findall(r"\x1b\[97;40m(.+)\x1b\[0m", output.decode())
+    assert shown == code.getvalue().splitlines()
+    wait_for("its processes to end", lambda: not holders(data))
 
 
 # Starts that fail

@@ -10,10 +10,12 @@ from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import click
+import segno
 
 from voting.local import servers
 from voting.local.address import Address, resolve
@@ -34,6 +36,9 @@ WITHHELD_ENV = {
 
 # -P: without it, Python would import modules from the current directory, whoever wrote them.
 _VOTING = (sys.executable, "-P", "-m", "voting")
+
+# The beginnings of links that no other machine can follow.
+_LOOPBACK = ("http://localhost:", "http://127.", "http://[::1]:")
 
 
 def _scale(text: str) -> tuple[Role, int]:
@@ -148,6 +153,8 @@ class Stack:
             known = host != "localhost"
             why = "the address on the default route" if known else "as there is no default route"
             _echo(f"links say {host}, {why}; VOTE_URL and RESULT_URL set others")
+        if os.isatty(1) and not urls["VOTE_URL"].startswith(_LOOPBACK):
+            _show_qr_code(urls["VOTE_URL"])
         _echo("Ctrl-C stops everything and keeps the votes")
 
     async def _start_children(self, children: Iterable[Child]) -> None:
@@ -237,8 +244,19 @@ async def _gather(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
         raise group.exceptions[0] from None
 
 
+def _show_qr_code(url: str) -> None:
+    code = StringIO()
+    segno.make(url, error="l", micro=False).terminal(code, compact=True)
+    for line in code.getvalue().splitlines():
+        _write(f"\x1b[97;40m{line}\x1b[0m\n")  # white on black on every terminal
+
+
 def _echo(line: str) -> None:
+    _write(f"voting: {line}\n")
+
+
+def _write(text: str) -> None:
     # The reader of stdout may have exited, as with `voting up | tee`. That must not disturb a stop,
     # and with click.echo the unwritten line would fail again when Python exits.
     with suppress(OSError):
-        os.write(1, f"voting: {line}\n".encode())
+        os.write(1, text.encode())
