@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import asyncpg
@@ -147,7 +148,9 @@ def valkey(data_dir: DataDir) -> Program:
 def _package_dir(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise StartError("the servers are not installed: pip install '.[local]'")
+        raise StartError(
+            f"the servers are not installed: {sys.executable} -m pip install '.[local]'"
+        )
     return Path(spec.submodule_search_locations[0])
 
 
