@@ -84,7 +84,14 @@ def test_every_session_is_run():
     # No workflow runs these: they write files, measure, or repeat a part of the checks.
     others = {"lock", "screenshots", "bench", "quick"}
     assert named == sessions().keys() - by_default - others
-    assert any(step.get("run") == "pip install nox && nox" for step in JOBS["check/nox"]["steps"])
+
+
+def test_all_checks_are_run_with_the_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    [command] = re.findall(r"^## Check it\n\n```console\n\$ (.+)$", readme, re.MULTILINE)
+    assert command.endswith("nox")
+    assert any(step.get("run") == command for step in JOBS["check/nox"]["steps"])
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == command
 
 
 def test_the_first_and_the_last_python_are_checked():
