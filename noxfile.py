@@ -12,6 +12,7 @@ the sessions in seconds. With CI=true a missing browser fails its session; elsew
 
 import ast
 import fcntl
+import importlib.util
 import os
 import re
 import shutil
@@ -47,8 +48,9 @@ def configure_uv_as_pip() -> None:
     """Have uv install from where pip does, unless uv's own variables are set."""
     # pip takes a version from any of its indexes; hashes decide which file is right.
     os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
-    if pip := shutil.which("pip"):
-        listed = subprocess.check_output([pip, "config", "list"], text=True)
+    if importlib.util.find_spec("pip"):
+        command = (sys.executable, "-m", "pip", "config", "list")
+        listed = subprocess.check_output(command, text=True)
         for option, value in re.findall(r"^(?::env:|global)\.([\w-]+)=(.+)$", listed, re.MULTILINE):
             if variable := PIP_TO_UV.get(option):
                 os.environ.setdefault(variable, " ".join(ast.literal_eval(value).split()))
