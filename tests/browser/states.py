@@ -131,6 +131,17 @@ def _(stage: Stage) -> Iterator[Page]:
     yield page
 
 
+@state("vote-of-another-poll")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.visitors.expect_status(400)
+    page = stage.visitors.open(stage.site.vote)
+    [cookie] = page.context.cookies()
+    page.context.add_cookies([{**cookie, "value": f"{'0' * 32}.signature"}])
+    choose(page, "a")
+    expect(page.get_by_role("alert")).to_contain_text("of another poll")
+    yield page
+
+
 @state("vote-too-often")
 def _(stage: Stage) -> Iterator[Page]:
     page = _voted(stage, stage.site, "a", "Counted")
