@@ -6,9 +6,9 @@ The signed voter id, the receipt of the latest recorded vote, and votes without 
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from uuid import UUID
 
 from itsdangerous import BadSignature, Signer
@@ -17,8 +17,6 @@ from voting.poll.ballot import Choice, Version
 from voting.web.headers import Header, RequestHeaders
 
 MAX_AGE = 365 * 24 * 3600  # seconds
-
-_Value = TypeVar("_Value")
 
 _UNANSWERED = re.compile(r"(\d{1,15})(?:\.(\d{1,15}))?")
 
@@ -125,17 +123,22 @@ class Cookies:
         self._attributes = "; Path=/; SameSite=lax" + ("; Secure" if secure else "")
 
     def voter(self, jar: Jar, poll: str) -> UUID | None:
-        return _first(jar, self._voter_name, partial(self._voters.read, poll=poll))
+        for cookie in jar.get(self._voter_name, ()):
+            if (voter := self._voters.read(cookie, poll)) is not None:
+                return voter
+        return None
 
     def has_voter(self, jar: Jar) -> bool:
         """Whether the browser has a cookie of a voter, maybe of another poll or key."""
         return self._voter_name in jar
 
     def receipt(self, jar: Jar) -> Receipt | None:
-        return _first(jar, self._receipt_name, Receipt.parse)
+        receipts = map(Receipt.parse, jar.get(self._receipt_name, ()))
+        return next(filter(None, receipts), None)
 
     def unanswered(self, jar: Jar) -> Unanswered | None:
-        return _first(jar, self.unanswered_name, Unanswered.parse)
+        found = map(Unanswered.parse, jar.get(self.unanswered_name, ()))
+        return next(filter(None, found), None)
 
     def set_new_voter(self, jar: Jar, poll: str) -> list[Header]:
         """Return headers that also delete what the browser has of an earlier voter."""
@@ -161,9 +164,3 @@ class Cookies:
 def cookie_name(name: str, *, secure: bool, port: int) -> str:
     suffix = "" if port in {80, 443} else f"-{port}"
     return f"{'__Host-' if secure else ''}{name}{suffix}"
-
-
-def _first(jar: Jar, name: str, parse: Callable[[str], _Value | None]) -> _Value | None:
-    """Return the first cookie of that name that is one of ours."""
-    parsed = map(parse, jar.get(name, ()))
-    return next((each for each in parsed if each is not None), None)
