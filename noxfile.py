@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["nox[uv]>=2026.10.20"]
+# dependencies = ["nox[uv]>=2026.8.10"]
 # [tool.nox]
 # script-venv-backend = "virtualenv"  # has pip, which knows where packages come from
 # ///
