@@ -5,9 +5,10 @@ import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -36,32 +37,40 @@ _ESCAPES = (
 )
 
 _POSTGRES_PARAMETERS = {
-    *("host", "port", "user", "password", "passfile", "dbname", "target_session_attrs"),
-    *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"),
+    *("host", "port", "user", "password", "passfile", "dbname", "database"),
+    *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslnegotiation"),
+    "target_session_attrs",
     *("ssl_min_protocol_version", "ssl_max_protocol_version"),
 }
 _REDIS_PARAMETERS = {"db", "username", "password"}
 _REDIS_TLS_PARAMETERS = {
     *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
 }
+_POSTGRES = ("postgresql", "postgres")
 _PARAMETERS = {
-    "postgresql": _POSTGRES_PARAMETERS,
-    "postgres": _POSTGRES_PARAMETERS,
+    **dict.fromkeys(_POSTGRES, _POSTGRES_PARAMETERS),
     "redis": _REDIS_PARAMETERS,
     "rediss": _REDIS_PARAMETERS | _REDIS_TLS_PARAMETERS,
     "unix": _REDIS_PARAMETERS,
 }
+_TLS_VERSIONS = {"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 _VALUES = {
     "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+    "sslnegotiation": {"postgres", "direct"},
+    "ssl_min_protocol_version": _TLS_VERSIONS,
+    "ssl_max_protocol_version": _TLS_VERSIONS,
+    "target_session_attrs": {
+        *("any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
+    },
     "ssl_cert_reqs": {"none", "optional", "required"},
 }
 
 _LOGIN = r"(?:[^\s/?#\[\]@%]|%[0-9A-Fa-f]{2})*@"
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#\[\]@,]*)(?::\d{1,5})?"
 _REST = r"(?P<path>/[^\s?#@]*)?(?:\?(?P<query>[^\s#@]*))?"
-_SERVER = re.compile(rf"(?:{_LOGIN})?{_HOST}(?:,{_HOST})*{_REST}")
+_SERVER = re.compile(rf"(?:{_LOGIN})?(?P<hosts>{_HOST}(?:,{_HOST})*){_REST}")
 
-_WEB_ADDRESS = re.compile(r"(https?)://([^\s/?#@\"'<>:\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?")
+_WEB_ADDRESS = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?")
 
 
 def _server_url(*schemes: str) -> AfterValidator:
@@ -72,20 +81,39 @@ def _server_url(*schemes: str) -> AfterValidator:
         if scheme not in schemes:
             raise ValueError(f"must be a URL that starts with {'://, '.join(schemes)}://")
         url = _SERVER.fullmatch(rest)
-        if url is None:
+        hosts = url["hosts"].split(",") if url else []
+        several = len(hosts) > 1 and (scheme not in _POSTGRES or not all(hosts))
+        if url is None or several or not all(map(_is_host, hosts)):
             raise ValueError(f"is not like {scheme}://user:password@host:port/name: {_ESCAPES}")
         if scheme.startswith("redis") and not re.fullmatch(r"/?\d*", url["path"] or ""):
             raise ValueError(f"has no number as its database: {scheme}://host:port/0")
-        _check_parameters(url["query"] or "", _PARAMETERS[scheme])
+        _check_parameters(url["query"], _PARAMETERS[scheme])
         return value
 
     return AfterValidator(check)
 
 
-def _check_parameters(query: str, known: set[str]) -> None:
-    for name, value in parse_qsl(query, keep_blank_values=True):
+def _is_host(host: str) -> bool:
+    """Whether this is a host, maybe with a port."""
+    try:
+        url = urlsplit(f"//{host}")
+        if host.startswith("["):
+            IPv6Address(url.hostname or "")
+        port = url.port
+    except ValueError:
+        return False
+    return port != 0
+
+
+def _check_parameters(query: str | None, known: set[str]) -> None:
+    for parameter in query.split("&") if query is not None else ():
+        name, _, value = parameter.partition("=")
+        if not value:
+            raise ValueError("has a parameter that is not like name=value")
         if name not in known:
             raise ValueError(f"takes no parameter {name}, but {', '.join(sorted(known))}")
+        if name == "db" and not value.isdecimal():
+            raise ValueError("db must be a number")
         if value not in _VALUES.get(name, {value}):
             raise ValueError(f"{name} must be one of {', '.join(sorted(_VALUES[name]))}")
 
@@ -93,7 +121,7 @@ def _check_parameters(query: str, known: set[str]) -> None:
 def _web_address(value: str) -> str:
     """Return the address as browsers write an origin."""
     address = _WEB_ADDRESS.fullmatch(value.lower())
-    if address is None:
+    if address is None or not _is_host(value.rstrip("/").partition("://")[2]):
         raise ValueError("must be an address like https://vote.example.com, without a path")
     scheme, host, port = address.groups("")
     default = {"http": ":80", "https": ":443"}[scheme]
@@ -135,7 +163,7 @@ class RedisSettings(Settings):
 
 
 class DatabaseSettings(Settings):
-    database_url: Annotated[SecretStr, _server_url("postgresql", "postgres")]
+    database_url: Annotated[SecretStr, _server_url(*_POSTGRES)]
 
 
 class ServersSettings(RedisSettings, DatabaseSettings):

@@ -121,7 +121,9 @@ async def test_a_cast_is_refused_from_the_very_millisecond_at_which_the_poll_clo
 
 async def test_a_cast_is_refused_after_its_deadline_by_redis_clock(prepared):
     before = await prepared.cast(ballot())
-    prepared.caster._clock_ahead -= 100  # as if Redis' clock had just jumped ahead
+    [(connection, clock)] = prepared.caster._clocks.items()
+    # As if Redis' clock had just jumped ahead.
+    prepared.caster._clocks[connection] = clock._replace(ahead=clock.ahead - 100)
     with pytest.raises(NotRecorded, match="deadline"):
         await prepared.cast(ballot())
     assert await prepared.length() == 1

@@ -67,11 +67,14 @@ def ballot():
 # Servers that are not suitable
 
 VERSION, MODE = rb"version\r\n\$\d+\r\n[^\r]+", rb"mode\r\n\$10\r\nstandalone"
+HELLO = rb"\*\d+\r\n\$6\r\nserver.*"
+# It tells no role.
+SENTINEL = rb"*4\r\n$7\r\nversion\r\n$5\r\n9.1.2\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n"
 REDIS = {
     "an old one": (VERSION, rb"version\r\n$5\r\n6.2.6", "the server is Redis 6.2.6, 7.2 or newer"),
     "a cluster": (MODE, rb"mode\r\n$7\r\ncluster", "runs as cluster, a single primary is needed"),
-    "Sentinel": (MODE, rb"mode\r\n$8\r\nsentinel", "runs as sentinel, a single primary is needed"),
-    "something else": (rb"\*\d+\r\n\$6\r\nserver.*", rb"-ERR unknown command\r\n", "is no Redis"),
+    "Sentinel": (HELLO, SENTINEL, "runs as sentinel, a single primary is needed"),
+    "something else": (HELLO, rb"-ERR unknown command\r\n", "is no Redis"),
 }
 
 
@@ -215,7 +218,7 @@ async def test_after_a_failover_behind_a_balancer_votes_are_taken_by_the_new_pri
     assert await caster.ready()
     await asyncio.gather(*(caster.cast(ballot()) for _ in range(3)), queue.redis.ping())
     if idle:
-        caster._used.clear()
+        caster._clocks.clear()
     try:
         await prepared.admin.replicaof("127.0.0.1", 1)
         assert not await caster.ready()  # it answers, and can't be written

@@ -124,7 +124,7 @@ def test_urls_of_postgres_are_accepted(url):
 def test_every_parameter_that_is_accepted_is_one_of_the_client():
     # Otherwise asyncpg would take it for a setting of the server, and redis-py fail to connect.
     given = dict.fromkeys(_POSTGRES_PARAMETERS, "1") | {"sslmode": "disable"}
-    given |= {"target_session_attrs": "any"}
+    given |= {"target_session_attrs": "any", "sslnegotiation": "postgres"}
     given |= dict.fromkeys(["ssl_min_protocol_version", "ssl_max_protocol_version"], "TLSv1.3")
     dsn = f"postgresql://me@h/x?{urlencode(given)}"
     given = dict.fromkeys(inspect.signature(_parse_connect_dsn_and_args).parameters) | {"dsn": dsn}
@@ -155,7 +155,20 @@ def test_a_password_with_a_character_of_urls_is_refused_with_how_to_write_it(nam
         ("DATABASE_URL", "host=h dbname=x", "starts with postgresql://, postgres://"),
         ("DATABASE_URL", "postgresql://h/x?connect_timeout=5", "no parameter connect_timeout, but"),
         ("DATABASE_URL", "postgresql://h/x?sslmode=on", "sslmode must be one of allow, disable"),
-        ("DATABASE_URL", "postgresql://h:port/x", "is not like"),
+        ("DATABASE_URL", "postgresql://h/x?target_session_attrs=master", "must be one of any"),
+        *(
+            ("DATABASE_URL", f"postgresql://h/x?{each}", "name=value")
+            for each in ("sslmode", "sslmode=require&")
+        ),
+        *(
+            ("DATABASE_URL", f"postgresql://{each}/x", "is not like")
+            for each in ("h:port", "h:99999", "h:0", "h1,", "h1:1,,h2", "[::1:]", "[1.2]")
+        ),
+        *(
+            ("REDIS_URL", f"redis://{each}/0", "is not like")
+            for each in ("h:99999", "a,b:6379", "[::1:]")
+        ),
+        ("REDIS_URL", "redis://h?db=x", "db must be a number"),
         ("REDIS_URL", "redis+sentinel://h/x", "starts with redis://, rediss://, unix://"),
         ("REDIS_URL", "redis://h/votes", "has no number as its database"),
         ("REDIS_URL", "rediss://h?ssl_cert_reqs=CERT_NONE", "ssl_cert_reqs must be one of none"),
@@ -212,6 +225,9 @@ def test_the_two_ports_must_differ_unless_both_are_any_free_port():
         "https://x/vote",
         "https://me@x",
         "https://x:port",
+        "https://x:99999",
+        "https://[::::]",
+        "https://wählen.example",
     ],
 )
 def test_what_is_no_web_address_is_refused(address):

@@ -112,21 +112,16 @@ def create_engine(
     async def open_connection() -> asyncpg.Connection:
         try:
             try:
-                connection = await connect(server_settings={"application_name": name, **SESSION})
-                problem = await _find_problem(connection)
+                settings = {"application_name": name, **SESSION}
+                return await _check(await connect(server_settings=settings))
             except asyncpg.UndefinedObjectError as error:  # an earlier version lacks a setting
-                connection = await connect()
-                problem = await _find_problem(connection) or str(error)
+                return await _check(await connect(), str(error))
         except TimeoutError as error:  # nothing was sent: see `is_uncertain`
             raise ConnectionError("Postgres accepts no connection in time") from error
         except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
             raise ConnectionError("Postgres is a standby: nothing can be written") from error
         except asyncpg.ProtocolViolationError as error:  # "unsupported startup parameter"
             raise SettingsError([f"DATABASE_URL: {_POOLER} ({error})"]) from error
-        if problem:
-            connection.terminate()
-            raise SettingsError([f"DATABASE_URL: {problem}"])
-        return connection
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -148,6 +143,19 @@ _POOLER = (
 )
 
 
+async def _check(connection: asyncpg.Connection, problem: str = "") -> asyncpg.Connection:
+    """Return the connection; close it and raise SettingsError if its server can't be used."""
+    try:
+        problem = await _find_problem(connection) or problem
+    except BaseException:
+        connection.terminate()
+        raise
+    if problem:
+        connection.terminate()
+        raise SettingsError([f"DATABASE_URL: {problem}"])
+    return connection
+
+
 async def _find_problem(connection: asyncpg.Connection) -> str | None:
     """Return why this server can't be used, and what is needed."""
     server = connection.get_settings()
@@ -157,7 +165,8 @@ async def _find_problem(connection: asyncpg.Connection) -> str | None:
         return f"the database has the encoding {server.server_encoding}, UTF8 is needed"
     # A pooler hands out process ids of its own. The simple protocol, which every pooler passes on.
     is_ours = f"SELECT WHERE pg_backend_pid() = {connection.get_server_pid()}"
-    return None if await connection.execute(is_ours) == "SELECT 1" else _POOLER
+    found = await connection.execute(is_ours, timeout=CONNECT_TIMEOUT)
+    return None if found == "SELECT 1" else _POOLER
 
 
 def _replace_connections(context: ExceptionContext) -> None:

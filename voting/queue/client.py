@@ -83,7 +83,8 @@ async def _shake_hands(connection: Any) -> None:
     except ResponseError as error:
         raise UnsuitableRedis(f"the server is no Redis: {error}") from error
     server = {key: str_if_bytes(value) for key, value in zip(reply[::2], reply[1::2], strict=True)}
-    found, mode, role = (server[key] for key in (b"version", b"mode", b"role"))
+    # Sentinel tells no role.
+    found, mode, role = (server.get(key, "") for key in (b"version", b"mode", b"role"))
     if tuple(map(int, re.findall(r"\d+", found)[:2])) < LEAST_VERSION:
         raise UnsuitableRedis(f"the server is Redis {found}, 7.2 or newer is needed")
     if mode != "standalone":

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -72,6 +71,13 @@ class _PendingCast:
     future: "asyncio.Future[Version]"
 
 
+class _Clock(NamedTuple):
+    read_at: float
+    """By this process' event loop, in seconds."""
+    ahead: float
+    """How many seconds the server's clock is ahead of the event loop's, at least."""
+
+
 class Caster:
     """Sends the ballots of one turn of the event loop with a single call of `cast.lua`.
 
@@ -84,10 +90,8 @@ class Caster:
         self._timeout = timeout
         self._waiting: list[_PendingCast] = []
         self._calls: set[asyncio.Task[list[Version]]] = set()
-        # Redis' clock minus this loop's, in seconds: a lower bound, from the latest reply.
-        self._clock_ahead = 0.0
-        self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
-        """When each connection had its last reply."""
+        self._clocks: WeakKeyDictionary[Any, _Clock] = WeakKeyDictionary()
+        """The clock of the server that each connection leads to, from its latest reply."""
         self._refusal = ""
 
     async def cast(self, ballot: Ballot, wanted: Callable[[float], bool] = _always) -> Version:
@@ -144,20 +148,20 @@ class Caster:
         deadline = loop.time() + self._timeout
         connection = await self._connect(deadline)
         try:
-            if _remove_unwanted(batch, self._clock_ahead + loop.time()) and not batch:
+            ahead = self._clocks[connection].ahead
+            if _remove_unwanted(batch, ahead + loop.time()) and not batch:
                 return []
             # Redis read its clock before this process got the reply. So at any later moment its
             # clock shows at least the time in the reply plus the time since.
-            redis_deadline = int((self._clock_ahead + deadline) * 1000)
+            redis_deadline = int((ahead + deadline) * 1000)
             ballots = _encode([each.ballot for each in batch])
             command = ("EVAL", CAST, 2, *self._keys, redis_deadline, *ballots)
-            reply = await _execute(connection, deadline + REPLY_GRACE, *command)
-            self._used[connection] = loop.time()
+            status, now, *ids = await _execute(connection, deadline + REPLY_GRACE, *command)
+            self._set_clock(connection, int(now))
         except _REFUSALS as error:
             self._log_refusal(str(error))
             if isinstance(error, OBSOLETE):
-                await connection.disconnect()
-                await self._pool.disconnect(inuse_connections=False)
+                await connection.disconnect(nowait=True)
             raise NotRecorded(f"Redis refuses to write: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
             # The call may still arrive, even if the connection broke early. If the voter could vote
@@ -166,7 +170,7 @@ class Caster:
             raise MaybeRecorded("Redis did not answer") from error
         finally:
             await self._pool.release(connection)
-        return self._parse(reply)
+        return self._parse(status, ids)
 
     def _log_refusal(self, reason: str) -> None:
         """Log an error of Redis once, not for each vote."""
@@ -191,27 +195,26 @@ class Caster:
         loop = asyncio.get_running_loop()
         connection = await self._pool.get_connection()
         connection.register_connect_callback(self._forget)
-        if loop.time() - self._used.get(connection, -inf) > CLOCK_MAX_AGE:
+        clock = self._clocks.get(connection)
+        if clock is None or loop.time() - clock.read_at > CLOCK_MAX_AGE:
             try:
                 await connection.send_command("TIME")
                 seconds, micros = await connection.read_response()
             except BaseException:
                 await self._pool.release(connection)
                 raise
-            self._set_clock(int(seconds) * 1000 + int(micros) // 1000)
-            self._used[connection] = loop.time()
+            self._set_clock(connection, int(seconds) * 1000 + int(micros) // 1000)
         return connection
 
     def _forget(self, connection: Any) -> None:
         """Read the clock again, after the connection was made again: maybe to another server."""
-        self._used.pop(connection, None)
+        self._clocks.pop(connection, None)
 
-    def _set_clock(self, now: int) -> None:
-        self._clock_ahead = now / 1000 - asyncio.get_running_loop().time()
+    def _set_clock(self, connection: Any, now: int) -> None:
+        read_at = asyncio.get_running_loop().time()
+        self._clocks[connection] = _Clock(read_at, now / 1000 - read_at)
 
-    def _parse(self, reply: list[Any]) -> list[Version]:
-        status, now, *ids = reply
-        self._set_clock(int(now))
+    def _parse(self, status: bytes, ids: list[bytes]) -> list[Version]:
         match status:
             case b"ok":
                 self._refusal = ""

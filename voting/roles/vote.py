@@ -104,6 +104,7 @@ class VoteRole:
         Raises SettingsError if Redis can't be used.
         """
         await self._memory_is_low.get()
+        await self._rules.get()  # a process that serves votes only would not notice another poll
         return await self._caster.ready() and not self._memory_is_low.stale
 
     async def _post_vote(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -230,7 +231,7 @@ class VoteRole:
                 if unanswered.earlier
                 else self._cookies.delete_unanswered()
             ]
-        if problem is errors.STRANGE_COOKIE and self._rules.value:
+        if problem in {errors.STRANGE_COOKIE, errors.NO_COOKIE} and self._rules.value:
             cookies = self._cookies.set_new_voter(jar, self._rules.value.database_id)
         template = "_ballot.html" if is_htmx(headers) else "vote.html"
         unclear = unknown or (unanswered is not None and unanswered.earlier)
