@@ -104,8 +104,11 @@ class VoteRole:
         Raises SettingsError if Redis can't be used.
         """
         await self._memory_is_low.get()
-        await self._rules.get()  # a process that serves votes only would not notice another poll
-        return await self._caster.ready() and not self._memory_is_low.stale
+        if self._memory_is_low.stale or not await self._caster.ready():
+            return False
+        # Not before, when they are not there yet. They are read here too, as a process that serves
+        # nothing but votes would not notice another poll.
+        return await self._rules.get() is not None
 
     async def _post_vote(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("method") != "POST":  # an `@asgi` handler has every method
