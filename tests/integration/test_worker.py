@@ -587,7 +587,8 @@ async def test_totals_that_can_not_be_trusted_are_not_declared_final(
                 partial(fetch_result, engine), check=lambda result: result.poll.last_version
             )
             runs = metrics.OF_ROLE["worker"].get_sample_value
-            await until(lambda: runs("voting_integrity_problems") == 1)
+            # Without an append-only file, nothing is synced either.
+            await until(lambda: runs("voting_integrity_problems") >= 1)
             with pytest.raises(Untrusted):
                 await finalize(engine, stream, (await fetch_result(engine)).poll)
         finally:

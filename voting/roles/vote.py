@@ -104,7 +104,7 @@ class VoteRole:
         Raises SettingsError if Redis can't be used.
         """
         await self._memory_is_low.get()
-        if self._memory_is_low.stale or not await self._caster.ready():
+        if not await self._caster.ready() or self._memory_is_low.stale:
             return False
         # Not before, when they are not there yet. They are read here too, as a process that serves
         # nothing but votes would not notice another poll.
