@@ -264,6 +264,19 @@ async def test_a_transaction_conflict_is_retried_without_a_warning(
     assert "is down" not in caplog.text
 
 
+async def test_a_statement_that_took_too_long_without_a_lock_is_retried(
+    stream, engine, monkeypatch
+):
+    fail_to_count(monkeypatch, [_TooLong()])
+    async with working(stream, engine):
+        await stream.cast_many(3)
+        await until(counted(stream, engine, 3))
+
+
+class _TooLong(OSError):
+    sqlstate = "57014"
+
+
 class _Deadlock(OSError):
     sqlstate = "40P01"
 
