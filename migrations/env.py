@@ -13,6 +13,8 @@ from voting.database.rights import grant
 # The key of an advisory lock: any number that nothing else in this database uses.
 LOCK = 0x766F7465
 
+OPTIONS = {"target_metadata": Base.metadata, "version_table": VERSION_TABLE}
+
 # In which the revision stood at first.
 EARLIER_TABLE = "alembic_version"
 
@@ -29,9 +31,7 @@ def run(connection: Connection) -> None:
         and VERSION_TABLE not in tables
     ):
         connection.execute(text(f"ALTER TABLE {EARLIER_TABLE} RENAME TO {VERSION_TABLE}"))
-    context.configure(
-        connection=connection, target_metadata=Base.metadata, version_table=VERSION_TABLE
-    )
+    context.configure(connection=connection, **OPTIONS)
     with context.begin_transaction():
         context.run_migrations()
         grant(connection)
@@ -56,9 +56,7 @@ async def run_alone(url: str) -> None:
 
 
 if context.is_offline_mode():
-    context.configure(
-        dialect_name="postgresql", target_metadata=Base.metadata, version_table=VERSION_TABLE
-    )
+    context.configure(dialect_name="postgresql", **OPTIONS)
     with context.begin_transaction():
         context.run_migrations()
 else:

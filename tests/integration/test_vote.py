@@ -227,12 +227,15 @@ async def test_a_vote_from_another_site_is_refused(voter, prepared, headers):
     assert await queued(prepared) == []
 
 
-async def test_behind_a_proxy_that_changes_the_host_votes_are_accepted(prepared):
-    address = {"origin": "https://vote.example.com"}
-    urls = {"VOTE_URL": "https://vote.example.com"}
-    async with browser(prepared, "https://10.0.0.7:8080", **urls) as client:
+async def vote_from(stream, origin, base_url):
+    """Vote on a page of https://vote.example.com whose address a browser takes for `origin`."""
+    async with browser(stream, base_url, VOTE_URL="https://vote.example.com") as client:
         await client.get("/")
-        answer = await client.post("/vote", data={"choice": "a"}, headers=address)
+        return await client.post("/vote", data={"choice": "a"}, headers={"origin": origin})
+
+
+async def test_behind_a_proxy_that_changes_the_host_votes_are_accepted(prepared):
+    answer = await vote_from(prepared, "https://vote.example.com", "https://10.0.0.7:8080")
     assert answer.status_code == 303
 
 
@@ -250,11 +253,7 @@ async def test_of_a_proxy_that_changes_the_host_the_operator_is_told_once(prepar
 
 
 async def test_who_opens_a_page_of_https_over_http_is_told_where_to_go(prepared):
-    address = {"origin": "http://vote.example.com"}
-    urls = {"VOTE_URL": "https://vote.example.com"}
-    async with browser(prepared, "http://vote.example.com", **urls) as client:
-        await client.get("/")
-        answer = await client.post("/vote", data={"choice": "a"}, headers=address)
+    answer = await vote_from(prepared, "http://vote.example.com", "http://vote.example.com")
     assert answer.status_code == 400
     assert "Open https://vote.example.com and choose there" in answer.text
 

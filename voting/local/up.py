@@ -34,7 +34,7 @@ WITHHELD_ENV = {
     Role.WORKER: {"SECRET_KEYS"},
 }
 
-# -P: without it, Python would import modules from the current directory, whoever wrote them.
+# -P: without it, Python would import modules from the current directory.
 _VOTING = (sys.executable, "-P", "-m", "voting")
 
 # The beginnings of links that no other machine can follow.
