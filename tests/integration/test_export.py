@@ -6,7 +6,7 @@ import io
 import json
 import socket
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import partial, wraps
 
 import httpx
 import pytest
@@ -22,7 +22,7 @@ from voting.database.totals import fetch_result
 from voting.poll import formats
 from voting.poll.ballot import Version
 from voting.roles import exports as exports_module
-from voting.roles.exports import MAX_CONCURRENT_EXPORTS
+from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
 from voting.web.server import HTTPServer
@@ -250,6 +250,32 @@ async def test_request_beyond_the_limit_gets_503_and_totals_are_still_served(cli
         assert not (await client.get("/api/tally")).json()["stale"]
         assert len([line async for line in one.aiter_lines()]) == MANY + 1
         assert (await client.get("/export.csv?round=2")).status_code == 404
+
+
+async def test_whoever_has_received_an_export_may_request_the_next(engine, exports, monkeypatch):
+    statuses = []
+    get = Exporter.get
+
+    @wraps(get)
+    async def get_and_ask_again(self, request):
+        respond = await get(self, request)
+
+        async def responder(scope, receive, send):
+            async def send_and_ask_again(message):
+                # The client has the end of the document from here on.
+                await send(message)
+                if not message.get("more_body", True) and len(statuses) <= MAX_CONCURRENT_EXPORTS:
+                    statuses.append((await client.get("/export.csv")).status_code)
+
+            await respond(scope, receive, send_and_ask_again)
+
+        return responder
+
+    monkeypatch.setattr(Exporter, "get", get_and_ask_again)
+    async with serving(engine, exports) as client:
+        assert (await client.get("/export.csv")).status_code == 200
+        await until(lambda: len(statuses) > MAX_CONCURRENT_EXPORTS)
+    assert set(statuses) == {200}
 
 
 async def test_missing_database_is_answered_with_an_error_page(tmp_path):

@@ -64,6 +64,9 @@ class Exporter:
                     started = True
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                     await _send_all(snapshot.timeline(timeline), receive, send)
+                # Only now: whoever has all of it holds no slot, and may ask for the next at once.
+                async with asyncio.timeout(SEND_TIMEOUT):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
             except NoSuchRound as error:
                 raise ProblemError(errors.NO_ROUND) from error
             except DATABASE_ERRORS as error:
@@ -76,7 +79,7 @@ class Exporter:
 
 
 async def _send_all(pieces: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
-    """Send a body and its end. Raises TimeoutError if the client does not read."""
+    """Send a body except its end. Raises TimeoutError if the client does not read."""
     # uvicorn raises nothing from `send` after the client has disconnected.
     disconnected = asyncio.create_task(_wait_for_disconnect(receive))
     try:
@@ -86,7 +89,6 @@ async def _send_all(pieces: AsyncGenerator[bytes, None], receive: Receive, send:
                     return
                 async with asyncio.timeout(SEND_TIMEOUT):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
         disconnected.cancel()
 
