@@ -2,7 +2,7 @@
 
 import re
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 PHONE = {"width": 390, "height": 844}
 WINDOWS = [PHONE, {"width": 1280, "height": 800}, {"width": 1920, "height": 1080}]
@@ -22,6 +22,13 @@ OVERFLOW = """() => [...document.querySelectorAll("h1, .name, .mark, [role=statu
 
 def choose(page: Page, choice: str) -> None:
     page.locator(f"#choice-{choice}").click()
+
+
+def hold(page: Page, address: str) -> list[Route]:
+    """Hold the next request to an address: it is in the list once it was sent."""
+    held: list[Route] = []
+    page.route(address, lambda route: held.append(route), times=1)  # noqa: PLW0108 - it must
+    return held
 
 
 def hide(page: Page, *, hidden: bool) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from support.wait import wait_for
 
 from .conftest import OPEN, Site, Visitors
-from .pages import choose, expect_receipt
+from .pages import choose, expect_receipt, hold
 
 # Half an hour of more and more votes, many of them changed later.
 FILL = """
@@ -69,8 +69,7 @@ def _(stage: Stage) -> Iterator[Page]:
 @state("vote-sending")
 def _(stage: Stage) -> Iterator[Page]:
     page = stage.visitors.open(stage.site.vote)
-    held = []
-    page.route("**/vote", lambda route: held.append(route), times=1)  # noqa: PLW0108 - it must
+    held = hold(page, "**/vote")
     choose(page, "a")
     expect(page.locator(".sending")).to_have_count(1)
     yield page

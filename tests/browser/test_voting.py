@@ -4,16 +4,15 @@ import contextlib
 import re
 
 import pytest
-from playwright.sync_api import Error, Route, expect
+from playwright.sync_api import Error, expect
 
-from .pages import RECEIPT, choose, expect_choice, expect_receipt, expect_totals
+from .pages import RECEIPT, choose, expect_choice, expect_receipt, expect_totals, hold
 
 
 def test_a_choice_is_marked_as_sending_until_the_response(site, visitors):
     page = visitors.open(site.vote)
     cats, dogs = (page.locator(f"#choice-{key}") for key in "ab")
-    held: list[Route] = []
-    page.route("**/vote", lambda route: held.append(route), times=1)  # noqa: PLW0108 - it must
+    held = hold(page, "**/vote")
     choose(page, "a")
     expect(cats).to_have_class("choice a sending")
     expect(dogs).to_have_class("choice b resting")
@@ -94,8 +93,7 @@ def test_of_quick_clicks_only_the_first_and_the_last_are_sent(site, visitors):
     page = visitors.open(site.vote)
     sent: list[str | None] = []
     page.on("request", lambda request: sent.append(request.post_data))
-    held: list[Route] = []
-    page.route("**/vote", lambda route: held.append(route), times=1)  # noqa: PLW0108 - it must
+    held = hold(page, "**/vote")
     for choice in "aba":
         choose(page, choice)
     held[0].continue_()
@@ -106,8 +104,7 @@ def test_of_quick_clicks_only_the_first_and_the_last_are_sent(site, visitors):
 
 def test_a_late_receipt_of_the_previous_vote_is_discarded(site, visitors):
     page = visitors.open(site.vote)
-    held: list[Route] = []
-    page.route("**/receipt", lambda route: held.append(route), times=1)  # noqa: PLW0108 - it must
+    held = hold(page, "**/receipt")
     with page.expect_request("**/receipt"):
         choose(page, "a")
     with page.expect_response("**/vote"):
