@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 from redis.exceptions import RedisError
 from support.proxy import Proxy
+from support.servers import set_clock_back
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
 from voting.poll.lifecycle import Poll
@@ -109,18 +110,12 @@ async def test_a_cast_is_not_recorded_if_redis_clock_can_not_be_read(
     assert await stream.length() == 1
 
 
-def advance(caster):
-    """Have the clock of the server be later than the caster knows."""
-    for connection, clock in list(caster._clocks.items()):
-        caster._clocks[connection] = clock._replace(ahead=clock.ahead - 100)
-
-
 async def test_after_a_missing_reply_the_clock_is_read_again(caster, proxy):
     proxy.forth.hold()
     with pytest.raises(MaybeRecorded):
         await caster.cast(Ballot(uuid4(), Choice.A))
     proxy.forth.release()
-    advance(caster)  # as if that of another server were ahead
+    set_clock_back(caster)  # as if that of another server were ahead
     await caster.cast(Ballot(uuid4(), Choice.A))
 
 

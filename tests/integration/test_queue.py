@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from redis.exceptions import RedisError, ResponseError
+from support.servers import set_clock_back
 from support.wait import until
 
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
@@ -121,9 +122,7 @@ async def test_a_cast_is_refused_from_the_very_millisecond_at_which_the_poll_clo
 
 async def test_a_cast_is_refused_after_its_deadline_by_redis_clock(prepared):
     before = await prepared.cast(ballot())
-    [(connection, clock)] = prepared.caster._clocks.items()
-    # As if Redis' clock had just jumped ahead.
-    prepared.caster._clocks[connection] = clock._replace(ahead=clock.ahead - 100)
+    set_clock_back(prepared.caster)  # as if Redis' clock had just jumped ahead
     with pytest.raises(NotRecorded, match="deadline"):
         await prepared.cast(ballot())
     assert await prepared.length() == 1

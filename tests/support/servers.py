@@ -176,6 +176,12 @@ class Servers:
         self._loop.run_until_complete(run())
 
 
+def set_clock_back(caster: Caster) -> None:
+    """Have the clock of the server be later than the caster takes it for."""
+    for connection, clock in list(caster._clocks.items()):
+        caster._clocks[connection] = clock._replace(ahead=clock.ahead - 100)
+
+
 class Stream(QueueState):
     """The state of a queue of the test's own, read with a worker's rights.
 
