@@ -121,7 +121,7 @@ def _check_parameters(query: str | None, known: set[str]) -> None:
 def _web_address(value: str) -> str:
     """Return the address as browsers write an origin."""
     address = _WEB_ADDRESS.fullmatch(value.lower())
-    if address is None or not _is_host(value.rstrip("/").partition("://")[2]):
+    if address is None or not _is_host(address[2] + (address[3] or "")):
         raise ValueError("must be an address like https://vote.example.com, without a path")
     scheme, host, port = address.groups("")
     default = {"http": ":80", "https": ":443"}[scheme]
