@@ -252,7 +252,7 @@ async def test_request_beyond_the_limit_gets_503_and_totals_are_still_served(cli
         assert (await client.get("/export.csv?round=2")).status_code == 404
 
 
-async def test_whoever_has_received_an_export_may_request_the_next(engine, exports, monkeypatch):
+async def test_a_client_that_has_an_export_may_request_the_next(engine, exports, monkeypatch):
     statuses = []
     get = Exporter.get
 

@@ -64,7 +64,7 @@ class Exporter:
                     started = True
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                     await _send_all(snapshot.timeline(timeline), receive, send)
-                # Only now: whoever has all of it holds no slot, and may ask for the next at once.
+                # Only now: a client that has all of it holds no slot, and may ask for the next.
                 async with asyncio.timeout(SEND_TIMEOUT):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
             except NoSuchRound as error:
