@@ -7,10 +7,20 @@ from uuid import UUID
 
 
 class Choice(StrEnum):
-    """One of the two options of the poll."""
+    """The key of an option: a question has the first two to twelve of them."""
 
     A = "a"
     B = "b"
+    C = "c"
+    D = "d"
+    E = "e"
+    F = "f"
+    G = "g"
+    H = "h"
+    I = "i"  # noqa: E741 - not mistaken for a number here
+    J = "j"
+    K = "k"
+    L = "l"
 
 
 class Version(NamedTuple):

@@ -9,7 +9,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from voting.poll.results import PublicResult, Question, TimelinePoint, as_dict
+from voting.poll.ballot import Choice
+from voting.poll.results import PublicResult, TimelinePoint, as_dict
 
 _Item = TypeVar("_Item")
 
@@ -51,43 +52,44 @@ class Json(Generic[_Item]):
 Format: TypeAlias = Csv[_Item] | Json[_Item]
 
 
-def _timeline_csv(result: PublicResult, question: Question) -> Csv[TimelinePoint]:
-    """A row for each point; hidden counts have no column."""
-    if result.hidden:
-        return Csv(["time", "votes"], lambda each: [each.time.isoformat(), each.counts.votes])
+def _timeline_csv(result: PublicResult) -> Csv[TimelinePoint]:
+    """A row for each point, with a column for each option; hidden counts have none."""
+    names = () if result.hidden else (f"{each.key}: {each.name}" for each in result.options)
     return Csv(
-        ["time", "votes", f"a: {question.option_a}", f"b: {question.option_b}"],
-        lambda each: [each.time.isoformat(), each.counts.votes, each.counts.a, each.counts.b],
+        ["time", "votes", *names],
+        lambda each: [each.time.isoformat(), each.counts.votes, *(each.counts.by_option or ())],
     )
 
 
-def _timeline_json(result: PublicResult, question: Question) -> Json[TimelinePoint]:
+def _timeline_json(result: PublicResult) -> Json[TimelinePoint]:
     """The fields of /api/tally, and the points; hidden counts are null."""
 
     def as_value(point: TimelinePoint) -> dict[str, object]:
         counts = point.counts
-        time = point.time.isoformat()
-        return {"time": time, "a": counts.a, "b": counts.b, "votes": counts.votes}
+        return {
+            "time": point.time.isoformat(),
+            "votes": counts.votes,
+            "options": counts.by_option,
+        }
 
-    return Json(as_dict(result, question), "timeline", as_value)
+    return Json(as_dict(result), "timeline", as_value)
 
 
-def _votes_csv(_: PublicResult, question: Question) -> Csv[str]:
+def _votes_csv(result: PublicResult) -> Csv[Choice]:
     """A row for each vote: its choice and the option's name."""
-    names = {"a": question.option_a, "b": question.option_b}
-    return Csv(["vote", "option"], lambda choice: [choice, names[choice]])
+    return Csv(["vote", "option"], lambda choice: [choice, result.question.name(choice)])
 
 
-def _votes_json(result: PublicResult, question: Question) -> Json[str]:
+def _votes_json(result: PublicResult) -> Json[Choice]:
     """The totals, and the choice of each vote."""
-    return Json(as_dict(result, question), "choices", str)
+    return Json(as_dict(result), "choices", str)
 
 
-TIMELINE: Mapping[str, Callable[[PublicResult, Question], Format[TimelinePoint]]] = {
+TIMELINE: Mapping[str, Callable[[PublicResult], Format[TimelinePoint]]] = {
     "csv": _timeline_csv,
     "json": _timeline_json,
 }
-VOTES: Mapping[str, Callable[[PublicResult, Question], Format[str]]] = {
+VOTES: Mapping[str, Callable[[PublicResult], Format[Choice]]] = {
     "csv": _votes_csv,
     "json": _votes_json,
 }

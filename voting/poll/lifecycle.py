@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from voting.poll.ballot import MIN_VERSION, Version
+from voting.poll.question import Question
 
 
 class LifecycleState(StrEnum):
@@ -36,7 +37,7 @@ class Event(StrEnum):
     CLOSE_CONFIRMED = "Redis confirms its last ballot"
     ALL_COUNTED = "all ballots are counted"
     REOPEN = "voting open"
-    START_ROUND = "voting reset"
+    START_ROUND = "voting ask, voting reset"
 
 
 class Transition(NamedTuple):
@@ -82,6 +83,10 @@ class Poll:
     """
 
     round: int = 1
+    question: Question = Question()
+    """What this round asks. It never changes: another question is another round."""
+    asked: bool = False
+    """Whether an operator asked it; else it is that of the environment."""
     state: Literal["open", "closed"] = "open"
     closes_at: datetime | None = None
     """When the poll closes, or closed, by itself."""
@@ -122,6 +127,8 @@ class Poll:
 class CastRules:
     """The part of a poll that Redis stores and checks at each cast."""
 
+    round: int
+    question: Question
     open: bool
     closes_at: datetime | None
     after_version: Version

@@ -3,36 +3,30 @@
 Pages, JSON and exports show only numbers of a `PublicResult`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import add
 from typing import Any, Literal, NamedTuple
 
+from voting.poll.ballot import Choice
 from voting.poll.lifecycle import Phase, Poll
+from voting.poll.question import CHOICES, Question
 
 ShowResults = Literal["always", "after_close"]
 """When totals are public. With `after_close`, only the number of voters is until the close."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """The title of a poll and the names of its options."""
-
-    title: str
-    option_a: str
-    option_b: str
-
-
-@dataclass(frozen=True, slots=True)
 class Totals:
-    """Votes for each option, at a time of Postgres' clock."""
+    """Votes for each option, in the question's order, at a time of Postgres' clock."""
 
-    a: int
-    b: int
+    counts: tuple[int, ...]
     at: datetime
 
     @property
     def votes(self) -> int:
-        return self.a + self.b
+        return sum(self.counts)
 
 
 class TimelineBucket(NamedTuple):
@@ -40,8 +34,7 @@ class TimelineBucket(NamedTuple):
 
     start: datetime
     end: datetime
-    a: int
-    b: int
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,46 +54,61 @@ class FinalResult:
     round: int
     final_at: datetime
     closed_at: datetime
-    a: int
-    b: int
+    question: Question
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class VoteCounts:
-    """The number of votes, in all and for each option; None while those are hidden."""
+    """The number of votes, in all and for each option in order; None while those are hidden."""
 
     votes: int
-    a: int | None
-    b: int | None
+    by_option: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, a: int, b: int, *, hidden: bool) -> "VoteCounts":
-        return cls(a + b, None, None) if hidden else cls(a + b, a, b)
+    def of(cls, counts: Sequence[int], *, hidden: bool) -> "VoteCounts":
+        return cls(sum(counts), None if hidden else tuple(counts))
 
     @property
-    def leader(self) -> str | None:
-        """The option with more votes; None if they are equal or hidden."""
-        if self.a is None or self.b is None or self.a == self.b:
+    def leader(self) -> Choice | None:
+        """The option with the most votes; None if several have as many, or they are hidden."""
+        if self.by_option is None or not self.lead:
             return None
-        return "a" if self.a > self.b else "b"
+        return CHOICES[self.by_option.index(max(self.by_option))]
 
     @property
     def lead(self) -> int:
-        """How many votes the leader is ahead; 0 if there is no leader."""
-        return abs((self.a or 0) - (self.b or 0))
+        """How many votes the leader is ahead of the next; 0 if there is no leader."""
+        first, second = sorted(self.by_option or (0, 0), reverse=True)[:2]
+        return first - second
 
     @property
-    def shares(self) -> dict[str, float] | None:
+    def shares(self) -> tuple[float, ...] | None:
         """Percentages to one decimal place that add up to 100; None if hidden or without votes.
 
         An option with a vote never has 0 %, and one that lacks a vote never has 100 %.
         """
-        if not self.votes or self.a is None or self.b is None:
+        if not self.votes or self.by_option is None:
             return None
-        tenths = round(1000 * self.a / self.votes)
-        if self.a and self.b:
-            tenths = min(max(tenths, 1), 999)
-        return {"a": tenths / 10, "b": (1000 - tenths) / 10}
+        exact = [1000 * each / self.votes for each in self.by_option]
+        tenths = [max(int(each), 1) if each else 0 for each in exact]
+        # What rounding down has left goes to those that lost the most by it, and what the smallest
+        # were given comes from the largest.
+        by_loss = sorted(range(len(exact)), key=lambda n: tenths[n] - exact[n])
+        for n in by_loss[: max(1000 - sum(tenths), 0)]:
+            tenths[n] += 1
+        tenths[tenths.index(max(tenths))] += 1000 - sum(tenths)
+        return tuple(each / 10 for each in tenths)
+
+
+class OptionCounts(NamedTuple):
+    """An option with what is public of its votes: None while that is hidden."""
+
+    key: Choice
+    name: str
+    votes: int | None
+    share: float | None
+    """Percentage of all votes; None also without votes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,17 @@ class PublicResult:
     """How the counts came about; empty unless it was requested."""
 
     @property
+    def question(self) -> Question:
+        return self.poll.question
+
+    @property
+    def options(self) -> tuple[OptionCounts, ...]:
+        """The options in the question's order."""
+        unknown = (None,) * len(self.question.names)
+        votes, shares = self.counts.by_option or unknown, self.counts.shares or unknown
+        return tuple(map(OptionCounts, self.question.choices, self.question.names, votes, shares))
+
+    @property
     def queue_lost_at(self) -> datetime | None:
         """When the queue was lost; None while voters can still vote again."""
         return None if self.poll.phase is Phase.OPEN else self.poll.queue_lost_at
@@ -131,25 +150,25 @@ class PublicResult:
 def publish(result: PollResult, show_results: ShowResults) -> PublicResult:
     """Remove what `show_results` hides. With `after_close` that ends once Redis has closed."""
     hidden = show_results == "after_close" and result.poll.closed_at is None
-    counts = VoteCounts.of(result.totals.a, result.totals.b, hidden=hidden)
+    counts = VoteCounts.of(result.totals.counts, hidden=hidden)
     points: list[TimelinePoint] = []
-    a = b = 0
+    sums = [0] * len(result.totals.counts)
     for bucket in result.timeline:
         # Counts stay the same from the end of a bucket to the start of the next one.
         if not points or points[-1].time < bucket.start:
-            points.append(TimelinePoint(bucket.start, VoteCounts.of(a, b, hidden=hidden)))
-        a, b = a + bucket.a, b + bucket.b
-        points.append(TimelinePoint(bucket.end, VoteCounts.of(a, b, hidden=hidden)))
+            points.append(TimelinePoint(bucket.start, VoteCounts.of(sums, hidden=hidden)))
+        sums = [*map(add, sums, bucket.counts)]
+        points.append(TimelinePoint(bucket.end, VoteCounts.of(sums, hidden=hidden)))
     if points and result.poll.phase is Phase.FINAL:
         # The declared totals hold, even if the tally was altered since.
         points[-1] = TimelinePoint(points[-1].time, counts)
     return PublicResult(counts, hidden, result.poll, result.totals.at, tuple(points))
 
 
-def as_dict(result: PublicResult | None, question: Question) -> dict[str, Any]:
+def as_dict(result: PublicResult | None) -> dict[str, Any]:
     """Convert to what JSON can hold: None for unknown or hidden values, times in ISO 8601."""
-    counts = result.counts if result else None
     poll = result.poll if result else None
+    options = result.options if result else ()
     times = {
         "closes_at": poll and poll.closes_at,
         "closed_at": poll and poll.closed_at,
@@ -157,14 +176,11 @@ def as_dict(result: PublicResult | None, question: Question) -> dict[str, Any]:
         "queue_lost_at": poll and poll.queue_lost_at,
     }
     return {
-        "title": question.title,
-        "options": {
-            "a": {"name": question.option_a, "votes": counts and counts.a},
-            "b": {"name": question.option_b, "votes": counts and counts.b},
-        },
-        "votes": counts and counts.votes,
-        "at": result and result.at.isoformat(),
         "round": poll and poll.round,
+        "title": poll and poll.question.title,
+        "options": [{"key": o.key, "name": o.name, "votes": o.votes} for o in options],
+        "votes": result and result.counts.votes,
+        "at": result and result.at.isoformat(),
         "phase": poll and poll.phase,
         "hidden": result is not None and result.hidden,
         **{name: time and time.isoformat() for name, time in times.items()},

@@ -1,0 +1,72 @@
+"""The question of a round: a title, and two to twelve options. Pure."""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from voting.poll.ballot import Choice
+
+CHOICES = tuple(Choice)
+
+MIN_OPTIONS, MAX_OPTIONS = 2, len(CHOICES)
+MAX_TITLE, MAX_NAME = 200, 60  # characters
+
+# Control characters, halves of a surrogate pair, line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+
+
+class Option(NamedTuple):
+    """What voters may choose."""
+
+    key: Choice
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A title and the names of the options, in order: the first has the key `a`."""
+
+    title: str = "Cats or Dogs?"
+    names: tuple[str, ...] = ("Cats", "Dogs")
+
+    @classmethod
+    def of(cls, title: str, names: Sequence[str]) -> Self:
+        """Return the question without white space at the ends. It may be invalid."""
+        return cls(title.strip(), tuple(name.strip() for name in names))
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The keys of the options, in order."""
+        return CHOICES[: len(self.names)]
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        return tuple(map(Option, self.choices, self.names))
+
+    def name(self, choice: Choice) -> str:
+        """Return the name of an option. Raises IndexError if there is none of that key."""
+        return self.names[CHOICES.index(choice)]
+
+    def find_problems(self) -> list[str]:
+        """Return what is wrong with it, a line each."""
+        problems = [f"the title {each}" for each in _find_problems(self.title, MAX_TITLE)]
+        if not MIN_OPTIONS <= len(self.names) <= MAX_OPTIONS:
+            count = len(self.names)
+            problems.append(f"{MIN_OPTIONS} to {MAX_OPTIONS} options are needed, not {count}")
+        seen: dict[str, int] = {}
+        for number, name in enumerate(self.names, start=1):
+            problems += [f"option {number} {each}" for each in _find_problems(name, MAX_NAME)]
+            first = seen.setdefault(unicodedata.normalize("NFC", name), number)
+            if name and first != number:
+                problems.append(f"option {number} is the same as option {first}")
+        return problems
+
+
+def _find_problems(text: str, limit: int) -> Iterator[str]:
+    if not text:
+        yield "is empty"
+    if len(text) > limit:
+        yield f"has {len(text)} characters, {limit} at most are possible"
+    if any(unicodedata.category(each) in _UNPRINTABLE for each in text):
+        yield "has a control character"
