@@ -9,7 +9,6 @@ from litestar import Litestar
 from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.template import TemplateConfig
 from litestar.types import ControllerRouterHandler
-from markupsafe import Markup
 
 from voting.settings import PageSettings
 from voting.web.errors import error_page
@@ -45,16 +44,8 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,  # checking the files for changes took a quarter of a page's time
         )
-        options = {"a": settings.option_a, "b": settings.option_b}
-        names = {key: Markup("<bdi>{}</bdi>").format(name) for key, name in options.items()}
         self._environment.globals.update(
-            title=settings.poll_title,
-            options=options,
             text=functools.lru_cache(maxsize=256)(text),
-            receipt={
-                state: {key: text(state, option=name) for key, name in names.items()}
-                for state in ("will_count", "is_late", "is_counted")
-            },
             vote_url=settings.vote_url,
             result_url=settings.result_url,
             static=static_url,
