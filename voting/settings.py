@@ -170,14 +170,34 @@ class ServersSettings(RedisSettings, DatabaseSettings):
     """The settings of the operator's commands."""
 
 
-class PollSettings(Settings):
-    poll_title: Annotated[str, Field(max_length=200)] = "Cats or Dogs?"
-    option_a: Annotated[str, Field(max_length=60)] = "Cats"
-    option_b: Annotated[str, Field(max_length=60), _differs_from("option_a")] = "Dogs"
+class QuestionSettings(Settings):
+    """The question of the first round, until an operator asks another."""
+
+    poll_title: str = Question().title
+    option_a: str = Question().names[0]
+    option_b: str = Question().names[1]
+    option_c: str | None = None
+    option_d: str | None = None
+    option_e: str | None = None
+    option_f: str | None = None
+    option_g: str | None = None
+    option_h: str | None = None
+    option_i: str | None = None
+    option_j: str | None = None
+    option_k: str | None = None
+    option_l: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [getattr(self, f"option_{choice}") for choice in Choice]
+        if gaps := [name for name in names[: len(self.question.names)] if name is None]:
+            raise ValueError("...")
+        return self
 
     @property
     def question(self) -> Question:
-        return Question(self.poll_title, self.option_a, self.option_b)
+        names = [getattr(self, f"option_{choice}") for choice in Choice]
+        return Question.of(self.poll_title, [name for name in names if name is not None])
 
 
 class ShowResultsSettings(Settings):

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -45,6 +47,10 @@ class PollClosed(CastError):
     """The ballot was refused: the poll is closed."""
 
 
+class RoundOver(CastError):
+    """The ballot was refused: the poll is in another round than the one that its voter saw."""
+
+
 class NotRecorded(CastError):
     """The ballot was refused, or never sent: it certainly does not count."""
 
@@ -67,6 +73,7 @@ def _always(_: float) -> bool:
 @dataclass(slots=True, eq=False)
 class _PendingCast:
     ballot: Ballot
+    round: int
     wanted: Callable[[float], bool]
     future: "asyncio.Future[Version]"
 
@@ -94,14 +101,18 @@ class Caster:
         """The clock of the server that each connection leads to, from its latest reply."""
         self._refusal = ""
 
-    async def cast(self, ballot: Ballot, wanted: Callable[[float], bool] = _always) -> Version:
+    async def cast(
+        self, ballot: Ballot, number: int, wanted: Callable[[float], bool] = _always
+    ) -> Version:
         """Append `ballot` and return its version once Redis has it on disk. Raises a CastError.
+
+        `number` is the round whose question the voter saw.
 
         `wanted` is called before the ballot is sent, with the time of Redis' clock in seconds (at
         least). If it returns False, the ballot is not sent: its client has given it up.
         """
         loop = asyncio.get_running_loop()
-        pending = _PendingCast(ballot, wanted, loop.create_future())
+        pending = _PendingCast(ballot, number, wanted, loop.create_future())
         self._waiting.append(pending)
         if len(self._waiting) == 1:
             loop.call_soon(self._send)
@@ -124,8 +135,9 @@ class Caster:
 
     def _send(self) -> None:
         while self._waiting and len(self._calls) < MAX_CONCURRENT_CALLS:
-            batch = self._waiting[:MAX_BATCH]
-            del self._waiting[:MAX_BATCH]
+            # A call is for one round: ballots of another, if any, follow in the next.
+            batch = list(next(groupby(self._waiting[:MAX_BATCH], attrgetter("round")))[1])
+            del self._waiting[: len(batch)]
             call = asyncio.create_task(self._cast(batch))
             self._calls.add(call)
             call.add_done_callback(partial(self._resolve, batch))
@@ -154,8 +166,9 @@ class Caster:
             # Redis read its clock before this process got the reply. So at any later moment its
             # clock shows at least the time in the reply plus the time since.
             redis_deadline = int((ahead + deadline) * 1000)
+            number = batch[0].round if batch else ""
             ballots = _encode([each.ballot for each in batch])
-            command = ("EVAL", CAST, 2, *self._keys, redis_deadline, *ballots)
+            command = ("EVAL", CAST, 2, *self._keys, redis_deadline, number, *ballots)
             status, now, *ids = await _execute(connection, deadline + REPLY_GRACE, *command)
             self._set_clock(connection, int(now))
         except _REFUSALS as error:
@@ -221,6 +234,8 @@ class Caster:
                 return [Version.parse(each) for each in ids]
             case b"closed":
                 raise PollClosed
+            case b"another":
+                raise RoundOver
             case b"full":
                 raise NotRecorded("an entry has so high an id that no ballot can follow it")
             case b"missing":

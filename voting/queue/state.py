@@ -1,6 +1,7 @@
 """The state of the queue, and the rules of the poll that casts obey."""
 
 import asyncio
+import json
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from redis.exceptions import RedisError
 
 from voting.poll.ballot import MIN_VERSION, Version
 from voting.poll.lifecycle import CastRules, Poll
+from voting.poll.question import Question
 from voting.queue.client import GROUP, Queue, detect_missing_stream, load_script
 from voting.queue.entry import Entry, parse_entries
 
@@ -22,6 +24,8 @@ SYNC_TIMEOUT = 2.0  # seconds
 # One entry that stays pending must not make all newer ballots look uncounted. More than these only
 # are pending while workers are at work.
 KNOWN_PENDING = 1_000
+
+_RULES = ("state", "closes_at", "after", "lost", "database", "round", "question")
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -112,6 +116,7 @@ class QueueState:
             *(*newest, poll.state, int(deadline * 1000), _milliseconds(poll.closes_at)),
             *(str(poll.after_version), poll.revision, poll.database_id),
             *(int(poll.has_queue), _milliseconds(poll.queue_lost_at)),
+            *(poll.round, json.dumps([poll.question.title, *poll.question.names])),
         )
         try:
             reply = await self._redis.eval(SYNC_POLL, 2, *self._keys, GROUP, *rules)
@@ -140,14 +145,17 @@ class QueueState:
         """Return the rules that casts obey; None until a worker has set them."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.time()
-            for name in ("state", "closes_at", "after", "lost", "database"):
-                pipe.hget(self.queue.poll_key, name)
-            clock, state, closes_at, after, lost, database = await pipe.execute()
+            pipe.hmget(self.queue.poll_key, *_RULES)
+            clock, rules = await pipe.execute()
         self._read_clock(*clock)
-        if state is None:
+        state, closes_at, after, lost, database, number, question = rules
+        if number is None:
             return None
         closing = _datetime(int(closes_at)) if closes_at else None
+        title, *names = json.loads(question)
         return CastRules(
+            round=int(number),
+            question=Question(title, tuple(names)),
             open=state == b"open",
             closes_at=closing,
             after_version=Version.parse(after or b"0-0"),

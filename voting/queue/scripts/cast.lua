@@ -2,8 +2,8 @@
 -- Accept a batch of ballots: all of them or none.
 --
 -- KEYS  1 the stream, 2 the poll
--- ARGV  1 the deadline (Redis' clock, ms), 2 the number of values per ballot, then each ballot:
---       voter, choice and, if the number is 3, a trace, which may be empty
+-- ARGV  1 the deadline (Redis' clock, ms), 2 the round, 3 the number of values per ballot, then each
+--       ballot: voter, choice and, if the number is 3, a trace, which may be empty
 -- Returns {status, Redis' clock in ms, id, id, ...}: an id per ballot if the status is "ok".
 --
 -- The shebang line makes Redis refuse the whole script, before its first write, if memory is full.
@@ -17,12 +17,16 @@ if now >= tonumber(ARGV[1]) then
 end
 
 -- A worker creates the stream, with its group, and the poll's state.
-local state = redis.call('HGET', KEYS[2], 'state')
-if not state or redis.call('EXISTS', KEYS[1]) == 0 then
+local poll = redis.call('HMGET', KEYS[2], 'state', 'closes_at', 'round')
+local state, closes_at, round = poll[1], tonumber(poll[2] or ''), poll[3]
+if not round or redis.call('EXISTS', KEYS[1]) == 0 then
   return {'missing', now}
 end
+-- The voters have seen another question. A trial of no ballots is for any round.
+if ARGV[2] ~= '' and ARGV[2] ~= round then
+  return {'another', now}
+end
 -- One clock decides for all vote pods.
-local closes_at = tonumber(redis.call('HGET', KEYS[2], 'closes_at') or '')
 if state ~= 'open' or (closes_at and now >= closes_at) then
   return {'closed', now}
 end
@@ -42,8 +46,8 @@ for i = 1, #info, 2 do
 end
 
 local reply = {'ok', now}
-local width = tonumber(ARGV[2])
-for i = 3, #ARGV, width do
+local width = tonumber(ARGV[3])
+for i = 4, #ARGV, width do
   local voter, choice = ARGV[i], ARGV[i + 1]
   if width == 3 and ARGV[i + 2] ~= '' then
     reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', voter, 'choice', choice, 'trace', ARGV[i + 2])

@@ -7,7 +7,7 @@
 --       5 the deadline (Redis' clock, ms), 6 when the poll closes by itself (Redis' clock, ms; or
 --       empty), 7 the last version of the round before, 8 the poll's revision, 9 the database's
 --       identity, 10 "1" if there was a queue before, so that a missing one is a loss, 11 the latest
---       loss that Postgres knows of (Redis' clock, ms; or empty)
+--       loss that Postgres knows of (Redis' clock, ms; or empty), 12 the round, 13 its question
 -- Returns {1 if the stream was missing, else 0; the poll's state; the stream's last id; if closed,
 -- since when (Redis' clock, ms); the loss that Postgres has to be told of (Redis' clock, ms), or
 -- empty}.
@@ -98,6 +98,6 @@ end
 redis.call(
   'HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'closed_at', since, 'after', ARGV[7],
   'revision', ARGV[8], 'revised', revised, 'database', ARGV[9], 'loss', loss or '',
-  'lost', loss or stored
+  'lost', loss or stored, 'round', ARGV[12], 'question', ARGV[13]
 )
 return {created, state, last, since, loss or ''}
