@@ -21,7 +21,9 @@ from pydantic import (
     ValidationInfo,
 )
 
-from voting.poll.results import Question, ShowResults
+from voting.poll.ballot import Choice
+from voting.poll.question import MAX_NAME, MAX_TITLE, Question, find_text_problems
+from voting.poll.results import ShowResults
 
 
 class SettingsError(Exception):
@@ -141,6 +143,25 @@ def _differs_from(other: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _text(limit: int) -> AfterValidator:
+    def check(value: str) -> str:
+        for problem in find_text_problems(value, limit):
+            raise ValueError(problem)
+        return value
+
+    return AfterValidator(check)
+
+
+def _follows(value: str, info: ValidationInfo) -> str:
+    """Check an option beside those before it."""
+    for name, earlier in info.data.items():
+        if name.startswith("option_") and earlier in {None, value}:
+            problem = "needs" if earlier is None else "must differ from"
+            raise ValueError(f"{problem} {name.upper()}")
+    return value
+
+
+_Option = Annotated[str, _text(MAX_NAME), AfterValidator(_follows)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _WebAddress = Annotated[str, AfterValidator(_web_address)]
@@ -171,40 +192,37 @@ class ServersSettings(RedisSettings, DatabaseSettings):
 
 
 class QuestionSettings(Settings):
-    """The question of the first round, until an operator asks another."""
+    """The question of the first round, as long as no operator has asked another."""
 
-    poll_title: str = Question().title
-    option_a: str = Question().names[0]
-    option_b: str = Question().names[1]
-    option_c: str | None = None
-    option_d: str | None = None
-    option_e: str | None = None
-    option_f: str | None = None
-    option_g: str | None = None
-    option_h: str | None = None
-    option_i: str | None = None
-    option_j: str | None = None
-    option_k: str | None = None
-    option_l: str | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        names = [getattr(self, f"option_{choice}") for choice in Choice]
-        if gaps := [name for name in names[: len(self.question.names)] if name is None]:
-            raise ValueError("...")
-        return self
+    poll_title: Annotated[str, _text(MAX_TITLE)] = Question().title
+    option_a: _Option = Question().names[0]
+    option_b: _Option = Question().names[1]
+    option_c: _Option | None = None
+    option_d: _Option | None = None
+    option_e: _Option | None = None
+    option_f: _Option | None = None
+    option_g: _Option | None = None
+    option_h: _Option | None = None
+    option_i: _Option | None = None
+    option_j: _Option | None = None
+    option_k: _Option | None = None
+    option_l: _Option | None = None
 
     @property
     def question(self) -> Question:
-        names = [getattr(self, f"option_{choice}") for choice in Choice]
+        names = (getattr(self, f"option_{choice}") for choice in Choice)
         return Question.of(self.poll_title, [name for name in names if name is not None])
+
+
+class MigrateSettings(QuestionSettings, DatabaseSettings):
+    """The question is that of rounds which a database without questions has had."""
 
 
 class ShowResultsSettings(Settings):
     show_results: ShowResults = "always"
 
 
-class ExportSettings(PollSettings, ShowResultsSettings, DatabaseSettings):
+class ExportSettings(ShowResultsSettings, DatabaseSettings):
     pass
 
 
@@ -226,7 +244,7 @@ class RoleSettings(Settings):
         return bool(self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint)
 
 
-class PageSettings(RoleSettings, PollSettings):
+class PageSettings(RoleSettings):
     vote_url: _WebAddress | None = None
     result_url: _WebAddress | None = None
 
@@ -266,7 +284,7 @@ class ResultSettings(PageSettings, ExportSettings):
         return (self.result_url or "").startswith("https://")
 
 
-class WorkerSettings(RoleSettings, RedisSettings, DatabaseSettings):
+class WorkerSettings(RoleSettings, QuestionSettings, RedisSettings, DatabaseSettings):
     # For tests only, and not in the documentation: seconds.
     claim_min_idle: _Seconds = 15.0
     maintenance_interval: _Seconds = 5.0

@@ -64,11 +64,10 @@ async def _export(
         async with open_snapshot(
             engine, settings.show_results, number, votes=votes, long_timeouts=True
         ) as found:
-            poll = (found.result, settings.question)
             if votes:
-                chunks = found.votes(formats.VOTES[output_format](*poll))
+                chunks = found.votes(formats.VOTES[output_format](found.result))
             else:
-                chunks = found.timeline(formats.TIMELINE[output_format](*poll))
+                chunks = found.timeline(formats.TIMELINE[output_format](found.result))
             with _output(output) as write:
                 async with aclosing(chunks):
                     async for chunk in chunks:

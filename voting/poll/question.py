@@ -50,20 +50,21 @@ class Question:
 
     def find_problems(self) -> list[str]:
         """Return what is wrong with it, a line each."""
-        problems = [f"the title {each}" for each in _find_problems(self.title, MAX_TITLE)]
+        problems = [f"the title {each}" for each in find_text_problems(self.title, MAX_TITLE)]
         if not MIN_OPTIONS <= len(self.names) <= MAX_OPTIONS:
             count = len(self.names)
             problems.append(f"{MIN_OPTIONS} to {MAX_OPTIONS} options are needed, not {count}")
         seen: dict[str, int] = {}
         for number, name in enumerate(self.names, start=1):
-            problems += [f"option {number} {each}" for each in _find_problems(name, MAX_NAME)]
+            problems += [f"option {number} {each}" for each in find_text_problems(name, MAX_NAME)]
             first = seen.setdefault(unicodedata.normalize("NFC", name), number)
             if name and first != number:
                 problems.append(f"option {number} is the same as option {first}")
         return problems
 
 
-def _find_problems(text: str, limit: int) -> Iterator[str]:
+def find_text_problems(text: str, limit: int) -> Iterator[str]:
+    """Yield what is wrong with a title or a name of at most `limit` characters."""
     if not text:
         yield "is empty"
     if len(text) > limit:

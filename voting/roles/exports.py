@@ -42,7 +42,7 @@ class Exporter:
         `litestar.response.Stream` has no timeout for a client that does not read.
         """
         suffix, number = request.route_handler.opt["suffix"], _round_number(request)
-        show_results, question = self._settings.show_results, self._settings.question
+        show_results = self._settings.show_results
 
         async def respond(_: Scope, receive: Receive, send: Send) -> None:
             if self._slots.locked():
@@ -54,7 +54,7 @@ class Exporter:
                     asyncio.timeout(EXPORT_TIMEOUT),
                     open_snapshot(self._engine, show_results, number) as snapshot,
                 ):
-                    timeline = formats.TIMELINE[suffix](snapshot.result, question)
+                    timeline = formats.TIMELINE[suffix](snapshot.result)
                     name = f"votes-round-{snapshot.result.poll.round}.{suffix}"
                     headers = [
                         (b"content-type", timeline.media_type.encode()),
