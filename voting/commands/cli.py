@@ -68,6 +68,7 @@ def cli(context: click.Context) -> None:
 
 
 for name, path, short_help in (
+    ("ask", "voting.commands.poll:ask", "Ask the next question."),
     ("audit", "voting.commands.audit:audit", "Check that queue, votes and tally agree."),
     ("close", "voting.commands.poll:close", "Close the poll, now or at a time."),
     ("export", "voting.commands.export:export", "Export totals over time, or the anonymous votes."),
@@ -75,7 +76,7 @@ for name, path, short_help in (
     ("migrate", "voting.commands.database:migrate", "Migrate the database to this version."),
     ("open", "voting.commands.poll:reopen", "Reopen the poll, or cancel a planned close."),
     ("replay", "voting.commands.audit:replay", "Recount ballots that a restored database lost."),
-    ("reset", "voting.commands.poll:reset", "Start the next round."),
+    ("reset", "voting.commands.poll:reset", "Ask the same question again."),
     ("status", "voting.commands.poll:status", "Show the state of the poll."),
     ("up", "voting.local.up:up", "Run the whole app on this machine."),
     ("wait", "voting.commands.database:wait", "Wait until the database is migrated."),

@@ -1,4 +1,4 @@
-"""The commands that change the state of the poll: status, close, open, reset."""
+"""The commands for whoever leads the vote: status, ask, close, open, reset."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import click
@@ -15,12 +16,13 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.commands import options
-from voting.commands.context import exit_on_error, run_on_servers, to_json
+from voting.commands.context import by_name, exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
 from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
 from voting.database.poll import Known, close_poll, reopen_poll, start_round
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
+from voting.poll.question import Question
 from voting.poll.results import FinalResult, VoteCounts, publish
 from voting.queue.client import StreamMissing
 from voting.queue.state import PollConflict, QueueState, find_conflict
@@ -76,9 +78,7 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
     """
 
     async def plan(state: QueueState, engine: AsyncEngine) -> tuple[Status, datetime | None]:
-        closes_at = None
-        if at is not None:  # by Redis' clock, which will close the poll
-            closes_at = resolve(at, datetime.fromtimestamp(await state.clock(), UTC))
+        closes_at = await _resolve(state, at)
         return await _plan(state, engine), closes_at
 
     failure = "the poll can't be closed"
@@ -131,11 +131,72 @@ def reset(data: Path | None, *, yes: bool) -> None:
         )
     if not yes:
         _confirm(
-            f"Start round {number + 1} now?",
+            f"Ask the same in round {number + 1} now?",
             f"This deletes the {found.counts.votes:,} votes of round {number}.",
             "Its totals and timeline are kept.",
         )
-    _change(data, failure, partial(start_round, ended=number))
+    _change(data, failure, partial(start_round, ended=number, question=found.poll.question))
+
+
+@click.command()
+@click.argument("title")
+@click.argument("names", metavar="OPTION...", nargs=-1, required=True)
+@options.data
+@click.option(
+    "--close-at",
+    type=moment,
+    metavar="TIME",
+    help="Close the round at this time: 20:15, 2026-11-24T20:15, +10m.",
+)
+@options.yes
+def ask(
+    title: str,
+    names: tuple[str, ...],
+    data: Path | None,
+    close_at: Moment | None,
+    *,
+    yes: bool,
+) -> None:
+    """Ask a question, with two to twelve options, in the next round.
+
+    If a round is open, it is closed, and its totals are final first. They are kept, its votes are
+    deleted.
+    """
+    question = Question.of(title, names)
+    if problems := question.find_problems():
+        raise click.UsageError("\n  ".join(["this can't be asked:", *problems]))
+    failure = "the question can't be asked"
+
+    async def plan(state: QueueState, engine: AsyncEngine) -> Status:
+        await _resolve(state, close_at)  # before anything is changed
+        return await _plan(state, engine)
+
+    found = run_on_servers(data, failure, plan)
+    poll = found.poll
+    if not yes:
+        closes = ["It is open: it is closed now, and final before the next begins."]
+        _confirm(
+            f"Ask {question.title!r} in round {poll.round + 1} now?",
+            f"Round {poll.round}, {poll.question.title!r}, has {found.counts.votes:,} votes.",
+            *(closes if poll.phase is Phase.OPEN else []),
+            "Its totals and timeline are kept, its votes are deleted.",
+        )
+
+    async def apply(state: QueueState, engine: AsyncEngine) -> None:
+        if poll.phase is Phase.OPEN:
+            await _store(close_poll, state, engine)
+            await _apply(state, engine)
+        if poll.phase is not Phase.FINAL:
+            await _until_final(state, engine, inf)
+        await _store(partial(start_round, ended=poll.round, question=question), state, engine)
+        await _apply(state, engine)
+        if close_at is not None:
+            closes_at = await _resolve(state, close_at)
+            await _store(partial(close_poll, at=closes_at), state, engine)
+            await _apply(state, engine)
+        await _show(state, engine)
+
+    run_on_servers(data, failure, apply)
 
 
 def _change(
@@ -152,10 +213,21 @@ def _change(
         if wait:
             with exit_on_error("the poll is closed, but its totals are not known to be final"):
                 await _until_final(state, engine, wait)
-        with exit_on_error("the poll is changed, but its status can't be read"):
-            click.echo("\n".join(_lines(await _fetch_status(state, engine))))
+        await _show(state, engine)
 
     run_on_servers(data, failure, apply)
+
+
+async def _resolve(state: QueueState, at: Moment | None) -> datetime | None:
+    """Return the time by Redis' clock, which will close the poll."""
+    if at is None:
+        return None
+    return resolve(at, datetime.fromtimestamp(await state.clock(), UTC))
+
+
+async def _show(state: QueueState, engine: AsyncEngine) -> None:
+    with exit_on_error("the poll is changed, but its status can't be read"):
+        click.echo("\n".join(_lines(await _fetch_status(state, engine))))
 
 
 async def _store(
@@ -191,13 +263,18 @@ async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
         known = await state.poll_identity()
     result = publish(await fetch_result(engine), settings.show_results)
     conflict = find_conflict(known, result.poll)
-    backlog = letters = None
-    with suppress(StreamMissing, RedisError):
+    letters, backlog = None, await _count_backlog(state)
+    with suppress(RedisError):
         letters = await state.dead_letter_count()
-        backlog = (await state.progress()).backlog
     finals = await fetch_final_results(engine)
     phase = result.poll.phase
     return Status(result.poll, phase, result.counts, backlog, letters, finals, conflict)
+
+
+async def _count_backlog(state: QueueState) -> int | None:
+    with suppress(StreamMissing, RedisError):
+        return (await state.progress()).backlog
+    return None
 
 
 async def _apply(state: QueueState, engine: AsyncEngine) -> None:
@@ -213,7 +290,7 @@ async def _apply(state: QueueState, engine: AsyncEngine) -> None:
 
 async def _until_final(state: QueueState, engine: AsyncEngine, seconds: float) -> None:
     """Wait for the totals to be final, and declare them so, as a worker would within seconds."""
-    reason = ""
+    reason = shown = ""
     end = asyncio.get_running_loop().time() + seconds
     while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
         try:
@@ -227,6 +304,11 @@ async def _until_final(state: QueueState, engine: AsyncEngine, seconds: float) -
             raise click.ClickException(
                 f"the poll is closed, but its totals are not final after {seconds:g} s{reason}"
             )
+        left = await _count_backlog(state)
+        progress = f"waiting for final totals{reason or f': {left} votes are not counted yet'}"
+        if progress != shown:
+            click.echo(progress, err=True)
+            shown = progress
         await asyncio.sleep(POLL_INTERVAL)
 
 
@@ -248,7 +330,8 @@ def _consequences_of_open(found: Status) -> Iterator[str]:
         yield f"Reopen round {poll.round}? Its last ballots are being counted."
     if poll.final_at is not None:
         yield f"Reopen round {poll.round}? This revokes its final result:"
-        yield f"a {counts.a:,}, b {counts.b:,}, final since {_utc(poll.final_at)}."
+        totals = by_name(poll.question, counts.by_option or ())
+        yield f"{totals}, final since {_utc(poll.final_at)}."
         yield "`voting status` keeps listing it as revoked."
 
 
@@ -257,17 +340,16 @@ def _lines(found: Status) -> Iterator[str]:
     if found.conflict is not None:
         yield f"conflict      {found.conflict}"
     yield f"round         {poll.round}, {_state(poll)}"
-    totals = f"{counts.votes} in total" if counts.a is None else f"a {counts.a}, b {counts.b}"
+    yield f"question      {poll.question.title}"
+    hidden = f"{counts.votes:,} in total"
+    totals = by_name(poll.question, counts.by_option) if counts.by_option else hidden
     yield f"votes         {totals}"
     yield f"not counted   {'unknown' if found.backlog is None else found.backlog}"
     yield f"dead letters  {'unknown' if found.dead_letters is None else found.dead_letters}"
     if poll.queue_lost_at is not None:
         yield f"queue lost    {_utc(poll.queue_lost_at)}: ballots not counted by then are missing"
-    # The newest final totals of a round are valid, unless the current round was reopened.
-    valid = {each.round: each.final_at for each in found.finals} | {poll.round: poll.final_at}
     for final in found.finals:
-        revoked = "" if valid[final.round] == final.final_at else ", revoked"
-        totals = f"a {final.a}, b {final.b}{revoked}"
+        totals = by_name(final.question, final.counts) + (", revoked" if final.revoked else "")
         yield f"final         {_utc(final.final_at)}, round {final.round}: {totals}"
 
 

@@ -18,10 +18,12 @@ from voting.poll.ballot import QueuedBallot
 #          appended after the close are not ballots.
 # counted  inserts, or updates only if newer than the stored vote: a ballot that is delivered twice,
 #          or late, changes nothing. `old` and `new` in RETURNING need Postgres 18.
-# delta    the change for each option; no row if nothing changed.
+# changed  how many voters changed from which option to which.
+# delta    the change for each option. One that the round does not have violates the foreign key of
+#          the tally: nothing is counted then, and the worker looks for the ballot.
 #
-# The tally's row is written last, as all workers share it: it stays locked for the commit only.
-# The row that is returned tells a worker that the database is not the one that it knows.
+# The tally's rows are written last, as all workers share them: they stay locked for the commit
+# only. The row that is returned tells a worker that the database is not the one that it knows.
 COUNT = text("""
 WITH newest AS (
   SELECT DISTINCT ON (voter) voter, choice, ms, seq
@@ -39,18 +41,22 @@ WITH newest AS (
     SET choice = excluded.choice, ms = excluded.ms, seq = excluded.seq
     WHERE (excluded.ms, excluded.seq) > (stored.ms, stored.seq)
   RETURNING old.choice AS before, new.choice AS after, new.ms
+), changed AS (
+  SELECT before, after, count(*) AS votes, max(ms) AS ms FROM counted GROUP BY before, after
 ), delta AS (
-  SELECT
-    max(ms) AS ms,
-    count(*) FILTER (WHERE after = 'a') - count(*) FILTER (WHERE before = 'a') AS a,
-    count(*) FILTER (WHERE after = 'b') - count(*) FILTER (WHERE before = 'b') AS b
-  FROM counted
+  SELECT choice, sum(votes) AS votes, max(ms) AS ms
+  FROM (
+    SELECT after AS choice, votes, ms FROM changed
+    UNION ALL
+    SELECT before, -votes, ms FROM changed WHERE before IS NOT NULL
+  ) AS each
+  GROUP BY choice
 ), tallied AS (
-  INSERT INTO tally AS stored (bucket, a, b, ms)
-  SELECT date_bin('10 seconds', clock_timestamp(), 'epoch'), a, b, ms FROM delta
-  WHERE ms IS NOT NULL
-  ON CONFLICT (bucket) DO UPDATE SET
-    a = stored.a + excluded.a, b = stored.b + excluded.b, ms = greatest(stored.ms, excluded.ms)
+  INSERT INTO tally AS stored (round, bucket, choice, votes, ms)
+  SELECT round, date_bin('10 seconds', clock_timestamp(), 'epoch'), choice, votes, ms
+  FROM delta, poll ORDER BY choice
+  ON CONFLICT (round, bucket, choice) DO UPDATE
+    SET votes = stored.votes + excluded.votes, ms = greatest(stored.ms, excluded.ms)
 )
 SELECT database_id, revision FROM poll
 """)

@@ -9,16 +9,15 @@ from sqlalchemy import Select, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
 from voting.database.engine import read_only_snapshot, set_local
-from voting.database.models import BUCKET, Final, PastTally, Tally, Vote
-from voting.database.totals import fetch_result_in
+from voting.database.models import BUCKET, Tally, Vote
+from voting.database.totals import fetch_past_result, fetch_result_in
+from voting.poll.ballot import Choice
 from voting.poll.formats import Format
-from voting.poll.lifecycle import Poll
+from voting.poll.question import CHOICES
 from voting.poll.results import (
-    PollResult,
     PublicResult,
     ShowResults,
     TimelinePoint,
-    Totals,
     VoteCounts,
     publish,
 )
@@ -56,19 +55,26 @@ class Snapshot:
         Where they are old, for each hour or day: see `folding`. A point has all votes that were
         counted before its time; the last is the total. Raises one of DATABASE_ERRORS.
         """
-        a = b = 0
-        counts = VoteCounts.of(a, b, hidden=self.result.hidden)
+        sums = [0] * len(self.result.question.names)
+        counts = VoteCounts.of(sums, hidden=self.result.hidden)
         yield form.head.encode()
-        tally = PastTally if self._past else Tally
-        query = select((tally.bucket + BUCKET).label("time"), tally.a, tally.b)
-        if self._past:
-            query = query.where(PastTally.round == self.result.poll.round)
-        rows = await self._rows(query.order_by(tally.bucket))
+        query = (
+            select(
+                (Tally.bucket + BUCKET).label("time"),
+                func.array_agg(Tally.choice).label("choices"),
+                func.array_agg(Tally.votes).label("votes"),
+            )
+            .where(Tally.round == self.result.poll.round)
+            .group_by(Tally.bucket)
+            .order_by(Tally.bucket)
+        )
+        rows = await self._rows(query)
         while batch := await rows.fetchmany(BATCH):
             points = []
             for each in batch:
-                a, b = a + each.a, b + each.b
-                counts = VoteCounts.of(a, b, hidden=self.result.hidden)
+                for choice, votes in zip(each.choices, each.votes, strict=True):
+                    sums[CHOICES.index(choice)] += votes
+                counts = VoteCounts.of(sums, hidden=self.result.hidden)
                 points.append(TimelinePoint(each.time, counts))
             yield form.body(points).encode()
         if counts != self.result.counts:
@@ -76,7 +82,7 @@ class Snapshot:
             yield form.body([TimelinePoint(self.result.at, self.result.counts)]).encode()
         yield form.tail.encode()
 
-    async def votes(self, form: Format[str]) -> AsyncGenerator[bytes, None]:
+    async def votes(self, form: Format[Choice]) -> AsyncGenerator[bytes, None]:
         """Yield a document with the choice of each vote, of a snapshot opened with `votes`.
 
         Raises VotesHidden, VotesNotKept, or one of DATABASE_ERRORS.
@@ -122,17 +128,9 @@ async def open_snapshot(
             # it before the snapshot is taken.
             await connection.execute(text("LOCK TABLE votes IN ACCESS SHARE MODE"))
         result = await fetch_result_in(connection)
-        past = round_number not in {None, result.poll.round}
-        if past:
-            result = await _fetch_past_result(connection, round_number)
+        if past := round_number not in {None, result.poll.round}:
+            found = await fetch_past_result(connection, round_number or 0)
+            if found is None:
+                raise NoSuchRound
+            result = found
         yield Snapshot(publish(result, show_results), connection, past)
-
-
-async def _fetch_past_result(connection: AsyncConnection, round_number: int | None) -> PollResult:
-    """Return the last final result of a round: a poll may be reopened and closed again."""
-    results = select(Final.__table__, func.now().label("at")).where(Final.round == round_number)
-    row = (await connection.execute(results.order_by(Final.final_at.desc()).limit(1))).one_or_none()
-    if row is None:
-        raise NoSuchRound
-    poll = Poll(row.round, "closed", closed_at=row.closed_at, final_at=row.final_at)
-    return PollResult(Totals(row.a, row.b, row.at), poll)

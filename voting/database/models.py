@@ -21,6 +21,7 @@ class Base(DeclarativeBase):
         naming_convention={
             "pk": "%(table_name)s_pkey",
             "ck": "%(table_name)s_%(constraint_name)s_check",
+            "fk": "%(table_name)s_%(constraint_name)s_fkey",
         }
     )
 
@@ -30,7 +31,7 @@ class Vote(Base):
 
     __tablename__ = "votes"
     __table_args__ = (
-        sa.CheckConstraint("choice IN ('a', 'b')", name="choice"),
+        sa.CheckConstraint("choice BETWEEN 'a' AND 'l'", name="choice"),
         # Room on each page for changed votes, which then need no new index entry.
         {"postgresql_with": {"fillfactor": 80}},
     )
@@ -41,20 +42,45 @@ class Vote(Base):
     seq: Mapped[int]
 
 
+class Round(Base):
+    """The question of a round, whose options are rows of `options`."""
+
+    __tablename__ = "rounds"
+
+    round: Mapped[int] = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+    title: Mapped[str] = mapped_column(sa.String(200))
+    asked: Mapped[bool]
+
+
+class Option(Base):
+    """An option of a round's question. Only these can be chosen: the tally refers to them."""
+
+    __tablename__ = "options"
+    __table_args__ = (sa.ForeignKeyConstraint(["round"], ["rounds.round"], name="round"),)
+
+    round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
+    key: Mapped[str] = mapped_column(sa.String(1), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(60))
+
+
 class Tally(Base):
-    """What the votes counted in a bucket added to each option: negative if voters changed theirs.
+    """What the votes counted in a bucket added to an option: negative if voters changed theirs.
 
     `ms` is the highest of their versions' `ms`, so that the newest version of all votes can be
     found without reading the votes.
     """
 
     __tablename__ = "tally"
-    # One row is updated with every batch.
-    __table_args__ = ({"postgresql_with": {"fillfactor": 50}},)
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["round", "choice"], [Option.round, Option.key], name="choice"),
+        # A few rows are updated with every batch.
+        {"postgresql_with": {"fillfactor": 50}},
+    )
 
+    round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
     bucket: Mapped[datetime] = mapped_column(primary_key=True)
-    a: Mapped[int]
-    b: Mapped[int]
+    choice: Mapped[str] = mapped_column(sa.String(1), primary_key=True)
+    votes: Mapped[int]
     ms: Mapped[int]
 
 
@@ -95,23 +121,25 @@ class Poll(Base):
 
 
 class Final(Base):
-    """Totals that were declared final. Rows are only added: a revoked result stays visible."""
+    """A round that was declared final. Rows are only added: a revoked result stays visible."""
 
     __tablename__ = "finals"
 
     round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
     final_at: Mapped[datetime] = mapped_column(primary_key=True)
     closed_at: Mapped[datetime]
-    a: Mapped[int]
-    b: Mapped[int]
 
 
-class PastTally(Base):
-    """The tally of an earlier round."""
+class FinalTotal(Base):
+    """The votes of an option in a result that was declared final."""
 
-    __tablename__ = "past_tally"
+    __tablename__ = "final_totals"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["round", "final_at"], [Final.round, Final.final_at], name="final"),
+        sa.ForeignKeyConstraint(["round", "choice"], [Option.round, Option.key], name="choice"),
+    )
 
     round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
-    bucket: Mapped[datetime] = mapped_column(primary_key=True)
-    a: Mapped[int]
-    b: Mapped[int]
+    final_at: Mapped[datetime] = mapped_column(primary_key=True)
+    choice: Mapped[str] = mapped_column(sa.String(1), primary_key=True)
+    votes: Mapped[int]

@@ -16,6 +16,7 @@ from voting.database import models
 from voting.database.engine import set_local, transaction
 from voting.poll.ballot import MIN_VERSION, Version
 from voting.poll.lifecycle import Poll
+from voting.poll.question import Question
 
 # The key of the advisory lock: any number that nothing else in this database uses.
 POLL_LOCK = 0x706F6C6C
@@ -33,11 +34,25 @@ LOCK_EXCLUSIVE = _END_IF_IDLE.add_columns(func.pg_advisory_xact_lock(POLL_LOCK))
 LONG_LOCK_TIMEOUT = set_local(lock_timeout="6500ms", statement_timeout="6500ms")
 
 # Lists the columns: one that a later version adds changes nothing for this one.
-POLL = select(models.Poll.__table__)
+COLUMNS = ", ".join(f"poll.{column.name}" for column in models.Poll.__table__.columns)
+
+POLL = text(f"""
+SELECT {COLUMNS}, title, asked,
+  ARRAY(SELECT name FROM options WHERE options.round = poll.round ORDER BY key) AS names
+FROM poll JOIN rounds USING (round)
+""")  # noqa: S608 - constants
+
+ENVIRONMENT_QUESTION = text("""
+SELECT title,
+  ARRAY(SELECT name FROM options WHERE options.round = rounds.round ORDER BY key) AS names
+FROM rounds WHERE NOT asked ORDER BY round DESC LIMIT 1
+""")
 
 VERSION_FLOOR = select(
     func.greatest(
-        select(func.max(models.Tally.ms)).scalar_subquery(),
+        select(func.max(models.Tally.ms))
+        .where(models.Tally.round == models.Poll.round)
+        .scalar_subquery(),
         models.Poll.after_ms,
         models.Poll.until_ms,
     )
@@ -85,12 +100,20 @@ WITH done AS (
   UPDATE poll SET final_at = now()
   WHERE final_at IS NULL AND (until_ms, until_seq) = (:ms, :seq)
   RETURNING round, closed_at, final_at
+), stored AS (
+  INSERT INTO finals (round, final_at, closed_at) SELECT round, final_at, closed_at FROM done
 )
-INSERT INTO finals (round, final_at, closed_at, a, b)
-SELECT round, final_at, closed_at, sums.a, sums.b
-FROM done, (SELECT coalesce(sum(a), 0) AS a, coalesce(sum(b), 0) AS b FROM tally) AS sums
+INSERT INTO final_totals (round, final_at, choice, votes)
+SELECT done.round, final_at, key, coalesce(sum(votes), 0)
+FROM done JOIN options USING (round)
+LEFT JOIN tally ON (tally.round, choice) = (options.round, key)
+GROUP BY done.round, final_at, key
 RETURNING round
 """)
+
+
+START_ROUND = text("SELECT start_round(:ended, :title, CAST(:names AS text[]), :asked)")
+REPLACE_QUESTION = text("SELECT replace_question(:title, CAST(:names AS text[]))")
 
 
 class PollChanged(Exception):
@@ -99,6 +122,12 @@ class PollChanged(Exception):
 
 async def fetch_poll(connection: AsyncConnection) -> Poll:
     return as_poll((await connection.execute(POLL)).one())
+
+
+async def fetch_environment_question(connection: AsyncConnection) -> Question | None:
+    """Return the last question that came from the environment; None if none ever did."""
+    row = (await connection.execute(ENVIRONMENT_QUESTION)).one_or_none()
+    return None if row is None else as_question(row)
 
 
 async def fetch_poll_for_share(connection: AsyncConnection) -> Poll:
@@ -169,21 +198,32 @@ async def reopen_poll(
 async def start_round(
     engine: AsyncEngine,
     ended: int,
+    question: Question,
     *,
+    asked: bool = True,
     known: Known = Known(),  # noqa: B008 - immutable
 ) -> None:
-    """Keep the totals of the round `ended`, delete its votes, and open the next round.
+    """Keep the totals of the round `ended`, delete its votes, and ask the next question.
 
-    Raises PollChanged if `ended` is not the current round, or not final.
+    `asked`: by an operator. Raises PollChanged if `ended` is not the current round, or not final.
     """
+    values = {"ended": ended, "title": question.title, "names": question.names, "asked": asked}
     async with _exclusive(engine, known.revision) as connection:
         # A function of the schema, since the worker's user may not delete votes.
-        started = await connection.execute(select(func.start_round(ended)))
+        started = await connection.execute(START_ROUND, values)
     if started.scalar_one() is None:
         raise PollChanged
 
 
 # Workers' changes
+
+
+async def replace_unseen_question(engine: AsyncEngine, question: Question) -> bool:
+    """Replace the question if no page has ever shown it. Return whether that was done."""
+    values = {"title": question.title, "names": question.names}
+    async with _exclusive(engine, 0) as connection:
+        replaced = await connection.execute(REPLACE_QUESTION, values)
+    return replaced.scalar_one() is not None
 
 
 async def record_queue_loss(engine: AsyncEngine, at: datetime) -> None:
@@ -213,7 +253,7 @@ async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:
     """
     async with engine.connect() as connection:
         declared = await connection.execute(FINALIZE, last_version._asdict())
-        return declared.one_or_none() is not None
+        return bool(declared.all())
 
 
 async def _change_poll(
@@ -236,10 +276,16 @@ async def _exclusive(engine: AsyncEngine, known_revision: int) -> AsyncIterator[
         yield connection
 
 
+def as_question(row: Row[Any]) -> Question:
+    return Question(row.title, tuple(row.names))
+
+
 def as_poll(row: Row[Any]) -> Poll:
-    """Convert a row that has the columns of the poll."""
+    """Convert a row that has the columns of the poll, and its question."""
     return Poll(
         round=row.round,
+        question=as_question(row),
+        asked=row.asked,
         revision=row.revision,
         state=row.state,
         closes_at=row.closes_at,

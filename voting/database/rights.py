@@ -14,15 +14,20 @@ RIGHTS = {
         " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at,"
         " has_queue)",
         "finals": "SELECT, INSERT",
-        "past_tally": "SELECT",
-        "start_round(integer)": "EXECUTE",
+        "final_totals": "SELECT, INSERT",
+        "rounds": "SELECT",
+        "options": "SELECT",
+        "start_round(integer,text,text[],boolean)": "EXECUTE",
+        "replace_question(text,text[])": "EXECUTE",
         VERSION_TABLE: "SELECT",
     },
     "voting_result": {
         "tally": "SELECT",
         "poll": "SELECT",
         "finals": "SELECT",
-        "past_tally": "SELECT",
+        "final_totals": "SELECT",
+        "rounds": "SELECT",
+        "options": "SELECT",
         VERSION_TABLE: "SELECT",
     },
 }

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
 from voting.database.models import VERSION_TABLE
+from voting.poll.question import Question
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +36,16 @@ def config(database_url: str) -> Config:
     return config
 
 
-def migrate(database_url: str) -> None:
+def migrate(database_url: str, question: Question = Question()) -> None:  # noqa: B008 - immutable
     """Apply every missing migration. Raises one of DATABASE_ERRORS.
 
-    The schema of a later version stays as it is: the operator is rolling back to this version.
+    `question` is that of the rounds so far, if the database does not have their questions. The
+    schema of a later version stays as it is: the operator is rolling back to this version.
     """
     if asyncio.run(_revision(database_url)) in {None, *_revisions(database_url)}:
-        command.upgrade(config(database_url), "head")
+        migrations = config(database_url)
+        migrations.attributes["question"] = question
+        command.upgrade(migrations, "head")
     else:
         log.info("the database has the schema of a later version")
 

@@ -1,14 +1,17 @@
 """Reading totals: how many votes each option has, over time too, and what was declared final."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Row, func, select, text, true
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from voting.database.models import Final, Poll, Tally
-from voting.database.poll import as_poll
+from voting.database.poll import COLUMNS, as_poll, as_question
+from voting.poll.lifecycle import Poll
 from voting.poll.results import FinalResult, PollResult, TimelineBucket, Totals
 
 # At most this many buckets, of equal length, whatever the number of rows in the tally.
@@ -17,34 +20,62 @@ TIMELINE_POINTS = 80
 # Each close, each reopening and each round adds one, and they are kept for ever.
 FINAL_RESULTS = 100
 
-_sums = select(func.sum(Tally.a).label("a"), func.sum(Tally.b).label("b")).subquery("sums")
+# Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
+#
+# The totals that were declared final, otherwise the sums of the tally: a row for every ten seconds
+# and option in which votes were counted, and fewer for older ones (see `folding`).
+_RESULT = """
+SELECT {columns}, title, asked, names, counts, now() AS at{more}
+FROM poll JOIN rounds USING (round), LATERAL (
+  SELECT array_agg(name ORDER BY key) AS names,
+    array_agg(coalesce(final_totals.votes, added.votes, 0)::bigint ORDER BY key) AS counts
+  FROM options
+  LEFT JOIN final_totals
+    ON (final_totals.round, final_totals.final_at, choice) = (poll.round, poll.final_at, key)
+  LEFT JOIN (
+    SELECT choice, sum(votes) AS votes FROM tally WHERE round = poll.round GROUP BY choice
+  ) AS added ON added.choice = key
+  WHERE options.round = poll.round
+) AS counted
+"""
 
-# The totals that were declared final, otherwise the sum of the tally: a row for every ten seconds
-# in which votes were counted, and fewer for older ones (see `folding`).
-RESULT = (
-    select(
-        Poll.__table__,
-        func.now().label("at"),
-        func.coalesce(Final.a, _sums.c.a, 0).label("a"),
-        func.coalesce(Final.b, _sums.c.b, 0).label("b"),
-    )
-    .select_from(Poll)
-    .join(_sums, true())
-    .outerjoin(Final, (Final.round == Poll.round) & (Final.final_at == Poll.final_at))
+_FINALS = """
+SELECT finals.round, final_at, closed_at, title, asked, names, counts, now() AS at{more},
+  final_at IS DISTINCT FROM CASE round
+    WHEN poll.round THEN poll.final_at
+    ELSE (SELECT max(final_at) FROM finals AS each WHERE each.round = finals.round)
+  END AS revoked
+FROM finals JOIN rounds USING (round), LATERAL (
+  SELECT array_agg(name ORDER BY key) AS names, array_agg(votes ORDER BY key) AS counts
+  FROM options JOIN final_totals ON (final_totals.round, choice) = (options.round, key)
+  WHERE (final_totals.round, final_at) = (finals.round, finals.final_at)
+) AS counted, poll
+"""
+
+# A column of the statements above, so that totals and timeline are of the same moment: for each
+# bucket and option its start and end, the place of the option, and its votes.
+_TIMELINE = """, ARRAY(
+  SELECT ARRAY[
+    min(min(start)) OVER each, max(max(start)) OVER each + 10, ascii(choice) - 97, sum(votes)
+  ]::bigint[]
+  FROM
+    (SELECT extract(epoch FROM bucket)::float8 AS start, choice, votes
+      FROM tally WHERE round = {table}.round) AS added,
+    (SELECT extract(epoch FROM min(bucket))::float8 AS first,
+      extract(epoch FROM max(bucket))::float8 + 10 AS until
+      FROM tally WHERE round = {table}.round) AS span
+  GROUP BY width_bucket(start, first, until, :points), choice
+  WINDOW each AS (PARTITION BY width_bucket(start, first, until, :points))
+  ORDER BY 1
+) AS timeline"""
+
+RESULT = text(_RESULT.format(columns=COLUMNS, more=""))
+RESULT_AND_TIMELINE = text(_RESULT.format(columns=COLUMNS, more=_TIMELINE.format(table="poll")))
+FINALS = text(_FINALS.format(more="") + "ORDER BY final_at DESC LIMIT :limit")
+PAST_RESULT = text(
+    _FINALS.format(more=_TIMELINE.format(table="finals"))
+    + "WHERE finals.round = :round ORDER BY final_at DESC LIMIT 1"
 )
-
-# Text rather than SQLAlchemy constructs, so that any DBA can read it and, after SELECT, run EXPLAIN
-# on it. A column of the statement above, so that totals and timeline are of the same moment.
-TIMELINE = text("""
-  ARRAY(
-    SELECT ARRAY[min(start), max(start) + 10, sum(a), sum(b)]::bigint[]
-    FROM
-      (SELECT extract(epoch FROM bucket)::float8 AS start, a, b FROM tally) AS added,
-      (SELECT extract(epoch FROM min(bucket))::float8 AS first,
-        extract(epoch FROM max(bucket))::float8 + 10 AS until FROM tally) AS span
-    GROUP BY width_bucket(start, first, until, :points) ORDER BY 1
-  ) AS timeline
-""")
 
 
 async def fetch_result(engine: AsyncEngine, *, timeline: bool = False) -> PollResult:
@@ -52,28 +83,59 @@ async def fetch_result(engine: AsyncEngine, *, timeline: bool = False) -> PollRe
     async with engine.connect() as connection:
         if not timeline:
             return await fetch_result_in(connection)
-        statement = RESULT.add_columns(TIMELINE)
-        row = (await connection.execute(statement, {"points": TIMELINE_POINTS})).one()
-    buckets = (
-        TimelineBucket(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC), a, b)
-        for start, end, a, b in row.timeline
-    )
-    return replace(_as_result(row), timeline=tuple(buckets))
+        row = (await connection.execute(RESULT_AND_TIMELINE, {"points": TIMELINE_POINTS})).one()
+    result = _as_result(row, as_poll(row))
+    return replace(result, timeline=_as_buckets(row.timeline, len(row.names)))
 
 
 async def fetch_result_in(connection: AsyncConnection) -> PollResult:
     """Return the poll and its totals as the transaction of `connection` sees them."""
-    return _as_result((await connection.execute(RESULT)).one())
+    row = (await connection.execute(RESULT)).one()
+    return _as_result(row, as_poll(row))
+
+
+async def fetch_past_result(connection: AsyncConnection, number: int) -> PollResult | None:
+    """Return the last final result of a round, with its timeline; None if there is none.
+
+    A poll may be reopened and closed again.
+    """
+    parameters = {"round": number, "points": TIMELINE_POINTS}
+    row = (await connection.execute(PAST_RESULT, parameters)).one_or_none()
+    if row is None:
+        return None
+    poll = Poll(
+        round=row.round,
+        question=as_question(row),
+        asked=row.asked,
+        state="closed",
+        closed_at=row.closed_at,
+        final_at=row.final_at,
+    )
+    return replace(_as_result(row, poll), timeline=_as_buckets(row.timeline, len(row.names)))
 
 
 async def fetch_final_results(engine: AsyncEngine) -> list[FinalResult]:
     """Return the last FINAL_RESULTS totals that were declared final, the oldest first."""
-    columns = (Final.round, Final.final_at, Final.closed_at, Final.a, Final.b)
-    newest = select(*columns).order_by(Final.final_at.desc()).limit(FINAL_RESULTS)
     async with engine.connect() as connection:
-        rows = (await connection.execute(newest)).all()
-    return [FinalResult(*row) for row in reversed(rows)]
+        rows = (await connection.execute(FINALS, {"limit": FINAL_RESULTS})).all()
+    return [
+        FinalResult(
+            row.round, row.final_at, row.closed_at, as_question(row), tuple(row.counts), row.revoked
+        )
+        for row in reversed(rows)
+    ]
 
 
-def _as_result(row: Row[Any]) -> PollResult:
-    return PollResult(Totals(int(row.a), int(row.b), row.at), as_poll(row))
+def _as_result(row: Row[Any], poll: Poll) -> PollResult:
+    return PollResult(Totals(tuple(row.counts), row.at), poll)
+
+
+def _as_buckets(rows: Iterable[Sequence[int]], options: int) -> tuple[TimelineBucket, ...]:
+    buckets = []
+    for (start, end), group in groupby(rows, itemgetter(0, 1)):
+        counts = [0] * options
+        for *_, option, votes in group:
+            counts[option] = votes
+        since, until = datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC)
+        buckets.append(TimelineBucket(since, until, tuple(counts)))
+    return tuple(buckets)

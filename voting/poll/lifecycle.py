@@ -83,7 +83,7 @@ class Poll:
     """
 
     round: int = 1
-    question: Question = Question()
+    question: Question = field(default_factory=Question)
     """What this round asks. It never changes: another question is another round."""
     asked: bool = False
     """Whether an operator asked it; else it is that of the environment."""

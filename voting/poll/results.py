@@ -56,6 +56,8 @@ class FinalResult:
     closed_at: datetime
     question: Question
     counts: tuple[int, ...]
+    revoked: bool = False
+    """Whether the poll was reopened since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from voting.database.counting import as_columns
 from voting.database.durability import find_unsafe_settings
 from voting.database.engine import read_only_snapshot, set_local
-from voting.database.models import Final, Poll, Tally, Vote
+from voting.database.models import Vote
 from voting.database.poll import fetch_poll, fetch_version_floor
 from voting.poll.ballot import Version
+from voting.poll.question import Question
 from voting.queue.client import StreamMissing
 from voting.queue.state import GroupProgress, QueueState
 from voting.reconcile.entries import (
@@ -26,21 +27,25 @@ from voting.reconcile.entries import (
     pages,
 )
 
-VOTES = select(
-    func.count().filter(Vote.choice == "a").label("a"),
-    func.count().filter(Vote.choice == "b").label("b"),
-    func.coalesce(func.max(Vote.ms), 0).label("newest"),
-)
-
-TALLY = select(
-    func.coalesce(func.sum(Tally.a), 0).label("a"),
-    func.coalesce(func.sum(Tally.b), 0).label("b"),
-    func.coalesce(func.max(Tally.ms), 0).label("newest"),
-)
-
-FINAL = select(Final.a, Final.b).join(
-    Poll, (Poll.round == Final.round) & (Poll.final_at == Final.final_at)
-)
+# A row for each option: its votes, and the highest `ms` of their versions. Also for votes for an
+# option that the round does not have.
+SUMS = text("""
+SELECT
+  coalesce(votes.votes, 0) AS votes, coalesce(votes.newest, 0) AS votes_newest,
+  coalesce(tally.votes, 0)::bigint AS tally, coalesce(tally.newest, 0) AS tally_newest,
+  final_totals.votes AS final
+FROM (SELECT key, poll.round, final_at FROM poll JOIN options USING (round)) AS option
+FULL JOIN (
+  SELECT choice, count(*) AS votes, max(ms) AS newest FROM votes GROUP BY choice
+) AS votes ON votes.choice = key
+LEFT JOIN (
+  SELECT round, choice, sum(votes) AS votes, max(ms) AS newest FROM tally GROUP BY round, choice
+) AS tally ON (tally.round, tally.choice) = (option.round, key)
+LEFT JOIN final_totals
+  ON (final_totals.round, final_totals.final_at, final_totals.choice)
+    = (option.round, option.final_at, key)
+ORDER BY coalesce(key, votes.choice)
+""")
 
 # Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
 #
@@ -81,22 +86,16 @@ _PROBLEMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """Votes for each option."""
-
-    a: int
-    b: int
-
-
-@dataclass(frozen=True, slots=True)
 class Audit:
     """What was compared; `problems` has a line for each thing that is wrong.
 
     A backlog is not a problem: its ballots are on disk and will be counted.
     """
 
-    votes: Sums
-    tally: Sums
+    question: Question
+    votes: tuple[int, ...]
+    """Votes for each option, in the question's order."""
+    tally: tuple[int, ...]
     entries: int
     """Ballots in the queue that are counted, each compared with the vote of its voter."""
     since: datetime | None
@@ -145,6 +144,7 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
         lost = f"{poll.queue_lost_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         problems.append(f"the queue was lost at {lost}: ballots not counted by then are missing")
     return Audit(
+        question=poll.question,
         votes=votes,
         tally=tally,
         entries=found["entries"],
@@ -169,18 +169,19 @@ async def _oldest_pending_seconds(
     return state.age(progress.oldest_pending)
 
 
-async def _compare_sums(snapshot: AsyncConnection) -> tuple[Sums, Sums, dict[str, int]]:
+async def _compare_sums(
+    snapshot: AsyncConnection,
+) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, bool]]:
     """Add up the votes and the tally. Returns both, and what is wrong with them."""
-    votes = (await snapshot.execute(VOTES)).one()
-    tally = (await snapshot.execute(TALLY)).one()
-    final = (await snapshot.execute(FINAL)).one_or_none()
-    sums = Sums(votes.a, votes.b), Sums(int(tally.a), int(tally.b))
+    rows = (await snapshot.execute(SUMS)).all()
+    votes, tally = tuple(row.votes for row in rows), tuple(row.tally for row in rows)
+    newest = max(row.tally_newest for row in rows)
     wrong = {
-        "tally": sums[0] != sums[1],
-        "final": final is not None and Sums(*final) != sums[1],
-        "old_tally": votes.newest > tally.newest,
+        "tally": votes != tally,
+        "final": any(row.final not in {None, row.tally} for row in rows),
+        "old_tally": any(row.votes_newest > newest for row in rows),
     }
-    return *sums, wrong
+    return votes, tally, wrong
 
 
 async def _compare_entries(

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from math import inf, nan
 from time import monotonic
 from typing import Any
@@ -11,13 +12,15 @@ from litestar.response.base import ASGIResponse
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database import totals
-from voting.database.engine import create_engine
+from voting.database.engine import DATABASE_ERRORS, create_engine
 from voting.poll.lifecycle import Phase
-from voting.poll.results import PollResult, PublicResult, as_dict, publish
+from voting.poll.results import FinalResult, PollResult, PublicResult, as_dict, publish
 from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter
 from voting.settings import ResultSettings, SettingsError
 from voting.telemetry import metrics, tracing
+from voting.web import errors
 from voting.web.cache import SingleFlight
+from voting.web.errors import ProblemError
 from voting.web.headers import PARTIAL, conditional_response, make_etag, request_headers
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
@@ -30,9 +33,14 @@ RESULT_TTL = 1.0
 # Seconds between two queries for the timeline, whose buckets are ten seconds long.
 TIMELINE_TTL = 5.0
 
+# Pages of earlier rounds that are kept.
+MAX_ROUNDS = 100
+
 # Proxies may cache the totals for a second; browsers revalidate and mostly get a 304.
 _CACHE = "public, max-age=0, s-maxage=1, must-revalidate"
 _PAGE_HEADERS = (PARTIAL, (b"cache-control", _CACHE.encode()))
+
+_Request = Request[Any, Any, Any]
 
 
 class ResultRole:
@@ -46,6 +54,9 @@ class ResultRole:
         self._pages = Pages(settings)
         self._exporter = Exporter(exports, settings)
         self._result = SingleFlight[PublicResult](self._fetch, ttl=RESULT_TTL)
+        self._finals = SingleFlight[list[FinalResult]](
+            partial(totals.fetch_final_results, engine), ttl=RESULT_TTL
+        )
         self._fetched_at = nan
         # The address of the vote page, without its scheme for people, and as a code for phones.
         self._address = re.sub(r"^https?://", "", settings.vote_url or "")
@@ -55,6 +66,8 @@ class ResultRole:
         # The pages rendered from a result, and their ETags, by template.
         self._rendered_from: tuple[PublicResult | None, bool] | None = None
         self._rendered: dict[str, tuple[str, bytes]] = {}
+        # Those of rounds that are over, by number.
+        self._rounds: dict[int, tuple[str, bytes]] = {}
         for phase in Phase:
             metrics.PHASE.labels(phase).set(nan)
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._fetched_at)
@@ -66,6 +79,8 @@ class ResultRole:
                 get("/tally", template="_tally.html")(self._get_page),
                 get("/screen", template="screen.html")(self._get_page),
                 get("/timeline", template="_timeline.html")(self._get_page),
+                get("/rounds")(self._get_rounds),
+                get("/rounds/{number:int}")(self._get_round),
                 get("/api/tally")(self._get_api_tally),
                 get("/export.csv", suffix="csv")(self._exporter.get),
                 get("/export.json", suffix="json")(self._exporter.get),
@@ -82,11 +97,47 @@ class ResultRole:
     async def _get_api_tally(self) -> Response[dict[str, Any]]:
         """Return the result: 503 before the first query succeeded, `stale` while they fail."""
         result = await self._result.get()
-        body = {**as_dict(result, self._settings.question), "stale": self._result.stale}
+        body = {**as_dict(result), "stale": self._result.stale}
         status = 200 if result else 503
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
-    async def _get_page(self, request: Request[Any, Any, Any]) -> ASGIResponse:
+    async def _get_rounds(self, request: _Request) -> ASGIResponse:
+        """List the rounds that are over, the newest first."""
+        finals = await self._finals.get()
+        if finals is None:
+            raise ProblemError(errors.DATABASE_UNAVAILABLE)
+        rounds = [each for each in reversed(finals) if not each.revoked]
+        page = self._pages.render("rounds.html", rounds=rounds)
+        return _respond(request, page, make_etag(page))
+
+    async def _get_round(self, request: _Request, number: int) -> ASGIResponse:
+        """Show a round that is over; the one that runs has a page of its own."""
+        result = await self._result.get()
+        if result is None:
+            raise ProblemError(errors.DATABASE_UNAVAILABLE)
+        if number == result.poll.round:
+            return ASGIResponse(status_code=303, headers={"Location": "/"})
+        if not 0 < number < result.poll.round:
+            raise ProblemError(errors.NO_ROUND)
+        if number not in self._rounds:  # it never changes
+            page = await self._render_round(number)
+            if len(self._rounds) == MAX_ROUNDS:
+                self._rounds.clear()
+            self._rounds[number] = page, make_etag(page)
+        return _respond(request, *self._rounds[number])
+
+    async def _render_round(self, number: int) -> str:
+        try:
+            async with self._engine.connect() as connection:
+                found = await totals.fetch_past_result(connection, number)
+        except DATABASE_ERRORS as error:
+            raise ProblemError(errors.DATABASE_UNAVAILABLE) from error
+        if found is None:
+            raise ProblemError(errors.NO_ROUND)
+        result = publish(found, self._settings.show_results)
+        return self._pages.render("round.html", result=result, drawing=draw(result))
+
+    async def _get_page(self, request: _Request) -> ASGIResponse:
         """Return a page, rendered once for all clients while the result is the same."""
         template = request.route_handler.opt["template"]
         result = await self._result.get()
@@ -96,9 +147,7 @@ class ResultRole:
         if template not in self._rendered:
             body = self._render(template, result)
             self._rendered[template] = body, make_etag(body)
-        body, etag = self._rendered[template]
-        known = request_headers(request.scope)
-        response = conditional_response(known, body, _PAGE_HEADERS, etag=etag)
+        response = _respond(request, *self._rendered[template])
         metrics.RESULT_RESPONSES.labels(str(response.status_code)).inc()
         return response
 
@@ -144,6 +193,10 @@ class ResultRole:
         if result.poll != self._timeline.poll or (result.totals.votes and not timeline):
             self._timeline_expires = -inf
         return replace(result, timeline=timeline)
+
+
+def _respond(request: _Request, page: str, etag: bytes) -> ASGIResponse:
+    return conditional_response(request_headers(request.scope), page, _PAGE_HEADERS, etag=etag)
 
 
 async def run(settings: ResultSettings) -> None:

@@ -26,10 +26,12 @@ from voting.database.engine import (
     is_timeout,
 )
 from voting.poll.ballot import QueuedBallot, Version
+from voting.poll.question import Question
 from voting.queue.client import Queue, StreamMissing, connect
 from voting.queue.consumer import Consumer
 from voting.queue.entry import Entry
 from voting.queue.state import PollConflict, QueueState
+from voting.reconcile.question import follow_environment
 from voting.roles.maintenance import Maintenance, Timing
 from voting.roles.worker_metrics import QueueMonitor
 from voting.settings import SettingsError, WorkerSettings
@@ -64,7 +66,8 @@ _EMPTY = _Batch([], [], [])
 class Worker:
     """Reads a batch while another commits; acknowledges a batch only after its commit.
 
-    Any number of workers may run, each with a `consumer` name of its own.
+    Any number of workers may run, each with a `consumer` name of its own. `question` is that of the
+    environment, which is asked first.
     """
 
     def __init__(
@@ -73,11 +76,13 @@ class Worker:
         engine: AsyncEngine,
         *,
         consumer: str,
+        question: Question | None = None,
         timing: Timing = Timing(),  # noqa: B008 - frozen
     ) -> None:
         self._consumer = Consumer(queue, consumer)
         self._state = QueueState(queue)
         self._engine = engine
+        self._question = question
         self._timing = timing
         self._maintenance = Maintenance(self._consumer, self._state, engine, timing)
         self._tracing = tracing.CountTracing()
@@ -95,12 +100,17 @@ class Worker:
     async def run(self) -> None:
         """Count ballots until `stop`."""
         with suppress(_Stopping):
+            await self._retry(self._follow_environment)
             await self._retry(self._maintenance.sync_poll)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._maintain())
             tasks.create_task(self._count_claimed())
             for _ in range(CONCURRENT_BATCHES):
                 tasks.create_task(self._move_batches())
+
+    async def _follow_environment(self) -> None:
+        if self._question is not None:
+            await follow_environment(self._engine, self._state, self._question)
 
     async def _move_batches(self) -> None:
         batch = _EMPTY
@@ -324,6 +334,7 @@ async def run(settings: WorkerSettings) -> None:
         queue,
         engine,
         consumer=f"{socket.gethostname()}-{os.getpid()}",
+        question=settings.question,
         timing=Timing(settings.claim_min_idle, settings.maintenance_interval),
     )
     monitor = QueueMonitor(queue)

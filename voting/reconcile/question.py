@@ -1,0 +1,79 @@
+"""Asking the question of the environment, as long as that can mislead nobody."""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voting.database.engine import transaction
+from voting.database.poll import (
+    PollChanged,
+    close_poll,
+    fetch_environment_question,
+    fetch_poll,
+    reopen_poll,
+    replace_unseen_question,
+    start_round,
+)
+from voting.database.totals import fetch_result
+from voting.poll.lifecycle import LifecycleState, Poll
+from voting.poll.question import Question
+from voting.queue.client import StreamMissing
+from voting.queue.state import QueueState
+from voting.reconcile.integrity import Untrusted
+from voting.reconcile.poll import finalize, reconcile
+
+# Entries of an earlier round may still be delivered again.
+_ATTEMPTS, _PAUSE = 25, 0.2  # seconds
+
+log = structlog.get_logger(__name__)
+
+
+async def follow_environment(engine: AsyncEngine, state: QueueState, question: Question) -> None:
+    """Ask `question`, unless that is so already, or somebody has voted or asked another.
+
+    Pages may show the earlier question, and send votes for it at any moment: so this is a round of
+    its own, and the earlier one is closed first. If it got a vote meanwhile, it is opened again.
+    In any number of workers. Raises PollConflict, redis' own errors and DATABASE_ERRORS.
+    """
+    async with transaction(engine) as connection:
+        poll = await fetch_poll(connection)
+        known = await fetch_environment_question(connection)
+    if question == known:
+        return
+    if not poll.has_queue and await replace_unseen_question(engine, question):
+        return
+    await reconcile(engine, state)
+    result = await fetch_result(engine)
+    poll = result.poll
+    if poll.asked or result.totals.votes or poll.lifecycle_state is not LifecycleState.OPEN:
+        log.warning(
+            "POLL_TITLE and OPTION_A to OPTION_L have been changed and are ignored: they are the"
+            " first question only. `voting ask` asks the next"
+        )
+        return
+    with suppress(PollChanged):  # by another worker, or an operator
+        await close_poll(engine)
+        poll, _ = await reconcile(engine, state)
+        if await _is_empty(state, poll) and await _become_final(engine, state, poll):
+            await start_round(engine, poll.round, question, asked=False)
+        else:
+            await reopen_poll(engine, (await fetch_result(engine)).poll)
+        await reconcile(engine, state)
+
+
+async def _is_empty(state: QueueState, poll: Poll) -> bool:
+    """Whether a closed round has no ballot."""
+    first = await state.next_entry_after(poll.after_version)
+    return first is None or (poll.last_version is not None and first > poll.last_version)
+
+
+async def _become_final(engine: AsyncEngine, state: QueueState, poll: Poll) -> bool:
+    """Declare the totals of a round without votes final. Return whether they are soon enough."""
+    with suppress(Untrusted, StreamMissing):
+        for _ in range(_ATTEMPTS):
+            if await finalize(engine, state, poll):
+                return True
+            await asyncio.sleep(_PAUSE)
+    return False
