@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 from uvloop import run
 
 from bench import load, queue
@@ -38,9 +39,10 @@ def accept(stack: Stack, results: Results, options: Namespace) -> None:
             if options.beside:
                 _measure_other(results, options.beside)
             _measure(results, f"{HALF}, htmx", apps[2], fragment, 64, status=200)
-            for path in ("/", "/receipt"):
-                name, requests = f"GET {path}, 1 process", page_requests(path)
-                _measure(results, name, apps[1], requests, 64, status=200)
+            _measure(results, "GET /, 1 process", apps[1], page_requests("/"), 64, status=200)
+            part = httpx.get(apps[1].url, headers={"HX-Request": "true"})
+            polls = page_requests("/", *HTMX, f"If-None-Match: {part.headers['etag']}")
+            _measure(results, "GET / by an open page, 1 process", apps[1], polls, 64, status=304)
             for depth in (1, 100):
                 rate = run(queue.append(stack.redis_socket, 50_000, connections=50, depth=depth))
                 results.add(f"bare append, 50 connections, {depth} at once", rate, "votes/s")
@@ -79,7 +81,7 @@ def _measure_half(results: Results, app: Processes, requests: Iterator[bytes]) -
 
 def _measure_other(results: Results, url: str) -> None:
     """Measure the other app, which closes each connection after a response."""
-    requests = vote_requests(path="/", field="vote")
+    requests = vote_requests(path="/", form="vote=")
     for connections in (8, 64):
         outcome = run(load.closed_and_reconnecting(url, requests, connections, SECONDS))
         results.add(f"the other app, {connections} connections", outcome.rate(200), "a second")

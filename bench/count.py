@@ -14,6 +14,7 @@ from uvloop import run
 from bench import queue
 from bench.results import Results
 from bench.stack import Processes, Stack
+from voting.poll.question import MAX_OPTIONS
 from voting.roles.worker import BATCH_SIZE
 from voting.settings import Role
 
@@ -51,8 +52,18 @@ def count(stack: Stack, results: Results, options: Namespace) -> None:
                     run(queue.fill(stack.redis_socket, BACKLOG))
                     run(drained(stack))
                     _note_memory(results, workers, "two million")
+        for options in (3, MAX_OPTIONS):
+            _measure_options(stack, results, options)
         _measure_upsert(stack, results, "bare upsert, 2 connections", 2)
     stack.reset()
+
+
+def _measure_options(stack: Stack, results: Results, options: int) -> None:
+    stack.reset(options)
+    run(queue.fill(stack.redis_socket, BACKLOG, options))
+    with stack.role(Role.WORKER):
+        name = f"count, 1 worker, {options} options"
+        results.add(name, run(drained(stack)), "votes/s", "count, 1 worker")
 
 
 def _measure_upsert(stack: Stack, results: Results, name: str, connections: int) -> None:

@@ -34,9 +34,9 @@ FROM generate_series(0, {size} - 1) AS n
 
 # A tally of an hour, whatever the number of votes.
 _TALLY = """
-INSERT INTO tally (bucket, a, b, ms)
-SELECT now() - n * interval '10 seconds', {size} / 720, {size} / 720, 1
-FROM generate_series(1, 360) AS n
+INSERT INTO tally (round, bucket, choice, votes, ms)
+SELECT 1, now() - n * interval '10 seconds', key, {size} / 720, 1
+FROM generate_series(1, 360) AS n, options
 """
 
 

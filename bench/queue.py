@@ -8,14 +8,14 @@ from time import perf_counter
 
 from hiredis import pack_command
 
-from voting.poll.ballot import Choice
+from voting.poll.question import CHOICES, MIN_OPTIONS
 
 KEY = b"{voting}:ballots"
 
 
-def commands(number: int) -> Iterator[bytes]:
-    """Yield commands that append a ballot, each of another voter."""
-    for choice in islice(cycle(Choice), number):
+def commands(number: int, options: int) -> Iterator[bytes]:
+    """Yield commands that append a ballot, each of another voter, for each option in turn."""
+    for choice in islice(cycle(CHOICES[:options]), number):
         fields = (b"voter", os.urandom(16), b"choice", choice.encode())
         yield pack_command((b"XADD", KEY, b"*", *fields))
 
@@ -50,10 +50,12 @@ class _Appender(asyncio.Protocol):
             self._send()
 
 
-async def append(socket: str, number: int, *, connections: int, depth: int) -> float:
+async def append(
+    socket: str, number: int, *, connections: int, depth: int, options: int = MIN_OPTIONS
+) -> float:
     """Append `number` ballots, `depth` at once on each connection; return the rate."""
     loop = asyncio.get_running_loop()
-    prepared = iter(list(commands(number)))
+    prepared = iter(list(commands(number, options)))
     start = perf_counter()
     appenders = []
     for _ in range(connections):
@@ -63,7 +65,7 @@ async def append(socket: str, number: int, *, connections: int, depth: int) -> f
     return number / (perf_counter() - start)
 
 
-async def fill(socket: str, number: int) -> None:
+async def fill(socket: str, number: int, options: int = MIN_OPTIONS) -> None:
     """Append `number` ballots, in hundred thousands."""
     for _ in range(number // 100_000):
-        await append(socket, 100_000, connections=8, depth=200)
+        await append(socket, 100_000, connections=8, depth=200, options=options)

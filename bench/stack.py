@@ -25,6 +25,7 @@ from bench.bare import POLL
 from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Program
 from voting.local.up import WITHHELD_ENV, is_ready
+from voting.poll.question import CHOICES, MIN_OPTIONS
 from voting.settings import Role
 
 # Runs the roles, with the packages of the image but none of those that only tests need.
@@ -82,11 +83,13 @@ class Stack:
 
         asyncio.run(execute())
 
-    def reset(self) -> None:
-        """Empty the queue and the tables."""
+    def reset(self, options: int = MIN_OPTIONS) -> None:
+        """Empty the queue and the tables, and have a question with so many options."""
         with Redis.from_url(self.servers.redis_url()) as redis:
             redis.xtrim("{voting}:ballots", maxlen=0, approximate=False)
-        self.sql("TRUNCATE votes, tally", "CHECKPOINT")
+        names = ", ".join(f"(1, '{key}', '{key}')" for key in CHOICES[:options])
+        insert = f"INSERT INTO options VALUES {names}"
+        self.sql("TRUNCATE votes, tally, final_totals, options", insert, "CHECKPOINT")
 
     def role(self, role: Role, number: int = 1) -> AbstractContextManager[Processes]:
         """Run processes of a role, with the rights that it has in the deployment."""

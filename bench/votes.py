@@ -25,12 +25,12 @@ HTMX = ("HX-Request: true",)
 
 
 def vote_requests(
-    *headers: str, path: str = "/vote", field: str = "choice", number: int = VOTERS
+    *headers: str, path: str = "/vote", form: str = "round=1&choice=", number: int = VOTERS
 ) -> Iterator[bytes]:
     """Yield votes without end, of each of `number` voters in turn."""
     cookies = VoterCookies([KEY])
     head = "\r\n".join((f"POST {path} HTTP/1.1", *_HEAD, *_FORM, *headers))
-    bodies = [f"{field}={choice}" for choice in "ab"]
+    bodies = [f"{form}{choice}" for choice in "ab"]
     ends = [f"Content-Length: {len(body)}\r\n\r\n{body}" for body in bodies]
     return cycle(
         [
@@ -41,7 +41,7 @@ def vote_requests(
 
 
 def page_requests(path: str, *headers: str) -> Iterator[bytes]:
-    """Yield requests for the page or the receipt, of a voter whose vote is counted."""
+    """Yield requests for a page, of a voter whose vote is counted."""
     cookie = f"Cookie: voter={VoterCookies([KEY]).mint(POLL)}; ballot=a.1-0"
     lines = (f"GET {path} HTTP/1.1", *_HEAD, *headers, cookie, "", "")
     return cycle(["\r\n".join(lines).encode()])
