@@ -40,15 +40,15 @@ FROM poll JOIN rounds USING (round), LATERAL (
 """
 
 _FINALS = """
-SELECT finals.round, final_at, closed_at, title, asked, names, counts, now() AS at{more},
-  final_at IS DISTINCT FROM CASE round
+SELECT finals.round, finals.final_at, finals.closed_at, title, asked, names, counts, now() AS at{more},
+  finals.final_at IS DISTINCT FROM CASE finals.round
     WHEN poll.round THEN poll.final_at
     ELSE (SELECT max(final_at) FROM finals AS each WHERE each.round = finals.round)
   END AS revoked
 FROM finals JOIN rounds USING (round), LATERAL (
   SELECT array_agg(name ORDER BY key) AS names, array_agg(votes ORDER BY key) AS counts
   FROM options JOIN final_totals ON (final_totals.round, choice) = (options.round, key)
-  WHERE (final_totals.round, final_at) = (finals.round, finals.final_at)
+  WHERE (final_totals.round, final_totals.final_at) = (finals.round, finals.final_at)
 ) AS counted, poll
 """
 
@@ -71,10 +71,10 @@ _TIMELINE = """, ARRAY(
 
 RESULT = text(_RESULT.format(columns=COLUMNS, more=""))
 RESULT_AND_TIMELINE = text(_RESULT.format(columns=COLUMNS, more=_TIMELINE.format(table="poll")))
-FINALS = text(_FINALS.format(more="") + "ORDER BY final_at DESC LIMIT :limit")
+FINALS = text(_FINALS.format(more="") + "ORDER BY finals.final_at DESC LIMIT :limit")
 PAST_RESULT = text(
     _FINALS.format(more=_TIMELINE.format(table="finals"))
-    + "WHERE finals.round = :round ORDER BY final_at DESC LIMIT 1"
+    + "WHERE finals.round = :round ORDER BY finals.final_at DESC LIMIT 1"
 )
 
 
