@@ -52,8 +52,8 @@ def count(stack: Stack, results: Results, options: Namespace) -> None:
                     run(queue.fill(stack.redis_socket, BACKLOG))
                     run(drained(stack))
                     _note_memory(results, workers, "two million")
-        for options in (3, MAX_OPTIONS):
-            _measure_options(stack, results, options)
+        for more in (3, MAX_OPTIONS):
+            _measure_options(stack, results, more)
         _measure_upsert(stack, results, "bare upsert, 2 connections", 2)
     stack.reset()
 
