@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from voting.commands import options
-from voting.commands.context import by_name, run_on_servers, to_json
+from voting.commands.context import run_on_servers, to_json
 from voting.reconcile import audit as auditing
 from voting.reconcile import replay as replaying
 
@@ -28,8 +28,8 @@ def audit(data: Path | None, *, json_output: bool) -> None:
         backlog = "unknown" if result.backlog is None else result.backlog
         age = result.oldest_pending_seconds
         oldest = "" if age is None else f", the oldest for {age:.0f} s"
-        click.echo(f"votes         {by_name(result.question, result.votes)}")
-        click.echo(f"tally         {by_name(result.question, result.tally)}")
+        click.echo(f"votes         {result.question.describe(result.votes)}")
+        click.echo(f"tally         {result.question.describe(result.tally)}")
         click.echo(f"compared      {_compared(result)}")
         click.echo(f"not counted   {backlog}, pending {result.pending}{oldest}")
         click.echo(f"dead letters  {result.dead_letters}")

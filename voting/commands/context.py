@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
 from voting.database.poll import PollChanged
-from voting.poll.question import Question
 from voting.queue.client import Queue, StreamMissing, connect
 from voting.queue.state import PollConflict, QueueState
 from voting.settings import ServersSettings, default_data_dir, load_settings
@@ -79,13 +78,6 @@ def exit_on_error(failure: str) -> Iterator[None]:
         raise click.ClickException(f"{failure}: it has been changed meanwhile") from None
     except (RedisError, *DATABASE_ERRORS) as error:
         raise click.ClickException(f"{failure}: {in_one_line(error)}") from None
-
-
-def by_name(question: Question, counts: Sequence[int]) -> str:
-    """Return the votes of each option, as "Cats 1,234, Dogs 987"."""
-    return ", ".join(
-        f"{name} {votes:,}" for name, votes in zip(question.names, counts, strict=False)
-    )
 
 
 def to_json(result: Any) -> str:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.commands import options
-from voting.commands.context import by_name, exit_on_error, run_on_servers, to_json
+from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
 from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
 from voting.database.poll import Known, close_poll, reopen_poll, start_round
@@ -187,7 +187,7 @@ def ask(
             await _store(close_poll, state, engine)
             await _apply(state, engine)
         if poll.phase is not Phase.FINAL:
-            await _until_final(state, engine, inf)
+            await _until_final(state, engine, show=partial(click.echo, err=True))
         await _store(partial(start_round, ended=poll.round, question=question), state, engine)
         await _apply(state, engine)
         if close_at is not None:
@@ -288,8 +288,17 @@ async def _apply(state: QueueState, engine: AsyncEngine) -> None:
         ) from None
 
 
-async def _until_final(state: QueueState, engine: AsyncEngine, seconds: float) -> None:
-    """Wait for the totals to be final, and declare them so, as a worker would within seconds."""
+async def _until_final(
+    state: QueueState,
+    engine: AsyncEngine,
+    seconds: float = inf,
+    *,
+    show: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Wait for the totals to be final, and declare them so, as a worker would within seconds.
+
+    Calls `show` with what is still missing, whenever that changes.
+    """
     reason = shown = ""
     end = asyncio.get_running_loop().time() + seconds
     while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
@@ -304,11 +313,10 @@ async def _until_final(state: QueueState, engine: AsyncEngine, seconds: float) -
             raise click.ClickException(
                 f"the poll is closed, but its totals are not final after {seconds:g} s{reason}"
             )
-        left = await _count_backlog(state)
-        progress = f"waiting for final totals{reason or f': {left} votes are not counted yet'}"
-        if progress != shown:
-            click.echo(progress, err=True)
-            shown = progress
+        left = reason or f": {await _count_backlog(state)} votes are not counted yet"
+        if left != shown:
+            show(f"waiting for final totals{left}")
+            shown = left
         await asyncio.sleep(POLL_INTERVAL)
 
 
@@ -330,7 +338,7 @@ def _consequences_of_open(found: Status) -> Iterator[str]:
         yield f"Reopen round {poll.round}? Its last ballots are being counted."
     if poll.final_at is not None:
         yield f"Reopen round {poll.round}? This revokes its final result:"
-        totals = by_name(poll.question, counts.by_option or ())
+        totals = poll.question.describe(counts.by_option or ())
         yield f"{totals}, final since {_utc(poll.final_at)}."
         yield "`voting status` keeps listing it as revoked."
 
@@ -342,14 +350,14 @@ def _lines(found: Status) -> Iterator[str]:
     yield f"round         {poll.round}, {_state(poll)}"
     yield f"question      {poll.question.title}"
     hidden = f"{counts.votes:,} in total"
-    totals = by_name(poll.question, counts.by_option) if counts.by_option else hidden
+    totals = poll.question.describe(counts.by_option) if counts.by_option else hidden
     yield f"votes         {totals}"
     yield f"not counted   {'unknown' if found.backlog is None else found.backlog}"
     yield f"dead letters  {'unknown' if found.dead_letters is None else found.dead_letters}"
     if poll.queue_lost_at is not None:
         yield f"queue lost    {_utc(poll.queue_lost_at)}: ballots not counted by then are missing"
     for final in found.finals:
-        totals = by_name(final.question, final.counts) + (", revoked" if final.revoked else "")
+        totals = final.question.describe(final.counts) + (", revoked" if final.revoked else "")
         yield f"final         {_utc(final.final_at)}, round {final.round}: {totals}"
 
 

@@ -40,7 +40,8 @@ FROM poll JOIN rounds USING (round), LATERAL (
 """
 
 _FINALS = """
-SELECT finals.round, finals.final_at, finals.closed_at, title, asked, names, counts, now() AS at{more},
+SELECT finals.round, finals.final_at, finals.closed_at, title, asked, names, counts,
+  now() AS at{more},
   finals.final_at IS DISTINCT FROM CASE finals.round
     WHEN poll.round THEN poll.final_at
     ELSE (SELECT max(final_at) FROM finals AS each WHERE each.round = finals.round)

@@ -48,6 +48,12 @@ class Question:
         """Return the name of an option. Raises IndexError if there is none of that key."""
         return self.names[CHOICES.index(choice)]
 
+    def describe(self, counts: Sequence[int]) -> str:
+        """Return the votes of each option, as "Cats 1,234, Dogs 987"."""
+        return ", ".join(
+            f"{name} {votes:,}" for name, votes in zip(self.names, counts, strict=True)
+        )
+
     def find_problems(self) -> list[str]:
         """Return what is wrong with it, a line each."""
         problems = [f"the title {each}" for each in find_text_problems(self.title, MAX_TITLE)]

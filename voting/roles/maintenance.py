@@ -15,6 +15,7 @@ from voting.database.counting import CountedIn
 from voting.database.engine import STATEMENT_TIMEOUT
 from voting.database.folding import fold_tally
 from voting.database.poll import record_queue_loss
+from voting.database.totals import fetch_result
 from voting.poll.ballot import Version
 from voting.poll.lifecycle import Phase, Poll
 from voting.queue.client import StreamMissing
@@ -79,7 +80,9 @@ class Maintenance:
             problems = await find_problems(self._engine, self._state)
             try:
                 if await finalize(self._engine, self._state, poll):
-                    log.info("totals are final", round=poll.round)
+                    totals = (await fetch_result(self._engine)).totals
+                    votes = poll.question.describe(totals.counts)
+                    log.info("totals are final", round=poll.round, votes=votes)
             except Untrusted as error:
                 problems = error.problems
             self._report(problems)
@@ -113,7 +116,9 @@ class Maintenance:
         if lost:
             log.error("stream missing, recreated; uncounted ballots are lost")
         self._poll = poll
-        self._changes.log(f"the poll is {poll.phase}", round=poll.round)
+        self._changes.log(
+            f"the poll is {poll.phase}", round=poll.round, question=poll.question.title
+        )
         return poll
 
     async def _look_for_vanished_entries(self) -> None:
