@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from math import ceil
 from time import perf_counter, time
 from typing import Any, cast
@@ -17,7 +18,14 @@ from opentelemetry.trace import Span
 from voting.poll.ballot import Ballot, Version
 from voting.poll.lifecycle import CastRules
 from voting.queue.client import Queue, connect
-from voting.queue.producer import Caster, CastError, MaybeRecorded, NotRecorded, PollClosed
+from voting.queue.producer import (
+    Caster,
+    CastError,
+    MaybeRecorded,
+    NotRecorded,
+    PollClosed,
+    RoundOver,
+)
 from voting.queue.state import GroupProgress, QueueState
 from voting.settings import VoteSettings
 from voting.telemetry import metrics, tracing
@@ -26,7 +34,7 @@ from voting.web.arrival import ARRIVAL, Arrival
 from voting.web.cache import SingleFlight
 from voting.web.cookies import Cookies, Jar, Receipt, Unanswered, read_cookies
 from voting.web.errors import Problem, ProblemError
-from voting.web.forms import read_body, read_choice
+from voting.web.forms import VoteForm, read_body, read_form
 from voting.web.headers import (
     NO_STORE,
     PARTIAL,
@@ -60,16 +68,24 @@ MAX_AHEAD = 2.0
 # Seconds for which the state of the queue is cached.
 QUEUE_STATE_TTL = 1.0
 
+# Seconds for which the rules of the poll are. A page polls each second, and has a change two seconds
+# after Redis at most.
+RULES_TTL = 0.5
+
 _ACCEPTED = (NO_STORE, (b"voting-recorded", b"yes"))
-_REVALIDATE = ((b"cache-control", b"private, no-cache"), (b"vary", b"cookie"))
+_REVALIDATE = ((b"cache-control", b"private, no-cache"), (b"vary", b"cookie, hx-request"))
 
 _CAST_PROBLEMS: dict[type[CastError], Problem] = {
     PollClosed: errors.CLOSED,
+    RoundOver: errors.ROUND_OVER,
     NotRecorded: errors.QUEUE_UNAVAILABLE,
     MaybeRecorded: errors.UNKNOWN,
 }
 
 _Request = Request[Any, Any, Any]
+
+# Most clients have one of a few pages.
+_cached_etag = lru_cache(maxsize=256)(make_etag)
 
 
 class VoteRole:
@@ -89,14 +105,13 @@ class VoteRole:
         self._pages = Pages(settings, self._now, unanswered=self._cookies.unanswered_name)
         self._rate_limit = RateLimit(settings.votes_per_minute)
         self._progress = SingleFlight[GroupProgress](state.progress, ttl=QUEUE_STATE_TTL)
-        self._rules = SingleFlight[CastRules | None](state.cast_rules, ttl=QUEUE_STATE_TTL)
+        self._rules = SingleFlight[CastRules | None](state.cast_rules, ttl=RULES_TTL)
         self._memory_is_low = SingleFlight[bool](state.memory_is_low, ttl=QUEUE_STATE_TTL)
 
     def create_app(self) -> Litestar:
         # `@asgi`, not `@post`, in which Litestar takes 11 µs more of the 87 of a vote.
         post_vote = asgi("/vote", copy_scope=False)(self._post_vote)
-        handlers = [get("/")(self._get_page), get("/receipt")(self._get_receipt), post_vote]
-        return self._pages.create_app(handlers)
+        return self._pages.create_app([get("/")(self._get_page), post_vote])
 
     async def ready(self) -> bool:
         """Whether ballots can be cast: not without the guard that keeps memory free.
@@ -139,10 +154,12 @@ class VoteRole:
             return (arrival is None or arrival.is_current()) and -MAX_AHEAD <= age <= MAX_AGE
 
         try:
-            ballot = await self._read_ballot(headers, jar, receive)
-            receipt = Receipt(ballot.choice, await self._cast(ballot, wanted, span))
+            form = await self._read_form(headers, receive)
+            ballot = await self._read_ballot(headers, jar, form)
+            version = await self._cast(ballot, form.round, wanted, span)
         except ProblemError as error:
             return self._refuse(headers, jar, error.problem, unanswered)
+        receipt = Receipt(ballot.choice, version)
         metrics.ACCEPTED.inc()
         metrics.ACCEPT_SECONDS.observe(perf_counter() - started)
         answer = [*_ACCEPTED, self._clock(), self._cookies.set_receipt(receipt)]
@@ -157,16 +174,34 @@ class VoteRole:
         """Return the header from which pages know when they send a vote."""
         return b"voting-clock", b"%d" % (self._now() * 1000)
 
-    async def _read_ballot(self, headers: RequestHeaders, jar: Jar, receive: Receive) -> Ballot:
+    async def _read_form(self, headers: RequestHeaders, receive: Receive) -> VoteForm:
         if not is_same_origin(headers, self._origin):
             self._warn_of_proxy(headers)
             raise ProblemError(errors.CROSS_ORIGIN.naming(self._vote_url))
-        body = await read_body(headers, receive)
-        choice = read_choice(headers, body)
-        voter = self._voter(jar, self._rules.value) or self._voter(jar, await self._rules.get())
+        return read_form(headers, await read_body(headers, receive))
+
+    async def _read_ballot(self, headers: RequestHeaders, jar: Jar, form: VoteForm) -> Ballot:
+        rules = self._rules.value
+        if rules is None or rules.round != form.round:
+            # The page may be of another process, which knows of the next round already.
+            rules = await self._rules.refresh()
+        voter = self._voter(jar, rules)
         if voter is None:
+            rules = await self._rules.get()
+            voter = self._voter(jar, rules)
+        if rules is None or voter is None:
             raise ProblemError(self._why_unknown(headers, jar))
-        return Ballot(voter, choice)
+        if rules.round != form.round:
+            raise ProblemError(self._why_not_in_round(form.round))
+        if form.choice not in rules.question.choices:
+            raise ProblemError(errors.NOT_A_CHOICE)
+        return Ballot(voter, form.choice)
+
+    def _why_not_in_round(self, number: int) -> Problem:
+        """Return why there is no ballot for a round, once the rules were read again."""
+        rules = self._rules.value
+        known = rules is not None and rules.round != number and not self._rules.stale
+        return errors.ROUND_OVER if known else errors.QUEUE_UNAVAILABLE
 
     def _voter(self, jar: Jar, rules: CastRules | None) -> UUID | None:
         """Return the voter; None as long as it is not known which poll this is."""
@@ -196,7 +231,9 @@ class VoteRole:
                 vote_url=self._vote_url,
             )
 
-    async def _cast(self, ballot: Ballot, wanted: Callable[[float], bool], span: Span) -> Version:
+    async def _cast(
+        self, ballot: Ballot, number: int, wanted: Callable[[float], bool], span: Span
+    ) -> Version:
         if self._memory_is_low.value and await self._memory_is_low.get():
             raise ProblemError(errors.FULL)
         if wait := self._rate_limit.acquire(ballot.voter.int):
@@ -204,13 +241,16 @@ class VoteRole:
         try:
             version = await self._tracing.cast(
                 lambda trace: self._caster.cast(
-                    replace(ballot, trace=trace) if trace else ballot, wanted
+                    replace(ballot, trace=trace) if trace else ballot, number, wanted
                 ),
                 span,
             )
         except CastError as error:
             if not isinstance(error, MaybeRecorded):
                 self._rate_limit.refund(ballot.voter.int)
+            if isinstance(error, RoundOver):
+                await self._rules.refresh()  # the response has the next question
+                raise ProblemError(self._why_not_in_round(number)) from error
             raise ProblemError(_CAST_PROBLEMS[type(error)]) from error
         except Exception as error:
             log.exception("unexpected error during cast")
@@ -246,29 +286,45 @@ class VoteRole:
         return response
 
     async def _get_page(self, request: _Request) -> ASGIResponse:
+        """Return the page, or for htmx the part of it that an open page polls."""
         headers = request_headers(request.scope)
-        jar = read_cookies(headers)
-        template = "_ballot.html" if is_htmx(headers) else "vote.html"
-        page = await self._render_status(template, jar)
-        rules, cookies = self._rules.value, []
-        if rules is not None and self._voter(jar, rules) is None:
-            cookies = self._cookies.set_new_voter(jar, rules.database_id)
-        return html_response(page, [NO_STORE, PARTIAL, self._clock(), *cookies])
+        jar, part = read_cookies(headers), is_htmx(headers)
+        shown = _shown_round(request.scope["query_string"]) if part else 0
+        rules = await self._rules.get()
+        if rules is not None and rules.round < shown:  # of another process
+            rules = await self._rules.refresh()
+        answer = [PARTIAL, self._clock()]
+        if rules is None:
+            if part:  # an open page stays as it is
+                response = ASGIResponse(status_code=204)
+                response.headers.headers.extend([NO_STORE, *answer])
+                return response
+            return self._respond_without_question(answer)
+        voter = self._voter(jar, rules)
+        # A page with a question has its cookie: if not, the answer to its vote says so.
+        if voter is None and not shown:
+            answer += self._cookies.set_new_voter(jar, rules.database_id)
+        template = "_ballot.html" if part else "vote.html"
+        page = await self._render_status(template, jar if voter else {}, rules)
+        if part:
+            answer += _REVALIDATE
+            return conditional_response(headers, page, answer, etag=_cached_etag(page))
+        return html_response(page, [NO_STORE, *answer])
 
-    async def _get_receipt(self, request: _Request) -> ASGIResponse:
-        headers = request_headers(request.scope)
-        part = await self._render_status("_receipt.html", read_cookies(headers))
-        answer = [PARTIAL, self._clock(), *_REVALIDATE]
-        return conditional_response(headers, part, answer, etag=make_etag(part))
+    def _respond_without_question(self, answer: list[Header]) -> ASGIResponse:
+        problem = errors.NO_QUESTION
+        page = self._render_outcome("vote.html", None, problem)
+        response = html_response(page, answer, status=problem.status)
+        response.headers.update(problem.headers)
+        return response
 
     def _receipt(self, jar: Jar, rules: CastRules | None) -> Receipt | None:
         """Return the receipt of a voter; a new voter has none, whatever the cookie holds."""
         return self._cookies.receipt(jar) if self._voter(jar, rules) else None
 
-    async def _render_status(self, template: str, jar: Jar) -> str:
-        """Render the status of the latest vote, by the current state of the queue."""
-        rules = await self._rules.get()
-        receipt = _of_this_round(self._receipt(jar, rules), rules)
+    async def _render_status(self, template: str, jar: Jar, rules: CastRules) -> str:
+        """Render the status of the latest vote of a voter, by the current state of the queue."""
+        receipt = _of_this_round(self._cookies.receipt(jar), rules)
         problem = self._find_doubt(jar, receipt, rules)
         if problem is not None:
             receipt = None
@@ -278,19 +334,15 @@ class VoteRole:
             counted = progress is not None and progress.counted(receipt.version)
             # Approximate: compares the clocks of two machines.
             late = not counted and time() - receipt.version.ms / 1000 > LATE_AFTER
-        closed = rules is not None and not rules.open
-        status = {"counted": counted, "late": late, "closed": closed}
-        return self._render(template, receipt, rules, problem, **status)
+        status = {"counted": counted, "late": late, "closed": not rules.open}
+        return self._render(template, receipt, rules, problem, answers=False, **status)
 
-    def _find_doubt(
-        self, jar: Jar, receipt: Receipt | None, rules: CastRules | None
-    ) -> Problem | None:
+    def _find_doubt(self, jar: Jar, receipt: Receipt | None, rules: CastRules) -> Problem | None:
         """Return why a receipt may be wrong: a vote without an answer, or the queue was lost."""
-        after = rules.after_version.ms if rules else 0
         unanswered = self._cookies.unanswered(jar)
-        if unanswered is not None and unanswered.first > after and self._voter(jar, rules):
+        if unanswered is not None and unanswered.first > rules.after_version.ms:
             return errors.UNKNOWN
-        if receipt is not None and rules is not None and receipt.version <= rules.lost_version:
+        if receipt is not None and receipt.version <= rules.lost_version:
             return errors.LOST
         return None
 
@@ -303,7 +355,14 @@ class VoteRole:
         closed = problem is errors.CLOSED or bool(problem and rules and not rules.open)
         receipt = _of_this_round(receipt, rules)
         return self._render(
-            template, receipt, rules, problem, closed=closed, counted=False, late=False
+            template,
+            receipt,
+            rules,
+            problem,
+            answers=True,
+            closed=closed,
+            counted=False,
+            late=False,
         )
 
     def _render(
@@ -322,19 +381,27 @@ class VoteRole:
         return self._pages.render_cached(
             template,
             choice=receipt and receipt.choice,
+            round=rules and rules.round,
+            question=rules and rules.question,
             closes_at=rules and rules.closes_at,
             problem=problem,
             lost=lost,
             closed=closed,
-            alone=template == "_receipt.html",
             **status,
         )
 
 
 def _of_this_round(receipt: Receipt | None, rules: CastRules | None) -> Receipt | None:
-    """Return the receipt, or None if the vote was cast in an earlier round."""
-    is_earlier = receipt and rules and receipt.version <= rules.after_version
-    return None if is_earlier else receipt
+    """Return the receipt, or None if it is of an earlier round or not of this question."""
+    if receipt is None or rules is None or receipt.version <= rules.after_version:
+        return None
+    return receipt if receipt.choice in rules.question.choices else None
+
+
+def _shown_round(query: bytes) -> int:
+    """Return the round that an open page shows, by the query of its poll; 0 if it shows none."""
+    name, _, number = query.partition(b"=")
+    return int(number) if name == b"round" and number.isdigit() and len(number) <= 10 else 0  # noqa: PLR2004
 
 
 async def run(settings: VoteSettings) -> None:

@@ -42,6 +42,7 @@ REASONS = (
     "too_large",
     "rate_limited",  # more often than VOTES_PER_MINUTE
     "closed",
+    "round_over",  # of a page that shows an earlier question
     "unavailable",  # Redis is down, or no worker has created the stream
     "full",  # Redis' memory is low
     "unknown",  # sent without a reply: may be recorded

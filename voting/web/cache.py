@@ -36,16 +36,30 @@ class SingleFlight(Generic[_Value]):
 
     async def get(self) -> _Value | None:
         """Return the value, refreshed if its ttl is over; None if no refresh ever succeeded."""
-        now = asyncio.get_running_loop().time()
-        if self._refreshing is None and now >= self._expires:
-            self._expires = now + self._ttl
-            self._refreshing = asyncio.create_task(self._refresh())
+        if asyncio.get_running_loop().time() >= self._expires:
+            self._start()
         # While refreshes fail, callers get the last value at once instead of after a timeout.
-        if self._refreshing is not None and (not self.stale or self.value is None):
+        if not self.stale or self.value is None:
+            await self._finish()
+        return self.value
+
+    async def refresh(self) -> _Value | None:
+        """Return the value of a fetch that began after this call; if it fails, `stale` is true."""
+        await self._finish()  # of an earlier fetch
+        self._start()
+        await self._finish()
+        return self.value
+
+    def _start(self) -> None:
+        if self._refreshing is None:
+            self._expires = asyncio.get_running_loop().time() + self._ttl
+            self._refreshing = asyncio.create_task(self._refresh())
+
+    async def _finish(self) -> None:
+        if self._refreshing is not None:
             done, _ = await asyncio.wait({self._refreshing}, timeout=REFRESH_TIMEOUT)
             if not done:
                 self._mark_stale(TimeoutError())
-        return self.value
 
     async def _refresh(self) -> None:
         try:

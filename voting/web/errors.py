@@ -68,7 +68,7 @@ INCOMPLETE_BODY = Problem(
 )
 _FORM_ADVICE = "Nothing was recorded. Go back to the page and choose there."
 NOT_A_FORM = Problem(415, "This is not what the voting page sends.", _FORM_ADVICE, "invalid_form")
-NOT_A_CHOICE = Problem(422, "This is not one of the two choices.", _FORM_ADVICE, "invalid_form")
+NOT_A_CHOICE = Problem(422, "This is not one of the options.", _FORM_ADVICE, "invalid_form")
 NO_COOKIE = Problem(
     400,
     "Your browser has to accept cookies to vote.",
@@ -109,6 +109,14 @@ CLOSED = Problem(
     "This vote was not recorded. If you had voted before, your last recorded vote counts.",
     "closed",
 )
+# The response has the next question.
+ROUND_OVER = Problem(
+    409,
+    "That question is over.",
+    "Your vote was not recorded. Here is the next one: please choose.",
+    "round_over",
+    advice_closed="Your vote was not recorded. Here is the next one.",
+)
 QUEUE_UNAVAILABLE = Problem(
     503,
     "We can't take votes right now.",
@@ -124,7 +132,12 @@ UNKNOWN = Problem(
     advice_closed="It may have been, or not.",
     retry_after=2,
 )
-# No response has it, only pages.
+# No response to a vote has these, only pages.
+NO_QUESTION = replace(
+    QUEUE_UNAVAILABLE,
+    advice="The question is shown here as soon as it is known.",
+    reason="other",
+)
 LOST = Problem(
     503,
     "Your vote may be lost.",

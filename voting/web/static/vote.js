@@ -2,8 +2,20 @@
 // Sets a cookie with the time at which a vote is sent, before it is. The server removes it with its
 // answer, and refuses a vote that is so old that the page has given up. If the cookie is still there
 // when the page is loaded, the outcome of that vote is not known.
+// When another question replaces the one that was shown, a choice that had the focus loses it, and none
+// can be made for a moment: a click or a key then was meant for the earlier question.
 const { content: cookie } = document.querySelector('meta[name="unanswered"]');
 const { content } = document.querySelector('meta[name="sending"]');
+
+const spoken = document.getElementById("spoken");
+const REACTION = 500; // milliseconds
+let shown = ballot().dataset.round;
+let changed = -REACTION;
+let hadFocus = false;
+
+function ballot() {
+  return document.getElementById("ballot");
+}
 
 function showSent(button) {
   for (const each of document.querySelectorAll(".choice")) {
@@ -37,3 +49,34 @@ document.addEventListener("voting:lost", () => {
   }
 });
 window.addEventListener("pageshow", () => showSent(null)); // back from another page
+
+// Before another question is shown, or the poll is closed or opened.
+document.addEventListener("htmx:before:swap", ({ detail: { ctx, tasks } }) => {
+  hadFocus = document.activeElement.matches(".choice");
+  const next = tasks[0]?.fragment.querySelector("#ballot");
+  if (!next) return;
+  const { dataset, classList } = ballot();
+  const same = next.dataset.round === dataset.round && next.matches(".closed") === classList.contains("closed");
+  // Polls leave a problem where it is, until there is other news.
+  if (!same || ctx.request.method !== "GET") document.getElementById("notes").removeAttribute("hx-morph-skip");
+});
+
+function pause() {
+  const choices = document.querySelector(".choices");
+  const rest = changed + REACTION - performance.now();
+  if (choices) choices.inert = rest > 0;
+  if (rest > 0) setTimeout(pause, rest);
+}
+
+document.addEventListener("htmx:after:swap", () => {
+  const { round } = ballot().dataset;
+  if (round !== shown) {
+    shown = round;
+    changed = performance.now();
+    const heading = ballot().querySelector("h1");
+    document.title = heading.textContent;
+    if (hadFocus) heading.focus(); // screen readers read it
+    else spoken.textContent = heading.textContent;
+  }
+  pause();
+});
