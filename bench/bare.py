@@ -16,7 +16,7 @@ from litestar import Litestar, MediaType, Request, Response, get, post
 
 from voting.roles.run import tune_gc
 from voting.web.cookies import VoterCookies
-from voting.web.forms import read_choice
+from voting.web.forms import read_form
 from voting.web.headers import request_headers
 
 POLL = "00000000-0000-0000-0000-000000000000"
@@ -28,9 +28,9 @@ def create_app(key: str, body: str) -> Litestar:
 
     @post("/vote")
     async def vote(request: Request[Any, Any, Any]) -> Response[str]:
-        choice = read_choice(request_headers(request.scope), await request.body())
+        form = read_form(request_headers(request.scope), await request.body())
         voter = voters.read(request.cookies["voter"], POLL)
-        status = 303 if choice and voter else 400
+        status = 303 if form and voter else 400
         return Response("", status_code=status, headers={"Location": "/"})
 
     @get("/tally", media_type=MediaType.HTML)

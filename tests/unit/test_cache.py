@@ -74,6 +74,32 @@ async def test_a_caller_waits_for_a_slow_refresh_until_a_timeout(monkeypatch):
     assert await numbers.get() > 1
 
 
+async def test_a_refresh_shares_no_fetch_that_began_before_it():
+    source = Source()
+    source.go.clear()
+    numbers = SingleFlight(source, ttl=60)
+    earlier = asyncio.create_task(numbers.get())
+    await asyncio.sleep(0)
+    later = [asyncio.create_task(numbers.refresh()) for _ in range(100)]
+    await asyncio.sleep(0)
+    source.go.set()
+    assert (await earlier, await asyncio.gather(*later)) == (1, [2] * 100)
+    assert (await numbers.get(), source.fetches) == (2, 2)
+
+
+async def test_a_refresh_that_fails_returns_the_last_value_as_stale(monkeypatch):
+    monkeypatch.setattr(cache, "REFRESH_TIMEOUT", 0.01)
+    source = Source()
+    numbers = SingleFlight(source, ttl=60)
+    assert await numbers.refresh() == 1
+    source.error = ConnectionError("away")
+    assert (await numbers.refresh(), numbers.stale) == (1, True)
+    source.error = None
+    assert (await numbers.refresh(), numbers.stale) == (3, False)
+    source.go.clear()
+    assert (await numbers.refresh(), numbers.stale) == (3, True)
+
+
 async def test_a_cancelled_caller_does_not_cancel_the_refresh_of_others():
     source = Source()
     source.go.clear()

@@ -68,8 +68,8 @@ MAX_AHEAD = 2.0
 # Seconds for which the state of the queue is cached.
 QUEUE_STATE_TTL = 1.0
 
-# Seconds for which the rules of the poll are. A page polls each second, and has a change two seconds
-# after Redis at most.
+# Seconds for which the rules of the poll are. An open page polls each second, so that it shows a
+# change two seconds after Redis has it, at most.
 RULES_TTL = 0.5
 
 _ACCEPTED = (NO_STORE, (b"voting-recorded", b"yes"))
