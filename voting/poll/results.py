@@ -59,6 +59,14 @@ class FinalResult:
     revoked: bool = False
     """Whether the poll was reopened since."""
 
+    @property
+    def vote_counts(self) -> "VoteCounts":
+        return VoteCounts.of(self.counts, hidden=False)
+
+    @property
+    def options(self) -> "tuple[OptionCounts, ...]":
+        return OptionCounts.of(self.question, self.vote_counts)
+
 
 @dataclass(frozen=True, slots=True)
 class VoteCounts:
@@ -112,6 +120,13 @@ class OptionCounts(NamedTuple):
     share: float | None
     """Percentage of all votes; None also without votes."""
 
+    @classmethod
+    def of(cls, question: Question, counts: VoteCounts) -> "tuple[OptionCounts, ...]":
+        """Return the options in the question's order."""
+        unknown = (None,) * len(question.names)
+        votes, shares = counts.by_option or unknown, counts.shares or unknown
+        return tuple(map(cls, question.choices, question.names, votes, shares))
+
 
 @dataclass(frozen=True, slots=True)
 class TimelinePoint:
@@ -138,10 +153,7 @@ class PublicResult:
 
     @property
     def options(self) -> tuple[OptionCounts, ...]:
-        """The options in the question's order."""
-        unknown = (None,) * len(self.question.names)
-        votes, shares = self.counts.by_option or unknown, self.counts.shares or unknown
-        return tuple(map(OptionCounts, self.question.choices, self.question.names, votes, shares))
+        return OptionCounts.of(self.question, self.counts)
 
     @property
     def queue_lost_at(self) -> datetime | None:

@@ -18,13 +18,21 @@ QUIET_ZONE = 4  # light modules around a QR code, by ISO/IEC 18004
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """The area below the share of option `a` or, while results are hidden, below the turnout."""
+    """The shares of all votes, stacked, or the turnout while results are hidden."""
 
-    path: str
+    paths: tuple[str, ...]
+    """Areas to draw from the last to the first on a ground of the last option: each covers an
+    option but the last, and those before it. While results are hidden, one: the turnout."""
     start: str
     end: str
-    shares: tuple[float, ...]
-    """Percentages of option `a` in order; empty while results are hidden."""
+    shares: tuple[tuple[float, ...], ...]
+    """Percentages in the order of time, of each option; empty while results are hidden."""
+
+    @property
+    def middles(self) -> tuple[float, ...]:
+        """How far down the middle of each option's area is at the end, as a percentage."""
+        last = [each[-1] for each in self.shares]
+        return tuple(100 - sum(last[:n]) - each / 2 for n, each in enumerate(last))
 
 
 def draw(result: PublicResult | None) -> Drawing | None:
@@ -36,27 +44,31 @@ def draw(result: PublicResult | None) -> Drawing | None:
     # There are no shares before the first vote: the first share is drawn from the start on.
     drawn = points if result.hidden else [each for each in points if each.counts.votes]
     most = points[-1].counts.votes
+    shares = [each.counts.shares or () for each in drawn]
     heights = [
-        each.counts.votes / most if (known := each.counts.shares) is None else known["a"] / 100
-        for each in drawn
+        [sum(each[:n]) / 100 for each in shares] for n in range(1, len(result.question.names))
     ]
+    if result.hidden:
+        heights = [[each.counts.votes / most for each in drawn]]
     xs = [0, *(round(WIDTH * ((each.time - start) / (end - start))) for each in drawn)]
-    ys = [round(HEIGHT * (1 - height)) for height in (heights[0], *heights)]
     time_format = _time_format(end - start)
-    shares = () if result.hidden else tuple(100 * each for each in heights)
-    path = _path(list(zip(xs, ys, strict=True)))
-    return Drawing(path, start.strftime(time_format), end.strftime(time_format), shares)
+    return Drawing(
+        tuple(_path(xs, each) for each in heights),
+        start.strftime(time_format),
+        end.strftime(time_format),
+        () if result.hidden else tuple(zip(*shares, strict=True)),
+    )
 
 
-def _path(line: Sequence[tuple[int, int]]) -> str:
-    """Return the outline: up at the left, along the line, down at the right.
+def _path(xs: Sequence[int], heights: Sequence[float]) -> str:
+    """Return the outline: up at the left, along the line of heights up to 1, down at the right.
 
     Relative commands, and no point twice: the path is part of each response.
     """
-    (_, first), *others = line
+    first, *ys = (round(HEIGHT * (1 - height)) for height in (heights[0], *heights))
     moves = [f"M{-MARGIN} {HEIGHT + MARGIN}V{first}h{MARGIN}"]
     x, y = 0, first
-    for to_x, to_y in others:
+    for to_x, to_y in zip(xs[1:], ys, strict=True):
         if (to_x, to_y) != (x, y):
             moves.append(f"h{to_x - x}" if to_y == y else f"l{to_x - x} {to_y - y}")
             x, y = to_x, to_y
