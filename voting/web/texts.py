@@ -33,7 +33,8 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     # The result
     "result": "Result",
     "about_result": "See how the vote goes.",
-    "about_final": "Final result: {a} {share_a:.1f} %, {b} {share_b:.1f} %.",
+    "about_final": "Final result: {totals}.",
+    "option_share": "{option} {share:.1f} %",
     "totals": "Totals",
     "live": "Live",
     "counting": "Voting is closed. Counting the last votes.",
@@ -62,6 +63,11 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "screen": "Show on a big screen",
     "code": "QR code of {address}",
     "download": "Download as {csv} or {json}",
+    # All rounds
+    "rounds": "All rounds",
+    "round": "Round {n}",
+    "about_rounds": "See the final result of each round.",
+    "no_rounds": "No round has a final result yet.",
     # The timeline
     "over_time": "Share of the votes over time",
     "voters_over_time": "Voters over time",
