@@ -102,12 +102,15 @@ class VoteCounts:
             return None
         exact = [1000 * each / self.votes for each in self.by_option]
         tenths = [max(int(each), 1) if each else 0 for each in exact]
-        # What rounding down has left goes to those that lost the most by it, and what the smallest
-        # were given comes from the largest.
-        by_loss = sorted(range(len(exact)), key=lambda n: tenths[n] - exact[n])
-        for n in by_loss[: max(1000 - sum(tenths), 0)]:
-            tenths[n] += 1
-        tenths[tenths.index(max(tenths))] += 1000 - sum(tenths)
+        options = range(len(exact))
+        # What rounding down has left goes to those that lost the most by it. What the smallest were
+        # given comes from those that lost the least: so an option never has less than one with
+        # fewer votes.
+        while sum(tenths) < 1000:  # noqa: PLR2004 - all of it
+            tenths[max(options, key=lambda n: exact[n] - tenths[n])] += 1
+        while sum(tenths) > 1000:  # noqa: PLR2004 - all of it
+            larger = (n for n in options if tenths[n] > 1)
+            tenths[min(larger, key=lambda n: exact[n] - tenths[n])] -= 1
         return tuple(each / 10 for each in tenths)
 
 
