@@ -1,13 +1,17 @@
 """What tests write and read directly in the servers, past the roles."""
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 from sqlalchemy import CursorResult, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from voting.database.poll import confirm_close, declare_final, replace_unseen_question
 from voting.database.totals import fetch_result
+from voting.poll.ballot import Version
+from voting.poll.question import Question
 from voting.queue.state import QueueState
 
 # What no session of the app may take over from its database or user.
@@ -50,10 +54,67 @@ async def stored_votes(engine: AsyncEngine) -> dict[UUID, tuple[str, int, int]]:
     return {row.voter: (row.choice, row.ms, row.seq) for row in rows}
 
 
-async def stored_totals(engine: AsyncEngine) -> tuple[int, int]:
-    """Return the votes for a and b by the tally."""
-    totals = (await fetch_result(engine)).totals
-    return totals.a, totals.b
+async def stored_totals(engine: AsyncEngine) -> tuple[int, ...]:
+    """Return the votes for each option of the current round, by the tally."""
+    return (await fetch_result(engine)).totals.counts
+
+
+class Bucket(NamedTuple):
+    """The rows of a bucket of the tally."""
+
+    start: datetime
+    counts: tuple[int, ...]
+    """The votes of each option that has a row."""
+    ms: int
+
+
+async def stored_tally(engine: AsyncEngine, number: int = 1) -> list[Bucket]:
+    """Return the tally of a round."""
+    rows = await execute(
+        engine,
+        "SELECT bucket, array_agg(votes ORDER BY choice) AS counts, max(ms) AS ms"
+        f" FROM tally WHERE round = {number} GROUP BY bucket ORDER BY bucket",
+    )
+    return [Bucket(row.bucket, tuple(row.counts), row.ms) for row in rows]
+
+
+async def insert_tally(engine: AsyncEngine, buckets: str, number: int = 1) -> None:
+    """Insert rows into the tally of a round.
+
+    `buckets` is a query with three columns: the bucket, an array with the votes for each option,
+    and their `ms`. Rows that are there already stay.
+    """
+    await execute(
+        engine,
+        f"INSERT INTO tally SELECT {number}, bucket, chr(96 + place::int), votes, ms"
+        f" FROM ({buckets}) AS each (bucket, counts, ms),"
+        " unnest(counts) WITH ORDINALITY AS option (votes, place) ON CONFLICT DO NOTHING",
+    )
+
+
+def question_of(options: int, title: str = "Which one?") -> Question:
+    """Return a question with that many options."""
+    return Question(title, tuple(f"Option {n}" for n in range(1, options + 1)))
+
+
+async def ask(engine: AsyncEngine, question: Question | int) -> Question:
+    """Ask a question, or one with that many options, in a round that has no queue yet."""
+    asked = question if isinstance(question, Question) else question_of(question)
+    assert await replace_unseen_question(engine, asked)
+    return asked
+
+
+async def close_after(engine: AsyncEngine, last: Version) -> None:
+    """Close the poll after that version, without Redis."""
+    await execute(engine, "UPDATE poll SET state = 'closed', closes_at = NULL")
+    async with engine.connect() as connection:
+        await confirm_close(connection, datetime.now(UTC), last)
+
+
+async def finish(engine: AsyncEngine, last: Version) -> None:
+    """Close the poll after that version, without Redis, and declare its totals final."""
+    await close_after(engine, last)
+    assert await declare_final(engine, last)
 
 
 async def waits_for_lock(connection: AsyncConnection, condition: str) -> bool:

@@ -198,22 +198,29 @@ class Stream(QueueState):
     def consumer(self, name: str) -> Consumer:
         return Consumer(self.queue, name)
 
-    async def cast(self, ballot: Ballot) -> Version:
-        return await self.caster.cast(ballot)
+    async def cast(self, ballot: Ballot, number: int = 1) -> Version:
+        """Cast a ballot for a round."""
+        return await self.caster.cast(ballot, number)
 
-    async def cast_many(self, number: int, choice: Choice = Choice.A) -> list[Version]:
-        """Cast that many ballots at once, each of a new voter."""
-        return await asyncio.gather(*(self.cast(Ballot(uuid4(), choice)) for _ in range(number)))
+    async def cast_many(
+        self, count: int, choice: Choice = Choice.A, *, number: int = 1
+    ) -> list[Version]:
+        """Cast that many ballots for a round at once, each of a new voter."""
+        ballots = (Ballot(uuid4(), choice) for _ in range(count))
+        return await asyncio.gather(*(self.cast(each, number) for each in ballots))
 
     async def append(self, fields: dict[Any, Any], version: str = "*") -> Version:
         """Append an entry past the app."""
         entry = await self.admin.xadd(self.queue.stream_key, fields, id=version)
         return Version.parse(entry)
 
-    async def append_ballot(self, *, ago: float, choice: Choice = Choice.A) -> Version:
-        """Append a new voter's ballot as if it had been cast that many seconds ago."""
+    async def append_ballot(
+        self, *, ago: float | None = None, choice: Choice = Choice.A
+    ) -> Version:
+        """Append a new voter's ballot past the app, as if it was cast that many seconds ago."""
         fields = dict(zip(("voter", "choice"), Ballot(uuid4(), choice).encode(), strict=True))
-        return await self.append(fields, f"{int((await self.clock() - ago) * 1000)}-0")
+        version = "*" if ago is None else f"{int((await self.clock() - ago) * 1000)}-0"
+        return await self.append(fields, version)
 
     @asynccontextmanager
     async def memory_limit(self, limit: str) -> AsyncIterator[None]:

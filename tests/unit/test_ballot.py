@@ -35,7 +35,10 @@ def test_ballot_decodes_to_what_was_encoded(ballot):
         [b"voter", bytes(16), b"choice", b"a", b"trace", TRACE.encode(), b"more", b""],
         [b"voter", bytes(16), b"trace", TRACE.encode()],
         *([b"voter", bytes(size), b"choice", b"a"] for size in (0, 15, 17)),
-        *([b"voter", bytes(16), b"choice", each] for each in (b"c", b"A", b"", b"a\0", b"\xff")),
+        *(
+            [b"voter", bytes(16), b"choice", each]
+            for each in (b"m", b"A", b"`", b"", b"ab", b"a\0", b"\xff")
+        ),
     ],
 )
 def test_fields_that_are_not_a_ballot_are_refused(fields):
