@@ -118,9 +118,10 @@ def reopen(data: Path | None, *, yes: bool) -> None:
 @options.data
 @options.yes
 def reset(data: Path | None, *, yes: bool) -> None:
-    """Start the next round.
+    """Ask the same question again.
 
-    The poll must be final. Its totals and timeline are kept, its votes are deleted.
+    In the next round. The poll must be final: its totals and timeline are kept, its votes are
+    deleted.
     """
     failure = "the next round can't be started"
     found = run_on_servers(data, failure, _plan)
@@ -157,9 +158,9 @@ def ask(
     *,
     yes: bool,
 ) -> None:
-    """Ask a question, with two to twelve options, in the next round.
+    """Ask the next question.
 
-    If a round is open, it is closed, and its totals are final first. They are kept, its votes are
+    It has two to twelve options, and a round of its own. If a round is open, it is closed, and its totals are final first. They are kept, its votes are
     deleted.
     """
     question = Question.of(title, names)
