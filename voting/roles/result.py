@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from litestar import Litestar, Request, Response, get
+from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -110,7 +111,7 @@ class ResultRole:
         page = self._pages.render("rounds.html", rounds=rounds)
         return _respond(request, page, make_etag(page))
 
-    async def _get_round(self, request: _Request, number: int) -> ASGIResponse:
+    async def _get_round(self, request: _Request, number: FromPath[int]) -> ASGIResponse:
         """Show a round that is over; the one that runs has a page of its own."""
         result = await self._result.get()
         if result is None:
