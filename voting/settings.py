@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from voting.poll.ballot import Choice
-from voting.poll.question import MAX_NAME, MAX_TITLE, Question, find_text_problems
+from voting.poll.question import MAX_NAME, MAX_TITLE, Question, find_text_problems, is_same_text
 from voting.poll.results import ShowResults
 
 
@@ -155,7 +155,7 @@ def _text(limit: int) -> AfterValidator:
 def _follows(value: str, info: ValidationInfo) -> str:
     """Check an option beside those before it."""
     for name, earlier in info.data.items():
-        if name.startswith("option_") and earlier in {None, value}:
+        if name.startswith("option_") and (earlier is None or is_same_text(earlier, value)):
             problem = "needs" if earlier is None else "must differ from"
             raise ValueError(f"{problem} {name.upper()}")
     return value

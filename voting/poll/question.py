@@ -60,11 +60,10 @@ class Question:
         if not MIN_OPTIONS <= len(self.names) <= MAX_OPTIONS:
             count = len(self.names)
             problems.append(f"{MIN_OPTIONS} to {MAX_OPTIONS} options are needed, not {count}")
-        seen: dict[str, int] = {}
         for number, name in enumerate(self.names, start=1):
             problems += [f"option {number} {each}" for each in find_text_problems(name, MAX_NAME)]
-            first = seen.setdefault(unicodedata.normalize("NFC", name), number)
-            if name and first != number:
+            same = (n for n, each in enumerate(self.names, start=1) if is_same_text(each, name))
+            if name and (first := next(same)) != number:
                 problems.append(f"option {number} is the same as option {first}")
         return problems
 
@@ -77,3 +76,8 @@ def find_text_problems(text: str, limit: int) -> Iterator[str]:
         yield f"has {len(text)} characters, {limit} at most are possible"
     if any(unicodedata.category(each) in _UNPRINTABLE for each in text):
         yield "has a control character"
+
+
+def is_same_text(one: str, other: str) -> bool:
+    """Whether two texts look the same, however their letters are composed."""
+    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
