@@ -158,9 +158,6 @@ def test_a_start_logs_the_version_and_the_settings(lines):
         "host": "::",
         "port": 8080,
         "ops_port": 9090,
-        "poll_title": "Cats or Dogs?",
-        "option_a": "Cats",
-        "option_b": "Dogs",
         "show_results": "always",
         "database_url": "postgresql://db/x",
     }

@@ -5,13 +5,17 @@ from urllib.parse import urlencode
 import pytest
 from asyncpg.connect_utils import _parse_connect_dsn_and_args
 
+from voting.poll.question import CHOICES, Question
 from voting.queue.client import connect
 from voting.roles.maintenance import Timing
 from voting.settings import (
     _POSTGRES_PARAMETERS,
     _REDIS_TLS_PARAMETERS,
     DatabaseSettings,
+    ExportSettings,
     LoadSettings,
+    MigrateSettings,
+    QuestionSettings,
     ResultSettings,
     Role,
     SettingsError,
@@ -34,7 +38,6 @@ def problems(model, environ):
 def test_defaults_are_those_of_the_contract():
     settings = load_settings(VoteSettings, VOTE)
     assert (settings.port, settings.ops_port) == (8080, 9090)
-    assert (settings.option_a, settings.option_b) == ("Cats", "Dogs")
     assert (settings.log_level, settings.log_format) == ("info", "json")
 
 
@@ -64,13 +67,11 @@ def test_every_problem_is_in_one_message():
         "OPS_PORT": "x",
         "REDIS_URL": "http://redis",
         "SECRET_KEYS": "short",
-        "OPTION_A": "Same",
-        "OPTION_B": "Same",
         "VOTE_URL": "nowhere",
         "LOG_LEVEL": "loud",
     }
     named = {line.partition(":")[0] for line in problems(VoteSettings, environ)}
-    assert named == environ.keys() - {"OPTION_A"}
+    assert named == environ.keys()
 
 
 def test_a_problem_never_shows_the_value():
@@ -241,9 +242,80 @@ def test_a_load_finds_the_pages_where_they_are_unless_told():
     assert settings.result_url == "https://result.example.com"
 
 
-def test_names_have_a_limit():
-    environ = {**VOTE, "OPTION_A": "x" * 61, "POLL_TITLE": "x" * 201}
-    assert len(problems(VoteSettings, environ)) == 2
+def options(number):
+    """Return the variables of that many options."""
+    return {f"OPTION_{key.upper()}": f"Option {key}" for key in CHOICES[:number]}
+
+
+def test_the_question_is_that_of_the_model_unless_told():
+    assert load_settings(QuestionSettings, {}).question == Question()
+
+
+@pytest.mark.parametrize("number", [2, 3, 12])
+def test_the_question_has_as_many_options_as_there_are_variables(number):
+    environ = {"POLL_TITLE": " Which? ", **options(number)}
+    for model, more in ((MigrateSettings, WORKER), (WorkerSettings, WORKER)):
+        question = load_settings(model, {**more, **environ}).question
+        assert question == Question("Which?", tuple(options(number).values()))
+        assert question.find_problems() == []
+
+
+def test_two_options_have_a_name_without_variables():
+    question = load_settings(QuestionSettings, {"OPTION_C": "Birds"}).question
+    assert question.names == ("Cats", "Dogs", "Birds")
+
+
+@pytest.mark.parametrize("gap", CHOICES[2:11])
+def test_an_option_needs_the_one_before_it(gap):
+    name = f"OPTION_{gap.upper()}"
+    environ = {key: value for key, value in options(12).items() if key != name}
+    # An empty variable counts as missing.
+    for given in (environ, {**environ, name: ""}, {**environ, name: " "}):
+        lines = problems(QuestionSettings, given)
+        assert [each.partition(":")[0] for each in lines] == [
+            f"OPTION_{key.upper()}" for key in CHOICES if key > gap
+        ]
+        assert all(each.endswith(f"needs {name}") for each in lines)
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        ({"OPTION_B": "Cats"}, "OPTION_B: must differ from OPTION_A"),
+        ({"OPTION_A": "Dogs"}, "OPTION_B: must differ from OPTION_A"),
+        ({"OPTION_C": "Dogs"}, "OPTION_C: must differ from OPTION_B"),
+        # The same letter, composed and decomposed.
+        (
+            {"OPTION_B": "Caf\u00e9", "OPTION_C": "Cafe\u0301"},
+            "OPTION_C: must differ from OPTION_B",
+        ),
+        ({**options(12), "OPTION_L": "Option e"}, "OPTION_L: must differ from OPTION_E"),
+        ({"OPTION_B": "x\ty"}, "OPTION_B: has a control character"),
+        ({"POLL_TITLE": "x\ny"}, "POLL_TITLE: has a control character"),
+        ({"POLL_TITLE": "x" * 201}, "POLL_TITLE: has 201 characters, 200 at most are possible"),
+        *(
+            ({**options(12), name: "x" * 61}, f"{name}: has 61 characters, 60 at most are possible")
+            for name in options(12)
+        ),
+    ],
+)
+def test_what_is_no_question_is_refused(environ, line):
+    assert line in problems(QuestionSettings, environ)
+
+
+def test_a_text_may_have_as_many_characters_as_the_model_allows():
+    environ = {"POLL_TITLE": "🐈" * 200, "OPTION_A": "🐈" * 60, "OPTION_B": "قطط"}
+    question = load_settings(QuestionSettings, environ).question
+    assert question == Question("🐈" * 200, ("🐈" * 60, "قطط"))
+
+
+@pytest.mark.parametrize(
+    ("model", "environ"),
+    [(VoteSettings, VOTE), (ResultSettings, WORKER), (ExportSettings, WORKER)],
+)
+def test_only_workers_and_the_migration_read_the_question(model, environ):
+    wrong = {"POLL_TITLE": "x" * 201, "OPTION_A": "Same", "OPTION_B": "Same"}
+    assert load_settings(model, {**environ, **wrong}) == load_settings(model, environ)
 
 
 @pytest.mark.parametrize("role", list(Role))
