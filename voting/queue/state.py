@@ -145,8 +145,9 @@ class QueueState:
         """Return the rules that casts obey; None until a worker has set them."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.time()
-            pipe.hmget(self.queue.poll_key, *_RULES)
-            clock, rules = await pipe.execute()
+            for name in _RULES:
+                pipe.hget(self.queue.poll_key, name)
+            clock, *rules = await pipe.execute()
         self._read_clock(*clock)
         state, closes_at, after, lost, database, number, question = rules
         if number is None:

@@ -17,8 +17,9 @@ if now >= tonumber(ARGV[1]) then
 end
 
 -- A worker creates the stream, with its group, and the poll's state.
-local poll = redis.call('HMGET', KEYS[2], 'state', 'closes_at', 'round')
-local state, closes_at, round = poll[1], tonumber(poll[2] or ''), poll[3]
+-- HGET, not HMGET: the users of Redis that earlier versions made have no other right.
+local state = redis.call('HGET', KEYS[2], 'state')
+local round = redis.call('HGET', KEYS[2], 'round')
 if not round or redis.call('EXISTS', KEYS[1]) == 0 then
   return {'missing', now}
 end
@@ -27,6 +28,7 @@ if ARGV[2] ~= '' and ARGV[2] ~= round then
   return {'another', now}
 end
 -- One clock decides for all vote pods.
+local closes_at = tonumber(redis.call('HGET', KEYS[2], 'closes_at') or '')
 if state ~= 'open' or (closes_at and now >= closes_at) then
   return {'closed', now}
 end
