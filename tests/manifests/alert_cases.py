@@ -36,7 +36,9 @@ NORMAL = {
     pod("voting_build_info", "vote", 'version="1"'): "1x80",
     ACCEPTED: "0+1000x80",
     ballots_refused("unavailable"): "0x80",
-    ballots_refused("closed"): "0+1000x80",  # the app works
+    # The app works.
+    ballots_refused("closed"): "0+1000x80",
+    ballots_refused("round_over"): "0+1000x80",
     ballots_refused("unknown"): "0+1x80",  # one in a thousand
     FSYNC_ALWAYS: "1x80",
     PROBLEMS: "0x80",

@@ -124,9 +124,9 @@ def the_job_is_named_after_its_image(resources: list[Resource]) -> Iterator[str]
         yield f"{title(job)} migrates for {sorted(images)}"
     spec = pod(job)
     [container] = spec["containers"]
-    references = [str(each) for each in container.get("envFrom", [])]
+    references = [each["configMapRef"]["name"] for each in container["envFrom"]]
     references += [each["valueFrom"]["secretKeyRef"]["name"] for each in container["env"]]
-    if references != ["migrate"]:
+    if set(references) != {"migrate"}:
         yield f"{title(job)} can't be applied again when {references} change"
     if "ttlSecondsAfterFinished" in job["spec"] or spec["restartPolicy"] != "Never":
         yield f"{title(job)} is deleted, and differs from its manifest"

@@ -116,9 +116,17 @@ EVERYWHERE: Mistakes = {
             labelSelector={"matchLabels": {"other": "label"}}
         ),
     ],
-    wiring.every_setting_is_in_the_configmap: [
-        lambda r: one(r, "ConfigMap", "voting")["data"].pop("POLL_TITLE"),
-        lambda r: one(r, "ConfigMap", "voting")["data"].update(POLL_TITEL="Cats"),
+    wiring.every_setting_is_in_the_configmaps_of_its_readers: [
+        lambda r: one(r, "ConfigMap", "voting")["data"].pop("SHOW_RESULTS"),
+        lambda r: one(r, "ConfigMap", "voting")["data"].update(POLL_TITLE="Cats"),
+        lambda r: one(r, "ConfigMap", "question")["data"].pop("OPTION_B"),
+        lambda r: one(r, "ConfigMap", "migrate")["data"].update(POLL_TITLE="Cats"),
+        lambda r: [
+            one(r, "ConfigMap", name)["data"].update(OPTION_M="Cows")
+            for name in ("question", "migrate")
+        ],
+        lambda r: container(r)["envFrom"].append(container(r, name="worker")["envFrom"][1]),
+        lambda r: container(r, name="worker")["envFrom"].pop(),
         lambda r: container(r)["env"][0].update(value="result"),
         lambda r: container(r)["envFrom"].clear(),
     ],

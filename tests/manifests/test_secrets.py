@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from voting.settings import ROLE_SETTINGS, DatabaseSettings, Role, load_settings
+from voting.settings import ROLE_SETTINGS, MigrateSettings, Role, load_settings
 
 from .rendering import DEPLOY, OVERLAYS, Resource, of, one, pod, render
 from .wiring import each_secret_that_is_read_exists, secret_variables
@@ -42,9 +42,11 @@ def secret_data(resources: list[Resource], name: str) -> dict[str, str]:
 
 
 def environment(resources: list[Resource], kind: str, name: str) -> dict[str, str]:
-    """Return the variables of a container from the ConfigMap and its Secrets."""
+    """Return the variables of a container from its ConfigMaps and Secrets."""
     [container] = pod(one(resources, kind, name))["containers"]
-    variables = dict(one(resources, "ConfigMap", "voting")["data"])
+    variables = {}
+    for each in container["envFrom"]:
+        variables |= one(resources, "ConfigMap", each["configMapRef"]["name"])["data"]
     for variable in secret_variables(container):
         variables[variable] = secret_data(resources, name)[variable]
     return variables
@@ -60,7 +62,7 @@ def test_every_role_takes_its_settings(resources, role):
 
 
 def test_the_migration_takes_its_settings(resources):
-    assert load_settings(DatabaseSettings, environment(resources, "Job", "migrate"))
+    assert load_settings(MigrateSettings, environment(resources, "Job", "migrate"))
 
 
 def test_the_urls_have_existing_services_users_and_passwords(resources):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from voting.settings import ROLE_SETTINGS, RoleSettings
+from voting.settings import ROLE_SETTINGS, QuestionSettings, RoleSettings, Settings
 
 from .network import NAMESPACE, all_pods, allowed
 from .rendering import (
@@ -20,7 +20,19 @@ from .rendering import (
     workloads,
 )
 
-# Settings that are not in the ConfigMap: the Deployments or the image's build set them, their
+# The variables of the first question. Those of a third option and more need not be given.
+QUESTION = {name.upper() for name in QuestionSettings.model_fields.keys() - Settings.model_fields}
+REQUIRED = {"POLL_TITLE", "OPTION_A", "OPTION_B"}
+
+# The ConfigMaps of each workload, without their hashes.
+CONFIG_MAPS = {
+    ("Deployment", "vote"): ["voting"],
+    ("Deployment", "result"): ["voting"],
+    ("Deployment", "worker"): ["voting", "question"],
+    ("Job", "migrate"): ["migrate"],
+}
+
+# Settings that are not in a ConfigMap: the Deployments or the image's build set them, their
 # defaults match the ports in the manifests, an operator with a trace collector adds them, or only
 # tests set them (the worker's times).
 FIXED = {
@@ -113,20 +125,31 @@ def each_secret_that_is_read_exists(resources: list[Resource]) -> Iterator[str]:
     yield from (f"there is no Secret {name}" for name in whole if name not in present)
 
 
-def every_setting_is_in_the_configmap(resources: list[Resource]) -> Iterator[str]:
+def every_setting_is_in_the_configmaps_of_its_readers(resources: list[Resource]) -> Iterator[str]:
     models = ROLE_SETTINGS.values()
     read = {name.upper() for model in models for name in model.model_fields}
-    read -= set().union(*map(secrets_of, models))
-    given = set(one(resources, "ConfigMap", "voting")["data"])
-    yield from (f"the ConfigMap lacks {name}" for name in read - given - FIXED)
-    yield from (f"no role reads {name}" for name in given - read)
+    read -= set().union(*map(secrets_of, models), QUESTION)
+    for name, required, known in (
+        ("voting", read - FIXED, read),
+        ("question", REQUIRED, QUESTION),
+        ("migrate", REQUIRED, QUESTION),
+    ):
+        given = set(one(resources, "ConfigMap", name)["data"])
+        yield from (f"the ConfigMap {name} lacks {each}" for each in required - given)
+        yield from (f"no reader of {name} knows {each}" for each in given - known)
+    questions = [one(resources, "ConfigMap", name)["data"] for name in ("question", "migrate")]
+    if questions[0] != questions[1]:
+        yield "the migration has another question than the workers"
+    for (kind, name), wanted in CONFIG_MAPS.items():
+        workload = one(resources, kind, name)
+        [container] = pod(workload)["containers"]
+        names = [each["configMapRef"]["name"] for each in container["envFrom"]]
+        if names != [one(resources, "ConfigMap", each)["metadata"]["name"] for each in wanted]:
+            yield f"{title(workload)} reads {names}"
     for role in ROLE_SETTINGS:
         [container] = pod(one(resources, "Deployment", role))["containers"]
         if {"name": "ROLE", "value": role} not in container["env"]:
             yield f"{role} has another role"
-        names = [each["configMapRef"]["name"] for each in container["envFrom"]]
-        if names != [one(resources, "ConfigMap", "voting")["metadata"]["name"]]:
-            yield f"{role} does not read the settings"
 
 
 def selectors_match_pods(resources: list[Resource]) -> Iterator[str]:
