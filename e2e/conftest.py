@@ -12,9 +12,11 @@ from e2e.cluster import Cluster
 from e2e.kind import Kind
 from e2e.local import Local
 from e2e.target import Target
+from voting.poll.question import Question
 
 CLUSTER = "pytest-voting-e2e"
 KIND = pytest.StashKey[Kind]()
+THREE_OPTIONS = Question("Tea, coffee or water?", ("Tea", "Coffee", "Water"))
 REPORTS = 3  # failures with a report of the cluster; later ones often follow from them
 
 
@@ -97,3 +99,13 @@ def local() -> Iterator[Local]:
 def target(request: pytest.FixtureRequest) -> Target:
     """The app, on this machine or on the cluster."""
     return request.getfixturevalue(request.config.getoption("--target"))
+
+
+@pytest.fixture(scope="session")
+def question(target: Target) -> Question:
+    """A question with three options, from the first test that needs it to the last of the session.
+
+    Tests before it have the first question, with two.
+    """
+    target.ask(THREE_OPTIONS)
+    return THREE_OPTIONS

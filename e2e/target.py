@@ -13,9 +13,10 @@ import httpx
 from support.checker import check
 from support.final_state import StateReader
 from support.voters import Voters
-from support.wait import run_in_thread
+from support.wait import run_in_thread, wait_for
 
 from voting.poll.ballot import Choice
+from voting.poll.question import Question
 from voting.queue.client import Queue, connect
 from voting.queue.state import QueueState
 
@@ -72,6 +73,21 @@ class Target(ABC):
     def servers(self) -> AbstractContextManager[Servers]:
         """Yield the URLs of the servers behind the app."""
 
+    def ask(self, question: Question) -> None:
+        """Start the next round with a question, and wait until all processes show it."""
+        self.command("ask", question.title, *question.names, "--yes")
+        for page in ("vote", "result"):
+            wait_for(
+                f"the question on the page of {page}",
+                lambda page=page: self.shows(page, question),
+                self.patience,
+            )
+
+    def shows(self, page: Page, question: Question) -> bool:
+        """Whether all processes of a page show a question: an ingress controller takes turns."""
+        with self.visitor(page) as visitor:
+            return all(question.title in visitor.get("/").text for _ in range(6))
+
     @contextmanager
     def visitor(self, page: Page) -> Iterator[httpx.Client]:
         """Yield an HTTP client without cookies, for one page."""
@@ -100,7 +116,7 @@ class Target(ABC):
         """Return the votes of each choice on the result page, which may be a second old."""
         with self.visitor("result") as visitor:
             options = visitor.get("/api/tally").raise_for_status().json()["options"]
-        return Counter({choice: options[choice]["votes"] for choice in Choice})
+        return Counter({Choice(each["key"]): each["votes"] for each in options})
 
     def sample(self, role: Role, name: str) -> list[float]:
         """Return one metric, named with its labels, of each process of a role."""
