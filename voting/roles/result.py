@@ -135,8 +135,7 @@ class ResultRole:
             raise ProblemError(errors.DATABASE_UNAVAILABLE) from error
         if found is None:
             raise ProblemError(errors.NO_ROUND)
-        result = publish(found, self._settings.show_results)
-        return self._pages.render("round.html", result=result, drawing=draw(result))
+        return self._render("round.html", publish(found, self._settings.show_results), stale=False)
 
     async def _get_page(self, request: _Request) -> ASGIResponse:
         """Return a page, rendered once for all clients while the result is the same."""
@@ -146,13 +145,13 @@ class ResultRole:
         if self._rendered_from != state:
             self._rendered_from, self._rendered = state, {}
         if template not in self._rendered:
-            body = self._render(template, result)
+            body = self._render(template, result, stale=self._result.stale)
             self._rendered[template] = body, make_etag(body)
         response = _respond(request, *self._rendered[template])
         metrics.RESULT_RESPONSES.labels(str(response.status_code)).inc()
         return response
 
-    def _render(self, template: str, result: PublicResult | None) -> str:
+    def _render(self, template: str, result: PublicResult | None, *, stale: bool) -> str:
         phase = result.poll.phase if result else None
         return self._pages.render(
             template,
@@ -160,7 +159,7 @@ class ResultRole:
             phase=phase,
             closed=phase is not Phase.OPEN,
             closes_at=result.poll.closes_at if result else None,
-            stale=self._result.stale,
+            stale=stale,
             code=self._code,
             address=self._address,
             drawing=draw(result) if template != "_tally.html" else None,
