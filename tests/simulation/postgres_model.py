@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from voting.database.counting import COUNT
 from voting.database.durability import UNSAFE_SETTINGS
 from voting.database.engine import STATEMENT_TIMEOUT
-from voting.database.folding import FOLD, LOCK_ROUND
+from voting.database.folding import FOLD
 from voting.database.poll import (
     CLOSE_ON_TIME,
     CONFIRM_CLOSE,
@@ -30,16 +30,22 @@ from voting.database.poll import (
     POLL,
     RECORD_QUEUE,
     RECORD_QUEUE_LOSS,
+    START_ROUND,
     VERSION_FLOOR,
 )
 from voting.database.totals import RESULT
 from voting.poll.ballot import Version
 from voting.poll.lifecycle import Event, Poll
+from voting.poll.question import CHOICES, Question
 from voting.reconcile.audit import COMPARE
 
 DATABASE_ID = str(UUID(int=1))
 REPLY_TIMEOUT = STATEMENT_TIMEOUT + 2
 IDLE_IN_TRANSACTION = STATEMENT_TIMEOUT * 2
+REOPENED = {
+    "state": "open",
+    **dict.fromkeys(("closes_at", "closed_at", "last_version", "final_at")),
+}
 
 
 class Rejected(Exception):
@@ -60,13 +66,13 @@ def _fit(*numbers):
 
 
 class Postgres:
-    """The tables. `clock` returns the time in seconds."""
+    """The tables. `clock` returns the time in seconds, `question` is the first."""
 
-    def __init__(self, clock):
+    def __init__(self, clock, question=Question()):  # noqa: B008 - frozen
         self.votes = {}
-        self.tally = {}
-        self.poll = Poll(database_id=DATABASE_ID)
-        self.finals = []  # for each result, the poll and its votes at that time
+        self.tally = {}  # votes and highest ms, by round, bucket and choice
+        self.poll = Poll(database_id=DATABASE_ID, question=question)
+        self.finals = []  # for each result, the poll, its votes and its totals at that time
         self.locks = {}  # holders of the poll's lock, with the time of their last statement
         self.changing = None  # the holder of the exclusive lock
         self._clock = clock
@@ -91,17 +97,23 @@ class Postgres:
 
     def reopen(self):
         assert self.poll.allows(Event.REOPEN)
-        life = dict.fromkeys(("closes_at", "closed_at", "last_version", "final_at"))
-        self._change(state="open", **life)
+        self._change(**REOPENED)
 
-    def start_round(self):
-        assert self.poll.allows(Event.START_ROUND)
+    def may_start_round(self, ended):
+        return self.poll.round == ended and self.poll.allows(Event.START_ROUND)
+
+    def start_round(self, ended, title, names, asked):
+        if not self.may_start_round(ended):
+            return
         self._change(
-            round=self.poll.round + 1, after_version=self.poll.last_version, queue_lost_at=None
+            round=ended + 1,
+            question=Question(title, tuple(names)),
+            asked=asked,
+            after_version=self.poll.last_version,
+            queue_lost_at=None,
+            **REOPENED,
         )
-        self.reopen()
         self.votes = {}
-        self.tally = {}
 
     # Workers
 
@@ -122,17 +134,20 @@ class Postgres:
 
     def finalize(self, ms, seq):
         if not self.poll.allows(Event.ALL_COUNTED) or self.poll.last_version != (ms, seq):
-            return None
+            return []
+        totals = self.totals()
         self.poll = replace(self.poll, final_at=self.now())
-        self.finals.append((self.poll, dict(self.votes), self.totals()))
-        return self.totals()
+        self.finals.append((self.poll, dict(self.votes), totals))
+        return [self.poll.round for _ in totals]
 
     def row(self):
         poll = self.poll
         until = poll.last_version or Version(None, None)
-        a, b = self.totals()
         return SimpleNamespace(
             round=poll.round,
+            title=poll.question.title,
+            names=list(poll.question.names),
+            asked=poll.asked,
             revision=poll.revision,
             state=poll.state,
             closes_at=poll.closes_at,
@@ -146,8 +161,7 @@ class Postgres:
             database_id=UUID(poll.database_id),
             has_queue=poll.has_queue,
             at=self.now(),
-            a=a,
-            b=b,
+            counts=self.finals[-1][-1] if poll.final_at else self.totals(),
         )
 
     def counts(self, version):
@@ -163,24 +177,29 @@ class Postgres:
         for version, voter, choice in sorted(ballots):
             if self.counts(version):
                 newest[voter] = version, choice
-        if any(choice not in {"a", "b"} for _, choice in newest.values()):
+        if any(choice not in CHOICES for _, choice in newest.values()):
             raise error("23514")
-        delta = {"a": 0, "b": 0}
-        changed = []
+        counted, delta = {}, []
         for voter, (version, choice) in newest.items():
             before = self.votes.get(voter)
             if before is None or version > before[1]:
+                counted[voter] = choice, version
+                delta.append((choice, 1, version.ms))
                 if before is not None:
-                    delta[before[0]] -= 1
-                delta[choice] += 1
-                self.votes[voter] = choice, version
-                changed.append(version.ms)
-        if changed:
-            bucket = int(self._clock()) // 10 * 10
-            a, b, highest = self.tally.get(bucket, (0, 0, 0))
-            row = a + delta["a"], b + delta["b"], max(highest, *changed)
-            self.tally[bucket] = row
+                    delta.append((before[0], -1, version.ms))
+        if not all(self.has_option(choice) for choice, *_ in delta):
+            raise error("23503")
+        self.votes |= counted
+        bucket = int(self._clock()) // 10 * 10
+        for choice, change, newest_ms in delta:
+            key = self.poll.round, bucket, choice
+            votes, highest = self.tally.get(key, (0, 0))
+            self.tally[key] = votes + change, max(highest, newest_ms)
         return self.row()
+
+    def has_option(self, choice):
+        """Whether the round has an option, to which its tally refers."""
+        return choice in self.poll.question.choices
 
     def compare(self, voters, choices, ms, seq, counted):
         """Execute COMPARE."""
@@ -194,14 +213,22 @@ class Postgres:
             found.matched += stored == (choice, version)
         return found
 
-    def totals(self):
-        return tuple(sum(row[i] for row in self.tally.values()) for i in (0, 1))
+    def totals(self, poll=None):
+        """Return the sums of a round's tally, by default of the current one."""
+        poll = poll or self.poll
+        sums = dict.fromkeys(poll.question.choices, 0)
+        for (number, _, choice), (votes, _) in self.tally.items():
+            if number == poll.round and choice in sums:
+                sums[choice] += votes
+        return tuple(sums.values())
 
     def newest(self):
+        """Execute VERSION_FLOOR."""
         of_the_poll = [
             each.ms for each in (self.poll.after_version, self.poll.last_version) if each
         ]
-        return max([*of_the_poll, *(ms for _, _, ms in self.tally.values())])
+        of_the_tally = (ms for (n, *_), (_, ms) in self.tally.items() if n == self.poll.round)
+        return max([*of_the_poll, *of_the_tally])
 
 
 class PostgresLink(Link):
@@ -336,7 +363,6 @@ class _Connection:
             VERSION_FLOOR: ("version floor", model.newest),
             FINALIZE: ("finalize", model.finalize),
             COMPARE: ("compare", model.compare),
-            LOCK_ROUND: ("lock round", lambda: None),
             FOLD: ("fold", lambda **_: 0),  # no run takes a day
             UNSAFE_SETTINGS: ("settings", lambda names: []),  # noqa: ARG005 - the statement's
             RESULT: ("result", model.row),
@@ -347,6 +373,8 @@ class _Connection:
             RECORD_QUEUE: ("record queue", model.record_queue),
             RECORD_QUEUE_LOSS: ("record loss", model.record_queue_loss),
         }
+        if statement is START_ROUND:
+            return "start round", partial(self._start_round, arguments)
         if statement in effects:
             step, effect = effects[statement]
             return step, partial(effect, **arguments)
@@ -355,6 +383,12 @@ class _Connection:
         step, change = changes[statement]
         _fit(arguments.get("ms", 0), arguments.get("seq", 0))
         return step, partial(self._changes.append, partial(change, **arguments))
+
+    def _start_round(self, arguments):
+        if not self._postgres.may_start_round(arguments["ended"]):
+            return None
+        self._changes.append(partial(self._postgres.start_round, **arguments))
+        return arguments["ended"] + 1
 
 
 class _Result:
@@ -366,4 +400,4 @@ class _Result:
     def one(self):
         return self._reply
 
-    scalar_one = one_or_none = one
+    scalar_one = one_or_none = all = one

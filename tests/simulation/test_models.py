@@ -3,7 +3,8 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
+from operator import itemgetter
 from uuid import UUID, uuid4
 
 import pytest
@@ -21,12 +22,12 @@ from simulation.network import Faults, Server, client
 from simulation.postgres_model import Engine, Postgres
 from simulation.redis_model import BLOCKED, Redis
 from sqlalchemy.exc import DBAPIError
-from support.database import execute
+from support.database import ask, execute, question_of
 
 from voting.database import counting
 from voting.database.engine import _sqlstate, create_engine
 from voting.database.poll import (
-    PollChanged,
+    close_poll,
     confirm_close,
     declare_final,
     fetch_poll_for_share,
@@ -36,7 +37,8 @@ from voting.database.poll import (
 )
 from voting.database.totals import fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
-from voting.poll.lifecycle import Poll
+from voting.poll.lifecycle import Event, Poll
+from voting.poll.question import CHOICES
 from voting.queue.client import GROUP, Queue, StreamMissing, connect
 from voting.queue.consumer import Consumer
 from voting.queue.producer import Caster, CastError
@@ -49,9 +51,23 @@ PAST, FUTURE = datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC
 CONSUMERS = st.sampled_from(["one", "two"])
 PICKS = st.lists(st.integers(0, 30), max_size=6)
 TRACES = st.sampled_from([None, None, f"00-{'a' * 32}-{'b' * 16}-01"])
+ROUNDS = st.sampled_from([1, 1, 1, 2])
+# Sorted: each round has one call, since concurrent calls may overtake each other.
 BALLOTS = st.lists(
-    st.tuples(st.sampled_from(VOTERS), st.sampled_from(list(Choice)), TRACES), max_size=5
+    st.tuples(ROUNDS, st.sampled_from(VOTERS), st.sampled_from(CHOICES[:4]), TRACES), max_size=5
+).map(partial(sorted, key=itemgetter(0)))
+# Only Postgres rejects a choice that its round does not have.
+COUNTED = st.lists(
+    st.tuples(
+        st.sampled_from(VOTERS),
+        st.sampled_from([*"aaaabbbbcclm"]),
+        st.sampled_from([0, 1, 1, 2, 2, 3, 3, 4, 4, 2**62, 2**63]),  # ms after the round before
+        st.integers(0, 2),
+    ),
+    max_size=4,
+    unique_by=lambda ballot: ballot[2:],
 )
+QUESTIONS = st.sampled_from([2, 3, 12]).map(question_of)
 
 
 class Clock:
@@ -87,42 +103,40 @@ def in_loop(method):
 
 
 class Machine(RuleBasedStateMachine):
-    """Runs each operation on the servers and on the models, and compares the outcomes."""
+    """Runs each operation on a server and on its model, and compares the outcomes."""
 
-    def __init__(self, real_servers, database_url, runner):
+    def __init__(self, servers, database_url, runner):
         super().__init__()
-        self.runner = runner
-        self.seen = {}
-        self.servers = real_servers
+        self.servers = servers
         self.database_url = database_url
+        self.runner = runner
+
+    def run(self, coroutine):
+        return self.runner.run(coroutine)
+
+
+class QueueMachine(Machine):
+    """Valkey and the model of Redis."""
 
     @initialize()
     @in_loop
     async def begin(self):
         self.name = f"test-{uuid4().hex}"
+        self.seen = {}
+        self.clock = Clock()
+        self.redis = Redis(self.clock)
         self.real = Side(Queue(connect(self.servers.redis_url()), name=self.name))
-        self.engine = create_engine(self.database_url, name="tests")
-        await execute(self.engine, "TRUNCATE votes, tally, finals, past_tally, poll")
-        await execute(self.engine, "INSERT INTO poll DEFAULT VALUES")
-        self.clock, faults = Clock(), Faults()
-        self.redis, self.postgres = Redis(self.clock), Postgres(self.clock)
-        [[identity]] = await execute(self.engine, "SELECT database_id FROM poll")
-        self.postgres.poll = replace(self.postgres.poll, database_id=str(identity))
-        self.model = Side(Queue(client(Server(faults), self.redis), name=self.name))
-        self.model_engine = Engine(Server(faults), self.postgres)
+        self.model = Side(Queue(client(Server(Faults()), self.redis), name=self.name))
+        await self._both(lambda on: _prepare(on, MIN_VERSION))
 
     @in_loop
     async def teardown(self):
-        if not hasattr(self, "engine"):  # Hypothesis ended the example before `begin`
+        if not hasattr(self, "real"):  # Hypothesis ended the example before `begin`
             return
         keys = self.real.queue
         await self.real.redis.delete(keys.stream_key, keys.poll_key, keys.dead_letters_key)
         await self.real.queue.close()
         await self.model.queue.close()
-        await self.engine.dispose()
-
-    def run(self, coroutine):
-        return self.runner.run(coroutine)
 
     def both(self, operation):
         """Run an operation on both sides. Their results or errors must be equal."""
@@ -135,28 +149,20 @@ class Machine(RuleBasedStateMachine):
         assert model == real
         return real
 
-    # Stream
-
     @rule(
         ms=st.sampled_from([0, 5, FAR_FUTURE_MS]),
         seq=st.sampled_from([0, 7]),
         state=st.sampled_from(["open", "closed"]),
         closes_at=st.sampled_from([None, PAST, FUTURE]),
         has_queue=st.booleans(),
-        lost_at=st.sampled_from([None, PAST, FUTURE]),
+        queue_lost_at=st.sampled_from([None, PAST, FUTURE]),
         database_id=st.sampled_from([*["one"] * 5, "another"]),
+        round=ROUNDS,
+        question=QUESTIONS,
     )
-    def prepare(self, ms, seq, state, closes_at, has_queue, lost_at, database_id):
+    def prepare(self, ms, seq, **poll):
         after = Version(ms, seq)
-        poll = Poll(
-            state=state,
-            closes_at=closes_at,
-            after_version=after,
-            has_queue=has_queue,
-            queue_lost_at=lost_at,
-            database_id=database_id,
-        )
-        self.both(lambda on: _prepare(on, after, poll))
+        self.both(lambda on: _prepare(on, after, Poll(after_version=after, **poll)))
 
     @rule()
     def open(self):
@@ -167,14 +173,13 @@ class Machine(RuleBasedStateMachine):
         self.run(self._cast(ballots))
 
     async def _cast(self, ballots):
-        mine = [Ballot(*ballot) for ballot in ballots]
         self.clock.now = await self.real.state.clock()
-        real = await asyncio.gather(*map(self.real.caster.cast, mine), return_exceptions=True)
+        real = await _cast(self.real, ballots)
         # The model generates its ids from the time at which the real server generated its own.
-        if real and isinstance(real[0], Version) and real[0].ms < FAR_FUTURE_MS:
-            self.clock.now = real[0].ms / 1000 + 0.0001
-        model = await asyncio.gather(*map(self.model.caster.cast, mine), return_exceptions=True)
-        assert [_comparable(each) for each in model] == [_comparable(each) for each in real]
+        taken = next((each for each in real if isinstance(each, Version)), MIN_VERSION)
+        if 0 < taken.ms < FAR_FUTURE_MS:
+            self.clock.now = taken.ms / 1000 + 0.0001
+        assert await _cast(self.model, ballots) == real
 
     @rule(consumer=CONSUMERS, count=st.integers(1, 4))
     def read(self, consumer, count):
@@ -259,7 +264,7 @@ class Machine(RuleBasedStateMachine):
         self.redis.memory_full = True
         try:
             await self._both(lambda on: on.state.memory_is_low())
-            await self._cast([(VOTERS[0], Choice.A)])
+            await self._cast([(1, VOTERS[0], Choice.A, None)])
             await self._both(lambda on: _prepare(on, MIN_VERSION))
             await self._append({"no": "room"}, FAR_FUTURE_MS * 9)
         finally:
@@ -282,81 +287,127 @@ class Machine(RuleBasedStateMachine):
         ):
             await self._both(operation)
 
-    # Votes
 
-    @rule(
-        ballots=st.lists(
-            st.tuples(
-                st.sampled_from(VOTERS),
-                st.sampled_from(["a", "a", "b", "b", "c"]),
-                st.sampled_from([1, 2, 3, 4, 5, 2**63 - 1, 2**63]),
-                st.integers(0, 2),
-            ),
-            max_size=6,
-            unique_by=lambda ballot: ballot[2:],
+class PollMachine(Machine):
+    """Postgres and its model."""
+
+    @initialize(question=QUESTIONS)
+    @in_loop
+    async def begin(self, question):
+        self.real = create_engine(self.database_url, name="tests")
+        tables = "votes, tally, finals, final_totals, poll, rounds, options"
+        await execute(self.real, f"TRUNCATE {tables}")
+        await execute(self.real, "INSERT INTO poll DEFAULT VALUES")
+        await execute(self.real, "INSERT INTO rounds VALUES (1, 'Which one?', false)")
+        await ask(self.real, question)
+        [row] = await execute(self.real, "SELECT database_id, revision FROM poll")
+        self.clock = Clock()
+        self.postgres = Postgres(self.clock, question)
+        self.postgres.poll = replace(
+            self.postgres.poll, database_id=str(row.database_id), revision=row.revision
         )
-    )
+        self.model = Engine(Server(Faults()), self.postgres)
+
+    @in_loop
+    async def teardown(self):
+        if hasattr(self, "real"):
+            await self.real.dispose()
+
+    async def both(self, operation):
+        real = await _outcome(operation(self.real))
+        assert await _outcome(operation(self.model)) == real
+
+    @rule(ballots=COUNTED)
     @in_loop
     async def count(self, ballots):
-        # Only Postgres rejects an invalid choice.
-        batch = [QueuedBallot(ms, seq, voter.hex, choice) for voter, choice, ms, seq in ballots]
-        real = await _outcome(counting.count(self.engine, batch))
-        assert await _outcome(counting.count(self.model_engine, batch)) == real
+        after = self.postgres.poll.after_version.ms
+        batch = [
+            QueuedBallot(after + ms, seq, voter.hex, choice) for voter, choice, ms, seq in ballots
+        ]
+        await self.both(lambda engine: counting.count(engine, batch))
 
-    @rule(picks=PICKS)
-    def count_read_entries(self, picks):
-        batch = {}
-        for entry in self._pick(picks):
-            if b"voter" in entry.fields and entry.version.seq < 2**63:
-                batch[entry.version] = entry.ballot()
-        for engine in (self.engine, self.model_engine):
-            self.run(counting.count(engine, list(batch.values())))
+    @rule(at=st.sampled_from([None, FUTURE]))
+    def close(self, at):
+        if self.postgres.poll.allows(Event.CLOSE):
+            self.run(close_poll(self.real, at=at))
+            self.postgres.close(at)
 
-    # Poll
-
-    @rule(until=st.sampled_from([Version(3, 1), Version(2**63 - 1, 0), Version(2**63, 0)]))
+    @rule(ms=st.sampled_from([1, 2, 3, 2**62, 2**63]))
     @in_loop
-    async def confirm_the_close(self, until):
-        real = await _outcome(_confirm_close(self.engine, until))
-        assert await _outcome(_confirm_close(self.model_engine, until)) == real
+    async def confirm_the_close(self, ms):
+        until = Version(self.postgres.poll.after_version.ms + ms, 1)
+        await self.both(lambda engine: _confirm_close(engine, until))
 
     @rule()
     @in_loop
     async def finalize(self):
         until = self.postgres.poll.last_version or MIN_VERSION
-        real = await declare_final(self.engine, until)
-        assert await declare_final(self.model_engine, until) == real
+        await self.both(lambda engine: declare_final(engine, until))
 
     @rule()
     def reopen(self):
-        seen = self.run(fetch_result(self.engine)).poll
-        self.run(reopen_poll(self.engine, seen))
+        seen = self.run(fetch_result(self.real)).poll
+        self.run(reopen_poll(self.real, seen))
         self.postgres.reopen()
 
-    @rule()
-    def start_another_round(self):
-        ended = self.postgres.poll
-        try:
-            self.run(start_round(self.engine, ended.round))
-        except PollChanged:
-            assert ended.final_at is None
-        else:
-            self.postgres.start_round()
+    @rule(question=QUESTIONS, asked=st.booleans(), ahead=st.sampled_from([0, 0, 0, 1]))
+    @in_loop
+    async def start_another_round(self, question, asked, ahead):
+        ended = self.postgres.poll.round + ahead
+        await self.both(lambda engine: start_round(engine, ended, question, asked=asked))
+
+    @rule(ballots=COUNTED, question=QUESTIONS)
+    def run_a_round(self, ballots, question):
+        """Do at once what seldom happens in this order."""
+        self.count(ballots=ballots)
+        self.close(at=None)
+        self.confirm_the_close(ms=3)
+        self.finalize()
+        self.start_another_round(question=question, asked=True, ahead=0)
 
     @invariant()
     @in_loop
     async def the_votes_match(self):
-        rows = await execute(self.engine, "SELECT voter, choice, ms, seq FROM votes")
+        rows = await execute(self.real, "SELECT voter, choice, ms, seq FROM votes")
         votes = {row.voter: (row.choice, Version(row.ms, row.seq)) for row in rows}
         assert self.postgres.votes == votes
         answers = []
-        for engine in (self.engine, self.model_engine):
+        for engine in (self.real, self.model):
             totals = (await fetch_result(engine)).totals
             async with engine.begin() as connection:
                 newest = await fetch_version_floor(connection)
                 poll = _without_times(await fetch_poll_for_share(connection))
-            answers.append((totals.a, totals.b, newest, poll))
+            answers.append((totals.counts, newest, poll, poll.revision))
         assert answers[0] == answers[1]
+
+    @invariant()
+    @in_loop
+    async def the_rounds_match(self):
+        """The model keeps the tally and the final totals of all rounds too."""
+        rows = await execute(self.real, "SELECT round, choice, votes, ms FROM tally")
+        assert _sums((*key[::2], *row) for key, row in self.postgres.tally.items()) == _sums(rows)
+        rows = await execute(
+            self.real,
+            "SELECT round, array_agg(votes ORDER BY choice) FROM final_totals"
+            " GROUP BY round, final_at ORDER BY final_at",
+        )
+        assert [(poll.round, list(totals)) for poll, _, totals in self.postgres.finals] == list(
+            map(tuple, rows)
+        )
+
+
+def _sums(rows):
+    """Add up rows of the tally: clocks of models and servers may put them into other buckets."""
+    sums = {}
+    for number, choice, votes, ms in rows:
+        before, highest = sums.get((number, choice), (0, 0))
+        sums[number, choice] = before + votes, max(highest, ms)
+    return sums
+
+
+async def _cast(on, ballots):
+    casts = (on.caster.cast(Ballot(*ballot), number) for number, *ballot in ballots)
+    return [_comparable(each) for each in await asyncio.gather(*casts, return_exceptions=True)]
 
 
 async def _prepare(on, newest, poll=Poll(database_id="one")):  # noqa: B008 - frozen
@@ -409,10 +460,11 @@ async def _dead_letters(on):
     return [entry.fields for entry in await on.state.dead_letters()]
 
 
-def test_the_models_match_the_servers(servers, database):
+@pytest.mark.parametrize("machine", [QueueMachine, PollMachine])
+def test_the_models_match_the_servers(machine, servers, database):
     with asyncio.Runner() as runner:
         run_state_machine_as_test(
-            lambda: Machine(servers, servers.database_url(database), runner),
+            lambda: machine(servers, servers.database_url(database), runner),
             settings=settings(
                 max_examples=15,
                 stateful_step_count=30,
