@@ -42,7 +42,7 @@ async def through(proxy, prepared, tmp_path):  # noqa: ARG001 - it is there by i
 async def caster(through):
     """Casts by way of the proxy, and has read Redis' clock."""
     caster = Caster(through, timeout=0.4)
-    await caster.cast(Ballot(uuid4(), Choice.A))
+    await caster.cast(Ballot(uuid4(), Choice.A), 1)
     return caster
 
 
@@ -52,7 +52,7 @@ async def test_a_vote_of_unknown_outcome_is_not_applied_after_the_one_that_repla
 ):
     voter = uuid4()
     proxy.forth.hold()
-    unknown = asyncio.create_task(caster.cast(Ballot(voter, Choice.A)))
+    unknown = asyncio.create_task(caster.cast(Ballot(voter, Choice.A), 1))
     await proxy.forth.caught.wait()
     if hang_up:
         proxy.hang_up()
@@ -67,7 +67,7 @@ async def test_a_vote_of_unknown_outcome_is_not_applied_after_the_one_that_repla
 
 
 def cast_for_nobody(stream):
-    return stream.caster.cast(Ballot(uuid4(), Choice.A), lambda _: False)
+    return stream.caster.cast(Ballot(uuid4(), Choice.A), 1, lambda _: False)
 
 
 @pytest.mark.parametrize("others", [0, 2])
@@ -92,7 +92,7 @@ async def test_a_ballot_that_is_given_up_and_cancelled_harms_no_other(prepared):
 async def test_a_cast_whose_reply_is_lost_is_not_sent_again(caster, stream, proxy):
     before = await stream.length()
     with proxy.back.dropping():
-        unknown = asyncio.create_task(caster.cast(Ballot(uuid4(), Choice.A)))
+        unknown = asyncio.create_task(caster.cast(Ballot(uuid4(), Choice.A), 1))
         await proxy.back.caught.wait()
         proxy.hang_up()
     with pytest.raises(MaybeRecorded):
@@ -106,17 +106,17 @@ async def test_a_cast_is_not_recorded_if_redis_clock_can_not_be_read(
     monkeypatch.setattr(producer, "CLOCK_MAX_AGE", -1)
     proxy.forth.hold()
     with pytest.raises(NotRecorded, match="reached"):
-        await caster.cast(Ballot(uuid4(), Choice.A))
+        await caster.cast(Ballot(uuid4(), Choice.A), 1)
     assert await stream.length() == 1
 
 
 async def test_after_a_missing_reply_the_clock_is_read_again(caster, proxy):
     proxy.forth.hold()
     with pytest.raises(MaybeRecorded):
-        await caster.cast(Ballot(uuid4(), Choice.A))
+        await caster.cast(Ballot(uuid4(), Choice.A), 1)
     proxy.forth.release()
-    set_clock_back(caster)  # as if that of another server were ahead
-    await caster.cast(Ballot(uuid4(), Choice.A))
+    advance(caster)  # as if that of another server were ahead
+    await caster.cast(Ballot(uuid4(), Choice.A), 1)
 
 
 async def test_a_connection_that_went_silent_while_idle_costs_no_vote(
@@ -124,7 +124,7 @@ async def test_a_connection_that_went_silent_while_idle_costs_no_vote(
 ):
     monkeypatch.setattr(producer, "CLOCK_MAX_AGE", -1)
     with proxy.silent():
-        await caster.cast(Ballot(uuid4(), Choice.A))
+        await caster.cast(Ballot(uuid4(), Choice.A), 1)
     assert await stream.length() == 2
 
 
