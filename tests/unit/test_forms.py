@@ -48,7 +48,21 @@ def test_a_form_without_exactly_one_valid_choice_is_refused(fields):
     assert caught.value.problem is NOT_A_CHOICE
 
 
-NOT_ROUNDS = ["", "0", "01", "-1", "+1", " 1", "1.0", "1e3", "0x1", "١", "x", "2147483648", "9" * 99]
+NOT_ROUNDS = [
+    "",
+    "0",
+    "01",
+    "-1",
+    "+1",
+    " 1",
+    "1.0",
+    "1e3",
+    "0x1",
+    "١",
+    "x",
+    "2147483648",
+    "9" * 99,
+]
 
 
 @pytest.mark.parametrize(
