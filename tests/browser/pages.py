@@ -7,7 +7,10 @@ from playwright.sync_api import Page, Route, expect
 PHONE = {"width": 390, "height": 844}
 WINDOWS = [PHONE, {"width": 1280, "height": 800}, {"width": 1920, "height": 1080}]
 
-RECEIPT = "[role=status]"
+RECEIPT = "#receipt"
+
+# What an open vote page polls.
+POLL = re.compile(r"/\?round=\d+$")
 
 # Returns the texts that overflow the window, or the button around them.
 OVERFLOW = """() => [...document.querySelectorAll("h1, .name, .mark, [role=status], .counts span")]
@@ -44,11 +47,12 @@ def hide(page: Page, *, hidden: bool) -> None:
 
 def expect_choice(page: Page, choice: str) -> None:
     """Expect that only this button is marked, by attribute and by text."""
-    for key in "ab":
-        button = page.locator(f"#choice-{key}")
-        chosen = key == choice
-        expect(button).to_have_attribute("aria-pressed", str(chosen).lower())
-        expect(button.locator(".mark")).to_have_text("✓ Your choice" if chosen else "")
+    pressed = page.locator('.choice[aria-pressed="true"]')
+    expect(pressed).to_have_count(len(choice))
+    expect(page.locator(".mark", has_text="✓ Your choice")).to_have_count(len(choice))
+    if choice:
+        expect(pressed).to_have_id(f"choice-{choice}")
+        expect(pressed.locator(".mark")).to_have_text("✓ Your choice")
 
 
 def expect_receipt(page: Page, *words: str) -> None:

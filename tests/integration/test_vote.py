@@ -552,7 +552,7 @@ async def test_a_vote_for_a_question_that_is_over_ends_the_doubt_about_it(voter,
     assert not unanswered(voter)
 
 
-async def test_an_open_page_of_an_earlier_question_keeps_its_voter(client, prepared):
+async def test_an_open_page_of_an_earlier_question_keeps_its_voter(client):
     """Only a page without a question gets a voter: the answer to a vote says what is wrong."""
     assert (await poll_of(client)).headers.get_list("set-cookie") == []
     assert (await client.get("/", headers=HTMX)).headers.get_list("set-cookie") != []
