@@ -12,9 +12,11 @@ It knows nothing of how the app works, only the record of the load and what is s
 7. No ballot is in the queue twice, and each acknowledged one is in it.
 8. What a receipt said is true: a ballot that it called counted is the voter's vote, or an older
    one; the last receipt names the choice of the vote.
+
+All of this holds in each round alone: a ballot is of the round whose question its voter saw.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -44,11 +46,12 @@ class ReceiptSeen(NamedTuple):
     choice: str
     version: BallotVersion
     last: bool = False
+    round: int = 1
 
 
 @dataclass(frozen=True)
 class FinalState:
-    """What the app has stored once nothing is on its way any more."""
+    """What the app has stored of a round once none of its ballots is on its way any more."""
 
     votes: Mapping[VoterId, Vote]
     totals: Mapping[str, Totals]
@@ -76,11 +79,36 @@ class Verdict:
     def wrong(self) -> list[str]:
         return [*self.lost, *self.doubled, *self.stale, *self.untrue]
 
+    def add(self, number: int, other: "Verdict") -> None:
+        """Add the verdict on a round."""
+        self.acknowledged += other.acknowledged
+        self.unknown += other.unknown
+        for kind in ("lost", "doubled", "stale", "untrue"):
+            getattr(self, kind).extend(f"round {number}: {each}" for each in getattr(other, kind))
+
+
+def check_rounds(
+    results: Iterable[VoteResult],
+    states: Mapping[int, FinalState],
+    receipts: Iterable[ReceiptSeen] = (),
+) -> Verdict:
+    """Check the final state of each round against the results and receipts of that round."""
+    verdict = Verdict()
+    by_round, seen = defaultdict(list), defaultdict(list)
+    for result in results:
+        by_round[result.round].append(result)
+    for receipt in receipts:
+        seen[receipt.round].append(receipt)
+    for number in sorted(states.keys() | by_round.keys() | seen.keys()):
+        state = states.get(number) or FinalState({}, {})
+        verdict.add(number, check(by_round[number], state, seen[number]))
+    return verdict
+
 
 def check(
     results: Iterable[VoteResult], state: FinalState, receipts: Iterable[ReceiptSeen] = ()
 ) -> Verdict:
-    """Check the final state against all results; those of a voter in the order of its votes."""
+    """Check the final state of a round against its results; a voter's in the order of its votes."""
     results = list(results)
     counts = Counter(each.acknowledgement for each in results)
     unknown = counts[Acknowledgement.UNKNOWN] + counts[Acknowledgement.NO_RESPONSE]

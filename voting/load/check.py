@@ -1,7 +1,7 @@
 """Compares the totals of the result page with what voters were told."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
@@ -44,23 +44,29 @@ class _Possible(NamedTuple):
 
 
 class Expected:
-    """The totals that the votes added so far allow; about 150 bytes a voter."""
+    """The totals of each round that the votes added so far allow; about 150 bytes a voter."""
 
     def __init__(self, results: Iterable[VoteResult] = ()) -> None:
-        self._possible: dict[bytes, _Possible] = {}
+        self._rounds: defaultdict[int, dict[bytes, _Possible]] = defaultdict(dict)
         for each in results:
             self.add(each)
 
+    @property
+    def rounds(self) -> frozenset[int]:
+        """The rounds that votes were sent for."""
+        return frozenset(self._rounds)
+
     def add(self, result: VoteResult) -> None:
         """Add a vote; those of one voter in the order in which they were sent."""
-        voter = bytes.fromhex(result.voter)
-        possible = self._possible.get(voter) or _Possible()
-        self._possible[voter] = possible.after(result.choice, result.acknowledgement)
+        voter, voters = bytes.fromhex(result.voter), self._rounds[result.round]
+        possible = voters.get(voter) or _Possible()
+        voters[voter] = possible.after(result.choice, result.acknowledgement)
 
-    def count(self, *choices: Choice) -> tuple[int, int]:
-        """Return for how many voters one of `choices` counts, at least and at most."""
+    def count(self, number: int, *choices: Choice) -> tuple[int, int]:
+        """Return for how many voters one of `choices` counts in a round, at least and at most."""
         least = most = 0
-        for possible, voters in Counter(self._possible.values()).items():
+        possibilities = self._rounds[number].values() if number in self._rounds else ()
+        for possible, voters in Counter(possibilities).items():
             may_count = possible.choices | possible.no_response
             least += voters * (may_count <= {*choices})
             most += voters * bool(may_count & {*choices})
@@ -74,28 +80,43 @@ class Verdict(NamedTuple):
     line: str
 
 
-def compare(expected: Expected, before: Totals, now: Totals) -> Verdict:
-    """Compare the totals now with those before the load and the votes expected since.
+def compare(expected: Expected, before: Totals, *rounds: Totals) -> Verdict:
+    """Compare the totals of rounds with those before the load and the votes expected since.
 
     If the votes of each option are hidden, before or now, only the number of voters is compared.
     """
+    found = [_compare_round(expected, before, each) for each in rounds]
+    words = [word for word, _ in found]
+    word = next(each for each in ("differs", "consistent", "exact") if each in words)
+    titles = [f"round {each.round}: " if len(rounds) > 1 else "" for each in rounds]
+    lines = (f"{title}{line}" for title, (_, line) in zip(titles, found, strict=True))
+    return Verdict(word != "differs", f"{word}: {'; '.join(lines)}")
+
+
+def _compare_round(expected: Expected, before: Totals, now: Totals) -> tuple[str, str]:
+    """Return "differs", "consistent" or "exact", and the numbers."""
     numbers: list[str] = []
     agrees = exact = True
-    for name, *choices in (("a", Choice.A), ("b", Choice.B), ("votes", *Choice)):
-        old, new = getattr(before, name), getattr(now, name)
-        if old is None or new is None:
-            continue
-        least, most = (old + votes for votes in expected.count(*choices))
+    by_option = now.by_option or {}
+    if before.round != now.round:  # which began since
+        before = Totals(now.round, dict.fromkeys(by_option, 0), 0)
+    earlier = before.by_option or {}
+    compared: list[tuple[str, int, int, tuple[Choice, ...]]] = [
+        (each, earlier[each], by_option[each], (each,)) for each in by_option if each in earlier
+    ]
+    compared.append(("votes", before.votes, now.votes, tuple(Choice)))
+    for name, old, new, choices in compared:
+        least, most = (old + votes for votes in expected.count(now.round, *choices))
         exact = exact and least == most
         allowed = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         if not least <= new <= most:
             agrees = False
             numbers.append(f"{name} {new:,} instead of {allowed}")
-        elif name != "votes" or not numbers:  # the sum of both is shown if it is wrong
+        elif name != "votes" or not numbers:  # the sum of all is shown if it is wrong
             numbers.append(f"{name} {new:,}" + ("" if least == most else f" ({allowed})"))
     word = "differs" if not agrees else "exact" if exact else "consistent"
     note = "; the votes of each option are hidden" if len(numbers) == 1 else ""
-    return Verdict(agrees, f"{word}: {', '.join(numbers)}{note}")
+    return word, f"{', '.join(numbers)}{note}"
 
 
 async def wait_until_stable(result_page: Connection) -> Totals:
@@ -122,18 +143,34 @@ async def check(
     """Wait until totals agree and are stable, or differ without a change for `patience` seconds.
 
     Totals that agree may still change: two changed minds that are not counted yet can cancel out.
+    If the round has changed, all rounds that were voted in are compared.
     """
     loop = asyncio.get_running_loop()
-    totals, changed = None, loop.time()
+    final: dict[int, Totals] = {}
+    shown: list[Totals] = []
+    changed = loop.time()
     verdict = Verdict(agrees=False, line="")
     while loop.time() - changed < (STABLE_SECONDS if verdict.agrees else patience):
         try:
-            now = await fetch_totals(result_page)
+            current = await fetch_totals(result_page)
+            numbers = sorted(expected.rounds | {before.round})
+            for number in numbers:
+                if number < current.round and number not in final:
+                    final[number] = await fetch_totals(result_page, number)
         except PageError as error:
             verdict = Verdict(agrees=False, line=f"unknown: {error}")
         else:
-            if now != totals:
-                totals, changed = now, loop.time()
-            verdict = compare(expected, before, now)
+            now = [final[each] for each in numbers if each in final]
+            now += [current] if current.round in numbers else []
+            if now != shown:
+                shown, changed = now, loop.time()
+            if current.round < numbers[-1]:
+                line = f"differs: the result is of round {current.round} still"
+                verdict = Verdict(agrees=False, line=line)
+            else:
+                verdict = compare(expected, before, *now)
+            if current.round > numbers[-1]:
+                note = f"; round {current.round}, which is shown now, is not compared"
+                verdict = verdict._replace(line=verdict.line + note)
         await asyncio.sleep(_POLL_INTERVAL)
     return verdict

@@ -20,9 +20,10 @@ from voting.load.check import Expected, Verdict, wait_until_stable
 from voting.load.check import check as check_result
 from voting.load.client import Connection
 from voting.load.generator import LoadGenerator
-from voting.load.pages import PageError, PageUnavailable, new_voter
+from voting.load.pages import PageError, PageUnavailable, new_voter, offered
 from voting.load.record import Header, RecordError, RecordWriter, Totals, read_record
 from voting.load.report import Report, echo
+from voting.poll.ballot import Choice
 from voting.settings import LoadSettings, load_settings
 
 THIS_LOAD = Path("-")  # the value of --check without a file
@@ -39,6 +40,13 @@ def _positive(text: str) -> float:  # click.FloatRange accepts NaN and infinity
         if 0 < (number := float(text)) < inf:
             return number
     raise click.BadParameter("must be a positive number")
+
+
+def _choices(text: str) -> frozenset[Choice]:
+    try:
+        return frozenset(map(Choice, text.split(",")))
+    except ValueError:
+        raise click.BadParameter("must be keys of options, like a,c") from None
 
 
 @click.command(context_settings={"show_default": True})
@@ -60,7 +68,13 @@ def _positive(text: str) -> float:  # click.FloatRange accepts NaN and infinity
     type=click.FloatRange(0, 1),
     default=0.1,
     metavar="RATIO",
-    help="Share of votes by voters who have voted before, for the other option.",
+    help="Share of votes by voters who have voted before, for another option.",
+)
+@click.option(
+    "--options",
+    type=_choices,
+    metavar="KEYS",
+    help="Vote for these options only, like a,c (default: all).",
 )
 @click.option(
     "--connections", type=_COUNT, default=64, metavar="C", help="Maximum concurrent connections."
@@ -96,8 +110,9 @@ def load(
 ) -> None:
     """Cast votes over HTTP and check the result.
 
-    Each voter opens the page and votes; some vote again later, for the other option. Without
-    options it sends 100 votes a second until Ctrl-C to the `voting up` of this machine.
+    Each voter opens the page and votes; some vote again later, for another option. Without options
+    it sends 100 votes a second until Ctrl-C to the `voting up` of this machine. When the next
+    question is asked, each voter whose page shows the last is refused once, and goes on with it.
 
     With --rate each vote is due at its own time, and its latency starts then, even if it has to
     wait for a connection. Each vote is sent once: it is acknowledged, refused, or its fate is
@@ -169,10 +184,10 @@ async def _load(
     """Cast votes, write the record to `path`, and with `patience` check the result."""
     async with Connection(settings.vote_url) as vote_page:
         with suppress(PageUnavailable):
-            await new_voter(vote_page)
+            offered((await new_voter(vote_page)).form, options["options"])
     async with Connection(settings.result_url) as result_page:
         compares = path is not None or patience is not None
-        before = await wait_until_stable(result_page) if compares else Totals(None, None, 0)
+        before = await wait_until_stable(result_page) if compares else Totals(0, None, 0)
         expected = Expected()
         listeners = [expected.add] if patience else []
         # Line buffering: a killed load leaves all its votes in the record.

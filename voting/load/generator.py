@@ -4,12 +4,12 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 
 from voting.load.client import RESPONSE_TIMEOUT, Connection
-from voting.load.pages import PageError, Voter, new_voter, vote
+from voting.load.pages import Form, PageError, Voter, new_voter, offered, vote
 from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Choice
 
@@ -31,6 +31,8 @@ class VoterPool:
         self._limit = limit
         self._revote_ratio = revote_ratio
         self._voters: deque[Voter] = deque(maxlen=limit or remembered)
+        self.form: Form | None = None
+        """The last that any of them has seen."""
 
     @property
     def voters(self) -> Sequence[Voter]:
@@ -47,9 +49,10 @@ class VoterPool:
         self._voters.append(voter)
 
 
-def choose(last: Choice | None) -> Choice:
-    """Pick one of the options, but not the last choice of the voter."""
-    return random.choice([each for each in Choice if each is not last])  # noqa: S311 - no secret
+def choose(options: Sequence[Choice], last: Choice | None) -> Choice:
+    """Pick one of the options, but not the last choice of the voter if there is another."""
+    others = [each for each in options if each is not last]
+    return random.choice(others or options)  # noqa: S311 - no secret
 
 
 # Its arguments: what the voter was told, the seconds since the vote was due, and the vote; None if
@@ -63,6 +66,9 @@ class LoadGenerator:
     Each connection has voters of its own and one request in flight. With a rate, each vote is due
     at its own time: if all connections wait for responses it is sent late, and its latency includes
     the delay. `mint` makes the cookie of a new voter; without it the page is opened for one.
+
+    A voter votes for one of `options` (None: of all) of the round that its page shows, and learns
+    of the next round when its vote is refused.
     """
 
     def __init__(  # noqa: PLR0913 - the options of the command line
@@ -76,12 +82,14 @@ class LoadGenerator:
         revote_ratio: float = 0.1,
         remembered: int = 100,
         connections: int = 64,
+        options: Collection[Choice] | None = None,
         mint: Callable[[], str] | None = None,
         timeout: float = RESPONSE_TIMEOUT,
     ) -> None:
         self._url = url
         self._record = record
         self._rate = rate
+        self._options = options
         self._mint = mint
         self._timeout = timeout
         self._numbers: Iterator[int] = count() if votes is None else iter(range(votes))
@@ -125,18 +133,29 @@ class LoadGenerator:
     async def vote(self, connection: Connection, pool: VoterPool, due: float) -> Acknowledgement:
         """Cast one vote and record it; if it is cancelled, as one without a response."""
         loop = asyncio.get_running_loop()
-        voter = pool.pick()
-        if voter is None:
-            try:
-                voter = Voter(self._mint()) if self._mint else await new_voter(connection)
-            except PageError:
-                self._record(Acknowledgement.REFUSED, loop.time() - due, None)
-                return Acknowledgement.REFUSED
-            pool.add(voter)
-        choice = choose(voter.choice)
-        result = VoteResult(voter.id, choice, Acknowledgement.NO_RESPONSE, at=time.time())
+        try:
+            voter = pool.pick() or await self._add_voter(connection, pool)
+            choice = choose(offered(voter.form, self._options), voter.choice)
+        except PageError:
+            self._record(Acknowledgement.REFUSED, loop.time() - due, None)
+            return Acknowledgement.REFUSED
+        number = voter.form.round
+        result = VoteResult(
+            voter.id, choice, Acknowledgement.NO_RESPONSE, at=time.time(), round=number
+        )
         try:
             result = await vote(connection, voter, choice)
         finally:
             self._record(result.acknowledgement, loop.time() - due, result)
+        pool.form = voter.form
         return result.acknowledgement
+
+    async def _add_voter(self, connection: Connection, pool: VoterPool) -> Voter:
+        if self._mint and pool.form:
+            voter = Voter(self._mint(), pool.form)
+        else:
+            voter = await new_voter(connection)
+            if self._mint:
+                voter.cookie = self._mint()
+        pool.add(voter)
+        return voter

@@ -1,7 +1,7 @@
 """The record of a load: what each voter was told about each vote."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,8 +25,8 @@ class Acknowledgement(StrEnum):
 class VoteResult(NamedTuple):
     """What became of one vote.
 
-    `voter` is 32 hex digits, `version` that of the receipt, if any. `status` is of HTTP, 0 without
-    a response; `at` is in seconds since 1970.
+    `voter` is 32 hex digits, `round` that of the question which its voter saw, `version` that of
+    the receipt, if any. `status` is of HTTP, 0 without a response; `at` is in seconds since 1970.
     """
 
     voter: str
@@ -35,14 +35,16 @@ class VoteResult(NamedTuple):
     version: Version | None = None
     status: int = 0
     at: float = 0.0
+    round: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The votes on the result page; `a` and `b` are None while they are hidden."""
+    """The votes of a round on the result page."""
 
-    a: int | None
-    b: int | None
+    round: int
+    by_option: Mapping[Choice, int] | None
+    """In the question's order; None while they are hidden."""
     votes: int
 
 
@@ -85,7 +87,7 @@ def read_record(path: Path, add: Callable[[VoteResult], None]) -> tuple[Header, 
     try:
         with path.open(encoding="utf-8") as file:
             fields = json.loads(file.readline())
-            header = Header(**fields | {"before": Totals(**fields["before"])})
+            header = Header(**fields | {"before": _read_totals(**fields["before"])})
             for number, line in enumerate(file, start=2):  # noqa: B007 - for the error
                 if not line.endswith("\n"):
                     return header, False
@@ -94,6 +96,12 @@ def read_record(path: Path, add: Callable[[VoteResult], None]) -> tuple[Header, 
                 fields["acknowledgement"] = Acknowledgement(fields["acknowledgement"])
                 fields["version"] = fields["version"] and Version.parse(fields["version"])
                 add(VoteResult(**fields))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise RecordError(f"{path}: line {number} is not of a record") from None
     return header, True
+
+
+def _read_totals(by_option: dict[str, int] | None, **others: Any) -> Totals:
+    if by_option is None:
+        return Totals(by_option=None, **others)
+    return Totals(by_option={Choice(key): votes for key, votes in by_option.items()}, **others)
