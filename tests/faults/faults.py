@@ -135,7 +135,7 @@ async def _connect(address: str) -> Connection:
     while True:
         probe = Connection(address, timeout=1)
         try:
-            await probe.get("/receipt")
+            await probe.get("/")
         except (NotSent, NoResponse):
             continue
         return probe
@@ -249,11 +249,16 @@ async def group_is_lost(stack: Stack, voters: Voters) -> None:
 
 async def poison_is_queued(stack: Stack, voters: Voters) -> None:
     before = await stack.valkey.xlen(stack.queue.dead_letters_key)
-    for fields in ({"voter": "me", "choice": "a"}, {"voter": uuid4().bytes, "choice": "c"}):
+    poison = (
+        {"voter": "me", "choice": "a"},
+        {"voter": uuid4().bytes, "choice": "m"},
+        {"voter": uuid4().bytes, "choice": "l"},  # which this round does not have
+    )
+    for fields in poison:
         await stack.valkey.xadd(stack.queue.stream_key, fields)
     await voters.wait_for_more(500, Acknowledgement.ACKNOWLEDGED)
     letters = partial(stack.valkey.xlen, stack.queue.dead_letters_key)
-    await until(letters, check=lambda number: number == before + 2)
+    await until(letters, check=lambda number: number == before + len(poison))
 
 
 async def connections_to_redis_go_silent(stack: Stack, voters: Voters) -> None:

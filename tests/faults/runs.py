@@ -1,32 +1,73 @@
 """Runs one fault under load, checks the final state, and sums up many runs in a table."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
-from support.checker import Verdict, check
+from support.checker import FinalState, Verdict, check_rounds
 from support.voters import Voters
 
-from faults.faults import FORGETTING, Fault
+from faults.faults import FAULTS, FORGETTING, Fault
 from faults.stack import KEY, Stack
 from voting.load.record import Acknowledgement
+from voting.poll.ballot import Choice, Version
 from voting.settings import Role
 
 
+class Rounds:
+    """The final states of the rounds of a load, each read when it ends."""
+
+    def __init__(self, stack: Stack, earlier: Counter[Choice], since: Version, *, kept: bool):
+        self._stack = stack
+        self._earlier, self._since, self._kept = earlier, since, kept
+        self._states: dict[int, FinalState] = {}
+
+    @classmethod
+    async def begin(cls, stack: Stack, *, kept: bool = True) -> Self:
+        """Begin in the current round, which may have votes."""
+        state = stack.state
+        return cls(stack, await state.counts(), await state.newest_entry(), kept=kept)
+
+    async def ask(self, options: int) -> None:
+        """End the round, and ask a question with so many options in the next."""
+        poll = await self._stack.end_round()
+        await self._read(poll.round)
+        assert poll.last_version is not None
+        self._earlier, self._since = Counter(), poll.last_version
+        await self._stack.start_round(poll.round, options)
+
+    async def final_states(self) -> Mapping[int, FinalState]:
+        """Return the state of each round, of the current one once all is counted."""
+        await self._read(await self._stack.state.round())
+        return await self._stack.state.with_totals(self._states)
+
+    async def _read(self, number: int) -> None:
+        read = self._stack.state.final_state(self._earlier, self._since, kept=self._kept)
+        self._states[number] = await read
+
+
 async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
-    """Run a fault under load, until `votes` are acknowledged at least, and check."""
+    """Run a fault under load, until `votes` are acknowledged at least, and check.
+
+    With every second fault questions are asked under load: one with three options just before, and
+    one with two, as it was, just after.
+    """
     await stack.state.settled()  # the last run may have failed
     await stack.state.sql("UPDATE poll SET lost_at = NULL")  # which an earlier fault caused
-    earlier = await stack.state.counts()
-    since = await stack.state.newest_entry()
+    rounds = await Rounds.begin(stack, kept=fault not in FORGETTING)
+    asks = FAULTS.index(fault) % 2 == 0
     async with Voters(stack.address(Role.VOTE), KEY, await stack.state.poll()) as voters:
         await voters.wait_for(votes // 4, Acknowledgement.ACKNOWLEDGED)
+        if asks:
+            await rounds.ask(3)
         await fault(stack, voters)
+        if asks:
+            await rounds.ask(2)
         await voters.wait_for(votes, Acknowledgement.ACKNOWLEDGED)
         await stack.ready()
-    kept = None if fault in FORGETTING else since
-    state = await stack.state.final_state(earlier, kept, voters.voters)
+    states = await rounds.final_states()
     await voters.read_receipts()
-    return check(voters.results, state, voters.receipts)
+    return check_rounds(voters.results, states, voters.receipts)
 
 
 def run_property(fault: Fault, verdict: Verdict) -> tuple[str, tuple[Any, ...]]:

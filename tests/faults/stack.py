@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import asyncpg
 import psutil
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.app import reserved_port, role_environment
 from support.database import fetch
@@ -23,23 +24,30 @@ from support.servers import TEMPLATE, as_user, make_roles, passwords, with_users
 from support.wait import until
 
 from voting.database.engine import create_engine
+from voting.database.poll import PollChanged, close_poll, start_round
 from voting.database.schema import migrate
+from voting.database.totals import fetch_result
 from voting.load.client import Connection
 from voting.load.pages import PageError, fetch_totals
 from voting.local import servers as embedded
 from voting.local import up as local
 from voting.local.data_dir import DataDir
 from voting.local.supervisor import Child, Guardian, Program
-from voting.queue.client import GROUP, Queue, connect
+from voting.poll.lifecycle import Poll
+from voting.poll.question import Question
+from voting.queue.client import GROUP, Queue, StreamMissing, connect
 from voting.queue.state import GroupProgress, QueueState
 from voting.reconcile.audit import audit
+from voting.reconcile.integrity import Untrusted
+from voting.reconcile.poll import finalize, reconcile
 from voting.roles.worker import CONCURRENT_BATCHES
 from voting.settings import Role
 
 TESTS = Path(__file__).parent.parent
 KEY = "a key that only the fault suite has"
 SERVERS = ("Valkey", "Postgres")
-TABLES = ("poll", "votes", "tally", "finals", "past_tally")
+# Each after those that it refers to.
+TABLES = ("rounds", "options", "poll", "votes", "tally", "finals", "final_totals")
 PROCESSES = {Role.VOTE: 2, Role.WORKER: 2, Role.RESULT: 1}
 
 
@@ -183,7 +191,9 @@ class Stack:
             return found.last_delivered >= queued and (oldest is None or oldest > queued)
 
         await until(self.queue_state.progress, check=counted_until_then)
-        [counted] = await self.state.sql("SELECT sum(a + b) AS votes FROM tally")
+        [counted] = await self.state.sql(
+            "SELECT coalesce(sum(votes), 0) AS votes FROM tally JOIN poll USING (round)"
+        )
         async with Connection(self.address(Role.RESULT)) as page:
 
             async def shown() -> bool:
@@ -222,8 +232,10 @@ class Stack:
         self.mistakes = mistakes
         roles = [name for name in self._children if name not in SERVERS]
         await self.stop(*roles, patience=0)
-        await self.state.sql("TRUNCATE votes, tally, finals, past_tally, poll")
+        await self.state.sql(f"TRUNCATE {', '.join(TABLES)}")
         await self.state.sql("INSERT INTO poll DEFAULT VALUES")
+        await self.state.sql("INSERT INTO rounds VALUES (1, 'Cats or Dogs?', false)")
+        await self.state.sql("INSERT INTO options VALUES (1, 'a', 'Cats'), (1, 'b', 'Dogs')")
         await self.valkey.flushall()
         await self.start_roles()
 
@@ -274,9 +286,11 @@ class Stack:
         await connection.execute("BEGIN")
         try:
             await connection.execute(
-                "INSERT INTO tally (bucket, a, b, ms) SELECT bucket, 0, 0, 0 FROM generate_series("
-                " date_bin('10 seconds', clock_timestamp(), 'epoch'), now() + interval '1 minute',"
-                " '10 seconds') AS bucket ON CONFLICT (bucket) DO UPDATE SET a = tally.a"
+                "INSERT INTO tally (round, bucket, choice, votes, ms)"
+                " SELECT round, bucket, key, 0, 0 FROM poll JOIN options USING (round),"
+                " generate_series(date_bin('10 seconds', clock_timestamp(), 'epoch'),"
+                " now() + interval '1 minute', '10 seconds') AS bucket"
+                " ON CONFLICT (round, bucket, choice) DO UPDATE SET votes = tally.votes"
             )
             waiting = partial(
                 connection.fetchval,
@@ -299,6 +313,43 @@ class Stack:
         finally:
             await engine.dispose()
 
+    async def end_round(self) -> Poll:
+        """Close the round, and wait until its totals are final, as `voting ask` does."""
+        async with self.operator() as engine:
+
+            async def closed() -> bool:
+                with suppress(PollChanged):  # by an attempt without a response
+                    await close_poll(engine)
+                return True
+
+            async def final() -> bool:
+                with suppress(RedisError, StreamMissing, Untrusted):
+                    seen, _ = await reconcile(engine, self.queue_state)
+                    return seen.final_at is not None or await finalize(
+                        engine, self.queue_state, seen
+                    )
+                return False
+
+            await until(closed)
+            await until(final)
+            return (await fetch_result(engine)).poll
+
+    async def start_round(self, ended: int, options: int) -> None:
+        """Ask a question with so many options, in the round after the one that has ended."""
+        question = Question(
+            f"What now, after {ended}?", tuple(map("Option {}".format, range(options)))
+        )
+        async with self.operator() as engine:
+
+            async def started() -> bool:
+                with suppress(PollChanged):
+                    await start_round(engine, ended, question)
+                return True
+
+            await until(started)
+            with suppress(RedisError):  # a worker does it too
+                await reconcile(engine, self.queue_state)
+
     @asynccontextmanager
     async def another_database(self) -> AsyncIterator[str]:
         """A second database with the schema: its address for the owner."""
@@ -316,8 +367,9 @@ class Stack:
 
     async def restore(self) -> None:
         """Replace all tables by their copies, and drop those."""
-        parts = ("TRUNCATE {0}", "INSERT INTO {0} TABLE backup_{0}", "DROP TABLE backup_{0}")
-        await self._transaction("", [part.format(table) for part in parts for table in TABLES])
+        parts = ("INSERT INTO {0} TABLE backup_{0}", "DROP TABLE backup_{0}")
+        statements = [part.format(table) for part in parts for table in TABLES]
+        await self._transaction("", [f"TRUNCATE {', '.join(TABLES)}", *statements])
 
     async def _transaction(self, mode: str, statements: list[str]) -> None:
         connection = await asyncpg.connect(self.database_url)

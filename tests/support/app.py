@@ -26,6 +26,7 @@ from support.wait import DEADLINE, run_in_thread, wait_for
 from voting.database.engine import create_engine
 from voting.database.poll import PollChanged, close_poll, reopen_poll
 from voting.database.totals import fetch_result
+from voting.load.pages import read_form
 from voting.local.data_dir import DataDir
 from voting.local.supervisor import Guardian
 from voting.local.up import WITHHELD_ENV
@@ -40,6 +41,15 @@ atexit.register(GUARDIAN.close)
 
 # Workers claim the entries of dead workers after two seconds; by default they wait for fifteen.
 INTERVALS = {"CLAIM_MIN_IDLE": "2", "MAINTENANCE_INTERVAL": "1"}
+
+
+def post_vote(
+    voter: httpx.Client, choice: str, headers: Mapping[str, str] | None = None
+) -> httpx.Response:
+    """Open the page and vote in the round that it shows."""
+    form = read_form(voter.get("/").content)
+    number = form.round if form else 0
+    return voter.post("/vote", data={"round": number, "choice": choice}, headers=headers)
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -113,8 +123,7 @@ class VotingUp:
         """Vote as a new voter, or as that of `cookies`, and return whether it was recorded."""
         with httpx.Client(base_url=self.address("vote"), cookies=cookies) as voter:
             try:
-                voter.get("/")
-                return voter.post("/vote", data={"choice": choice}).status_code == 303
+                return post_vote(voter, choice).status_code == 303
             except httpx.TransportError:
                 return False
             finally:
@@ -127,7 +136,7 @@ class VotingUp:
             options = httpx.get(self.address("result") + "/api/tally").json()["options"]
         except httpx.TransportError:
             return {}
-        return {key: option["votes"] for key, option in options.items()}
+        return {option["key"]: option["votes"] for option in options}
 
     def children(self, part: str = "") -> list[psutil.Process]:
         """Return the processes of a role ("vote", "result", "worker") or server ("postgres -D")."""
@@ -190,7 +199,7 @@ class VotingUp:
         """Go back to an open poll without votes."""
         self.open_poll()
         wait_for("all ballots to be counted", self._all_counted)
-        self.sql("TRUNCATE votes, tally, finals")
+        self.sql("TRUNCATE votes, tally, finals, final_totals")
         with self._redis() as client:
             client.xtrim("{voting}:ballots", maxlen=0, approximate=False)
 

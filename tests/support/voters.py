@@ -50,6 +50,7 @@ class Voters(LoadGenerator):
         self.results: list[VoteResult] = []
         self.receipts: list[ReceiptSeen] = []
         self._known: dict[str, Voter] = {}
+        self._rounds: dict[Version, int] = {}
         self.counts: Counter[Acknowledgement] = Counter()
         self._deadline = timeout
         self._recorded = asyncio.Event()
@@ -137,15 +138,18 @@ class Voters(LoadGenerator):
         if receipt is None:
             return
         with suppress(NotSent, NoResponse):
-            response = await connection.get("/receipt", voter.cookies)
+            response = await connection.get("/", voter.cookies, "HX-Request: true")
             choice, _, version = receipt.partition(".")
             if response.status == HTTPStatus.OK and b"is counted" in response.body:
-                seen = ReceiptSeen(voter.id, choice, Version.parse(version), last=last)
+                newest = Version.parse(version)
+                seen = ReceiptSeen(voter.id, choice, newest, last, self._rounds[newest])
                 self.receipts.append(seen)
 
     def _add(self, acknowledgement: Acknowledgement, _: float, result: VoteResult | None) -> None:
         assert result is not None
         assert result.status in STATUSES[acknowledgement], result
         self.results.append(result)
+        if result.version is not None:
+            self._rounds[result.version] = result.round
         self.counts[acknowledgement] += 1
         self._recorded.set()
