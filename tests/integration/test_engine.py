@@ -93,16 +93,16 @@ async def test_nothing_relies_on_settings_of_the_database_or_user(of, engine, se
         await confirm_close(connection, datetime.now(UTC), Version(9, 0))
     assert await declare_final(engine, Version(9, 0))
     async with open_snapshot(engine, "always", votes=True) as snapshot:
-        form = formats.VOTES["csv"](snapshot.result, PollSettings().question)
+        form = formats.VOTES["csv"](snapshot.result)
         document = b"".join([piece async for piece in snapshot.votes(form)])
     assert document.count(b"a,Cats") == 3
-    await start_round(engine, 1)
+    await start_round(engine, 1, question_of(3))
     result = await fetch_result(engine, timeline=True)
-    assert (result.poll.round, result.totals.votes, result.timeline) == (2, 0, ())
+    assert (result.poll.round, result.totals.counts, result.timeline) == (2, (0, 0, 0), ())
 
 
 async def test_rows_that_a_policy_hides_are_not_left_out(engine, admin):
-    await execute(admin, "INSERT INTO tally VALUES (now(), 1, 0, 1)")
+    await insert_tally(admin, "SELECT now(), ARRAY[1, 0], 1")
     await execute(admin, "ALTER TABLE tally ENABLE ROW LEVEL SECURITY")
     with pytest.raises(DBAPIError, match="row-level security"):
         await fetch_result(engine)

@@ -85,7 +85,7 @@ async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypat
     async with working(state.queue, engine, timing=timing) as worker:
         assert await Caster(vote.queue).ready()
         for choice in (Choice.A, Choice.A, Choice.B):
-            await Caster(vote.queue).cast(Ballot(uuid4(), choice))
+            await Caster(vote.queue).cast(Ballot(uuid4(), choice), 1)
         await vote.queue.redis.xadd(vote.queue.stream_key, {"no": "ballot"})
         await until(partial(all_counted, vote))
         assert not await vote.memory_is_low()
@@ -106,7 +106,7 @@ async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypat
     poll = (await fetch_result(engine)).poll
     await state.sync_poll(MIN_VERSION, replace(poll, state="closed"))
     with pytest.raises(PollClosed):
-        await Caster(vote.queue).cast(Ballot(uuid4(), Choice.A))
+        await Caster(vote.queue).cast(Ballot(uuid4(), Choice.A), 1)
     await engine.dispose()
 
     reading = create_engine(database("voting_result"), name="tests")
@@ -363,7 +363,7 @@ async def test_vote_role_without_a_right_of_the_cast_says_so_once(without, caplo
     caster = Caster(await without("vote", "+xinfo|stream"))
     for _ in range(2):
         with pytest.raises(NotRecorded):
-            await caster.cast(Ballot(uuid4(), Choice.A))
+            await caster.cast(Ballot(uuid4(), Choice.A), 1)
     [error] = caplog.records
     assert (error.levelname, "xinfo" in error.getMessage()) == ("ERROR", True)
 
@@ -418,12 +418,12 @@ async def test_essentials_work_with_the_rights_of_the_previous_version(servers):
         at = datetime(2030, 1, 1, tzinfo=UTC)
         assert (await working.sync_poll(MIN_VERSION, Poll(closes_at=at))).created
         assert (await voting.cast_rules()).closes_at == at
-        version = await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A))
+        version = await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A), 1)
         closed = await working.sync_poll(MIN_VERSION, Poll(state="closed"))
         assert closed.last_version == version
         assert closed.closed_at is not None
         with pytest.raises(PollClosed):
-            await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A))
+            await Caster(voting.queue).cast(Ballot(uuid4(), Choice.A), 1)
         assert not (await voting.cast_rules()).open
         assert await FsyncProbe(working.queue).check() is None
         for stream in streams.values():

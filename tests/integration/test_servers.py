@@ -86,7 +86,7 @@ async def test_a_redis_that_is_not_suitable_is_refused_in_words(behind, to_redis
         with pytest.raises(UnsuitableRedis, match=f"REDIS_URL: .*{words}"):
             await (use() if use.__name__ == "clock" else use(count=1, block=0.01))
     with pytest.raises(NotRecorded):
-        await Caster(behind).cast(ballot())
+        await Caster(behind).cast(ballot(), 1)
     environ = {"REDIS_URL": "redis://unused", "SECRET_KEYS": "k" * 32}
     role = VoteRole(Caster(behind), QueueState(behind), load_settings(VoteSettings, environ))
     with pytest.raises(SettingsError, match=words):
@@ -182,7 +182,7 @@ async def test_a_redis_that_refuses_the_password_is_named_in_the_log(to_redis, c
     caster = Caster(queue)
     for _ in range(2):
         with pytest.raises(NotRecorded):
-            await caster.cast(ballot())
+            await caster.cast(ballot(), 1)
     await queue.close()
     [error] = caplog.records
     assert error.getMessage().startswith("Redis refuses votes: ")
@@ -216,7 +216,7 @@ async def test_after_a_failover_behind_a_balancer_votes_are_taken_by_the_new_pri
     await QueueState(new).sync_poll(MIN_VERSION, Poll())
     caster = Caster(queue)
     assert await caster.ready()
-    await asyncio.gather(*(caster.cast(ballot()) for _ in range(3)), queue.redis.ping())
+    await asyncio.gather(*(caster.cast(ballot(), 1) for _ in range(3)), queue.redis.ping())
     if idle:
         caster._clocks.clear()
     try:
@@ -225,7 +225,7 @@ async def test_after_a_failover_behind_a_balancer_votes_are_taken_by_the_new_pri
         with pytest.raises(RedisError):
             await Consumer(queue, "me").read(count=1, block=0.01)
         to_redis.server = other_redis.run / "valkey.sock"
-        await caster.cast(ballot())
+        await caster.cast(ballot(), 1)
         assert await caster.ready()
         assert await QueueState(new).length() == 1
         await queue.redis.set("written", "by the same client")

@@ -84,7 +84,7 @@ async def test_a_vote_is_cast_and_counted_over_tls(front, stream, context, trust
     )
     engine = create_engine(postgres_url("worker", sslrootcert=trusted), name="tests")
     async with working(counting, engine):
-        await Caster(voting).cast(Ballot(uuid4(), Choice.A))
+        await Caster(voting).cast(Ballot(uuid4(), Choice.A), 1)
         await until(partial(all_counted, QueueState(voting)))
     assert await stored_totals(engine) == (1, 0)
     for each in (voting, counting):
@@ -116,7 +116,7 @@ async def test_redis_with_an_invalid_certificate_gets_no_data(
     queue = Queue(connect(url("vote", host, **options)), name=prepared.queue.name)
     assert not await Caster(queue).ready()
     with pytest.raises(NotRecorded):
-        await Caster(queue).cast(Ballot(uuid4(), Choice.A))
+        await Caster(queue).cast(Ballot(uuid4(), Choice.A), 1)
     with pytest.raises(RedisError):
         await QueueState(queue).progress()
     await queue.close()

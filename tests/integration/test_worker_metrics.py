@@ -175,7 +175,7 @@ async def test_the_probe_finds_a_server_that_fsyncs_later_under_load(another):
 
     async def load():
         while not done.is_set():
-            await caster.cast(Ballot(uuid4(), Choice.A))
+            await caster.cast(Ballot(uuid4(), Choice.A), 1)
             await state.progress()
 
     loads = [asyncio.create_task(load()) for _ in range(10)]

@@ -20,10 +20,10 @@ async def test_the_role_counts_until_a_signal(servers, database_url, engine):
     queue = Queue(connect(servers.redis_url()))
     caster = Caster(queue)
     await until(caster.ready)
-    await caster.cast(Ballot(UUID(int=1), Choice.B))
+    await caster.cast(Ballot(UUID(int=1), Choice.B), 1)
 
     async def is_counted() -> bool:
-        return (await fetch_result(engine)).totals.b == 1
+        return (await fetch_result(engine)).totals.counts == (0, 1)
 
     await until(is_counted)
     os.kill(os.getpid(), signal.SIGTERM)

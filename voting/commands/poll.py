@@ -160,8 +160,8 @@ def ask(
 ) -> None:
     """Ask the next question.
 
-    It has two to twelve options, and a round of its own. If a round is open, it is closed, and its totals are final first. They are kept, its votes are
-    deleted.
+    It has two to twelve options, and a round of its own. If a round is open, it is closed, and its
+    totals are final first. They are kept, its votes are deleted.
     """
     question = Question.of(title, names)
     if problems := question.find_problems():
