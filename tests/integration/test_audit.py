@@ -6,25 +6,35 @@ from functools import partial
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func
-from support.database import all_counted, execute, stored_votes
+from sqlalchemy import text
+from support.database import (
+    all_counted,
+    ask,
+    close_after,
+    execute,
+    insert_tally,
+    question_of,
+    stored_votes,
+)
 from support.wait import until
 from support.workers import working
 
 from voting.database import counting, durability
 from voting.database import engine as database
 from voting.database.engine import DATABASE_ERRORS, create_engine
-from voting.database.poll import fetch_version_floor, record_queue_loss
+from voting.database.poll import declare_final, fetch_version_floor, record_queue_loss
 from voting.poll.ballot import Ballot, Choice
 from voting.poll.lifecycle import Poll
 from voting.queue.client import StreamMissing
 from voting.reconcile import audit as audit_module
 from voting.reconcile import entries
-from voting.reconcile.audit import Sums, audit
+from voting.reconcile.audit import audit
 from voting.reconcile.replay import replay
 from voting.roles import maintenance
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
+
+QUESTION = question_of(5)
 
 
 @pytest.fixture(autouse=True)
@@ -72,17 +82,17 @@ async def test_traced_ballots_are_audited_and_replayed_like_others(prepared, eng
     await prepared.append({"voter": uuid4().bytes, "choice": b"b", "trace": b"nonsense"})
     await count(prepared, engine)
     found = await audit(prepared, engine)
-    assert (found.problems, found.entries, found.votes) == ([], 4, Sums(0, 4))
+    assert (found.problems, found.entries, found.votes) == ([], 4, (0, 4))
     for table in ("votes", "tally"):
         await execute(admin, f"DELETE FROM {table}")
     assert (await replay(prepared, engine)).votes == 4
-    assert (await audit(prepared, engine)).votes == Sums(0, 4)
+    assert (await audit(prepared, engine)).votes == (0, 4)
 
 
 async def test_healthy_poll_has_no_problems(healthy, engine):
     found = await audit(healthy, engine)
     assert found.problems == []
-    assert (found.votes, found.tally) == (Sums(20, 10), Sums(20, 10))
+    assert (found.votes, found.tally) == ((20, 10), (20, 10))
     assert found.entries == 35
     assert (found.missing, found.behind, found.altered) == (0, 0, 0)
     assert (found.backlog, found.pending, found.oldest_pending_seconds) == (0, 0, None)
@@ -93,7 +103,7 @@ async def test_healthy_poll_has_no_problems(healthy, engine):
 async def test_poll_without_votes_has_no_problems(prepared, engine):
     found = await audit(prepared, engine)
     assert found.problems == []
-    assert (found.votes, found.entries, found.since) == (Sums(0, 0), 0, None)
+    assert (found.votes, found.entries, found.since) == ((0, 0), 0, None)
 
 
 async def test_trimmed_or_recreated_queue_is_not_a_problem(healthy, engine):
@@ -121,7 +131,7 @@ async def test_backlog_is_reported_and_not_a_problem(healthy, engine):
     # Committed and not acknowledged: pending entries explain these votes.
     await counting.count(engine, [entry.ballot() for entry in pending])
     found = await audit(healthy, engine)
-    assert (found.problems, found.votes) == ([], Sums(20, 22))
+    assert (found.problems, found.votes) == ([], (20, 22))
 
 
 async def test_unknown_backlog_is_not_a_problem(healthy, engine):
@@ -144,8 +154,8 @@ async def test_audit_changes_nothing(healthy, engine):
 
 
 async def test_audit_may_take_longer_than_other_statements(healthy, database_url, monkeypatch):
-    slow = audit_module.VOTES.add_columns(func.pg_sleep(1.1))
-    monkeypatch.setattr(audit_module, "VOTES", slow)
+    slow = audit_module.SUMS.text.replace("SELECT", "SELECT pg_sleep(1.1),", 1)
+    monkeypatch.setattr(audit_module, "SUMS", text(slow))
     monkeypatch.setitem(database.SESSION, "statement_timeout", "1s")
     engine = create_engine(database_url, name="tests")
     assert (await audit(healthy, engine)).problems == []
@@ -158,12 +168,13 @@ async def test_audits_under_load_find_no_problem(stream, engine, database_url, m
     monkeypatch.setattr(maintenance, "RETENTION_MEMORY", 0)
     monkeypatch.setattr(entries, "PAGE", 10)
     auditors = create_engine(database_url, name="tests")
+    await ask(engine, QUESTION)
     voters = [uuid4() for _ in range(200)]
     audits = []
 
     async def vote():
         while True:
-            await stream.cast(Ballot(random.choice(voters), random.choice(list(Choice))))
+            await stream.cast(Ballot(random.choice(voters), random.choice(QUESTION.choices)))
             await asyncio.sleep(0.02)
 
     loop = asyncio.get_running_loop()
@@ -210,12 +221,12 @@ async def test_altered_vote_is_a_problem(healthy, engine, change, row, admin):
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE tally SET a = a + 1",
-        "UPDATE tally SET b = b - 1",
+        "UPDATE tally SET votes = votes + 1 WHERE choice = 'a'",
+        "UPDATE tally SET votes = votes - 1 WHERE choice = 'b'",
         "UPDATE tally SET ms = ms - 1",
-        "UPDATE tally SET a = a - 1, b = b + 1",
+        "UPDATE tally SET votes = votes + CASE choice WHEN 'a' THEN -1 ELSE 1 END",
         "DELETE FROM tally",
-        "INSERT INTO tally VALUES (to_timestamp(0), 1, 0, 1)",
+        "INSERT INTO tally VALUES (1, to_timestamp(0), 'a', 1, 1)",
     ],
 )
 async def test_altered_tally_is_a_problem(healthy, engine, change, admin):
@@ -229,7 +240,8 @@ async def test_altered_tally_is_a_problem(healthy, engine, change, admin):
 async def test_forged_vote_and_tally_are_a_problem(healthy, engine, when, admin):
     made_up = f"SELECT gen_random_uuid(), 'a', {when}, seq + 1 FROM votes WHERE {NEWEST}"
     await execute(admin, f"INSERT INTO votes {made_up}")
-    await execute(admin, "UPDATE tally SET a = a + 1, ms = ms + 100000")
+    change = "UPDATE tally SET votes = votes + (choice = 'a')::int, ms = ms + 100000"
+    await execute(admin, change)
     found = await audit(healthy, engine)
     assert found.problems == ["votes that no ballot in the queue explains: 1"]
 
@@ -238,7 +250,68 @@ async def test_forged_vote_differs_from_the_tally(healthy, engine, admin):
     await execute(admin, "INSERT INTO votes VALUES (gen_random_uuid(), 'b', 1, 1)")
     found = await audit(healthy, engine)
     assert found.problems == ["the tally is not the sum of the votes"]
-    assert (found.votes, found.tally) == (Sums(20, 11), Sums(20, 10))
+    assert (found.votes, found.tally) == ((20, 11), (20, 10))
+
+
+async def test_a_vote_for_an_option_that_the_round_does_not_have_is_a_problem(
+    healthy, engine, admin
+):
+    await execute(admin, "INSERT INTO votes VALUES (gen_random_uuid(), 'c', 1, 1)")
+    found = await audit(healthy, engine)
+    assert found.problems == ["the tally is not the sum of the votes"]
+    # Listed behind those of the question.
+    assert (found.votes, found.tally) == ((20, 10, 1), (20, 10, 0))
+
+
+@pytest.mark.parametrize("counts", [(1, 0), (3, 0, 2, 1), (0,) * 11 + (5,)])
+async def test_each_option_of_the_question_is_audited(prepared, engine, admin, counts):
+    question = await ask(engine, len(counts))
+    for choice, number in zip(question.choices, counts, strict=True):
+        await prepared.cast_many(number, choice)
+    await count(prepared, engine)
+    found = await audit(prepared, engine)
+    assert (found.problems, found.question) == ([], question)
+    assert (found.votes, found.tally) == (counts, counts)
+    # A vote that moved from one option to another, in the tally only.
+    last = question.choices[-1]
+    at = f"SELECT now() - interval '1 hour', ARRAY[-1{', 0' * (len(counts) - 2)}, 1], 1"
+    await insert_tally(admin, at)
+    found = await audit(prepared, engine)
+    assert found.problems == ["the tally is not the sum of the votes"]
+    assert found.tally == (counts[0] - 1, *counts[1:-1], counts[-1] + 1)
+    await execute(
+        admin, f"DELETE FROM tally WHERE choice = '{last}' AND bucket < now() - interval '30 min'"
+    )
+    assert (await audit(prepared, engine)).problems == ["the tally is not the sum of the votes"]
+
+
+async def test_votes_of_other_rounds_are_not_audited(prepared, engine, admin):
+    await execute(admin, "INSERT INTO rounds VALUES (7, 'Which?', true)")
+    await execute(admin, "INSERT INTO options VALUES (7, 'a', 'One'), (7, 'c', 'Three')")
+    await insert_tally(admin, "SELECT now(), ARRAY[5], 99", 7)
+    await prepared.cast_many(2)
+    await count(prepared, engine)
+    found = await audit(prepared, engine)
+    assert (found.problems, found.votes, found.tally) == ([], (2, 0), (2, 0))
+
+
+@pytest.mark.parametrize("options", [2, 3, 12])
+async def test_final_totals_that_differ_from_the_tally_are_a_problem(
+    prepared, engine, admin, options
+):
+    question = await ask(engine, options)
+    for choice in question.choices:
+        await prepared.cast_many(1, choice)
+    await count(prepared, engine)
+    last = (await prepared.entries_before(None, 1))[0].version
+    await close_after(engine, last)
+    assert await declare_final(engine, last)
+    assert (await audit(prepared, engine)).problems == []
+    await execute(
+        admin, f"UPDATE final_totals SET votes = 2 WHERE choice = '{question.choices[-1]}'"
+    )
+    [problem] = (await audit(prepared, engine)).problems
+    assert "final" in problem
 
 
 async def test_ballots_acknowledged_but_not_counted_are_a_problem(healthy, engine):
@@ -286,7 +359,7 @@ async def test_undecodable_entry_is_a_problem_until_it_is_a_dead_letter(
 
 async def test_missing_queue_is_a_problem_and_the_rest_is_checked(healthy, engine, admin):
     await healthy.admin.delete(healthy.queue.stream_key)
-    await execute(admin, "UPDATE tally SET a = a + 1")
+    await execute(admin, "UPDATE tally SET votes = votes + 1")
     found = await audit(healthy, engine)
     assert found.problems == [
         "the queue is missing: no worker has created it, or Redis has lost it",
@@ -378,16 +451,14 @@ async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, adm
     await execute(admin, f"UPDATE votes SET choice = 'a', ms = 1 WHERE voter IN ({changed})")
     await execute(
         admin,
-        "UPDATE tally SET (a, b) ="
-        " (SELECT count(*) FILTER (WHERE choice = 'a'), count(*) FILTER (WHERE choice = 'b')"
-        " FROM votes)",
+        "UPDATE tally SET votes = (SELECT count(*) FROM votes WHERE votes.choice = tally.choice)",
     )
     assert len((await audit(healthy, engine)).problems) == 2
 
     assert (await replay(healthy, engine)).votes == 8
     assert await stored_votes(engine) == before
     found = await audit(healthy, engine)
-    assert (found.problems, found.tally) == ([], Sums(20, 10))
+    assert (found.problems, found.tally) == ([], (20, 10))
     assert (await replay(healthy, engine)).votes == 0
 
 
@@ -404,12 +475,13 @@ async def test_replay_counts_neither_dead_letters_nor_undecodable_entries(prepar
 
 
 async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(prepared, engine, admin):
+    await ask(engine, QUESTION)
     voters = [uuid4() for _ in range(200)]
     newest = {}
 
     async def vote(number):
         for voter in random.sample(voters, number):
-            choice = random.choice(list(Choice))
+            choice = random.choice(QUESTION.choices)
             version = await prepared.cast(Ballot(voter, choice))
             newest[voter] = (choice.value, *version)
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from support.database import WRONG_SETTINGS, execute, fetch
+from support.database import WRONG_SETTINGS, execute, fetch, insert_tally, question_of
 from support.proxy import Proxy
 from support.servers import standby_away
 from support.wait import until
@@ -28,7 +28,6 @@ from voting.database.poll import close_poll, confirm_close, declare_final, start
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll import formats
 from voting.poll.ballot import Choice, QueuedBallot, Version
-from voting.settings import PollSettings
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 

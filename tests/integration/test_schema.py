@@ -40,7 +40,11 @@ def test_migrations_models_and_rights_agree(empty_url):
     command.check(schema.config(empty_url))
     assert tables(empty_url) == {*Base.metadata.tables, "voting_version"}
     for rights in RIGHTS.values():
-        assert rights.keys() <= {*tables(empty_url), "start_round(integer,text,text[],boolean)", "replace_question(text,text[])"}
+        assert rights.keys() <= {
+            *tables(empty_url),
+            "start_round(integer,text,text[],boolean)",
+            "replace_question(text,text[])",
+        }
     schema.migrate(empty_url)  # changes nothing
     command.check(schema.config(empty_url))
 
