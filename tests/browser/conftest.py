@@ -1,18 +1,25 @@
 """`voting up`, and a Chromium that opens its pages."""
 
+import html
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 from support.app import VotingUp, data_folder
-from support.wait import DEADLINE
+from support.environ import ENVIRON
+from support.wait import DEADLINE, wait_for
+
+from voting.poll.question import Question
 
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -40,6 +47,18 @@ class Site:
         self.up = VotingUp(folder, **environ).ready()
         self.vote = self.up.address("vote")
         self.result = self.up.address("result")
+        self._question = Question()
+
+    def ask(self, question: Question) -> None:
+        """Ask a question in a round of its own, unless the round that runs asks it."""
+        if question != self._question:
+            command = [sys.executable, "-P", "-m", "voting", "ask", "--yes"]
+            words = (question.title, *question.names)
+            data = ("--data", str(self.up.data))
+            subprocess.run([*command, *data, *words], env=ENVIRON, check=True)
+            self._question = question
+            title = html.escape(question.title, quote=False)
+            wait_for("the question", lambda: title in httpx.get(self.vote).text)
 
 
 class Visitors:
@@ -113,8 +132,9 @@ def one_site() -> Iterator[Site]:
 
 @pytest.fixture
 def site(one_site) -> Site:
-    """The app with an open poll without votes."""
+    """The app with an open poll without votes, which asks for Cats or Dogs."""
     one_site.up.reset()
+    one_site.ask(Question())
     return one_site
 
 

@@ -12,13 +12,15 @@ RECEIPT = "#receipt"
 # What an open vote page polls.
 POLL = re.compile(r"/\?round=\d+$")
 
-# Returns the texts that overflow the window, or the button around them.
-OVERFLOW = """() => [...document.querySelectorAll("h1, .name, .mark, [role=status], .counts span")]
+# Returns the texts that overflow the window, or the button around them. The mark of one of several
+# choices is on the border of its button.
+OVERFLOW = """() => [...document.querySelectorAll("h1, .name, .mark, [role=status], .figures span")]
     .filter(element => {
         const own = element.getBoundingClientRect()
-        const around = (element.closest("button") ?? document.body).getBoundingClientRect()
+        const button = element.matches(".choices:has(.c) .mark") ? null : element.closest("button")
+        const around = (button ?? document.body).getBoundingClientRect()
         return own.left < around.left || own.right > around.right
-            || (element.closest("button") && (own.top < around.top || own.bottom > around.bottom))
+            || (button && (own.top < around.top || own.bottom > around.bottom))
             || element.scrollWidth > element.clientWidth + 1 && element.tagName !== "SPAN"
     }).map(element => element.textContent)"""
 

@@ -9,27 +9,35 @@ import httpx
 from playwright.sync_api import Page, expect
 from support.wait import wait_for
 
+from voting.poll.question import Question
+from voting.poll.results import VoteCounts
+
 from .conftest import OPEN, Site, Visitors
 from .pages import choose, expect_receipt, hold
 
 # Half an hour of more and more votes, many of them changed later.
 FILL = """
-INSERT INTO tally (bucket, a, b, ms)
+INSERT INTO tally (round, bucket, choice, votes, ms)
 SELECT
-  '2030-01-01 20:00:00+00'::timestamptz + make_interval(secs => 10 * n),
-  30 + (40 * (1 + sin(n / 20.0)))::int, 90 - (25 * (1 + sin(n / 20.0)))::int - n / 5, 1
-FROM generate_series(0, 179) AS n
+  round, '2030-01-01 20:00:00+00'::timestamptz + make_interval(secs => 10 * n), key,
+  30 + 13 * k % 50 + (40 * (1 + sin(n / 20.0 + 2 * k)))::int, 1
+FROM poll JOIN options USING (round), LATERAL (SELECT ascii(key) - 97 AS k) AS place,
+  generate_series(0, 179) AS n
 """
-TIE = "INSERT INTO tally (bucket, a, b, ms) VALUES ('2030-01-01 20:00:00+00', 7, 7, 1)"
+TIE = """
+INSERT INTO tally (round, bucket, choice, votes, ms)
+SELECT round, '2030-01-01 20:00:00+00', key, 7, 1 FROM poll JOIN options USING (round)
+"""
 CLOSE = "UPDATE poll SET state = 'closed', closed_at = now()"
 FINISH = """
 WITH done AS (
   UPDATE poll SET until_ms = 9, until_seq = 0, closed_at = now(), final_at = now()
-  RETURNING round, closed_at, final_at
+  RETURNING round, final_at, closed_at
+), declared AS (
+  INSERT INTO finals (round, final_at, closed_at) SELECT * FROM done
 )
-INSERT INTO finals
-SELECT round, final_at, closed_at, sums.a, sums.b
-FROM done, (SELECT sum(a) AS a, sum(b) AS b FROM tally) AS sums
+INSERT INTO final_totals (round, final_at, choice, votes)
+SELECT round, final_at, choice, sum(votes) FROM done JOIN tally USING (round) GROUP BY 1, 2, 3
 """
 LOSE = "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'"
 
@@ -44,13 +52,31 @@ class Stage:
     visitors: Visitors
 
 
+LUNCH = Question(
+    "Where shall we have lunch on Friday?", ("The Italian place", "Sushi", "Picnic in the park")
+)
+CITIES = (
+    *("Lisbon", "Kraków", "Reykjavík", "Ljubljana", "Thessaloniki", "Gothenburg", "Valencia"),
+    *("Tallinn", "Porto", "Ghent", "Bologna", "Brno"),
+)
+CITY_OF_SIX = Question("Which city should host the next conference?", CITIES[:6])
+CITY = Question("Which city should host the next conference?", CITIES)
+
 State = Callable[[Stage], Iterator[Page]]
 STATES: dict[str, Callable[[Stage], AbstractContextManager[Page]]] = {}
 
 
-def state(name: str) -> Callable[[State], None]:
-    """Add a generator to STATES that yields a page in this state."""
-    return lambda make: STATES.update({name: contextmanager(make)})
+def state(name: str, question: Question = Question()) -> Callable[[State], None]:  # noqa: B008
+    """Add a generator to STATES that yields a page in this state, where `site` asks `question`."""
+
+    def add(make: State) -> None:
+        def ask_and_make(stage: Stage) -> Iterator[Page]:
+            stage.site.ask(question)
+            yield from make(stage)
+
+        STATES[name] = contextmanager(ask_and_make)
+
+    return add
 
 
 def _voted(stage: Stage, site: Site, choice: str, receipt: str) -> Page:
@@ -168,7 +194,7 @@ def _counted(on: str, path: str, statements: list[str]) -> State:
             wait_for("the timeline to be new", lambda: _is_new(site))
             yield stage.visitors.open(site.result + path)
             site.up.sql(OPEN)
-            site.up.sql("TRUNCATE tally, finals")
+            site.up.sql("TRUNCATE tally, finals, final_totals")
 
     return make
 
@@ -176,11 +202,13 @@ def _counted(on: str, path: str, statements: list[str]) -> State:
 def _is_new(site: Site) -> bool:
     """Whether the timeline, which is queried rarely, ends with the totals."""
     tally = httpx.get(f"{site.result}/api/tally").json()
-    a, votes = tally["options"]["a"]["votes"], tally["votes"]
-    if not votes:
+    votes = [each["votes"] for each in tally["options"]]
+    if not tally["votes"]:
         end = "first vote"
+    elif tally["hidden"]:
+        end = f"{tally['votes']:,}"
     else:
-        end = f"{votes:,}" if a is None else f"in the end {100 * a / votes:.1f} %"
+        end = f"in the end {VoteCounts.of(votes, hidden=False).shares[0]:.1f} %"
     return end in httpx.get(f"{site.result}/timeline").text
 
 
@@ -201,6 +229,34 @@ for _name, _path, _on, *_statements in (
     ("screen-long", "/screen", "long", FILL),
 ):
     state(_name)(_counted(_on, _path, _statements))
+
+
+def _chosen(stage: Stage) -> Iterator[Page]:
+    yield _voted(stage, stage.site, "b", "Counted")
+
+
+for _count, _question in ((3, LUNCH), (6, CITY_OF_SIX), (12, CITY)):
+    state(f"vote-{_count}", _question)(_chosen)
+    state(f"result-{_count}", _question)(_counted("site", "/", [FILL]))
+    state(f"screen-{_count}", _question)(_counted("site", "/screen", [FILL]))
+
+state("screen-12-final", CITY)(_counted("site", "/screen", [FILL, CLOSE, FINISH]))
+
+
+def _over(path: str) -> State:
+    """Ask the next question once there are votes, and open a page of the round that is over."""
+
+    def make(stage: Stage) -> Iterator[Page]:
+        stage.site.up.sql(FILL)
+        round_ = httpx.get(f"{stage.site.result}/api/tally").json()["round"]
+        stage.site.ask(LUNCH)
+        yield stage.visitors.open(stage.site.result + path.format(round_))
+
+    return make
+
+
+state("rounds", CITY)(_over("/rounds"))
+state("round", CITY)(_over("/rounds/{}"))
 
 
 @state("result-stale")

@@ -16,7 +16,7 @@ from .pages import (
     expect_receipt,
     expect_totals,
 )
-from .states import FILL
+from .states import CITY, CITY_OF_SIX, FILL
 
 # Returns the name, position and size of each part of a page.
 PLACES = """() => [...document.querySelectorAll(
@@ -26,6 +26,13 @@ PLACES = """() => [...document.querySelectorAll(
     const {x, y, width, height} = part.getBoundingClientRect()
     return [(part.getAttribute("class") ?? part.tagName).split(" ")[0], x, y, width, height]
 })"""
+
+
+# Returns the sizes of all letters. Read from ten metres, they need a fortieth of the screen's width.
+SIZES = """() => [...document.querySelectorAll("main *")]
+    .filter(each => each.checkVisibility() && !each.closest(".unseen"))
+    .filter(each => [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
+    .map(each => parseFloat(getComputedStyle(each).fontSize))"""
 
 
 def test_two_large_targets_fill_a_phone(site, visitors):
@@ -39,6 +46,19 @@ def test_two_large_targets_fill_a_phone(site, visitors):
     expect(page.locator("footer")).to_be_in_viewport(ratio=1)
     page.locator("#choice-a").tap()
     expect_choice(page, "a")
+
+
+def test_six_targets_of_equal_size_fit_a_phone(site, visitors):
+    site.ask(CITY_OF_SIX)
+    page = visitors.open(site.vote, viewport=PHONE, has_touch=True, is_mobile=True)
+    boxes = [each.bounding_box() for each in page.locator(".choice").all()]
+    assert len({(each["width"], each["height"]) for each in boxes}) == 1
+    assert boxes[0]["width"] > 0.9 * PHONE["width"]
+    assert boxes[0]["height"] >= 48  # noqa: PLR2004 - pixels, as wide as a finger
+    for part in (page.locator("#choice-a"), page.locator("#choice-f"), page.locator("footer")):
+        expect(part).to_be_in_viewport(ratio=1)
+    page.locator("#choice-f").tap()
+    expect_choice(page, "f")
 
 
 def test_long_texts_are_shown_unchanged_and_fit(long_site, visitors):
@@ -110,13 +130,19 @@ def test_a_screen_shows_how_to_vote_while_the_poll_is_open(site, visitors):
     expect(screen.get_by_role("img", name="QR code of localhost:")).to_be_in_viewport(ratio=1)
     expect(screen.locator(".address")).to_have_text(re.compile(r"^localhost:\d+$"))
     expect(screen.locator("a")).to_have_count(0)
-    # Read from ten metres, letters need a fortieth of the screen's width.
-    sizes = screen.evaluate("""() => [...document.querySelectorAll("main *")]
-        .filter(each => each.checkVisibility() && !each.closest(".unseen"))
-        .filter(each => [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
-        .map(each => parseFloat(getComputedStyle(each).fontSize))""")
-    assert min(sizes) >= 1920 / 40
+    assert min(screen.evaluate(SIZES)) >= 1920 / 40
     site.up.close_poll()
     expect(screen.locator(".join")).to_be_hidden()
     site.up.open_poll()
     expect(screen.locator(".join")).to_be_visible()
+
+
+def test_a_screen_has_room_for_twelve_options(site, visitors):
+    site.ask(CITY)
+    site.up.sql(FILL)
+    screen = visitors.open(f"{site.result}/screen")
+    expect(screen.locator(".row.leading .name")).to_have_text("Ljubljana")
+    for width, height in ((1280, 720), (1920, 1080)):
+        screen.set_viewport_size({"width": width, "height": height})
+        assert min(screen.evaluate(SIZES)) >= width / 40
+        assert screen.evaluate("document.documentElement.scrollHeight") == height

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from playwright.sync_api import expect
 
 from .conftest import OPEN
-from .pages import choose, expect_receipt, expect_totals
-from .states import CLOSE, FINISH
+from .pages import choose, expect_choice, expect_receipt, expect_totals
+from .states import CLOSE, FINISH, LUNCH
 
 
 def test_the_result_follows_votes_without_a_reload(site, visitors):
@@ -52,6 +52,37 @@ def test_the_title_names_the_leader_and_totals_are_spoken_every_half_minute(site
     expect(spoken).to_have_text("Cats 0.0 %, Dogs 100.0 %. 1 voter")
     result.reload()
     expect(result).to_have_title("Dogs 100.0 % · Cats or Dogs? · Result")
+
+
+def test_the_next_question_is_shown_and_announced_at_once_and_the_last_one_kept(site, visitors):
+    page, result = visitors.open(site.vote), visitors.open(site.result)
+    choose(page, "b")
+    expect_totals(result, 0, 1)
+    expect(result.locator("svg.drawing")).to_be_attached()
+    result.evaluate("window.loaded = 'once'")
+    site.ask(LUNCH)
+    expect(result.locator("h1")).to_have_text(LUNCH.title, timeout=2500)
+    expect(result.locator(".row .name")).to_have_text(LUNCH.names)
+    expect(result).to_have_title(f"{LUNCH.title} · Result")
+    said = f"{LUNCH.title} {', '.join(LUNCH.names)}. No votes yet."
+    expect(result.locator("#spoken")).to_have_text(said)
+    expect(result.locator("p.drawing")).to_be_attached(timeout=2500)
+    expect_choice(page, "")
+    choose(page, "c")
+    expect(result.locator(".row.c.leading .votes")).to_have_text("1 vote")
+    expect(result.locator("svg.drawing")).to_be_attached()
+    assert result.evaluate("window.loaded") == "once"
+
+    result.get_by_role("link", name="All rounds").click()
+    expect(result.locator("li.leading")).to_have_text("Dogs 100.0 %", use_inner_text=True)
+    result.get_by_role("link", name="Cats or Dogs?").click()
+    expect(result.locator(".phase")).to_contain_text("Final result")
+    expect_totals(result, 0, 1)
+    expect(result.locator(".row.b .lead")).to_have_text("won by 1")
+    expect(result.locator("svg.drawing")).to_be_attached()
+    with result.expect_download() as download:
+        result.get_by_role("link", name="CSV").click()
+    assert "Dogs" in download.value.path().read_text()
 
 
 def test_a_hidden_result_becomes_final_and_hidden_again_without_a_reload(hidden_site, visitors):

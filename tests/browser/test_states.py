@@ -17,8 +17,9 @@ FOLDER = os.environ.get("SCREENSHOTS")
 
 
 @pytest.fixture
-def stage(site, hidden_site, long_site, visitors):
-    return Stage(site, hidden_site, long_site, visitors)
+def stage(one_site, hidden_site, long_site, visitors):
+    one_site.up.reset()
+    return Stage(one_site, hidden_site, long_site, visitors)
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -44,7 +44,6 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "share": "{share:.1f}&nbsp;%",
     "no_share": "&ndash;",
     "votes": ("{n:,} vote", "{n:,} votes"),
-    "not_known": "not known",
     "leads": "leading by {n:,}",
     "led": "ahead by {n:,}",
     "won": "won by {n:,}",
