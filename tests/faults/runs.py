@@ -11,7 +11,10 @@ from faults.faults import FAULTS, FORGETTING, Fault
 from faults.stack import KEY, Stack
 from voting.load.record import Acknowledgement
 from voting.poll.ballot import Choice, Version
+from voting.poll.question import MAX_OPTIONS, MIN_OPTIONS
 from voting.settings import Role
+
+RATE = 2_000.0  # votes a second, while questions follow each other
 
 
 class Rounds:
@@ -68,6 +71,23 @@ async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
     states = await rounds.final_states()
     await voters.read_receipts()
     return check_rounds(voters.results, states, voters.receipts)
+
+
+async def run_rounds(stack: Stack, rounds: int) -> tuple[Verdict, Voters, Mapping[int, FinalState]]:
+    """Ask that many questions, each after some half a second of votes, and check.
+
+    In each round, many voters still have the page of an earlier one.
+    """
+    states = await Rounds.begin(stack)
+    poll = await stack.state.poll()
+    async with Voters(stack.address(Role.VOTE), KEY, poll, connections=64, rate=RATE) as voters:
+        for number in range(rounds):
+            await voters.wait_for_more(int(RATE / 2), Acknowledgement.ACKNOWLEDGED)
+            await states.ask(MIN_OPTIONS + number * 4 % (MAX_OPTIONS - MIN_OPTIONS + 1))
+        await voters.wait_for_more(int(RATE / 2), Acknowledgement.ACKNOWLEDGED)
+    found = await states.final_states()
+    await voters.read_receipts()
+    return check_rounds(voters.results, found, voters.receipts), voters, found
 
 
 def run_property(fault: Fault, verdict: Verdict) -> tuple[str, tuple[Any, ...]]:

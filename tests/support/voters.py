@@ -33,7 +33,7 @@ STATUSES = {
 
 
 class Voters(LoadGenerator):
-    """Votes as fast as responses come, as long as the context lasts.
+    """Votes at `rate` a second, or as fast as responses come, as long as the context lasts.
 
     Each connection has five voters at a time, which vote about twice each and soon after another:
     so a ballot that is lost is often the last of its voter, and a late one finds a newer one.
@@ -46,6 +46,7 @@ class Voters(LoadGenerator):
         poll: str,
         connections: int = CONNECTIONS,
         timeout: float = TIMEOUT,
+        rate: float | None = None,
     ) -> None:
         self.results: list[VoteResult] = []
         self.receipts: list[ReceiptSeen] = []
@@ -64,6 +65,7 @@ class Voters(LoadGenerator):
         super().__init__(
             url,
             self._add,
+            rate=rate,
             revote_ratio=0.5,
             remembered=5,
             connections=connections,
