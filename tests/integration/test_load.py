@@ -11,11 +11,20 @@ import pytest
 import trustme
 
 from voting.load.client import Connection, NoResponse, NotSent
-from voting.load.pages import PageError, PageUnavailable, Voter, fetch_totals, new_voter, vote
+from voting.load.pages import (
+    Form,
+    PageError,
+    PageUnavailable,
+    Voter,
+    fetch_totals,
+    new_voter,
+    vote,
+)
 from voting.load.record import Acknowledgement, Totals
 from voting.poll.ballot import Choice
 
 VOTER = f"voter={'0' * 32}.signature"
+FORM = Form(7, (Choice.A, Choice.B))
 ACKNOWLEDGED, REFUSED, UNKNOWN, NO_RESPONSE = Acknowledgement
 CLOSE = "Connection: close"
 
@@ -139,13 +148,33 @@ async def test_an_acknowledgement_is_of_the_app_and_a_refusal_may_be_of_a_proxy(
     status, headers, acknowledgement, version
 ):
     async with connected(response(status, *headers)) as page:
-        result = await vote(page, Voter(VOTER), Choice.B)
+        result = await vote(page, Voter(VOTER, FORM), Choice.B)
+    assert result.round == 7
     assert result[:5] == ("0" * 32, Choice.B, acknowledgement, version, status)
     [request] = page.requests  # sent once, no redirect is followed
     assert request.startswith("POST /vote HTTP/1.1\r\nHost: load.localhost:")
     assert re.search(rf"\r\nCookie: {VOTER}; unanswered=(\d+)\.\1\r\n", request)
     assert "\r\nContent-Type: application/x-www-form-urlencoded\r\n" in request
-    assert request.endswith("\r\n\r\nchoice=b")
+    assert request.endswith("\r\n\r\nround=7&choice=b")
+
+
+NEXT = """
+<form><input type="hidden" name="round" value="8"><button name="choice" value="a"></button>
+<button name="choice" value="b"></button><button name="choice" value="c"></button></form>
+"""
+
+
+async def test_a_voter_whose_round_is_over_goes_on_with_the_question_of_the_response():
+    voter = Voter(VOTER, FORM)
+    refusal = response(409, recorded("no"), body=NEXT)
+    accepted = response(303, recorded("yes"))
+    async with connected(refusal, accepted) as page:
+        first = await vote(page, voter, Choice.B)
+        assert (voter.form, voter.choice) == (Form(8, (Choice.A, Choice.B, Choice.C)), None)
+        second = await vote(page, voter, Choice.C)
+    assert (first.acknowledgement, first.round) == (REFUSED, 7)
+    assert (second.acknowledgement, second.round) == (ACKNOWLEDGED, 8)
+    assert page.requests[1].endswith("\r\n\r\nround=8&choice=c")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +188,7 @@ async def test_headers_without_a_whole_body_count_and_no_response_does_not(
     reply, acknowledgement, status
 ):
     async with connected(reply) as page:
-        result = await vote(page, Voter(VOTER), Choice.A)
+        result = await vote(page, Voter(VOTER, FORM), Choice.A)
     assert (result.acknowledgement, result.status) == (acknowledgement, status)
     assert len(page.requests) == 1
 
@@ -168,7 +197,7 @@ async def test_without_a_listener_a_vote_is_not_sent():
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         async with Connection(f"http://127.0.0.1:{reserved.getsockname()[1]}") as page:
-            assert (await vote(page, Voter(VOTER), Choice.A)).acknowledgement is REFUSED
+            assert (await vote(page, Voter(VOTER, FORM), Choice.A)).acknowledgement is REFUSED
             with pytest.raises(PageError, match=r"from .*/: Connect"):
                 await new_voter(page)
 
@@ -176,9 +205,12 @@ async def test_without_a_listener_a_vote_is_not_sent():
 @pytest.mark.parametrize("name", ["voter", "voter-8080", "__Host-voter", "__Host-voter-8443"])
 async def test_a_new_voter_has_the_cookie_of_the_page(name):
     cookie = f"{name}={'ab' * 16}.sig-nature"
-    async with connected(response(200, f"Set-Cookie: {cookie}; Path=/; HttpOnly")) as page:
+    headers = (f"Set-Cookie: {cookie}; Path=/; HttpOnly",)
+    async with connected(response(200, *headers, body=NEXT), response(200, *headers)) as page:
         voter = await new_voter(page)
-    assert (voter.cookie, voter.id) == (cookie, "ab" * 16)
+        with pytest.raises(PageError):  # no question
+            await new_voter(page)
+    assert (voter.cookie, voter.id, voter.form.round) == (cookie, "ab" * 16, 8)
 
 
 @pytest.mark.parametrize("read", [new_voter, fetch_totals])
@@ -194,14 +226,23 @@ async def test_another_page_is_an_error_and_one_that_can_not_work_now_is_unavail
     assert caught.type is error
 
 
+def tally(*votes):
+    options = [
+        {"key": key, "name": "Name", "votes": each}
+        for key, each in zip(Choice, votes, strict=False)
+    ]
+    return {"round": 4, "title": "Title", "options": options, "votes": 5}
+
+
 @pytest.mark.parametrize(
     ("body", "totals"),
     [
-        ({"options": {"a": {"votes": 2}, "b": {"votes": 3}}, "votes": 5}, Totals(2, 3, 5)),
-        ({"options": {"a": {"votes": None}, "b": {}}, "votes": 5}, Totals(None, None, 5)),
-        ({"hidden": True, "votes": 5}, Totals(None, None, 5)),
-        ({"options": {}, "votes": 5, "stale": True}, None),
-        ({"options": {}, "votes": None}, None),
+        (tally(3, 2), Totals(4, {Choice.A: 3, Choice.B: 2}, 5)),
+        (tally(0, 2, 3), Totals(4, {Choice.A: 0, Choice.B: 2, Choice.C: 3}, 5)),
+        (tally(None, None), Totals(4, None, 5)),
+        (tally(3, 2) | {"stale": True}, None),
+        (tally(3, 2) | {"votes": None}, None),
+        (tally(3, 2) | {"options": {"a": 3}}, None),
         ([], None),
     ],
 )
@@ -209,3 +250,9 @@ async def test_totals_are_read_even_if_they_are_hidden_but_not_if_they_are_stale
     async with connected(response(body=json.dumps(body))) as page:
         with nullcontext() if totals else pytest.raises(PageError):
             assert await fetch_totals(page) == totals
+
+
+async def test_the_totals_of_an_earlier_round_are_those_of_its_export():
+    async with connected(response(body=json.dumps(tally(3, 2)))) as page:
+        assert (await fetch_totals(page, 4)).round == 4
+    assert page.requests[0].startswith("GET /export.json?round=4 HTTP/1.1\r\n")

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from support.checker import FinalState, ReceiptSeen, Vote, check
+from support.checker import FinalState, ReceiptSeen, Vote, check, check_rounds
 
 from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Choice, Version
@@ -101,6 +101,42 @@ def test_a_violation_is_found_and_named(results, final_state, kind):
 def test_acknowledged_and_unknown_ballots_are_counted():
     verdict = check([UNKNOWN, NO_RESPONSE, REFUSED, acknowledged(B, 1)], state((B, 1)))
     assert (verdict.acknowledged, verdict.unknown) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wrong"),
+    [
+        ([(A, 1)], [(B, 3)], []),
+        ([(A, 1)], [(A, 1)], ["stale"]),  # it was counted in the next round too
+        ([], [(B, 3)], ["lost"]),
+        ([(A, 1)], [(B, 3), (A, 2)], ["doubled"]),  # the refused ballot of the other voter
+        ([(B, 3)], [(A, 1)], ["stale", "stale"]),
+    ],
+)
+def test_each_round_has_the_votes_that_were_cast_for_it(first, second, wrong):
+    results = [
+        acknowledged(A, 1),
+        REFUSED._replace(voter=OTHER),
+        acknowledged(B, 3)._replace(round=2),
+    ]
+    verdict = check_rounds(results, {1: state(*first), 2: state(*second)})
+    kinds = ("lost", "doubled", "stale")
+    assert [kind for kind in kinds for _ in getattr(verdict, kind)] == wrong
+    assert verdict.acknowledged == 2
+
+
+def test_votes_of_a_round_that_the_app_does_not_know_are_lost():
+    verdict = check_rounds([acknowledged(A, 1)._replace(round=2)], {1: state()})
+    assert len(verdict.lost) == 1
+    assert verdict.lost[0].startswith("round 2: ")
+
+
+def test_a_receipt_is_compared_with_the_vote_of_its_round():
+    states = {1: state((A, 1)), 2: state((B, 3))}
+    first, second = seen(A, 1), seen(B, 3)._replace(round=2)
+    results = [acknowledged(A, 1), acknowledged(B, 3)._replace(round=2)]
+    assert check_rounds(results, states, [first, second]).wrong == []
+    assert check_rounds(results, states, [second._replace(round=1)]).untrue
 
 
 def seen(choice, number, *, last=False):

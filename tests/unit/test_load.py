@@ -13,7 +13,7 @@ from support.wait import until
 from voting.load.check import Expected, check, compare, wait_until_stable
 from voting.load.generator import LoadGenerator, VoterPool, choose
 from voting.load.latency import Latencies
-from voting.load.pages import PageError, Voter
+from voting.load.pages import Form, PageError, Voter, offered, read_form
 from voting.load.record import (
     Acknowledgement,
     Header,
@@ -25,7 +25,8 @@ from voting.load.record import (
 )
 from voting.poll.ballot import Choice, Version
 
-A, B = Choice.A, Choice.B
+A, B, C = Choice.A, Choice.B, Choice.C
+FORM = Form(1, (A, B, C))
 ACKNOWLEDGED, REFUSED, UNKNOWN, NO_RESPONSE = Acknowledgement
 
 
@@ -38,20 +39,56 @@ def test_the_revote_ratio_decides_unless_all_voters_have_voted(limit, ratio, new
     for number in range(6):
         picked.append(pool.pick() is None)
         if picked[-1]:
-            pool.add(Voter(f"voter={number}"))
+            pool.add(Voter(f"voter={number}", FORM))
     assert picked == new
 
 
 def test_only_the_last_voters_vote_again():
     pool = VoterPool(None, 1, remembered=2)
     for number in range(50):
-        pool.add(Voter(f"voter={number}"))
+        pool.add(Voter(f"voter={number}", FORM))
     assert {pool.pick().id for _ in range(50)} == {"48", "49"}
 
 
-@pytest.mark.parametrize(("last", "choices"), [(A, {B}), (B, {A}), (None, {A, B})])
-def test_a_voter_that_votes_again_picks_the_other_option(last, choices):
-    assert {choose(last) for _ in range(100)} == choices
+@pytest.mark.parametrize(
+    ("options", "last", "choices"),
+    [
+        (None, A, {B, C}),
+        (None, None, {A, B, C}),
+        ({A, C}, A, {C}),
+        ({A, C}, None, {A, C}),
+        ({C, Choice.L}, C, {C}),
+    ],
+)
+def test_a_voter_that_votes_again_picks_another_option_if_it_may(options, last, choices):
+    assert {choose(offered(FORM, options), last) for _ in range(100)} == choices
+
+
+def test_options_that_a_question_does_not_have_are_named():
+    with pytest.raises(PageError, match="round 1 has none of the options d, l"):
+        offered(FORM, {Choice.L, Choice.D})
+
+
+PAGE = """
+<meta name="round" content="9"><form><input type="hidden" name="round" value="3" autocomplete="off">
+<button id="choice-a" class="choice a" name="choice" value="a" disabled></button>
+<button name="choice" value="b"></button>
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "form"),
+    [
+        (PAGE, Form(3, (A, B))),
+        (PAGE.replace("button", "li"), None),
+        (PAGE.replace('value="a"', 'value="x"'), None),
+        (PAGE.replace("input", "br"), None),
+        (PAGE.replace('"3"', '"x"'), None),
+        ("", None),
+    ],
+)
+def test_the_form_of_the_vote_page_has_the_round_and_its_options(page, form):
+    assert read_form(page.encode()) == form
 
 
 @given(st.lists(st.floats(0, 1e5), min_size=1), st.floats(0, 1))
@@ -73,16 +110,20 @@ class App:
 
     def __init__(self, monkeypatch):
         monkeypatch.setattr("voting.load.generator.vote", self.vote)
+        monkeypatch.setattr("voting.load.generator.new_voter", self.new_voter)
         self.release = asyncio.Event()
         self.in_flight = self.most = 0
         self.recorded = []
+
+    async def new_voter(self, _):
+        return Voter("voter=new", FORM)
 
     async def vote(self, _, voter, choice):
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         await self.release.wait()
         self.in_flight -= 1
-        return VoteResult(voter.id, choice, ACKNOWLEDGED)
+        return VoteResult(voter.id, choice, ACKNOWLEDGED, round=voter.form.round)
 
     def record(self, *vote):
         self.recorded.append(vote)
@@ -166,8 +207,8 @@ async def test_an_error_of_the_record_ends_the_load(app):
 # --- the expected totals
 
 
-def result(choice, acknowledgement, voter=1):
-    return VoteResult(UUID(int=voter).hex, choice, acknowledgement, at=1.5)
+def result(choice, acknowledgement, voter=1, number=1):
+    return VoteResult(UUID(int=voter).hex, choice, acknowledgement, at=1.5, round=number)
 
 
 def possible_votes(history):
@@ -188,7 +229,7 @@ def possible_votes(history):
         yield history[-max(applied)[1]][0] if applied else None
 
 
-VOTES = st.tuples(st.sampled_from(Choice), st.sampled_from(Acknowledgement))
+VOTES = st.tuples(st.sampled_from((A, B, C)), st.sampled_from(Acknowledgement))
 
 
 @given(st.lists(st.lists(VOTES, max_size=4), max_size=6))
@@ -197,10 +238,15 @@ def test_the_ranges_hold_all_that_a_correct_app_may_show_and_nothing_else(histor
         result(*vote, voter) for voter, history in enumerate(histories) for vote in history
     )
     possible = [set(possible_votes(history)) for history in histories]
-    for choices in ({A}, {B}, {A, B}):
+    for choices in ({A}, {B}, {A, B}, {A, B, C}):
         least = sum(each <= choices for each in possible)
         most = sum(bool(each & choices) for each in possible)
-        assert expected.count(*choices) == (least, most)
+        assert expected.count(1, *choices) == (least, most)
+    assert expected.count(2, A, B, C) == (0, 0)
+
+
+def totals(a, b, votes, number=1):
+    return Totals(number, None if a is None else {A: a, B: b}, votes)
 
 
 CERTAIN = [result(A, ACKNOWLEDGED, voter) for voter in range(1200)] + [result(B, ACKNOWLEDGED)]
@@ -235,7 +281,24 @@ HIDDEN = "; the votes of each option are hidden"
     ],
 )
 def test_the_verdict_compares_the_totals_with_those_expected(votes, before, now, line):
-    verdict = compare(Expected(votes), Totals(*before), Totals(*now))
+    verdict = compare(Expected(votes), totals(*before), totals(*now))
+    assert verdict == (not line.startswith("differs"), line)
+
+
+@pytest.mark.parametrize(
+    ("second", "line"),
+    [
+        ((1, 0, 0), "exact: round 1: a 4, b 0; round 2: a 1, b 0, c 0"),
+        (
+            (1, 1, 0),
+            "differs: round 1: a 4, b 0; round 2: a 1, b 1 instead of 0, c 0, votes 2 instead of 1",
+        ),
+    ],
+)
+def test_each_round_is_compared_with_the_votes_for_it(second, line):
+    votes = [result(A, ACKNOWLEDGED), result(A, ACKNOWLEDGED, number=2), result(B, REFUSED, 2)]
+    then = Totals(2, dict(zip((A, B, C), second, strict=True)), sum(second))
+    verdict = compare(Expected(votes), totals(3, 0, 3), totals(4, 0, 4), then)
     assert verdict == (not line.startswith("differs"), line)
 
 
@@ -259,15 +322,20 @@ class Clock:
 
 @pytest.fixture
 def show(monkeypatch):
-    """Let the result page show these votes for `a`, and the last of them forever; None: fail."""
+    """Let the result page show these votes for `a`, and the last of them forever; None: fail.
+
+    In place of a number, the totals of another round. Of the first, `a` has five in the end.
+    """
 
     def show(*votes):
         shown = chain(votes, repeat(votes[-1]))
 
-        async def fetch(_):
-            if (a := next(shown)) is None:
+        async def fetch(_, number=None):
+            if number is not None:
+                return totals(5, 0, 5, number)
+            if (now := next(shown)) is None:
                 raise PageError("no page")
-            return Totals(a, 0, a)
+            return now if isinstance(now, Totals) else totals(now, 0, now)
 
         monkeypatch.setattr("voting.load.check.fetch_totals", fetch)
         monkeypatch.setattr("voting.load.check.asyncio", Clock())
@@ -287,13 +355,38 @@ def show(monkeypatch):
 async def test_totals_that_stay_are_compared(show, shown, line):
     show(*shown)
     expected = Expected(result(A, ACKNOWLEDGED, voter) for voter in range(5))
-    verdict = await check(None, expected, Totals(0, 0, 0), patience=1)
+    verdict = await check(None, expected, totals(0, 0, 0), patience=1)
+    assert verdict == (line.startswith("exact"), line)
+
+
+SECOND = Totals(2, {A: 0, B: 0, C: 1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("shown", "line"),
+    [
+        ([3, SECOND], "exact: round 1: a 5, b 0; round 2: a 0, b 0, c 1"),
+        ([5], "differs: the result is of round 1 still"),
+        (
+            [Totals(3, {A: 7, B: 7}, 14)],
+            (
+                "differs: round 1: a 5, b 0; round 2: a 5 instead of 0, b 0, votes 5 instead of 1;"
+                " round 3, which is shown now, is not compared"
+            ),
+        ),
+    ],
+)
+async def test_the_rounds_that_were_voted_in_are_compared(show, shown, line):
+    show(*shown)
+    expected = Expected(result(A, ACKNOWLEDGED, voter) for voter in range(5))
+    expected.add(result(C, ACKNOWLEDGED, number=2))
+    verdict = await check(None, expected, totals(0, 0, 0), patience=1)
     assert verdict == (line.startswith("exact"), line)
 
 
 async def test_earlier_votes_are_counted_first(show):
     show(1, 1, 2, 2, 3, 4)
-    assert await wait_until_stable(None) == Totals(4, 0, 4)
+    assert await wait_until_stable(None) == totals(4, 0, 4)
     show(*range(100))
     with pytest.raises(PageError, match="others vote"):
         await wait_until_stable(None)
@@ -301,12 +394,12 @@ async def test_earlier_votes_are_counted_first(show):
 
 # --- the record
 
-HEADER = Header("1.2", "http://v", "http://r", "2026-01-01T00:00:00+00:00", Totals(3, 4, 7))
+HEADER = Header("1.2", "http://v", "http://r", "2026-01-01T00:00:00+00:00", totals(3, 4, 7))
 RESULTS = [
     result(A, ACKNOWLEDGED, 1)._replace(version=Version(17, 3), status=303),
     result(B, REFUSED, 2),
     result(B, UNKNOWN, 3),
-    result(A, NO_RESPONSE, 3),
+    result(C, NO_RESPONSE, 3, number=2),
 ]
 
 
@@ -332,7 +425,11 @@ def test_a_record_is_read_as_it_was_written_without_a_last_line_that_is_cut_off(
 
 @pytest.mark.parametrize(
     ("number", "line"),
-    [(1, "\xff"), *product([1, 3], ["", "{", "7", "[]", '{"voter":"x"}', '{"before":1}'])],
+    [
+        (1, "\xff"),
+        (1, '{"before":{"by_option":[]}}'),
+        *product([1, 3], ["", "{", "7", "[]", '{"voter":"x"}', '{"before":1}']),
+    ],
 )
 def test_the_first_line_that_is_not_of_a_record_is_named(record, number, line):
     lines = record.read_text().splitlines()
