@@ -912,6 +912,19 @@ async def test_no_receipt_is_shown_after_a_vote_without_an_answer(voter, prepare
     assert "Your vote for <bdi>Dogs" in (await voter.get("/", headers=headers)).text
 
 
+async def test_a_vote_without_an_answer_is_not_forgotten_where_the_clock_has_stepped_back(
+    voter, prepared
+):
+    """Ids of the round before are ahead of the clock, by which pages send."""
+    last = await prepared.append_ballot(ago=-3600)
+    rules = Poll(round=2, question=DRINKS, revision=2, after_version=last)
+    await prepared.sync_poll(MIN_VERSION, rules)
+    assert (await voter.post("/vote", data=form("a", 2))).status_code == 303
+    sent = await now_of(voter)
+    set_unanswered(voter, f"{sent}.{sent}")
+    assert in_doubt((await voter.get("/")).text)
+
+
 async def test_a_refused_vote_leaves_an_earlier_one_without_an_answer(voter):
     first = await now_of(voter) - 60_000
     for sent in (first + 60_000, None):  # with JavaScript, and without

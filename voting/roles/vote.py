@@ -339,8 +339,9 @@ class VoteRole:
 
     def _find_doubt(self, jar: Jar, receipt: Receipt | None, rules: CastRules) -> Problem | None:
         """Return why a receipt may be wrong: a vote without an answer, or the queue was lost."""
-        unanswered = self._cookies.unanswered(jar)
-        if unanswered is not None and unanswered.first > rules.after_version.ms:
+        unanswered, began = self._cookies.unanswered(jar), rules.after_version.ms
+        # Where Redis' clock has stepped back, ids are ahead of it: the vote may be of this round.
+        if unanswered is not None and (unanswered.first > began or began > self._now() * 1000):
             return errors.UNKNOWN
         if receipt is not None and receipt.version <= rules.lost_version:
             return errors.LOST
