@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
-from support.checker import check
+from support.checker import check_rounds
 from support.final_state import StateReader
 from support.voters import Voters
 from support.wait import run_in_thread, wait_for
@@ -146,5 +146,6 @@ class Target(ABC):
             yield voters
             await asyncio.to_thread(self.ready)
         async with self.state() as state:
-            final = await state.final_state(earlier, since, voters.voters)
-        assert check(voters.results, final).wrong == []
+            final = {await state.round(): await state.final_state(earlier, since)}
+            final = await state.with_totals(final)
+        assert check_rounds(voters.results, final).wrong == []

@@ -17,7 +17,6 @@ from support.app import VotingUp
 from voting.load.client import Connection
 from voting.load.pages import new_voter, vote
 from voting.load.record import Acknowledgement
-from voting.poll.ballot import Choice
 from voting.web import protocol
 
 POD = Path(__file__).parent.parent.parent / "deploy/base/vote.yaml"
@@ -50,7 +49,7 @@ async def vote_beside(up: VotingUp) -> list[float]:
         for _ in range(10):
             async with Connection(up.address("vote")) as page:
                 voter = await new_voter(page)
-                for choice in Choice:
+                for choice in voter.form.choices:
                     start = loop.time()
                     result = await vote(page, voter, choice)
                     latencies.append(loop.time() - start)
@@ -170,7 +169,7 @@ def mutations(seed: str, number: int) -> list[bytes]:
     vote = (
         "POST /vote HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n"
         f"Sec-Fetch-Site: same-origin\r\nCookie: {cookie}\r\n{FORM}"
-        "Transfer-Encoding: chunked\r\n\r\n8\r\nchoice=a\r\n0\r\n\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n10\r\nround=1&choice=a\r\n0\r\n\r\n"
     ).encode()
     words = [b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b";", b",", b"%", b"\xff", b"=", b"/"]
     words += [

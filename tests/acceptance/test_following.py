@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from support.app import RoleProcess
+from support.app import RoleProcess, post_vote
 from support.collector import Collector, collecting
 from support.database import fetch
 from support.servers import Servers
@@ -76,8 +76,7 @@ def cast(
 ) -> tuple[int, str]:
     """Vote as a new voter; return the status and the voter's cookie."""
     with vote.page() as client:
-        client.get("/")
-        response = client.post("/vote", data={"choice": choice}, headers=headers)
+        response = post_vote(client, choice, headers)
         return response.status_code, client.cookies.get(f"voter-{vote.port}", "")
 
 

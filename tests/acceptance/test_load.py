@@ -106,12 +106,38 @@ def test_a_record_has_each_acknowledgement_and_is_checked_later(running, tmp_pat
     assert len({each["version"] for each in votes}) == 100
     newest = Counter({each["voter"]: each["choice"] for each in votes}.values())
     assert newest.total() == 30
-    expected = Counter({key: header["before"][key] for key in "ab"}) + newest
+    assert {each["round"] for each in votes} == {header["before"]["round"]}
+    expected = Counter(header["before"]["by_option"]) + newest
 
     check = voting("load", "--check", str(record))
     assert (check.returncode, check.stderr) == (0, "")
     assert check.stdout == f"exact: a {expected['a']:,}, b {expected['b']:,}\n"
     assert running.tally() == expected
+
+
+def test_a_load_goes_on_with_the_next_question_and_both_rounds_are_checked(start, data, tmp_path):
+    up, record = start(data).ready(), tmp_path / "record"
+    options = ("--rate", "200", "--options", "b,c", "--record", str(record), "--check")
+    with loading(*at(up), *options) as load:
+        load.acknowledged(100)
+        ask = ("ask", "Tea?", "Yes", "No", "Later", "--yes", "--data", str(up.data))
+        assert voting(*ask).returncode == 0
+        load.acknowledged(counts(load.output)[0] + 300)
+        load.process.send_signal(signal.SIGINT)
+        assert load.process.wait(DEADLINE) == 0, load.output
+        verdict = load.output.splitlines()[-1]
+        refused = counts(load.output)[1]
+    first, second = re.fullmatch(
+        r"exact: round 1: a 0, b ([\d,]+); round 2: a 0, (b [\d,]+, c [\d,]+)", verdict
+    ).groups()
+    _, *votes = map(json.loads, record.read_text().splitlines())
+    told = Counter((each["round"], each["acknowledgement"]) for each in votes)
+    assert {number for number, _ in told} == {1, 2}
+    assert told[1, "refused"] == refused > 0  # whose page showed the first question
+    assert (first, second) != ("0", "b 0, c 0")
+
+    again = voting("load", "--check", str(record))
+    assert again.stdout == f"{verdict}\n"
 
 
 def test_a_lost_vote_and_a_vote_of_another_voter_are_found(running, tmp_path):
@@ -120,10 +146,10 @@ def test_a_lost_vote_and_a_vote_of_another_voter_are_found(running, tmp_path):
     assert voting("load", *at(running), *options).returncode == 0
     a, b = running.tally().values()
 
-    newest = "WHERE bucket = (SELECT max(bucket) FROM tally)"
-    running.sql(f"UPDATE tally SET a = a - 1 {newest}")
+    newest = "WHERE choice = 'a' AND bucket = (SELECT max(bucket) FROM tally WHERE choice = 'a')"
+    running.sql(f"UPDATE tally SET votes = votes - 1 {newest}")
     check = voting("load", "--check", str(record), "--timeout", "1")
-    running.sql(f"UPDATE tally SET a = a + 1 {newest}")
+    running.sql(f"UPDATE tally SET votes = votes + 1 {newest}")
     assert (check.returncode, check.stderr) == (1, "")
     votes = f"votes {a + b - 1:,} instead of {a + b:,}"
     assert check.stdout == f"differs: a {a - 1:,} instead of {a:,}, b {b:,}, {votes}\n"
@@ -208,6 +234,7 @@ def test_a_page_that_does_not_respond_or_is_another_is_named(running, page):
         (["--rate", "nan"], 2),
         (["--rate", "fast"], 2),
         (["--revote-ratio", "1.1"], 2),
+        (["--options", "a,m"], 2),
         (["--vote-url", "localhost"], 2),
         (["--check", "/nowhere/at-all"], 1),
         (["--check", __file__], 1),

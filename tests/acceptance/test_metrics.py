@@ -26,7 +26,7 @@ def families(fresh):
     """Cast some votes; return each role's metric families by name once all are counted."""
     acknowledged = sum(fresh.vote("ab"[number % 2]) for number in range(VOTERS))
     with httpx.Client(base_url=fresh.address("vote")) as client:
-        assert client.post("/vote", data={"choice": "a"}).status_code == 400
+        assert client.post("/vote", data={"round": 1, "choice": "a"}).status_code == 400
     wait_for("all to be counted", lambda: sum(fresh.tally().values()) == VOTERS)
     assert acknowledged == VOTERS
 

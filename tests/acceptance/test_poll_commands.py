@@ -9,7 +9,7 @@ import sys
 
 import httpx
 import pytest
-from support.app import GUARDIAN, VotingUp
+from support.app import GUARDIAN, VotingUp, post_vote
 from support.environ import ENVIRON
 from support.wait import DEADLINE, wait_for
 
@@ -26,8 +26,7 @@ def lines(up: VotingUp, *command: str) -> list[str]:
 
 def votes(up: VotingUp, choice: str) -> httpx.Response:
     with httpx.Client(base_url=up.address("vote")) as voter:
-        voter.get("/")
-        return voter.post("/vote", data={"choice": choice})
+        return post_vote(voter, choice)
 
 
 def page(up: VotingUp, voter: httpx.Cookies) -> str:
@@ -61,14 +60,15 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
     up = voted(start(data).ready())
     assert lines(up, "status") == [
         "round         1, open",
-        "votes         a 2, b 1",
+        "question      Cats or Dogs?",
+        "votes         Cats 2, Dogs 1",
         "not counted   0",
         "dead letters  0",
     ]
 
     closed = lines(up, "close", "--yes", "--wait", "30")
     assert re.fullmatch(f"round         1, final since {TIME}, closed at {TIME}", closed[0])
-    assert re.fullmatch(f"final         {TIME}, round 1: a 2, b 1", closed[-1])
+    assert re.fullmatch(f"final         {TIME}, round 1: Cats 2, Dogs 1", closed[-1])
     refused = votes(up, "a")
     assert refused.status_code == 409
     assert "Voting is closed" in refused.text
@@ -76,7 +76,7 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
 
     opened = lines(up, "open", "--yes")
     assert opened[0] == "round         1, open"
-    assert opened[-1].endswith("round 1: a 2, b 1, revoked")
+    assert opened[-1].endswith("round 1: Cats 2, Dogs 1, revoked")
     voter = httpx.Cookies()
     assert up.vote("b", voter)
     wait_for("the vote", lambda: up.tally() == {"a": 2, "b": 2})
@@ -85,10 +85,11 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
     wait_for("the page to be closed", lambda: "Voting is closed" in page(up, voter))
     assert "✓ Your choice" in page(up, voter)
     started = lines(up, "reset", "--yes")
-    assert started[:2] == ["round         2, open", "votes         a 0, b 0"]
+    assert started[0] == "round         2, open"
+    assert started[2] == "votes         Cats 0, Dogs 0"
     assert [line.partition(", ")[2] for line in started[-2:]] == [
-        "round 1: a 2, b 1, revoked",
-        "round 1: a 2, b 2",
+        "round 1: Cats 2, Dogs 1, revoked",
+        "round 1: Cats 2, Dogs 2",
     ]
     wait_for("the page to be empty", lambda: up.tally() == {"a": 0, "b": 0})
     # A voter of the round before has not voted in the next.
@@ -101,7 +102,7 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
 
     found = json.loads("\n".join(lines(up, "status", "--json")))
     assert (found["phase"], found["poll"]["round"], found["backlog"]) == ("open", 2, 0)
-    assert [(each["a"], each["b"]) for each in found["finals"]] == [(2, 1), (2, 2)]
+    assert [each["counts"] for each in found["finals"]] == [[2, 1], [2, 2]]
 
     assert up.interrupt() == 0
     again = start(data).ready()
@@ -111,10 +112,9 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
 
 def test_the_status_hides_the_totals_that_the_pages_hide(running):
     hidden = voting("status", "--data", str(running.data), SHOW_RESULTS="after_close")
-    assert re.fullmatch(r"votes         \d+ in total", hidden.stdout.splitlines()[1])
+    assert re.fullmatch(r"votes         \d+ in total", hidden.stdout.splitlines()[2])
     as_json = voting("status", "--json", "--data", str(running.data), SHOW_RESULTS="after_close")
-    counts = json.loads(as_json.stdout)["counts"]
-    assert (counts["a"], counts["b"]) == (None, None)
+    assert json.loads(as_json.stdout)["counts"]["by_option"] is None
 
 
 def test_a_poll_closes_at_its_time_which_the_page_shows(start, data):
@@ -128,7 +128,7 @@ def test_a_poll_closes_at_its_time_which_the_page_shows(start, data):
     wait_for("the final totals", lambda: "final since" in lines(up, "status")[0])
     counted = up.tally()
     assert counted["a"] == 1
-    assert lines(up, "status")[-1].endswith(f"round 1: a 1, b {counted['b']}")
+    assert lines(up, "status")[-1].endswith(f"round 1: Cats 1, Dogs {counted['b']}")
     assert lines(up, "audit")[-1] == "no problems"
 
 
@@ -147,7 +147,7 @@ def test_consequences_are_printed_first_and_nothing_changes_without_a_yes(runnin
     assert "final since" in output
 
     for command, words in (
-        ("open", ["This revokes its final result", "a 2, b 1, final since"]),
+        ("open", ["This revokes its final result", "Cats 2, Dogs 1, final since"]),
         ("reset", ["This deletes the 3 votes of round 1", "timeline are kept"]),
     ):
         code, output = prompted(running, "", command)

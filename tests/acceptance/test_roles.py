@@ -64,7 +64,7 @@ def vote(servers, database_url, run) -> RoleProcess:
 class VoteInFlight:
     """A vote whose head the role has read, and whose body is not sent yet."""
 
-    body = b"choice=a"
+    body = b"round=1&choice=a"
 
     def __init__(self, role: RoleProcess) -> None:
         with role.page() as client:

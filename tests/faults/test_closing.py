@@ -4,23 +4,21 @@ import asyncio
 import json
 import signal
 import sys
-from collections import Counter
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from support.checker import check
+from support.checker import check_rounds
 from support.environ import ENVIRON
 from support.servers import as_user, redis_url
 from support.voters import Voters
 from support.wait import until
 
+from faults.runs import Rounds
 from faults.stack import KEY, Stack
 from voting.load.client import Connection
 from voting.load.record import Acknowledgement
-from voting.poll.ballot import Choice
 from voting.queue.producer import Caster
 from voting.settings import Role
 
@@ -65,7 +63,7 @@ async def fresh(stack: Stack) -> Stack:
 
 
 async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: Stack) -> None:
-    since = await fresh.state.newest_entry()
+    rounds = await Rounds.begin(fresh)
     poll = await fresh.state.poll()
     async with Voters(fresh.address(Role.VOTE), KEY, poll, connections=4) as voters:
         await voters.wait_for(VOTES, Acknowledgement.ACKNOWLEDGED)
@@ -93,14 +91,14 @@ async def test_no_vote_before_the_close_is_lost_and_none_after_it_counts(fresh: 
     assert final["poll"]["last_version"] == list(newest)
     assert newest.ms <= datetime.fromisoformat(final["poll"]["closed_at"]).timestamp() * 1000
 
-    state = await fresh.state.final_state(Counter(), since, voters.voters)
+    states = await rounds.final_states()
     [declared] = final["finals"]
-    declared_totals = {Choice.A: declared["a"], Choice.B: declared["b"]}
-    state = replace(state, totals={**state.totals, "the final result": declared_totals})
-    assert check(voters.results, state).wrong == []
+    assert dict(zip("ab", declared["counts"], strict=True)) == states[1].totals["the final result"]
+    assert check_rounds(voters.results, states).wrong == []
 
 
 async def test_a_closed_poll_stays_closed_where_redis_loses_everything(fresh: Stack) -> None:
+    rounds = await Rounds.begin(fresh, kept=False)
     poll = await fresh.state.poll()
     async with Voters(fresh.address(Role.VOTE), KEY, poll, connections=4) as voters:
         await voters.wait_for(500, Acknowledgement.ACKNOWLEDGED)
@@ -118,8 +116,7 @@ async def test_a_closed_poll_stays_closed_where_redis_loses_everything(fresh: St
         await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
     after = [each.version for each in voters.results if each.version]
     assert min(after[acknowledged:]) > before
-    state = await fresh.state.final_state(Counter(), None, voters.voters)
-    assert check(voters.results, state).wrong == []
+    assert check_rounds(voters.results, await rounds.final_states()).wrong == []
 
 
 async def is_final(stack: Stack) -> bool:

@@ -17,7 +17,7 @@ from support.wait import until
 
 from faults import faults, patches
 from faults.faults import Fault
-from faults.runs import run_fault
+from faults.runs import run_fault, run_rounds
 from faults.stack import Stack
 from voting.database import counting
 from voting.database.engine import DATABASE_ERRORS, create_engine, is_conflict, transaction
@@ -44,6 +44,15 @@ async def test_the_suite_detects(mistake: str, fault: Fault, stack: Stack) -> No
     await stack.reset(mistake)
     verdict = await run_fault(stack, fault, VOTES)
     assert verdict.wrong
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_suite_detects_votes_for_a_question_that_is_over(stack: Stack) -> None:
+    await stack.reset("no_round_comparison")
+    await stack.ready()
+    verdict, *_ = await run_rounds(stack, 2)
+    assert verdict.lost
+    assert verdict.doubled + verdict.stale
 
 
 @pytest.mark.asyncio(loop_scope="session")
