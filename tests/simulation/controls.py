@@ -76,6 +76,16 @@ def rounds_mixed():
     return mock.patch.object(Postgres, "counts", return_value=True)
 
 
+def round_not_compared():
+    return _patch_text(
+        producer, "CAST", "if ARGV[2] ~= '' and ARGV[2] ~= round then", "if false then"
+    )
+
+
+def option_of_another_round_counted():
+    return mock.patch.object(Postgres, "has_option", return_value=True)
+
+
 def statement_unknown_to_the_model():
     return mock.patch.object(poll, "VERSION_FLOOR", text("SELECT 1"))
 
@@ -94,6 +104,8 @@ CONTROLS = {
         ids_not_raised,
         final_before_all_counted,
         rounds_mixed,
+        round_not_compared,
+        option_of_another_round_counted,
         scheduled_close_ignored,
         statement_unknown_to_the_model,
     )

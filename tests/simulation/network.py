@@ -32,7 +32,14 @@ FAULTS = (
 REDIS_FAULTS = FAULTS[:-2]
 POSTGRES_FAULTS = (*FAULTS[:-2], "conflict")
 
-WEIGHTS = {"dead_letter": 10, "confirm close": 10, "finalize": 25, "count": 3, "xack": 2}
+WEIGHTS = {
+    "dead_letter": 10,
+    "confirm close": 10,
+    "finalize": 25,
+    "start round": 25,
+    "count": 3,
+    "xack": 2,
+}
 """Factors on the rate of faults, for steps that matter most or are rare."""
 
 

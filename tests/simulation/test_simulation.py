@@ -20,9 +20,11 @@ REDIS_STEPS = {
 }
 POSTGRES_STEPS = {
     *("count", "lock", "poll", "version floor", "commit", "confirm close", "finalize"),
+    "start round",
 }
 EVENTS = {each.__name__ for each in world.EVENTS} | {
-    *("another round", "final undone", "counting undone"),
+    *("another round", "another question", "final undone", "counting undone"),
+    *("RoundOver", "PollClosed"),
 }
 
 

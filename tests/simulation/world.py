@@ -11,19 +11,33 @@ from functools import partial
 from unittest import mock
 from uuid import UUID
 
+from redis.exceptions import RedisError
 from simulation.loop import NO_PROCESS, Process, State, VirtualLoop
 from simulation.network import FAULTS, Faults, Server, client
 from simulation.postgres_model import Engine, Postgres
 from simulation.redis_model import ErrorReply, Redis
 from support.checker import FinalState, Vote, check
+from support.database import question_of
 
+from voting.database.engine import DATABASE_ERRORS
+from voting.database.poll import PollChanged, start_round
 from voting.load.record import Acknowledgement, VoteResult
-from voting.poll.ballot import Ballot, Choice, Version
+from voting.poll.ballot import Ballot, Version
 from voting.poll.lifecycle import Phase
-from voting.queue.client import GROUP, Queue
+from voting.poll.question import CHOICES
+from voting.queue.client import GROUP, Queue, StreamMissing
 from voting.queue.entry import Entry
-from voting.queue.producer import CLOCK_MAX_AGE, Caster, MaybeRecorded, NotRecorded, PollClosed
-from voting.queue.state import QueueState
+from voting.queue.producer import (
+    CLOCK_MAX_AGE,
+    Caster,
+    MaybeRecorded,
+    NotRecorded,
+    PollClosed,
+    RoundOver,
+)
+from voting.queue.state import PollConflict, QueueState
+from voting.reconcile.integrity import Untrusted
+from voting.reconcile.poll import finalize, reconcile
 from voting.roles import maintenance
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
@@ -35,6 +49,8 @@ use_standard_library()  # run() disables it
 START = 1_700_000_000.0  # the servers' clocks at the start, in seconds since 1970
 ANSWER_TIMEOUT = 1000.0  # seconds until each voter has all responses
 RECOVERY_TIMEOUT = 60.0  # seconds from the end of the faults until every entry is counted
+COMMAND_TIMEOUT = 20.0  # seconds after which an operator gives up a command
+OPTIONS = (2, 2, 3, 4, 12)  # how many a question has
 BALLOTS, DEAD = b"{voting}:ballots", b"{voting}:dead"
 
 
@@ -79,11 +95,12 @@ class World:
         self._clock_ahead = START
         self._redis = Redis(self._redis_clock)
         self._redis_server = Server(self._faults)
-        self._postgres = Postgres(lambda: loop.time() + START)
+        question = question_of(self._random.choice(OPTIONS))
+        self._postgres = Postgres(lambda: loop.time() + START, question)
         self._postgres_server = Server(self._faults)
         self._queues = []
         self._timing = Timing()
-        self._results = []
+        self._results = []  # of each vote, the round that its voter saw, and the result
         self._poison = set()
         self._repeated = set()
         self._names = Counter()
@@ -133,7 +150,7 @@ class World:
         for queue in self._queues:
             await queue.close()
         self.wrong += [f"a callback failed: {each}" for each in self._loop.errors]
-        acknowledgements = Counter(each.acknowledgement.name for each in self._results)
+        acknowledgements = Counter(each.acknowledgement.name for _, each in self._results)
         return Run(self.seed, self.wrong, self._faults.trace, self._faults.seen, acknowledgements)
 
     def _spawn(self, coroutine):
@@ -165,7 +182,8 @@ class World:
         return queue
 
     def _vote_process(self, _):
-        return Caster(self._queue())
+        queue = self._queue()
+        return Caster(queue), QueueState(queue)
 
     def _worker(self, process):
         engine = Engine(self._postgres_server, self._postgres)
@@ -180,6 +198,9 @@ class World:
         except Exception as error:
             self.wrong.append(f"{process.name} ended with {error!r}")
             raise
+        self._exit(process)
+
+    def _exit(self, process):
         process.state = State.EXITED
         for callback in process.on_exit:
             self._loop.call_soon(callback, context=NO_PROCESS)
@@ -189,36 +210,68 @@ class World:
     async def _voter(self):
         voter = UUID(int=self._random.getrandbits(128), version=4)
         await asyncio.sleep(self._random.uniform(0, 1))
+        page = None
         for _ in range(self._random.randint(2, 5)):
             await asyncio.sleep(self._random.choice((0, 0.01, 1, 4)) * self._random.random())
-            while not self._vote:
-                await asyncio.sleep(0.5)
-            slot = self._random.choice(sorted(self._vote))
-            caster, process = self._vote[slot]
-            ballot = Ballot(voter, self._random.choice(list(Choice)))
-            response = self._loop.create_future()
-            process.on_exit.append(partial(self._resolve, response, Acknowledgement.NO_RESPONSE))
-            process.start(self._serve(caster, ballot, response))
-            acknowledgement, version = await response
-            self._results.append(VoteResult(voter.hex, ballot.choice, acknowledgement, version))
-            self._faults.log(
-                f"voter {voter.hex[:4]}", f"{ballot.choice}: {acknowledgement.name} {version}"
+            # Voters keep a page, which shows the question of its round, for any time.
+            if page is None or self._random.random() < 0.4:
+                page = await self._load_page()
+                await asyncio.sleep(self._random.choice((0, 0.01, 4)) * self._random.random())
+            ballot = Ballot(voter, self._random.choice(page.question.choices))
+            acknowledgement, version, refusal = await self._request(
+                partial(self._serve_vote, ballot, page.round), Acknowledgement.NO_RESPONSE
             )
+            result = VoteResult(voter.hex, ballot.choice, acknowledgement, version)
+            self._results.append((page.round, result))
+            self._faults.log(
+                f"voter {voter.hex[:4]}",
+                f"{ballot.choice} in round {page.round}: {acknowledgement.name} {version}",
+            )
+            if refusal is not None:
+                self._faults.seen["world", refusal.__name__] += 1
+                await asyncio.sleep(self._random.choice((0, 8)) * self._random.random())
+            if refusal is RoundOver:
+                page = None
 
-    async def _serve(self, caster, ballot, response):
+    async def _load_page(self):
+        """Return the rules that a vote process has read, of which a page shows the question."""
+        while True:
+            rules, *_ = await self._request(self._serve_page, None)
+            if rules is not None:
+                return rules
+            await asyncio.sleep(0.5)
+
+    async def _request(self, serve, no_response):
+        """Return the response of any vote process; `no_response` if it is killed before."""
+        while not self._vote:
+            await asyncio.sleep(0.5)
+        services, process = self._vote[self._random.choice(sorted(self._vote))]
+        response = self._loop.create_future()
+        process.on_exit.append(partial(self._resolve, response, no_response))
+        process.start(serve(*services, response))
+        return await response
+
+    async def _serve_page(self, _, state, response):
         try:
-            version = await caster.cast(ballot)
-        except (PollClosed, NotRecorded):
-            self._resolve(response, Acknowledgement.REFUSED)
+            rules = await state.cast_rules()
+        except RedisError:
+            rules = None
+        self._resolve(response, rules)
+
+    async def _serve_vote(self, ballot, number, caster, _, response):
+        try:
+            version = await caster.cast(ballot, number)
+        except (PollClosed, RoundOver, NotRecorded) as error:
+            self._resolve(response, Acknowledgement.REFUSED, None, type(error))
         except MaybeRecorded:
             self._resolve(response, Acknowledgement.UNKNOWN)
         else:
             self._resolve(response, Acknowledgement.ACKNOWLEDGED, version)
 
     @staticmethod
-    def _resolve(response, acknowledgement, version=None):
+    def _resolve(response, outcome=None, version=None, refusal=None):
         if not response.done():
-            response.set_result((acknowledgement, version))
+            response.set_result((outcome, version, refusal))
 
     # Events
 
@@ -269,8 +322,12 @@ class World:
             # Redis accepts this sequence number, Postgres does not. A smaller id follows it.
             [(Version(ms, 2**63), good), (Version(ms + 1, 0), [b"choice", b"a"])],
             [(Version(ms, 0), [b"voter", b"short", b"choice", b"a"])],
-            [(Version(ms, 0), [*good[:3], b"c"])],
+            [(Version(ms, 0), [*good[:3], b"m"])],
         ]
+        poll = self._postgres.poll
+        if poll.phase is Phase.OPEN and poll.question.choices != CHOICES:
+            other = CHOICES[len(poll.question.choices)].encode()
+            kinds += [[(Version(ms, 0), [*good[:3], other])]] * 2  # only this round lacks it
         for version, fields in self._random.choice(kinds):
             command = [b"XADD", BALLOTS, str(version).encode(), *fields]
             if not isinstance(self._redis.execute(command, None), ErrorReply):
@@ -316,7 +373,8 @@ class World:
             return None
         self._check_no_late_votes(poll)
         if poll.phase is Phase.FINAL and self._random.random() < 0.7:
-            self._postgres.start_round()
+            question = self._random.choice((poll.question, self._another_question()))
+            self._postgres.start_round(poll.round, question.title, question.names, asked=True)
             self._faults.seen["world", "another round"] += 1
         else:
             self._postgres.reopen()
@@ -331,6 +389,47 @@ class World:
         while self._postgres.poll.phase is not Phase.FINAL and self._loop.time() < until:
             await asyncio.sleep(self._random.uniform(0, 1))
         return None
+
+    def _another_question(self):
+        poll = self._postgres.poll
+        options = [each for each in OPTIONS if each != len(poll.question.names)]
+        return question_of(self._random.choice(options), f"What in round {poll.round + 1}?")
+
+    async def _ask(self):
+        """Close the poll, and ask another question once it is final, as `voting ask` does."""
+        if self._postgres.poll.phase is Phase.OPEN:
+            if not self._postgres.may_change_poll(self._loop.time()):
+                return False
+            self._postgres.close()
+        number = self._postgres.poll.round
+        process, ended = Process(self._loop, "operator"), self._loop.create_future()
+        process.on_exit.append(partial(self._resolve, ended))
+        process.start(self._ask_once_final(process, number, self._another_question()))
+        await ended
+        self._faults.seen["world", "another question"] += self._postgres.poll.round > number
+        return None
+
+    async def _ask_once_final(self, process, number, question):
+        engine = Engine(self._postgres_server, self._postgres)
+        state = QueueState(self._queue())
+        until = self._loop.time() + COMMAND_TIMEOUT
+        while self._loop.time() < until:
+            try:
+                poll, _ = await reconcile(engine, state)
+                if poll.round != number:  # a commit was uncertain
+                    break
+                if poll.phase is Phase.FINAL:
+                    self._check_no_late_votes(poll)
+                    await start_round(engine, number, question)
+                else:
+                    await finalize(engine, state, poll)
+                continue
+            except (PollChanged, PollConflict, Untrusted, StreamMissing):
+                pass
+            except (RedisError, *DATABASE_ERRORS):
+                pass
+            await asyncio.sleep(self._random.uniform(0, 0.4))
+        self._exit(process)
 
     def _check_no_late_votes(self, poll):
         """Check that Redis accepted no ballot after the close or the closing time."""
@@ -390,15 +489,16 @@ class World:
     def _poll_is_stable(self):
         """Whether Redis has the poll's state, and the poll is open or final."""
         poll = self._postgres.poll
-        if self._state_in_redis() != poll.state:
+        if self._rules_in_redis() != (poll.state, poll.round):
             return False
         if poll.phase is Phase.OPEN and poll.closes_at is not None:
             # After the timeout, if Redis' clock was set back.
             return poll.closes_at.timestamp() > self._redis_clock() + RECOVERY_TIMEOUT
         return poll.phase is not Phase.COUNTING
 
-    def _state_in_redis(self):
-        return self._redis.keys.get(b"{voting}:poll", {}).get(b"state", b"").decode()
+    def _rules_in_redis(self):
+        stored = self._redis.keys.get(b"{voting}:poll", {})
+        return stored.get(b"state", b"").decode(), int(stored.get(b"round", 0))
 
     async def _check_rounds(self):
         poll = self._postgres.poll
@@ -413,6 +513,7 @@ class World:
         for at, votes, totals in [*self._postgres.finals, now]:
             backlog = self._backlog() or 0 if at is poll else 0
             self._check_round(at, votes, totals, (backlog, dead, entries))
+        self._check_places()
         self._check_no_late_votes(poll)
         if poll.queue_lost_at is not None and ("world", "_lose_volume") not in self._faults.seen:
             self.wrong.append(f"the queue was called lost at {poll.queue_lost_at}")
@@ -423,8 +524,13 @@ class World:
             reported = (await QueueState(self._queue()).progress()).backlog
             if reported not in {None, backlog}:
                 self.wrong.append(f"the backlog is {backlog}, and the app reports {reported}")
-        if (state := self._state_in_redis()) != poll.state:
-            self.wrong.append(f"the poll is {poll.state}, and {state} in Redis")
+        rules = await QueueState(self._queue()).cast_rules()
+        if (rules.open, rules.round, rules.question) != (
+            poll.state == "open",
+            poll.round,
+            poll.question,
+        ):
+            self.wrong.append(f"the poll is {poll}, and Redis has {rules}")
 
     def _check_round(self, poll, votes, totals, queue):
         """Check the votes of one round against all of its ballots."""
@@ -435,21 +541,38 @@ class World:
                 poll.last_version is None or version <= poll.last_version
             )
 
-        # A result without a version may belong to this round.
+        # The round may have been reopened after this result.
         results = [
             each
-            for each in self._results
-            if (each.version is None and each.acknowledgement is not Acknowledgement.REFUSED)
-            or (each.version is not None and in_round(each.version))
+            for number, each in self._results
+            if number == poll.round
+            and each.acknowledgement is not Acknowledgement.REFUSED
+            and (each.version is None or in_round(each.version))
         ]
         state = FinalState(
             {voter.hex: Vote(choice, version) for voter, (choice, version) in votes.items()},
-            {"tally": dict(zip(Choice, totals, strict=True))},
+            {"tally": dict(zip(poll.question.choices, totals, strict=True))},
             backlog,
             dead,
             {voter: list(filter(in_round, found)) for voter, found in entries.items()},
         )
         self.wrong += [f"{each} (round {poll.round})" for each in check(results, state).wrong]
+
+    def _check_places(self):
+        """Check that each vote is in the round that its voter saw, and that its totals stay."""
+        current = self._postgres.poll
+        last = {poll.round: (poll, totals) for poll, _, totals in self._postgres.finals}
+        ends = {number: poll.last_version for number, (poll, _) in last.items()}
+        ends.pop(current.round, None)
+        for number, each in self._results:
+            if each.version is not None:
+                found = sum(each.version > end for end in ends.values()) + 1
+                if found != number:
+                    self.wrong.append(f"{each} was cast in round {number}, and is in {found}")
+        for number in ends:
+            poll, totals = last[number]
+            if (now := self._postgres.totals(poll)) != totals:
+                self.wrong.append(f"round {number} ended with {totals}, and has {now}")
 
     def _mark_repeats(self):
         """Record the entries that the fault `twice` appends: the app does not cause them."""
@@ -478,5 +601,6 @@ EVENTS = (
     World._stop_postgres,
     World._change_poll,
     World._change_poll,
-    *(World._finish_poll,) * 4,
+    *(World._finish_poll,) * 3,
+    *(World._ask,) * 4,
 )
