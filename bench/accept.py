@@ -11,7 +11,7 @@ from uvloop import run
 from bench import load, queue
 from bench.results import Results
 from bench.stack import Processes, Stack
-from bench.votes import HTMX, page_requests, vote_requests
+from bench.votes import HTMX, counted_voter, page_requests, vote_requests
 from voting.settings import Role
 
 SECONDS = 1.2
@@ -40,7 +40,8 @@ def accept(stack: Stack, results: Results, options: Namespace) -> None:
                 _measure_other(results, options.beside)
             _measure(results, f"{HALF}, htmx", apps[2], fragment, 64, status=200)
             _measure(results, "GET /, 1 process", apps[1], page_requests("/"), 64, status=200)
-            part = httpx.get(apps[1].url, headers={"HX-Request": "true"})
+            cookies = {"Cookie": counted_voter()}
+            part = httpx.get(apps[1].url, headers={"HX-Request": "true"} | cookies)
             polls = page_requests("/", *HTMX, f"If-None-Match: {part.headers['etag']}")
             _measure(results, "GET / by an open page, 1 process", apps[1], polls, 64, status=304)
             for depth in (1, 100):

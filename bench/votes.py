@@ -40,8 +40,12 @@ def vote_requests(
     )
 
 
+def counted_voter() -> str:
+    """Return the cookies of a new voter, as if the vote were counted."""
+    return f"voter={VoterCookies([KEY]).mint(POLL)}; ballot=a.1-0"
+
+
 def page_requests(path: str, *headers: str) -> Iterator[bytes]:
     """Yield requests for a page, of a voter whose vote is counted."""
-    cookie = f"Cookie: voter={VoterCookies([KEY]).mint(POLL)}; ballot=a.1-0"
-    lines = (f"GET {path} HTTP/1.1", *_HEAD, *headers, cookie, "", "")
+    lines = (f"GET {path} HTTP/1.1", *_HEAD, *headers, f"Cookie: {counted_voter()}", "", "")
     return cycle(["\r\n".join(lines).encode()])
