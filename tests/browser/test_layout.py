@@ -28,7 +28,7 @@ PLACES = """() => [...document.querySelectorAll(
 })"""
 
 
-# Returns the sizes of all letters. Read from ten metres, they need a fortieth of the screen's width.
+# Returns the sizes of all letters. Read from ten metres, they need a fortieth of the screen.
 SIZES = """() => [...document.querySelectorAll("main *")]
     .filter(each => each.checkVisibility() && !each.closest(".unseen"))
     .filter(each => [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
@@ -54,7 +54,7 @@ def test_six_targets_of_equal_size_fit_a_phone(site, visitors):
     boxes = [each.bounding_box() for each in page.locator(".choice").all()]
     assert len({(each["width"], each["height"]) for each in boxes}) == 1
     assert boxes[0]["width"] > 0.9 * PHONE["width"]
-    assert boxes[0]["height"] >= 48  # noqa: PLR2004 - pixels, as wide as a finger
+    assert boxes[0]["height"] >= 48
     for part in (page.locator("#choice-a"), page.locator("#choice-f"), page.locator("footer")):
         expect(part).to_be_in_viewport(ratio=1)
     page.locator("#choice-f").tap()
