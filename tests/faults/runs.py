@@ -63,6 +63,7 @@ async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
         await voters.wait_for(votes // 4, Acknowledgement.ACKNOWLEDGED)
         if asks:
             await rounds.ask(3)
+            await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
         await fault(stack, voters)
         if asks:
             await rounds.ask(2)
