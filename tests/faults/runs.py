@@ -31,10 +31,15 @@ class Rounds:
         state = stack.state
         return cls(stack, await state.counts(), await state.newest_entry(), kept=kept)
 
-    async def ask(self, options: int) -> None:
-        """End the round, and ask a question with so many options in the next."""
+    async def ask(self, options: int, voters: Voters | None = None) -> None:
+        """End the round, and ask a question with so many options in the next.
+
+        Some of `voters` look at their page in between, when everything has been counted.
+        """
         poll = await self._stack.end_round()
         await self._read(poll.round)
+        if voters is not None:
+            await voters.read_receipts(limit=50)
         assert poll.last_version is not None
         self._earlier, self._since = Counter(), poll.last_version
         await self._stack.start_round(poll.round, options)
@@ -66,7 +71,7 @@ async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
             await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
         await fault(stack, voters)
         if asks:
-            await rounds.ask(2)
+            await rounds.ask(2, voters)
         await voters.wait_for(votes, Acknowledgement.ACKNOWLEDGED)
         await stack.ready()
     states = await rounds.final_states()
