@@ -211,8 +211,8 @@ class World:
         voter = UUID(int=self._random.getrandbits(128), version=4)
         await asyncio.sleep(self._random.uniform(0, 1))
         page = None
-        for _ in range(self._random.randint(2, 5)):
-            await asyncio.sleep(self._random.choice((0, 0.01, 1, 4)) * self._random.random())
+        for _ in range(self._random.randint(2, 6)):
+            await asyncio.sleep(self._random.choice((0, 0.01, 1, 4, 12)) * self._random.random())
             # Voters keep a page, which shows the question of its round, for any time.
             if page is None or self._random.random() < 0.4:
                 page = await self._load_page()
