@@ -19,8 +19,8 @@ REDIS_STEPS = {
     *("dead_letter", "delete_idle_consumers"),
 }
 POSTGRES_STEPS = {
-    *("count", "lock", "poll", "version floor", "commit", "confirm close", "finalize"),
-    "start round",
+    *("count", "lock", "poll", "version floor", "commit", "confirm close"),
+    *("finalize", "start round"),
 }
 EVENTS = {each.__name__ for each in world.EVENTS} | {
     *("another round", "another question", "final undone", "counting undone"),

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -189,18 +189,15 @@ class World:
         engine = Engine(self._postgres_server, self._postgres)
         name = process.name.replace(" ", "-")
         worker = Worker(self._queue(), engine, consumer=name, timing=self._timing)
-        process.start(self._work(process, worker))
+        process.start(self._work(process, worker.run))
         return worker
 
-    async def _work(self, process, worker):
+    async def _work(self, process, run):
         try:
-            await worker.run()
+            await run()
         except Exception as error:
             self.wrong.append(f"{process.name} ended with {error!r}")
             raise
-        self._exit(process)
-
-    def _exit(self, process):
         process.state = State.EXITED
         for callback in process.on_exit:
             self._loop.call_soon(callback, context=NO_PROCESS)
@@ -404,32 +401,28 @@ class World:
         number = self._postgres.poll.round
         process, ended = Process(self._loop, "operator"), self._loop.create_future()
         process.on_exit.append(partial(self._resolve, ended))
-        process.start(self._ask_once_final(process, number, self._another_question()))
+        command = partial(self._ask_once_final, number, self._another_question())
+        process.start(self._work(process, command))
         await ended
         self._faults.seen["world", "another question"] += self._postgres.poll.round > number
         return None
 
-    async def _ask_once_final(self, process, number, question):
+    async def _ask_once_final(self, number, question):
+        """Start the next round, and copy it to Redis. Retries, as an operator would."""
         engine = Engine(self._postgres_server, self._postgres)
         state = QueueState(self._queue())
+        errors = (PollChanged, PollConflict, Untrusted, StreamMissing, RedisError, *DATABASE_ERRORS)
         until = self._loop.time() + COMMAND_TIMEOUT
         while self._loop.time() < until:
-            try:
+            with suppress(*errors):
                 poll, _ = await reconcile(engine, state)
-                if poll.round != number:  # a commit was uncertain
+                if poll.round != number:
                     break
-                if poll.phase is Phase.FINAL:
-                    self._check_no_late_votes(poll)
+                if poll.phase is Phase.FINAL or await finalize(engine, state, poll):
+                    self._check_no_late_votes(self._postgres.poll)
                     await start_round(engine, number, question)
-                else:
-                    await finalize(engine, state, poll)
-                continue
-            except (PollChanged, PollConflict, Untrusted, StreamMissing):
-                pass
-            except (RedisError, *DATABASE_ERRORS):
-                pass
-            await asyncio.sleep(self._random.uniform(0, 0.4))
-        self._exit(process)
+                    continue
+            await asyncio.sleep(self._random.uniform(0.1, 0.5))
 
     def _check_no_late_votes(self, poll):
         """Check that Redis accepted no ballot after the close or the closing time."""
@@ -524,13 +517,16 @@ class World:
             reported = (await QueueState(self._queue()).progress()).backlog
             if reported not in {None, backlog}:
                 self.wrong.append(f"the backlog is {backlog}, and the app reports {reported}")
+        await self._check_rules()
+
+    async def _check_rules(self):
+        """Check that Redis has the poll of Postgres."""
+        poll = self._postgres.poll
         rules = await QueueState(self._queue()).cast_rules()
-        if (rules.open, rules.round, rules.question) != (
-            poll.state == "open",
-            poll.round,
-            poll.question,
-        ):
-            self.wrong.append(f"the poll is {poll}, and Redis has {rules}")
+        if rules is None or rules.open != (poll.state == "open"):
+            self.wrong.append(f"the poll is {poll.state}, and Redis has {rules}")
+        elif (rules.round, rules.question) != (poll.round, poll.question):
+            self.wrong.append(f"round {poll.round} asks {poll.question}, and Redis has {rules}")
 
     def _check_round(self, poll, votes, totals, queue):
         """Check the votes of one round against all of its ballots."""
