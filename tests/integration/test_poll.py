@@ -11,7 +11,18 @@ import click
 import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
-from support.database import execute, stored_totals, stored_votes, waits_for_lock
+from support.database import (
+    ask,
+    close_after,
+    execute,
+    finish,
+    insert_tally,
+    question_of,
+    stored_tally,
+    stored_totals,
+    stored_votes,
+    waits_for_lock,
+)
 from support.wait import until
 
 from voting.commands import poll as poll_commands
@@ -29,13 +40,15 @@ from voting.database.poll import (
     fetch_poll_for_share,
     fetch_version_floor,
     reopen_poll,
+    replace_unseen_question,
     start_round,
 )
-from voting.database.totals import fetch_final_results, fetch_result
+from voting.database.totals import fetch_final_results, fetch_past_result, fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, QueuedBallot, Version
 from voting.poll.lifecycle import TRANSITIONS, Event, LifecycleState, Phase, Poll
+from voting.poll.question import Question
 from voting.queue.client import Queue, connect
-from voting.queue.producer import NotRecorded, PollClosed
+from voting.queue.producer import NotRecorded, PollClosed, RoundOver
 from voting.queue.state import PollConflict, QueueState
 from voting.reconcile.poll import reconcile
 
@@ -60,19 +73,6 @@ async def count(engine, *ballots):
     """Count ballots given as (voter, choice, ms)."""
     queued = (QueuedBallot(ms, 0, UUID(int=each).hex, choice) for each, choice, ms in ballots)
     await counting.count(engine, list(queued))
-
-
-async def close_at(engine, ms):
-    """Close the poll after that version, without Redis."""
-    await close_poll(engine)
-    async with transaction(engine) as connection:
-        await confirm_close(connection, datetime.now(UTC), Version(ms, 0))
-
-
-async def end(engine, ms):
-    """Close the poll after that version, and declare it final."""
-    await close_at(engine, ms)
-    assert await declare_final(engine, Version(ms, 0))
 
 
 async def test_closed_poll_accepts_no_vote_and_knows_its_last_one(open_poll, engine):
@@ -216,45 +216,116 @@ async def test_an_id_that_is_too_high_for_ballots_ends_no_poll(open_poll, engine
 
 async def test_ballots_of_another_round_or_after_the_close_are_not_counted(engine):
     await count(engine, (1, "a", 10))
-    await end(engine, 10)
+    await finish(engine, Version(10, 0))
     await count(engine, (2, "a", 11), (1, "b", 12))
     assert await stored_totals(engine) == (1, 0)
-    await start_round(engine, 1)
+    await start_round(engine, 1, question_of(3))
     await count(engine, (1, "a", 10), (2, "b", 11), (3, "b", 9))
-    assert await stored_totals(engine) == (0, 1)
+    assert await stored_totals(engine) == (0, 1, 0)
 
 
 async def test_totals_are_declared_final_once_and_only_for_the_confirmed_close(engine):
     await count(engine, (1, "a", 10), (2, "b", 11), (3, "b", 12))
     assert not await declare_final(engine, Version(12, 0))  # the poll is open
-    await close_at(engine, 12)
+    await close_after(engine, Version(12, 0))
     assert not await declare_final(engine, Version(11, 0))
     assert [await declare_final(engine, Version(12, 0)) for _ in range(2)] == [True, False]
     found = await poll(engine)
     [final] = await fetch_final_results(engine)
     assert (final.round, final.final_at, final.closed_at) == (1, found.final_at, found.closed_at)
-    assert (final.a, final.b) == (1, 2)
+    assert (final.question, final.counts, final.revoked) == (Question(), (1, 2), False)
 
 
 async def test_final_totals_stay_as_they_were_declared(engine):
     await count(engine, (1, "a", 10))
-    await end(engine, 10)
-    await execute(engine, "UPDATE tally SET a = 99")
+    await finish(engine, Version(10, 0))
+    await execute(engine, "UPDATE tally SET votes = 99")
     assert await stored_totals(engine) == (1, 0)
 
 
+async def finals(engine):
+    """Read what was declared final: the counts, and whether that was revoked."""
+    return [(each.counts, each.revoked) for each in await fetch_final_results(engine)]
+
+
 async def test_revoked_final_result_stays_in_the_list(engine):
+    question = await ask(engine, 3)
     await count(engine, (1, "a", 10))
-    await end(engine, 10)
+    await finish(engine, Version(10, 0))
+    assert await finals(engine) == [((1, 0, 0), False)]
     await reopen_poll(engine, await poll(engine))
-    assert await poll(engine) == Poll()
-    await count(engine, (2, "a", 20))
-    await end(engine, 20)
-    assert [each.a for each in await fetch_final_results(engine)] == [1, 2]
+    assert await poll(engine) == Poll(question=question)
+    assert await finals(engine) == [((1, 0, 0), True)]
+    await count(engine, (2, "c", 20))
+    await finish(engine, Version(20, 0))
+    assert await finals(engine) == [((1, 0, 0), True), ((1, 0, 1), False)]
+    # The same holds once the round is over.
+    await start_round(engine, 1, question_of(2))
+    assert await finals(engine) == [((1, 0, 0), True), ((1, 0, 1), False)]
+
+
+async def test_totals_questions_and_timelines_of_all_rounds_are_kept(engine, reader):
+    kept = []
+    for number, options in enumerate((2, 5, 12), start=1):
+        question = question_of(options, f"Question {number}?")
+        if number == 1:
+            await ask(engine, question)
+        else:
+            await start_round(engine, number - 1, question)
+        found = await poll(engine)
+        assert (found.round, found.question, found.asked) == (number, question, number > 1)
+        # One more vote for each option than for the one before; two buckets.
+        ms = 1000 * number
+        voters = [(n, key) for n, key in enumerate(question.choices) for _ in range(n + 1)]
+        await count(engine, *((v, key, ms + v) for v, (_, key) in enumerate(voters)))
+        await insert_tally(engine, f"SELECT to_timestamp(0), ARRAY{[1] * options}, 1", number)
+        kept.append((question, tuple(range(2, options + 2))))
+        last = Version(ms + 999, 0)
+        if number == 2:  # it is opened again, and gets another vote
+            await finish(engine, Version(ms + 100, 0))
+            await reopen_poll(engine, await poll(engine))
+            await count(engine, (999, "b", ms + 999))
+            kept[-1] = question, (2, 4, 4, 5, 6)
+        await finish(engine, last)
+    declared = await fetch_final_results(reader)
+    assert [(each.round, each.revoked) for each in declared] == [
+        (1, False),
+        (2, True),
+        (2, False),
+        (3, False),
+    ]
+    valid = [each for each in declared if not each.revoked]
+    assert [(each.question, each.counts) for each in valid] == kept
+    async with reader.connect() as connection:
+        for each in valid:
+            past = await fetch_past_result(connection, each.round)
+            assert (past.poll.round, past.poll.question) == (each.round, each.question)
+            assert (past.poll.phase, past.poll.final_at) == (Phase.FINAL, each.final_at)
+            assert past.totals.counts == each.counts
+            first, *_ = past.timeline
+            assert first.counts == (1,) * len(each.question.names)
+            sums = map(sum, zip(*(bucket.counts for bucket in past.timeline), strict=True))
+            assert tuple(sums) == each.counts
+        assert await fetch_past_result(connection, 4) is None
+    shown = await fetch_result(reader, timeline=True)
+    assert (shown.poll.question, shown.totals.counts) == kept[-1]
+    assert tuple(map(sum, zip(*(each.counts for each in shown.timeline), strict=True))) == (
+        shown.totals.counts
+    )
+
+
+async def test_a_round_that_is_open_again_has_no_valid_result(engine):
+    await count(engine, (1, "a", 10))
+    await finish(engine, Version(10, 0))
+    await start_round(engine, 1, question_of(3))
+    await finish(engine, Version(20, 0))
+    await reopen_poll(engine, await poll(engine))
+    found = await fetch_final_results(engine)
+    assert [(each.round, each.revoked) for each in found] == [(1, False), (2, True)]
 
 
 async def test_poll_that_became_final_meanwhile_is_not_reopened(engine):
-    await close_at(engine, 10)
+    await close_after(engine, Version(10, 0))
     seen = await poll(engine)
     await declare_final(engine, Version(10, 0))
     with pytest.raises(PollChanged):
@@ -264,36 +335,90 @@ async def test_poll_that_became_final_meanwhile_is_not_reopened(engine):
 
 async def test_next_round_keeps_the_tally_of_the_previous_one(engine):
     await count(engine, (1, "a", 10), (2, "b", 11))
-    before = (await execute(engine, "SELECT bucket, a, b FROM tally")).all()
-    await end(engine, 11)
-    await start_round(engine, 1)
-    assert (await execute(engine, "SELECT bucket, a, b FROM past_tally")).all() == before
-    assert await stored_votes(engine) == {}
+    before = await stored_tally(engine)
+    await finish(engine, Version(11, 0))
+    question = question_of(12)
+    await start_round(engine, 1, question)
+    assert await stored_tally(engine) == before
+    assert (await stored_tally(engine, 2), await stored_votes(engine)) == ([], {})
     async with engine.connect() as connection:
         assert await fetch_version_floor(connection) > Version(11, 0)
-    assert await poll(engine) == Poll(round=2, after_version=Version(11, 0))
+    assert await poll(engine) == Poll(
+        round=2, question=question, asked=True, after_version=Version(11, 0)
+    )
 
 
 @pytest.mark.parametrize("ended", [1, 2])
 async def test_next_round_starts_only_after_a_final_one(engine, ended):
     await count(engine, (1, "a", 10))
     if ended == 2:
-        await end(engine, 10)
+        await finish(engine, Version(10, 0))
     with pytest.raises(PollChanged):
-        await start_round(engine, ended)
+        await start_round(engine, ended, question_of(3))
     assert await stored_totals(engine) == (1, 0)
+    assert (await poll(engine)).question == Question()
+
+
+async def test_only_one_of_two_operators_at_once_starts_the_next_round(engine):
+    await finish(engine, Version(10, 0))
+    asked = (start_round(engine, 1, question_of(options)) for options in (3, 4))
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    [refused] = [each for each in ended if each is not None]
+    assert isinstance(refused, PollChanged)
+    found = await poll(engine)
+    assert (found.round, found.question) == (2, question_of(4 if ended[0] else 3))
+
+
+async def test_a_question_that_the_database_refuses_starts_no_round(engine, admin):
+    await finish(engine, Version(10, 0))
+    before = await poll(engine)
+    for question in (Question("x" * 201), Question("Which?", ("One", "x" * 61))):
+        with pytest.raises(DATABASE_ERRORS):
+            await start_round(engine, 1, question)
+    assert await poll(engine) == before
+    # Nothing of it is left.
+    assert (await execute(admin, "SELECT round FROM rounds")).scalars().all() == [1]
+    await start_round(engine, 1, question_of(2))
+
+
+async def test_a_question_that_pages_may_show_is_not_replaced(open_poll, engine):
+    assert (await poll(engine)).has_queue
+    assert not await replace_unseen_question(engine, question_of(3))
+    assert (await poll(engine)).question == Question()
+    assert (await open_poll.cast_rules()).question == Question()
+
+
+async def test_redis_has_the_question_of_the_round(stream, engine):
+    first = Question("قطط 🐈?", ('"One"', "Zwei\\n", "三"))
+    await ask(engine, first)
+    await reconcile(engine, stream)
+    rules = await stream.cast_rules()
+    assert (rules.round, rules.question) == (1, first)
+    await stream.cast(ballot())
+    await close_poll(engine)
+    closed, _ = await reconcile(engine, stream)
+    assert await declare_final(engine, closed.last_version)
+    await start_round(engine, 1, question_of(12))
+    with pytest.raises(RoundOver):  # Redis does not know of the next yet
+        await stream.cast(ballot(), 2)
+    await reconcile(engine, stream)
+    rules = await stream.cast_rules()
+    assert (rules.round, rules.question) == (2, question_of(12))
+    with pytest.raises(RoundOver):
+        await stream.cast(ballot())
+    assert await stream.cast(ballot(), 2) > closed.last_version
 
 
 async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
     await count(engine, (1, "a", 10))
-    await end(engine, 10)
+    await finish(engine, Version(10, 0))
     async with transaction(engine) as resetting:
-        await resetting.execute(text("SELECT start_round(1)"))
+        await resetting.execute(text("SELECT start_round(1, 'Which?', '{One,Two,Three}', true)"))
         # It waits for the table, and only then reads which versions are of this round.
-        late = asyncio.create_task(count(engine, (1, "b", 10), (2, "b", 9), (3, "b", 11)))
+        late = asyncio.create_task(count(engine, (1, "b", 10), (2, "b", 9), (3, "c", 11)))
         await until(partial(waits_for_lock, resetting, "relation IS NOT NULL"))
     await late
-    assert await stored_totals(engine) == (0, 1)
+    assert await stored_totals(engine) == (0, 0, 1)
 
 
 async def test_poll_does_not_change_while_it_is_copied_to_redis(engine):
@@ -537,7 +662,7 @@ async def attempt(event, engine, seen):
         case Event.REOPEN:
             await reopen_poll(engine, seen)
         case Event.START_ROUND:
-            await start_round(engine, seen.round)
+            await start_round(engine, seen.round, question_of(3))
 
 
 @pytest.mark.parametrize("state", LifecycleState)
@@ -567,6 +692,8 @@ async def test_database_changes_a_poll_exactly_as_the_table_allows(engine, admin
     ],
 )
 async def test_change_based_on_an_outdated_poll_is_refused(engine, admin, event, state):
+    await execute(admin, "INSERT INTO rounds VALUES (2, 'Which?', true)")
+    await execute(admin, "INSERT INTO options VALUES (2, 'a', 'One'), (2, 'b', 'Two')")
     await execute(admin, f"UPDATE poll SET {COLUMNS[state]}, round = 2, revision = 5")
     outdated = replace(await poll(engine), round=1, revision=4)
     with suppress(PollChanged):

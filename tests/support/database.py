@@ -8,6 +8,7 @@ import asyncpg
 from sqlalchemy import CursorResult, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from voting.database.engine import set_local, transaction
 from voting.database.poll import confirm_close, declare_final, replace_unseen_question
 from voting.database.totals import fetch_result
 from voting.poll.ballot import Version
@@ -84,12 +85,14 @@ async def insert_tally(engine: AsyncEngine, buckets: str, number: int = 1) -> No
     `buckets` is a query with three columns: the bucket, an array with the votes for each option,
     and their `ms`. Rows that are there already stay.
     """
-    await execute(
-        engine,
+    insert = (
         f"INSERT INTO tally SELECT {number}, bucket, chr(96 + place::int), votes, ms"
         f" FROM ({buckets}) AS each (bucket, counts, ms),"
-        " unnest(counts) WITH ORDINALITY AS option (votes, place) ON CONFLICT DO NOTHING",
+        " unnest(counts) WITH ORDINALITY AS option (votes, place) ON CONFLICT DO NOTHING"
     )
+    async with transaction(engine) as connection:
+        await connection.execute(set_local(statement_timeout="0"))
+        await connection.execute(text(insert))
 
 
 def question_of(options: int, title: str = "Which one?") -> Question:
