@@ -1,4 +1,5 @@
 import asyncio
+import random
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -7,13 +8,23 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 from support import workers
-from support.database import execute, fetch, waits_for_lock
+from support.database import (
+    all_counted,
+    ask,
+    execute,
+    fetch,
+    finish,
+    question_of,
+    stored_totals,
+    stored_votes,
+    waits_for_lock,
+)
 from support.wait import until
 
 from voting.database import counting, durability
 from voting.database import engine as engine_module
 from voting.database.engine import create_engine, transaction
-from voting.database.poll import close_poll
+from voting.database.poll import close_poll, start_round
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice, Version
 from voting.poll.lifecycle import Phase
@@ -98,7 +109,7 @@ async def test_ballots_become_votes(stream, engine, caplog):
         await stream.cast_many(12, Choice.B)
         await until(counted(stream, engine, 42))
     totals = (await fetch_result(engine)).totals
-    assert (totals.a, totals.b) == (30, 12)
+    assert totals.counts == (30, 12)
     assert "stream missing" not in caplog.text  # it is the first of this poll
 
 
@@ -169,6 +180,72 @@ async def test_an_entry_that_postgres_refuses_is_dead_lettered_the_rest_counted(
     [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
     assert Version.parse(letter[b"id"]) == bad
     assert letter[b"reason"].startswith(b"refused by Postgres")
+
+
+@pytest.mark.parametrize("others", [7, 3_000])
+async def test_a_choice_that_the_round_does_not_have_is_dead_lettered_the_rest_counted(
+    prepared, engine, others
+):
+    question = await ask(engine, 3)
+    for choice in (*question.choices, Choice.A):
+        await prepared.cast_many(others // 4, choice)
+        if choice is Choice.B:  # amid the others of its batch
+            bad = await prepared.append_ballot(choice=Choice.D)
+    number = others // 4 * 4
+    async with working(prepared, engine):
+        await until(counted(prepared, engine, number))
+    [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
+    assert Version.parse(letter[b"id"]) == bad
+    assert letter[b"choice"] == b"d"
+    assert letter[b"reason"].startswith(b"refused by Postgres")
+    assert await stored_totals(engine) == (number // 2, number // 4, number // 4)
+    assert len(await stored_votes(engine)) == number
+
+
+async def test_a_choice_beyond_the_last_key_is_no_ballot(prepared, engine):
+    await ask(engine, 12)
+    await prepared.cast_many(1, Choice.L)
+    await prepared.append({"voter": uuid4().bytes, "choice": b"m"})
+    async with working(prepared, engine):
+        await until(counted(prepared, engine, 1))
+    [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
+    assert letter[b"reason"].startswith(b"no ballot")
+
+
+async def test_an_entry_of_the_round_before_is_not_counted_in_the_next(stream, engine):
+    """Its choice is one that only the round before had: it is no dead letter either."""
+    await ask(engine, 12)
+    await reconcile(engine, stream)
+    await stream.cast_many(2, Choice.L)
+    taken = await stream.consumer("dead").read(count=10, block=1)
+    await counting.count(engine, [each.ballot() for each in taken])  # committed; then it died
+    await finish(engine, taken[-1].version)
+    await start_round(engine, 1, question_of(2))
+    async with working(stream, engine, timing=Timing(claim_min_idle=0)) as worker:
+        await until(worker.ready)
+        await stream.cast_many(3, Choice.B, number=2)
+        await until(counted(stream, engine, 3))
+    assert await stored_totals(engine) == (0, 3)
+    assert await stream.dead_letter_count() == 0
+    assert [each.counts for each in await fetch_final_results(engine)] == [(0,) * 11 + (2,)]
+
+
+@pytest.mark.parametrize("options", [3, 12])
+async def test_several_workers_count_every_option(stream, engine, monkeypatch, options):
+    monkeypatch.setattr(worker_module, "BATCH_SIZE", 50)
+    choices = (await ask(engine, options)).choices
+    ballots = [Ballot(uuid4(), each) for each in choices * 30]
+    random.shuffle(ballots)
+    async with working(stream, engine, 3):
+        await asyncio.gather(*map(stream.cast, ballots))
+        await until(counted(stream, engine, 30 * options))
+        # Each voter for the next option, and the last for the first.
+        following = dict(zip(choices, (*choices[1:], choices[0]), strict=True))
+        changes = [Ballot(each.voter, following[each.choice]) for each in ballots]
+        await asyncio.gather(*map(stream.cast, changes))
+        await until(partial(all_counted, stream))
+    assert await stored_totals(engine) == (30,) * options
+    assert (await audit(stream, engine)).problems == []
 
 
 async def test_a_lost_stream_is_recreated_above_the_counted_versions(stream, engine, caplog):
@@ -412,7 +489,7 @@ async def test_totals_are_final_once_all_accepted_ballots_are_counted(
         await prepared.consumer("me").acknowledge([held.id])
         await until(partial(is_final, engine))
     [declared] = await fetch_final_results(engine)
-    assert (declared.a, declared.b) == (1, 2)
+    assert declared.counts == (1, 2)
 
 
 async def test_a_worker_closes_a_poll_when_its_time_has_come(stream, engine):
@@ -473,7 +550,7 @@ async def test_a_locked_vote_holds_up_its_voter_only(stream, engine, impatient, 
             assert all(each > changed for each in others)
         await until(partial(is_final, engine))
     totals = (await fetch_result(engine)).totals
-    assert (totals.a, totals.b) == (20, 1)
+    assert totals.counts == (20, 1)
     await impatient.dispose()
 
 
