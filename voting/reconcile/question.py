@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,12 +18,16 @@ from voting.database.poll import (
     start_round,
 )
 from voting.database.totals import fetch_result
-from voting.poll.lifecycle import LifecycleState, Poll
+from voting.poll.lifecycle import LifecycleState, Phase, Poll
 from voting.poll.question import Question
 from voting.queue.client import StreamMissing
 from voting.queue.state import QueueState
 from voting.reconcile.integrity import Untrusted
 from voting.reconcile.poll import finalize, reconcile
+
+# The time at which a round closes that a worker ends to ask another question. No operator can
+# choose it. It shows every worker, also after a crash, that this is to be completed.
+ASKING = datetime.fromtimestamp(0, UTC)
 
 # Entries of an earlier round may still be delivered again.
 _ATTEMPTS, _PAUSE = 25, 0.2  # seconds
@@ -35,32 +40,46 @@ async def follow_environment(engine: AsyncEngine, state: QueueState, question: Q
 
     Pages may show the earlier question, and send votes for it at any moment: so this is a round of
     its own, and the earlier one is closed first. If it got a vote meanwhile, it is opened again.
-    In any number of workers. Raises PollConflict, redis' own errors and DATABASE_ERRORS.
+    In any number of workers. Safe to retry. Raises PollConflict, redis' own errors and
+    DATABASE_ERRORS.
     """
     async with transaction(engine) as connection:
         poll = await fetch_poll(connection)
         known = await fetch_environment_question(connection)
-    if question == known:
-        return
-    if not poll.has_queue and await replace_unseen_question(engine, question):
-        return
-    await reconcile(engine, state)
-    result = await fetch_result(engine)
-    poll = result.poll
-    if poll.asked or result.totals.votes or poll.lifecycle_state is not LifecycleState.OPEN:
-        log.warning(
-            "POLL_TITLE and OPTION_A to OPTION_L have been changed and are ignored: they are the"
-            " first question only. `voting ask` asks the next"
-        )
-        return
-    with suppress(PollChanged):  # by another worker, or an operator
-        await close_poll(engine)
-        poll, _ = await reconcile(engine, state)
-        if await _is_empty(state, poll) and await _become_final(engine, state, poll):
-            await start_round(engine, poll.round, question, asked=False)
-        else:
-            await reopen_poll(engine, (await fetch_result(engine)).poll)
+    if poll.closes_at != ASKING:
+        if question == known:
+            return
+        if not poll.has_queue and await replace_unseen_question(engine, question):
+            return
         await reconcile(engine, state)
+        result = await fetch_result(engine)
+        poll = result.poll
+        if poll.question == question and not poll.asked:
+            return  # another worker was faster
+        if poll.closes_at != ASKING:
+            if poll.asked or result.totals.votes or poll.lifecycle_state is not LifecycleState.OPEN:
+                _log_ignored()
+                return
+            with suppress(PollChanged):  # by another worker, or an operator
+                await close_poll(engine, at=ASKING)
+    await _ask(engine, state, question)
+    await reconcile(engine, state)
+
+
+async def _ask(engine: AsyncEngine, state: QueueState, question: Question) -> None:
+    """Ask the question in the next round, or open again the one that was closed for that."""
+    poll, _ = await reconcile(engine, state)
+    if poll.closes_at != ASKING:
+        return
+    with suppress(PollChanged):
+        if poll.question != question:
+            if await _is_empty(state, poll) and await _become_final(engine, state, poll):
+                await start_round(engine, poll.round, question, asked=False)
+                return
+            _log_ignored()
+        poll = (await fetch_result(engine)).poll
+        if poll.closes_at == ASKING:
+            await reopen_poll(engine, poll)
 
 
 async def _is_empty(state: QueueState, poll: Poll) -> bool:
@@ -73,7 +92,16 @@ async def _become_final(engine: AsyncEngine, state: QueueState, poll: Poll) -> b
     """Declare the totals of a round without votes final. Return whether they are soon enough."""
     with suppress(Untrusted, StreamMissing):
         for _ in range(_ATTEMPTS):
-            if await finalize(engine, state, poll):
+            await finalize(engine, state, poll)
+            found = (await fetch_result(engine)).poll  # another worker may have done it
+            if found.round != poll.round or found.phase is Phase.FINAL:
                 return True
             await asyncio.sleep(_PAUSE)
     return False
+
+
+def _log_ignored() -> None:
+    log.warning(
+        "POLL_TITLE and OPTION_A to OPTION_L have been changed and are ignored: they are the first"
+        " question only. `voting ask` asks the next"
+    )
