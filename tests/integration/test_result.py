@@ -281,7 +281,7 @@ async def test_a_closed_poll_says_that_the_last_votes_are_being_counted(client, 
     assert (answer["phase"], answer["closed_at"]) == ("counting", CLOSED_AT.isoformat())
 
 
-async def test_a_final_result_shows_its_time_and_is_polled_seldom(client, engine):
+async def test_a_final_result_shows_its_time_and_is_polled_for_the_next_round(client, engine):
     await count(engine, 2, 1)
     await close(engine)
     page = (await client.get("/tally")).text
@@ -289,7 +289,7 @@ async def test_a_final_result_shows_its_time_and_is_polled_seldom(client, engine
     assert (answer["phase"], answer["options"]["a"]["votes"]) == ("final", 2)
     assert f'<strong>Final result</strong> of <time datetime="{answer["final_at"]}">' in page
     assert "2 votes" in page
-    assert trigger(page) == "every 15s, again"  # it may be opened again
+    assert trigger(page) == "every 1s, again"
     await execute(
         engine, "UPDATE poll SET state = 'open', until_ms = NULL, until_seq = NULL, final_at = NULL"
     )
