@@ -58,7 +58,7 @@ NOT_ROUNDS = [
     "1.0",
     "1e3",
     "0x1",
-    "١",
+    "\N{ARABIC-INDIC DIGIT ONE}",
     "x",
     "2147483648",
     "9" * 99,
