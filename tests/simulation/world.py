@@ -100,7 +100,7 @@ class World:
         self._postgres_server = Server(self._faults)
         self._queues = []
         self._timing = Timing()
-        self._results = []  # of each vote, the round that its voter saw, and the result
+        self._results = []
         self._poison = set()
         self._repeated = set()
         self._names = Counter()
@@ -150,7 +150,7 @@ class World:
         for queue in self._queues:
             await queue.close()
         self.wrong += [f"a callback failed: {each}" for each in self._loop.errors]
-        acknowledgements = Counter(each.acknowledgement.name for _, each in self._results)
+        acknowledgements = Counter(each.acknowledgement.name for each in self._results)
         return Run(self.seed, self.wrong, self._faults.trace, self._faults.seen, acknowledgements)
 
     def _spawn(self, coroutine):
@@ -219,7 +219,7 @@ class World:
                 partial(self._serve_vote, ballot, page.round), Acknowledgement.NO_RESPONSE
             )
             result = VoteResult(voter.hex, ballot.choice, acknowledgement, version)
-            self._results.append((page.round, result))
+            self._results.append(result._replace(round=page.round))
             self._faults.log(
                 f"voter {voter.hex[:4]}",
                 f"{ballot.choice} in round {page.round}: {acknowledgement.name} {version}",
@@ -540,8 +540,8 @@ class World:
         # The round may have been reopened after this result.
         results = [
             each
-            for number, each in self._results
-            if number == poll.round
+            for each in self._results
+            if each.round == poll.round
             and each.acknowledgement is not Acknowledgement.REFUSED
             and (each.version is None or in_round(each.version))
         ]
@@ -560,11 +560,11 @@ class World:
         last = {poll.round: (poll, totals) for poll, _, totals in self._postgres.finals}
         ends = {number: poll.last_version for number, (poll, _) in last.items()}
         ends.pop(current.round, None)
-        for number, each in self._results:
+        for each in self._results:
             if each.version is not None:
                 found = sum(each.version > end for end in ends.values()) + 1
-                if found != number:
-                    self.wrong.append(f"{each} was cast in round {number}, and is in {found}")
+                if found != each.round:
+                    self.wrong.append(f"{each} is in round {found}")
         for number in ends:
             poll, totals = last[number]
             if (now := self._postgres.totals(poll)) != totals:
