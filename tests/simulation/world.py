@@ -394,10 +394,8 @@ class World:
 
     async def _ask(self):
         """Close the poll, and ask another question once it is final, as `voting ask` does."""
-        if self._postgres.poll.phase is Phase.OPEN:
-            if not self._postgres.may_change_poll(self._loop.time()):
-                return False
-            self._postgres.close()
+        if self._postgres.poll.phase is Phase.OPEN and await self._change_poll() is False:
+            return False
         number = self._postgres.poll.round
         process, ended = Process(self._loop, "operator"), self._loop.create_future()
         process.on_exit.append(partial(self._resolve, ended))
