@@ -146,14 +146,16 @@ def upgrade() -> None:
             ["round", "choice"], ["options.round", "options.key"], name="final_totals_choice_fkey"
         ),
     )
+    op.execute("""
+        INSERT INTO final_totals
+        SELECT round, final_at, key, CASE key WHEN 'a' THEN a WHEN 'b' THEN b ELSE 0 END
+        FROM finals JOIN options USING (round)
+    """)
     for key in "ab":
         op.execute(f"""
             INSERT INTO tally
             SELECT poll.round, bucket, '{key}', old_tally.{key}, ms FROM old_tally, poll
             UNION ALL SELECT round, bucket, '{key}', {key}, 0 FROM past_tally
-        """)
-        op.execute(f"""
-            INSERT INTO final_totals SELECT round, final_at, '{key}', {key} FROM finals
         """)
     op.drop_table("old_tally")
     op.drop_table("past_tally")
@@ -179,11 +181,10 @@ def downgrade() -> None:
     op.create_check_constraint(op.f("votes_choice_check"), "votes", "choice IN ('a', 'b')")
     op.rename_table("tally", "new_tally")
     op.execute("ALTER INDEX tally_pkey RENAME TO new_tally_pkey")
-    counts = [sa.Column(key, sa.BigInteger(), nullable=False) for key in "ab"]
     op.create_table(
         "tally",
         sa.Column("bucket", TIME, nullable=False),
-        *(column.copy() for column in counts),
+        *(sa.Column(key, sa.BigInteger(), nullable=False) for key in "ab"),
         sa.Column("ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("bucket", name="tally_pkey"),
         postgresql_with={"fillfactor": 50},
@@ -192,7 +193,7 @@ def downgrade() -> None:
         "past_tally",
         sa.Column("round", sa.Integer(), nullable=False),
         sa.Column("bucket", TIME, nullable=False),
-        *(column.copy() for column in counts),
+        *(sa.Column(key, sa.BigInteger(), nullable=False) for key in "ab"),
         sa.PrimaryKeyConstraint("round", "bucket", name="past_tally_pkey"),
     )
     sums = ", ".join(
