@@ -87,9 +87,11 @@ class Stack:
         """Empty the queue and the tables, and have a question with so many options."""
         with Redis.from_url(self.servers.redis_url()) as redis:
             redis.xtrim("{voting}:ballots", maxlen=0, approximate=False)
-        names = ", ".join(f"(1, '{key}', '{key}')" for key in CHOICES[:options])
-        insert = f"INSERT INTO options VALUES {names}"
-        self.sql("TRUNCATE votes, tally, final_totals, options", insert, "CHECKPOINT")
+        keys = ", ".join(f"('{key}')" for key in CHOICES[:options])
+        insert = f"INSERT INTO options SELECT round, key, key FROM poll, (VALUES {keys}) AS _ (key)"
+        # Asked: else the next worker would ask the question of its environment.
+        asked = "UPDATE rounds SET asked = true"
+        self.sql("TRUNCATE votes, tally, final_totals, options", insert, asked, "CHECKPOINT")
 
     def role(self, role: Role, number: int = 1) -> AbstractContextManager[Processes]:
         """Run processes of a role, with the rights that it has in the deployment."""
