@@ -16,7 +16,13 @@ from voting.queue import state as state_module
 from voting.queue.client import GROUP, Queue, StreamMissing, connect
 from voting.queue.consumer import Consumer
 from voting.queue.entry import Entry
-from voting.queue.producer import Caster, MaybeRecorded, NotRecorded, PollClosed
+from voting.queue.producer import (
+    Caster,
+    MaybeRecorded,
+    NotRecorded,
+    PollClosed,
+    RoundOver,
+)
 from voting.queue.state import QueueState
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -98,6 +104,38 @@ async def test_a_cast_is_refused_when_the_poll_is_closed(prepared):
     assert await prepared.length() == 0
 
 
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_cast_for_another_round_is_refused(prepared, number):
+    await prepared.sync_poll(MIN_VERSION, Poll(round=2, revision=1))
+    with pytest.raises(RoundOver):
+        await prepared.cast(ballot(), number)
+    assert await prepared.length() == 0
+    # Also where the poll is closed: its page has another question by now.
+    await prepared.sync_poll(MIN_VERSION, Poll(round=2, revision=2, state="closed"))
+    with pytest.raises(RoundOver):
+        await prepared.cast(ballot(), number)
+    assert await prepared.ready()
+
+
+async def test_ballots_for_several_rounds_at_once_have_a_call_each(prepared, calls):
+    await prepared.sync_poll(MIN_VERSION, Poll(round=2, revision=1))
+    before = await calls()
+    rounds = [2, 2, 1, 1, 2, 3]
+    casts = (prepared.cast(ballot(), number) for number in rounds)
+    found = await asyncio.gather(*casts, return_exceptions=True)
+    assert await calls() - before == 4
+    assert [isinstance(each, Version) for each in found] == [number == 2 for number in rounds]
+    assert {type(each) for each in found} == {Version, RoundOver}
+    assert await prepared.length() == 3
+
+
+async def test_every_choice_is_queued(prepared, me):
+    cast = [ballot(choice) for choice in Choice]
+    await asyncio.gather(*map(prepared.cast, cast))
+    entries = await me.read(count=100, block=1)
+    assert [each.ballot().choice for each in entries] == list(Choice)
+
+
 @pytest.mark.parametrize("late", [0, 1])
 async def test_a_cast_is_refused_from_the_very_millisecond_at_which_the_poll_closes(
     prepared, monkeypatch, late
@@ -143,7 +181,7 @@ async def test_a_cast_is_refused_if_memory_is_full(prepared, me):
 async def test_errors_of_an_unreachable_redis_are_raised_and_a_cast_is_not_recorded(tmp_path):
     queue = Queue(connect(f"unix://{tmp_path}/missing.sock"))
     with pytest.raises(NotRecorded, match="reached"):
-        await Caster(queue).cast(ballot())
+        await Caster(queue).cast(ballot(), 1)
     assert not await Caster(queue).ready()
     with pytest.raises(RedisError):
         await Consumer(queue, "me").read(count=1, block=0.01)

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 from sqlalchemy.exc import DBAPIError
-from support.database import all_counted, fetch
+from support.database import all_counted, fetch, question_of
 from support.servers import DEPLOY, USERS, redis_url
 from support.wait import until
 from support.workers import working
@@ -19,7 +19,7 @@ from support.workers import working
 from voting.database import schema
 from voting.database.engine import create_engine
 from voting.database.export import open_snapshot
-from voting.database.totals import fetch_result
+from voting.database.totals import fetch_final_results, fetch_result
 from voting.local import servers as embedded
 from voting.local.data_dir import DataDir
 from voting.poll import formats
@@ -31,16 +31,21 @@ from voting.queue.fsync_probe import FsyncProbe
 from voting.queue.producer import Caster, NotRecorded, PollClosed
 from voting.queue.state import QueueState
 from voting.reconcile.audit import audit
+from voting.reconcile.poll import reconcile
+from voting.reconcile.question import follow_environment
 from voting.reconcile.replay import replay
 from voting.roles import maintenance
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
 from voting.roles.vote import VoteRole
 from voting.roles.worker_metrics import QueueMonitor
-from voting.settings import PollSettings, VoteSettings, load_settings
+from voting.settings import VoteSettings, load_settings
 from voting.telemetry import metrics
 
-TABLES = ("votes", "tally", "poll", "finals", "past_tally", "voting_version")
+TABLES = (
+    *("votes", "tally", "poll", "finals", "final_totals", "rounds", "options"),
+    "voting_version",
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypat
         await until(partial(all_counted, vote))
         assert not await vote.memory_is_low()
         found = await audit(state, engine)
-        assert (found.votes.a, found.votes.b, found.dead_letters) == (2, 1, 1)
+        assert (found.votes, found.dead_letters) == ((2, 1), 1)
         assert (await replay(state, engine)).votes == 0
 
         # Maintenance too: counted entries are trimmed, idle consumers deleted.
@@ -120,31 +125,52 @@ async def exported(engine, pieces, number=None):
 
 
 def timeline(snapshot):
-    return snapshot.timeline(formats.TIMELINE["csv"](snapshot.result, PollSettings().question))
+    return snapshot.timeline(formats.TIMELINE["csv"](snapshot.result))
 
 
 def choices(snapshot):
-    return snapshot.votes(formats.VOTES["csv"](snapshot.result, PollSettings().question))
+    return snapshot.votes(formats.VOTES["csv"](snapshot.result))
 
 
 async def test_the_result_role_may_export_totals_and_a_worker_votes_too(database):
     owner = database("voting")
-    await fetch(owner, "INSERT INTO past_tally VALUES (1, now(), 3, 2)")
-    await fetch(owner, "INSERT INTO finals VALUES (1, now(), now(), 3, 2)")
-    await fetch(owner, "UPDATE poll SET round = round + 1")
+    await fetch(owner, "INSERT INTO rounds VALUES (0, 'Which?', false)")
+    for table, values in (("options", "'{}', 'Option {}'"), ("tally", "now(), '{}', {}, 1")):
+        for key, votes in (("a", 3), ("b", 2)):
+            row = f"INSERT INTO {table} VALUES (0, {values.format(key, votes)})"
+            await fetch(owner, row)
+    await fetch(owner, "INSERT INTO finals VALUES (0, to_timestamp(1), now())")
+    for row in ("'a', 3", "'b', 2"):
+        await fetch(owner, f"INSERT INTO final_totals VALUES (0, to_timestamp(1), {row})")
     for user in ("voting_worker", "voting_result"):
         engine = create_engine(database(user), name="tests")
         assert (await exported(engine, timeline)).startswith(b"time,votes")
-        assert (await exported(engine, timeline, 1)).endswith(b",5,3,2\r\n")
+        assert (await exported(engine, timeline, 0)).endswith(b",5,3,2\r\n")
+        assert (await fetch_result(engine, timeline=True)).poll.round == 1
+        assert len(await fetch_final_results(engine)) == 1
         if user == "voting_worker":
             assert (await exported(engine, choices)).startswith(b"vote,option")
         else:
             with pytest.raises(DBAPIError, match="permission denied"):
                 await exported(engine, choices)
         await engine.dispose()
-    await fetch(owner, "UPDATE poll SET round = round - 1")
-    await fetch(owner, "DELETE FROM finals")
-    await fetch(owner, "DELETE FROM past_tally")
+    for table in ("final_totals", "finals", "tally", "options", "rounds"):
+        await fetch(owner, f"DELETE FROM {table} WHERE round = 0")
+
+
+async def test_a_worker_may_ask_the_question_of_the_environment(streams, database):
+    """First in place, then in a round of its own."""
+    _, state = streams
+    engine = create_engine(database("voting_worker"), name="tests")
+    for statement in ("UPDATE poll SET has_queue = false", "TRUNCATE votes, tally"):
+        await fetch(database("voting"), statement)
+    await state.queue.redis.xtrim(state.queue.stream_key, maxlen=0, approximate=False)
+    for options in (3, 12, 2):
+        await follow_environment(engine, state, question_of(options))
+        assert (await fetch_result(engine)).poll.question == question_of(options)
+        await reconcile(engine, state)
+    assert (await fetch_result(engine)).poll.round == 3
+    await engine.dispose()
 
 
 @pytest.mark.parametrize("user", ["voting_worker", "voting_result", "voting"])
@@ -159,12 +185,18 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
         *(("voting_worker", f"DROP TABLE {table}") for table in TABLES),
         *(("voting_worker", f"TRUNCATE {table}") for table in TABLES),
         *(("voting_worker", f"DELETE FROM {table}") for table in TABLES if table != "tally"),
-        ("voting_worker", "UPDATE finals SET a = 1"),
+        ("voting_worker", "UPDATE final_totals SET votes = 1"),
+        ("voting_worker", "UPDATE finals SET closed_at = now()"),
+        ("voting_worker", "UPDATE rounds SET title = 'x'"),
+        ("voting_worker", "INSERT INTO rounds VALUES (9, 'x', true)"),
+        ("voting_worker", "UPDATE options SET name = 'x'"),
+        ("voting_worker", "INSERT INTO options VALUES (1, 'c', 'x')"),
         ("voting_worker", "UPDATE poll SET round = 2"),
         ("voting_worker", "UPDATE poll SET after_ms = 1"),
         ("voting_worker", "UPDATE voting_version SET version_num = '0'"),
         *(("voting_worker", f"ALTER TABLE {table} ADD mine int") for table in TABLES),
-        ("voting_worker", "DROP FUNCTION start_round(integer)"),
+        ("voting_worker", "DROP FUNCTION start_round(integer,text,text[],boolean)"),
+        ("voting_worker", "DROP FUNCTION replace_question(text,text[])"),
         ("voting_worker", "CREATE TABLE mine ()"),
         ("voting_worker", "CREATE TEMPORARY TABLE mine ()"),
         ("voting_worker", "SELECT rolpassword FROM pg_authid"),
@@ -177,7 +209,7 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
                 "SELECT 1 FROM {} FOR UPDATE",
             )
         ),
-        ("voting_result", "UPDATE tally SET a = 1"),
+        ("voting_result", "UPDATE tally SET votes = 1"),
         ("voting_result", "UPDATE poll SET state = 'closed'"),
         ("voting_result", "UPDATE votes SET choice = 'a'"),
         ("voting_result", "CREATE TEMPORARY TABLE mine ()"),
@@ -185,7 +217,8 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
         ("voting_result", "SET SESSION AUTHORIZATION voting"),
         ("voting_result", "COPY tally TO PROGRAM 'true'"),
         ("voting_result", "SELECT voter FROM votes"),
-        ("voting_result", "SELECT start_round(1)"),
+        ("voting_result", "SELECT start_round(1, 'x', '{x,y}', true)"),
+        ("voting_result", "SELECT replace_question('x', '{x,y}')"),
         ("voting_result", "CREATE TABLE mine ()"),
         ("voting", "CREATE ROLE other"),
         ("voting", "SELECT rolpassword FROM pg_authid"),
@@ -224,7 +257,7 @@ async def test_migration_revokes_rights_that_are_not_listed(database):
     await asyncio.to_thread(schema.migrate, database("voting"))
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await fetch(database("voting_result"), "SELECT voter FROM votes")
-    assert await fetch(database("voting_result"), "SELECT a FROM tally WHERE false") == []
+    assert await fetch(database("voting_result"), "SELECT votes FROM tally WHERE false") == []
 
 
 @pytest.mark.parametrize(

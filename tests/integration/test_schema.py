@@ -49,6 +49,17 @@ def test_migrations_models_and_rights_agree(empty_url):
     command.check(schema.config(empty_url))
 
 
+def test_constraints_have_the_names_of_the_models(empty_url):
+    """By which a later migration may drop one."""
+    schema.migrate(empty_url)
+    named = "SELECT conname FROM pg_constraint WHERE contype IN ('c', 'f', 'p', 'u')"
+    query = f"{named} AND connamespace = 'public'::regnamespace"
+    rows = asyncio.run(fetch(empty_url, query))
+    tables = Base.metadata.tables.values()
+    names = {each.name for table in tables for each in table.constraints}
+    assert {row["conname"] for row in rows} - {"voting_version_pkc"} == names
+
+
 def test_migration_does_not_rely_on_settings_of_the_database(empty_url, servers):
     name = make_url(empty_url).database
     for setting, value in WRONG_SETTINGS.items():
