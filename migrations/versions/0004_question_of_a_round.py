@@ -107,7 +107,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(1), nullable=False),
         sa.Column("name", sa.String(60), nullable=False),
         sa.PrimaryKeyConstraint("round", "key", name="options_pkey"),
-        sa.ForeignKeyConstraint(["round"], ["rounds.round"], name="options_round_fkey"),
+        sa.ForeignKeyConstraint(["round"], ["rounds.round"], name=op.f("options_round_fkey")),
     )
     rounds = sa.text(f"INSERT INTO rounds SELECT round, :title, round > 1 FROM ({ROUNDS}) AS each")
     op.execute(rounds.bindparams(title=question.title))
@@ -126,7 +126,7 @@ def upgrade() -> None:
         sa.Column("ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("round", "bucket", "choice", name="tally_pkey"),
         sa.ForeignKeyConstraint(
-            ["round", "choice"], ["options.round", "options.key"], name="tally_choice_fkey"
+            ["round", "choice"], ["options.round", "options.key"], name=op.f("tally_choice_fkey")
         ),
         postgresql_with={"fillfactor": 50},
     )
@@ -140,10 +140,12 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["round", "final_at"],
             ["finals.round", "finals.final_at"],
-            name="final_totals_final_fkey",
+            name=op.f("final_totals_final_fkey"),
         ),
         sa.ForeignKeyConstraint(
-            ["round", "choice"], ["options.round", "options.key"], name="final_totals_choice_fkey"
+            ["round", "choice"],
+            ["options.round", "options.key"],
+            name=op.f("final_totals_choice_fkey"),
         ),
     )
     op.execute("""

@@ -11,7 +11,7 @@ from functools import partial, wraps
 import httpx
 import pytest
 from sqlalchemy import text
-from support.database import execute, waits_for_lock
+from support.database import ask, execute, insert_tally, question_of, waits_for_lock
 from support.wait import until
 
 from voting.database import engine as database
@@ -21,6 +21,7 @@ from voting.database.poll import confirm_close, declare_final, reopen_poll, star
 from voting.database.totals import fetch_result
 from voting.poll import formats
 from voting.poll.ballot import Version
+from voting.poll.question import Question
 from voting.roles import exports as exports_module
 from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter
 from voting.roles.result import ResultRole
@@ -30,30 +31,35 @@ from voting.web.server import HTTPServer
 pytestmark = pytest.mark.usefixtures("uncached_totals")
 
 DEADLINE = 60
-ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": 'Cats, "big"', "POLL_TITLE": "قطط"}
+ENVIRON = {"DATABASE_URL": "postgresql://unused"}
 
-QUESTION = load_settings(ResultSettings, ENVIRON).question
+QUESTION = Question("قطط", ('Cats, "big"', "Dogs"))
 
 # Far more rows than all buffers between server and client hold.
 MANY = 150_000
 
 
-async def count(engine, *buckets):
-    """Count (a, b) in each ten seconds of a day in 2030, from its beginning."""
+async def count(engine, *buckets, number=1):
+    """Count votes for each option in each ten seconds of a day in 2030, from its beginning."""
     rows = ", ".join(
-        f"('2030-01-01 00:00+00'::timestamptz + interval '{10 * number} seconds', {a}, {b}, 1)"
-        for number, (a, b) in enumerate(buckets)
+        f"('2030-01-01 00:00+00'::timestamptz + interval '{10 * place} seconds',"
+        f" ARRAY{list(counts)}, 1)"
+        for place, counts in enumerate(buckets)
     )
-    await execute(engine, f"INSERT INTO tally (bucket, a, b, ms) VALUES {rows}")
+    await insert_tally(engine, f"VALUES {rows}", number)
 
 
 async def count_many(engine):
-    await execute(
+    await insert_tally(
         engine,
-        "INSERT INTO tally (bucket, a, b, ms) SELECT"
-        " '2020-01-01 00:00+00'::timestamptz + n * interval '10 seconds', 2, 1, 1"
+        "SELECT '2020-01-01 00:00+00'::timestamptz + n * interval '10 seconds', ARRAY[2, 1], 1"
         f" FROM generate_series(1, {MANY}) AS n",
     )
+
+
+@pytest.fixture(autouse=True)
+async def question(engine):
+    return await ask(engine, QUESTION)
 
 
 async def finish(engine):
@@ -131,11 +137,27 @@ async def test_json_has_the_same_as_csv(client, engine):
     assert answer.headers["x-content-type-options"] == "nosniff"
     found = answer.json()
     assert (found["title"], found["round"], found["phase"]) == ("قطط", 1, "open")
-    assert [each["votes"] for each in found["options"].values()] == [2, 1]
+    assert [each["votes"] for each in found["options"]] == [2, 1]
     assert found["timeline"] == [
-        {"time": "2030-01-01T00:00:10+00:00", "a": 3, "b": 0, "votes": 3},
-        {"time": "2030-01-01T00:00:20+00:00", "a": 2, "b": 1, "votes": 3},
+        {"time": "2030-01-01T00:00:10+00:00", "votes": 3, "options": [3, 0]},
+        {"time": "2030-01-01T00:00:20+00:00", "votes": 3, "options": [2, 1]},
     ]
+
+
+@pytest.mark.parametrize("options", [3, 12])
+async def test_each_option_is_exported(client, engine, options):
+    question = await ask(engine, options)
+    last = question.choices[-1]
+    rest = [0] * (options - 2)
+    await count(engine, (3, *rest, 0), (-1, *rest, 4))
+    # Options without votes in a bucket have no row there.
+    await execute(engine, f"DELETE FROM tally WHERE choice NOT IN ('a', '{last}')")
+    head, *found = rows(await client.get("/export.csv"))
+    assert head == ["time", "votes", *(f"{key}: {name}" for key, name in question.options)]
+    assert [list(map(int, row[1:])) for row in found] == [[3, 3, *rest, 0], [6, 2, *rest, 4]]
+    found = (await client.get("/export.json")).json()
+    assert [(each["key"], each["name"]) for each in found["options"]] == [*question.options]
+    assert [each["options"] for each in found["timeline"]] == [[3, *rest, 0], [2, *rest, 4]]
 
 
 async def test_more_rows_than_one_batch_are_exported(client, engine):
@@ -147,8 +169,8 @@ async def test_more_rows_than_one_batch_are_exported(client, engine):
 async def test_totals_and_timeline_are_of_one_snapshot(engine, exports):
     await count(engine, (3, 2))
     async with open_snapshot(exports, "always") as snapshot:
-        await execute(engine, "UPDATE tally SET a = a + 100")
-        form = formats.TIMELINE["json"](snapshot.result, QUESTION)
+        await execute(engine, "UPDATE tally SET votes = votes + 100 WHERE choice = 'a'")
+        form = formats.TIMELINE["json"](snapshot.result)
         found = json.loads(await in_pieces(snapshot.timeline(form)))
     assert found["votes"] == found["timeline"][-1]["votes"] == 5
     assert len(found["timeline"]) == 1
@@ -166,10 +188,10 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
     )
     await finish(engine)
     async with open_snapshot(engine, "always", votes=True) as snapshot:
-        starting = asyncio.create_task(start_round(engine, 1))
+        starting = asyncio.create_task(start_round(engine, 1, question_of(3)))
         async with admin.connect() as connection:
             await until(partial(waits_for_lock, connection, "relation IS NOT NULL"))
-        form = formats.VOTES["csv"](snapshot.result, QUESTION)
+        form = formats.VOTES["csv"](snapshot.result)
         assert (await in_pieces(snapshot.votes(form))).count(b"\r\na,") == 3
     await starting
 
@@ -177,24 +199,24 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
 async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(engine):
     async def export(results, error, number=None):
         async with open_snapshot(engine, results, number, votes=True) as snapshot:
-            form = formats.VOTES["csv"](snapshot.result, QUESTION)
+            form = formats.VOTES["csv"](snapshot.result)
             with pytest.raises(error):
                 await anext(snapshot.votes(form))
 
     await export("after_close", VotesHidden)
     await finish(engine)
-    await start_round(engine, 1)
+    await start_round(engine, 1, question_of(3))
     await export("always", VotesNotKept, 1)
 
 
 async def test_final_result_is_exported_as_declared(client, engine):
     await count(engine, (3, 2))
     await finish(engine)
-    await execute(engine, "UPDATE tally SET a = a + 100")
+    await execute(engine, "UPDATE tally SET votes = votes + 100 WHERE choice = 'a'")
     found = (await client.get("/export.json")).json()
     assert (found["phase"], found["votes"]) == ("final", 5)
     assert found["final_at"] > found["closed_at"]
-    assert found["timeline"][-1] == {"time": found["at"], "a": 3, "b": 2, "votes": 5}
+    assert found["timeline"][-1] == {"time": found["at"], "votes": 5, "options": [3, 2]}
     assert rows(await client.get("/export.csv"))[-1][1:] == ["5", "3", "2"]
 
 
@@ -202,18 +224,20 @@ async def test_earlier_round_is_exported_as_last_declared_final(engine, exports)
     await count(engine, (3, 2))
     await finish(engine)
     await reopen_poll(engine, (await fetch_result(engine)).poll)
-    await execute(engine, "UPDATE tally SET b = b + 5")
+    await execute(engine, "UPDATE tally SET votes = votes + 5 WHERE choice = 'b'")
     await finish(engine)
-    await start_round(engine, 1)
-    await count(engine, (50, 60))
+    await start_round(engine, 1, question_of(3))
+    await count(engine, (50, 50, 10), number=2)
     async with serving(engine, exports, SHOW_RESULTS="after_close") as client:
         # Earlier rounds are never hidden.
         found = (await client.get("/export.json?round=1")).json()
         assert (found["round"], found["phase"], found["hidden"]) == (1, "final", False)
-        assert [each["votes"] for each in found["options"].values()] == [3, 7]
+        assert [each["name"] for each in found["options"]] == list(QUESTION.names)
+        assert [each["votes"] for each in found["options"]] == [3, 7]
         assert len(found["timeline"]) == 1
-        assert rows(await client.get("/export.csv?round=1"))[1:] == [
-            ["2030-01-01T00:00:10+00:00", "10", "3", "7"]
+        assert rows(await client.get("/export.csv?round=1")) == [
+            ["time", "votes", 'a: Cats, "big"', "b: Dogs"],
+            ["2030-01-01T00:00:10+00:00", "10", "3", "7"],
         ]
         for path in ("/export.csv", "/export.csv?round=2"):
             assert rows(await client.get(path)) == [

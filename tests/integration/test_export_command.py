@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from support.database import execute
+from support.database import ask, execute, insert_tally, question_of
 from support.environ import ENVIRON
 
-from voting.database.poll import confirm_close, declare_final
+from voting.database.poll import confirm_close, declare_final, start_round
 from voting.database.totals import fetch_result
 from voting.poll.ballot import Version
+from voting.poll.question import Question
 
 COMMAND = [sys.executable, "-P", "-m", "voting", "export"]
 UNTIL = Version(9, 0)
@@ -39,11 +40,10 @@ async def fill(engine, number):
             "INSERT INTO votes (voter, choice, ms, seq) SELECT"
             f" gen_random_uuid(), {choice}, n, 0 FROM {numbers}",
         )
-        await execute(
+        await insert_tally(
             engine,
-            "INSERT INTO tally (bucket, a, b, ms) SELECT"
-            " '2020-01-01 00:00+00'::timestamptz + n * interval '10 seconds',"
-            f" (n % 3 <> 0)::int, (n % 3 = 0)::int, 1 FROM {numbers}",
+            "SELECT '2020-01-01 00:00+00'::timestamptz + n * interval '10 seconds',"
+            f" ARRAY[(n % 3 <> 0)::int, (n % 3 = 0)::int], 1 FROM {numbers}",
         )
 
 
@@ -81,8 +81,10 @@ def error_line(finished):
 
 
 async def test_timeline_is_written_to_the_terminal(export, admin):
+    await ask(admin, Question("Pets", ("قطط", "Dogs")))
     await fill(admin, 3)
-    done = export(OPTION_A="قطط")
+    # The question is that of the round.
+    done = export(OPTION_A="Cats")
     assert (done.returncode, done.stderr) == (0, b"")
     assert rows(done.stdout) == [
         ["time", "votes", "a: قطط", "b: Dogs"],
@@ -90,7 +92,7 @@ async def test_timeline_is_written_to_the_terminal(export, admin):
         ["2020-01-01T00:00:30+00:00", "2", "2", "0"],
         ["2020-01-01T00:00:40+00:00", "3", "2", "1"],
     ]
-    found = json.loads(export("--format=json", POLL_TITLE="Pets").stdout)
+    found = json.loads(export("--format=json", POLL_TITLE="Others").stdout)
     assert (found["title"], found["votes"], len(found["timeline"])) == ("Pets", 3, 3)
 
 
@@ -111,7 +113,7 @@ async def test_failure_midway_leaves_an_older_file_and_no_other(export, tmp_path
     await execute(admin, "ALTER TABLE tally RENAME TO buckets")
     await execute(
         admin,
-        "CREATE VIEW tally AS SELECT a, b, bucket + interval '1 second'"
+        "CREATE VIEW tally AS SELECT round, choice, votes, bucket + interval '1 second'"
         " / (bucket < '2020-01-01 00:00:25+00')::int AS bucket FROM buckets",
     )
     await execute(admin, "GRANT SELECT ON tally TO voting_worker")
@@ -158,9 +160,15 @@ async def test_hidden_votes_are_refused_and_hidden_totals_left_out(export, engin
 async def test_earlier_round_has_totals_and_no_votes(export, engine, admin):
     await fill(admin, 3)
     await close(engine)
-    await execute(admin, "SELECT start_round(1)")
-    assert rows(export("--round=1").stdout)[-1][1:] == ["3", "2", "1"]
+    await start_round(engine, 1, question_of(5))
+    head, *_, last = rows(export("--round=1").stdout)
+    assert (head[2:], last[1:]) == (["a: Cats", "b: Dogs"], ["3", "2", "1"])
     assert len(rows(export("--votes", "--round=2").stdout)) == 1
+    await execute(admin, "INSERT INTO votes VALUES (gen_random_uuid(), 'e', 1, 0)")
+    assert rows(export("--votes").stdout) == [["vote", "option"], ["e", "Option 5"]]
+    assert rows(export().stdout)[0][2:] == [
+        f"{key}: Option {n}" for n, key in enumerate("abcde", 1)
+    ]
     refused = export("--votes", "--round=1")
     assert (refused.returncode, refused.stdout) == (2, b"")
     assert "are not kept" in error_line(refused)
