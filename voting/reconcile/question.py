@@ -57,7 +57,8 @@ async def follow_environment(engine: AsyncEngine, state: QueueState, question: Q
         if poll.question == question and not poll.asked:
             return  # another worker was faster
         if poll.closes_at != ASKING:
-            if poll.asked or result.totals.votes or poll.lifecycle_state is not LifecycleState.OPEN:
+            unvoted = not result.totals.votes and await _is_empty(state, poll)
+            if poll.asked or not unvoted or poll.lifecycle_state is not LifecycleState.OPEN:
                 _log_ignored()
                 return
             with suppress(PollChanged):  # by another worker, or an operator
