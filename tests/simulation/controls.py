@@ -28,7 +28,7 @@ def acknowledge_before_commit():
     async def acknowledge_first(self, ballots):
         ids = [Entry.of(each).id for each in ballots]
         await self._retry(lambda: self._consumer.acknowledge(ids))
-        await count(self, ballots)
+        return await count(self, ballots)
 
     with mock.patch.object(Worker, "_count", acknowledge_first):
         yield
