@@ -80,9 +80,10 @@ class Maintenance:
             problems = await find_problems(self._engine, self._state)
             try:
                 if await finalize(self._engine, self._state, poll):
-                    totals = (await fetch_result(self._engine)).totals
-                    votes = poll.question.describe(totals.counts)
-                    log.info("totals are final", round=poll.round, votes=votes)
+                    result = await fetch_result(self._engine)
+                    if result.poll.round == poll.round:  # no other question was asked meanwhile
+                        votes = poll.question.describe(result.totals.counts)
+                        log.info("totals are final", round=poll.round, votes=votes)
             except Untrusted as error:
                 problems = error.problems
             self._report(problems)
