@@ -7,14 +7,15 @@ from uuid import uuid4
 
 import pytest
 from support.asgi import client_of
-from support.database import execute
+from support.database import ask, execute, insert_tally, question_of
 from support.wait import until
 
 from voting.database import counting, totals
 from voting.database.engine import create_engine
-from voting.database.poll import confirm_close, declare_final
+from voting.database.poll import confirm_close, declare_final, reopen_poll, start_round
 from voting.database.totals import TIMELINE_POINTS
-from voting.poll.ballot import Choice, QueuedBallot, Version
+from voting.poll.ballot import QueuedBallot, Version
+from voting.poll.question import CHOICES, Question
 from voting.roles import result as result_module
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("uncached_totals")
 CLOSED_AT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 UNTIL = Version(9, 0)
 
-ENVIRON = {"DATABASE_URL": "postgresql://unused", "OPTION_A": "<Cats>", "POLL_TITLE": "Pets"}
+ENVIRON = {"DATABASE_URL": "postgresql://unused"}
+
+QUESTION = Question("Pets", ("<Cats>", "Dogs"))
 
 
 def create_role(engine, **environ):
@@ -44,8 +47,13 @@ async def client(reader):
         yield client
 
 
-async def count(engine, a, b):
-    choices = [Choice.A] * a + [Choice.B] * b
+@pytest.fixture(autouse=True)
+async def question(engine):
+    return await ask(engine, QUESTION)
+
+
+async def count(engine, *counts):
+    choices = [choice for choice, n in zip(CHOICES, counts, strict=False) for _ in range(n)]
     await counting.count(
         engine,
         [QueuedBallot(1, seq, uuid4().hex, each) for seq, each in enumerate(choices)],
@@ -122,9 +130,10 @@ async def test_tally_returns_the_same_part_as_the_page(client, engine):
 
 
 async def test_the_polled_part_is_short_with_long_option_names(engine, reader):
+    await ask(engine, Question("Pets", ("🐈" * 60, "🐕" * 60)))
     await count(engine, 2, 1)
-    async with viewer(reader, OPTION_A="🐈" * 60, OPTION_B="🐕" * 60) as client:
-        assert len((await client.get("/tally")).content) < 2000
+    async with viewer(reader) as client:
+        assert len((await client.get("/tally")).content) < 2200  # with the title
 
 
 async def test_an_unchanged_tally_is_not_sent_again(client, engine):
@@ -146,7 +155,10 @@ async def test_the_api_has_names_and_votes(client, engine):
     assert answer.pop("at").startswith("20")
     assert answer == {
         "title": "Pets",
-        "options": {"a": {"name": "<Cats>", "votes": 2}, "b": {"name": "Dogs", "votes": 1}},
+        "options": [
+            {"key": "a", "name": "<Cats>", "votes": 2},
+            {"key": "b", "name": "Dogs", "votes": 1},
+        ],
         "votes": 3,
         "stale": False,
         "round": 1,
@@ -221,21 +233,20 @@ async def test_the_timeline_is_queried_with_the_totals_and_rarely(engine, asked,
 @pytest.mark.parametrize("buckets", [1, 2, 10, 1000, 10_000])
 async def test_a_timeline_of_any_length_is_short_and_ends_with_the_totals(client, engine, buckets):
     # Votes for `a` first and then for `b`, with an hour's silence in the middle.
-    await execute(
+    await insert_tally(
         engine,
-        "INSERT INTO tally (bucket, a, b, ms)"
-        " SELECT '2030-01-01'::timestamptz + make_interval(secs => 10 * n +"
+        "SELECT '2030-01-01'::timestamptz + make_interval(secs => 10 * n +"
         f" CASE WHEN n >= {buckets // 2} THEN 3600 ELSE 0 END),"
-        f" CASE WHEN n < {buckets // 2} THEN 2 ELSE 0 END, 1, 1"
+        f" ARRAY[CASE WHEN n < {buckets // 2} THEN 2 ELSE 0 END, 1], 1"
         f" FROM generate_series(0, {buckets - 1}) AS n",
     )
     part = await client.get("/timeline")
     assert len(part.content) < 2000
     found = await totals.fetch_result(engine, timeline=True)
     assert len(found.timeline) <= TIMELINE_POINTS
-    assert sum(each.a for each in found.timeline) == found.totals.a
-    assert sum(each.b for each in found.timeline) == found.totals.b
-    share = 100 * found.totals.a / found.totals.votes
+    sums = map(sum, zip(*(each.counts for each in found.timeline), strict=True))
+    assert tuple(sums) == found.totals.counts
+    share = 100 * found.totals.counts[0] / found.totals.votes
     assert f"in the end {share:.1f} %" in part.text
     again = await client.get("/timeline", headers={"If-None-Match": part.headers["etag"]})
     assert again.status_code == 304
@@ -261,11 +272,11 @@ async def test_the_link_preview_has_totals_once_they_are_final(client, engine):
     assert final in (await client.get("/")).text
 
 
-async def test_a_round_does_not_show_the_timeline_of_the_previous_one(client, engine, admin):
+async def test_a_round_does_not_show_the_timeline_of_the_previous_one(client, engine):
     await count(engine, 1, 1)
     assert "<path" in (await client.get("/timeline")).text
-    await execute(admin, "DELETE FROM tally")
-    await execute(admin, "UPDATE poll SET round = 2")
+    await close(engine)
+    await start_round(engine, 1, question_of(3))
     assert "It starts with the first vote." in (await client.get("/timeline")).text
 
 
@@ -286,7 +297,7 @@ async def test_a_final_result_shows_its_time_and_is_polled_for_the_next_round(cl
     await close(engine)
     page = (await client.get("/tally")).text
     answer = (await client.get("/api/tally")).json()
-    assert (answer["phase"], answer["options"]["a"]["votes"]) == ("final", 2)
+    assert (answer["phase"], answer["options"][0]["votes"]) == ("final", 2)
     assert f'<strong>Final result</strong> of <time datetime="{answer["final_at"]}">' in page
     assert "2 votes" in page
     assert trigger(page) == "every 1s, again"
@@ -316,7 +327,7 @@ async def test_a_hidden_result_shows_the_turnout(engine, votes, said, reader):
     assert not shares(page)
     assert "%" not in page.partition("<main>")[2].replace('width="100%"', "")
     assert (answer["hidden"], answer["votes"], answer["phase"]) == (True, sum(votes), "open")
-    assert [each["votes"] for each in answer["options"].values()] == [None, None]
+    assert [each["votes"] for each in answer["options"]] == [None, None]
 
 
 async def test_a_lost_queue_is_shown_once_the_poll_is_closed(client, engine, admin):
@@ -374,3 +385,89 @@ async def test_responses_to_viewers_are_measured_by_status(client):
     first = await client.get("/tally")
     await client.get("/tally", headers={"If-None-Match": first.headers["etag"]})
     assert views() == [each + 1 for each in before]
+
+
+@pytest.mark.parametrize("options", [3, 12])
+async def test_each_option_is_shown_with_its_votes(client, engine, options):
+    question = await ask(engine, options)
+    counts = [*range(1, options + 1)]
+    await count(engine, *counts)
+    answer = (await client.get("/api/tally")).json()
+    assert [tuple(each.values()) for each in answer["options"]] == [
+        (key, name, votes) for (key, name), votes in zip(question.options, counts, strict=True)
+    ]
+    page = (await client.get("/")).text
+    assert [name for name in question.names if name not in page] == []
+    assert len(shares(page)) == options
+
+
+async def end_rounds(engine):
+    """End a round of two options and, twice, one of three; a fourth is open."""
+    await count(engine, 2, 1)
+    await close(engine)
+    await start_round(engine, 1, question_of(3, "Second?"))
+    for last in (UNTIL, UNTIL._replace(ms=20)):
+        await execute(engine, "UPDATE poll SET state = 'closed'")
+        async with engine.connect() as connection:
+            await confirm_close(connection, CLOSED_AT, last)
+        assert await declare_final(engine, last)
+        if last == UNTIL:
+            await reopen_poll(engine, (await totals.fetch_result(engine)).poll)
+            ballot = QueuedBallot(15, 0, uuid4().hex, CHOICES[2])
+            await counting.count(engine, [ballot])
+    await start_round(engine, 2, question_of(12, "Third?"))
+
+
+async def test_rounds_that_are_over_are_listed_with_their_last_results(client, engine):
+    assert (await client.get("/rounds")).status_code == 200
+    await end_rounds(engine)
+    page = (await client.get("/rounds")).text
+    assert page.index("Second?") < page.index("Pets")
+    assert page.count("Second?") == 1  # not the result that was revoked
+    assert "Third?" not in page
+
+
+async def test_a_round_that_is_over_has_a_page(client, engine, monkeypatch):
+    await end_rounds(engine)
+    first, second = [(await client.get(f"/rounds/{number}")).text for number in (1, 2)]
+    assert [each.replace("&nbsp;", " ") for each in shares(first)] == ["66.7 %", "33.3 %"]
+    assert "&lt;Cats&gt;" in first
+    assert [name for name in question_of(3).names if name not in second] == []
+    assert "100" in "".join(shares(second))
+    response = await client.get("/rounds/3")
+    assert (response.status_code, response.headers["location"]) == (303, "/")
+    for number in ("0", "4", "99999999999"):
+        missing = await client.get(f"/rounds/{number}")
+        assert missing.status_code == 404
+    # Rendered once, and then kept; of very many, some are rendered again.
+    monkeypatch.setattr(result_module, "MAX_ROUNDS", 2)
+    etag = (await client.get("/rounds/1")).headers["etag"]
+    again = await client.get("/rounds/1", headers={"If-None-Match": etag})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_pages_of_few_rounds_are_kept(reader, engine, monkeypatch):
+    monkeypatch.setattr(result_module, "MAX_ROUNDS", 1)
+    await end_rounds(engine)
+    async with viewer(reader) as client:
+        for number in (1, 2, 1):
+            assert (await client.get(f"/rounds/{number}")).status_code == 200
+
+
+async def test_without_postgres_rounds_are_answered_with_an_error_page(tmp_path):
+    engine = create_engine(f"postgresql://postgres@/postgres?host={tmp_path}", name="tests")
+    async with viewer(engine) as client:
+        for path in ("/rounds", "/rounds/1"):
+            assert (await client.get(path)).status_code == 503
+
+
+async def test_a_round_that_can_not_be_read_now_is_an_error_page(client, engine, monkeypatch):
+    await end_rounds(engine)
+
+    async def fail(*_):
+        raise OSError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(totals, "fetch_past_result", fail)
+        assert (await client.get("/rounds/1")).status_code == 503
+    assert (await client.get("/rounds/1")).status_code == 200
