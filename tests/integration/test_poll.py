@@ -699,3 +699,23 @@ async def test_change_based_on_an_outdated_poll_is_refused(engine, admin, event,
     with suppress(PollChanged):
         await attempt(event, engine, outdated)
     assert (await poll(engine)).revision == 5
+
+
+async def test_a_poll_is_closed_only_as_its_operator_saw_it(stream, engine):
+    await reconcile(engine, stream)
+    seen = (await fetch_result(engine)).poll
+    await close_poll(engine, at=in_2100(1), seen=seen)
+    with pytest.raises(PollChanged):  # it has a time to close by now
+        await close_poll(engine, seen=seen)
+    await close_poll(engine, seen=(await fetch_result(engine)).poll)
+    await reconcile(engine, stream)
+    assert await finalize(engine, stream, (await fetch_result(engine)).poll)
+    await start_round(engine, 1, Question(), closes_at=in_2100(2))
+    with pytest.raises(PollChanged):  # another round
+        await close_poll(engine, seen=seen)
+    found = (await fetch_result(engine)).poll
+    assert (found.round, found.closes_at, found.phase) == (2, in_2100(2), Phase.OPEN)
+
+
+def in_2100(hours):
+    return datetime(2100, 1, 1, hours, tzinfo=UTC)

@@ -1,7 +1,7 @@
 """The question of the environment, which workers ask as long as that misleads no voter."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from unittest.mock import ANY
 from uuid import uuid4
@@ -13,6 +13,7 @@ from support.wait import until
 
 from voting.database.poll import (
     close_poll,
+    close_poll_to_ask,
     declare_final,
     reopen_poll,
     start_round,
@@ -24,7 +25,7 @@ from voting.poll.question import Question
 from voting.queue.producer import RoundOver
 from voting.reconcile import question as question_module
 from voting.reconcile.poll import reconcile
-from voting.reconcile.question import ASKING, follow_environment
+from voting.reconcile.question import follow_environment
 from voting.roles import worker as worker_module
 from voting.roles.maintenance import Timing
 
@@ -138,13 +139,12 @@ async def test_workers_that_start_at_once_ask_it_once(seen, engine, caplog):
 
 async def test_a_vote_that_arrives_meanwhile_is_counted(seen, engine, monkeypatch):
     """Its voter saw the question before: the round of that one goes on."""
-    close = close_poll
 
-    async def vote_and_close(engine, *, at):
+    async def vote_and_close(engine, known):
         await seen.cast(Ballot(uuid4(), Choice.B))
-        await close(engine, at=at)
+        await close_poll_to_ask(engine, known)
 
-    monkeypatch.setattr(question_module, "close_poll", vote_and_close)
+    monkeypatch.setattr(question_module, "close_poll_to_ask", vote_and_close)
     await follow_environment(engine, seen, NEW)
     assert await asked(engine) == (1, Question(), False)
     assert (await poll(engine)).lifecycle_state is LifecycleState.OPEN
@@ -177,11 +177,11 @@ async def test_entries_of_an_earlier_round_that_stay_pending_keep_the_question(
 
 
 async def test_what_an_operator_changes_meanwhile_holds(seen, engine, monkeypatch):
-    async def close_first(engine, *, at):
+    async def close_first(engine, known):
         await close_poll(engine)
-        await close_poll(engine, at=at)  # raises PollChanged
+        await close_poll_to_ask(engine, known)  # raises PollChanged
 
-    monkeypatch.setattr(question_module, "close_poll", close_first)
+    monkeypatch.setattr(question_module, "close_poll_to_ask", close_first)
     await follow_environment(engine, seen, NEW)
     assert (await poll(engine)).lifecycle_state is LifecycleState.COUNTING
     assert await asked(engine) == (1, Question(), False)
@@ -266,7 +266,7 @@ async def test_a_vote_that_a_killed_worker_did_not_see_keeps_the_question(
 
     with monkeypatch.context() as patch:
         patch.setattr(question_module, "reconcile", die)
-        await close_poll(engine, at=ASKING)
+        await close_poll_to_ask(engine, await poll(engine))
         with pytest.raises(Killed):
             await follow_environment(engine, seen, NEW)
     await seen.cast_many(1)  # Redis does not know yet
@@ -280,12 +280,36 @@ async def test_a_round_that_a_worker_closed_a_moment_too_late_is_opened_again(
 ):
     """Another worker has asked the question since this one looked."""
 
-    async def close_late(engine, *, at):
+    async def close_late(engine, known):
         monkeypatch.undo()
         await follow_environment(engine, seen, NEW)
-        await close_poll(engine, at=at)
+        await close_poll_to_ask(engine, known)
 
-    monkeypatch.setattr(question_module, "close_poll", close_late)
+    monkeypatch.setattr(question_module, "close_poll_to_ask", close_late)
     await follow_environment(engine, seen, NEW)
     assert await asked(engine) == (2, NEW, False)
     assert (await poll(engine)).lifecycle_state is LifecycleState.OPEN
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+async def test_what_an_operator_asks_or_schedules_meanwhile_is_not_closed(
+    seen, engine, monkeypatch, scheduled
+):
+    at = datetime.now(UTC) + timedelta(hours=1)
+
+    async def close_late(engine, known):
+        if scheduled:
+            await close_poll(engine, at=at)
+        else:
+            await end(engine, seen)
+            await start_round(engine, 1, question_of(3))
+        await close_poll_to_ask(engine, known)
+
+    monkeypatch.setattr(question_module, "close_poll_to_ask", close_late)
+    await follow_environment(engine, seen, NEW)
+    found = await poll(engine)
+    if scheduled:
+        assert (found.question, found.closes_at) == (Question(), at)
+    else:
+        assert (found.round, found.question, found.asked) == (2, question_of(3), True)
+    assert found.phase is Phase.OPEN

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -19,7 +19,7 @@ from voting.commands import options
 from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
 from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
-from voting.database.poll import Known, close_poll, reopen_poll, start_round
+from voting.database.poll import Known, PollChanged, close_poll, reopen_poll, start_round
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.question import Question
@@ -78,7 +78,7 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
     """
 
     async def plan(state: QueueState, engine: AsyncEngine) -> tuple[Status, datetime | None]:
-        closes_at = await _resolve(state, at)
+        closes_at = await _resolve(state, at, "--at")
         return await _plan(state, engine), closes_at
 
     failure = "the poll can't be closed"
@@ -95,7 +95,7 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
             *([f"This replaces the close planned for {_utc(planned)}."] if planned else []),
         )
     wait_for_totals = 0 if closes_at else wait
-    _change(data, failure, partial(close_poll, at=closes_at), wait_for_totals)
+    _change(data, failure, partial(close_poll, at=closes_at, seen=poll), wait_for_totals)
 
 
 @click.command("open")
@@ -168,11 +168,11 @@ def ask(
         raise click.UsageError("\n  ".join(["this can't be asked:", *problems]))
     failure = "the question can't be asked"
 
-    async def plan(state: QueueState, engine: AsyncEngine) -> Status:
-        await _resolve(state, close_at)  # before anything is changed
-        return await _plan(state, engine)
+    async def plan(state: QueueState, engine: AsyncEngine) -> tuple[Status, datetime | None]:
+        closes_at = await _resolve(state, close_at, "--close-at")
+        return await _plan(state, engine), closes_at
 
-    found = run_on_servers(data, failure, plan)
+    found, closes_at = run_on_servers(data, failure, plan)
     poll = found.poll
     if not yes:
         closes = ["It is open: it is closed now, and final before the next begins."]
@@ -185,16 +185,16 @@ def ask(
 
     async def apply(state: QueueState, engine: AsyncEngine) -> None:
         if poll.phase is Phase.OPEN:
-            await _store(close_poll, state, engine)
-            await _apply(state, engine)
+            await _store(partial(close_poll, seen=poll), state, engine)
+            await _apply(state, engine, "the question is not asked yet: ask again")
         if poll.phase is not Phase.FINAL:
-            await _until_final(state, engine, show=partial(click.echo, err=True))
-        await _store(partial(start_round, ended=poll.round, question=question), state, engine)
+            await _until_final(state, engine, poll, show=partial(click.echo, err=True))
+        # A duration begins with the round. Another time may have passed.
+        moment = close_at if isinstance(close_at, timedelta) else closes_at
+        closing = await _resolve(state, moment, "--close-at")
+        start = partial(start_round, ended=poll.round, question=question, closes_at=closing)
+        await _store(start, state, engine)
         await _apply(state, engine)
-        if close_at is not None:
-            closes_at = await _resolve(state, close_at)
-            await _store(partial(close_poll, at=closes_at), state, engine)
-            await _apply(state, engine)
         await _show(state, engine)
 
     run_on_servers(data, failure, apply)
@@ -213,17 +213,17 @@ def _change(
         await _apply(state, engine)
         if wait:
             with exit_on_error("the poll is closed, but its totals are not known to be final"):
-                await _until_final(state, engine, wait)
+                await _until_final(state, engine, (await fetch_result(engine)).poll, wait)
         await _show(state, engine)
 
     run_on_servers(data, failure, apply)
 
 
-async def _resolve(state: QueueState, at: Moment | None) -> datetime | None:
+async def _resolve(state: QueueState, at: Moment | None, option: str) -> datetime | None:
     """Return the time by Redis' clock, which will close the poll."""
     if at is None:
         return None
-    return resolve(at, datetime.fromtimestamp(await state.clock(), UTC))
+    return resolve(at, datetime.fromtimestamp(await state.clock(), UTC), option)
 
 
 async def _show(state: QueueState, engine: AsyncEngine) -> None:
@@ -278,31 +278,37 @@ async def _count_backlog(state: QueueState) -> int | None:
     return None
 
 
-async def _apply(state: QueueState, engine: AsyncEngine) -> None:
-    """Publish the change in Redis at once; a worker would do it within seconds."""
+async def _apply(state: QueueState, engine: AsyncEngine, then: str = "a worker will retry") -> None:
+    """Publish the change in Redis at once; a worker would do it within seconds.
+
+    `then` ends the message if that fails.
+    """
     try:
         await reconcile(engine, state)
     except (PollConflict, RedisError, *DATABASE_ERRORS) as error:
         raise click.ClickException(
-            "the change is stored in Postgres, but not in Redis yet: a worker will retry:"
-            f" {in_one_line(error)}"
+            f"the change is stored in Postgres, but not in Redis yet: {then}: {in_one_line(error)}"
         ) from None
 
 
 async def _until_final(
     state: QueueState,
     engine: AsyncEngine,
+    seen: Poll,
     seconds: float = inf,
     *,
     show: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Wait for the totals to be final, and declare them so, as a worker would within seconds.
 
-    Calls `show` with what is still missing, whenever that changes.
+    Calls `show` with what is still missing, whenever that changes. Raises PollChanged if the round
+    that was `seen` is opened again, or another has begun.
     """
     reason = shown = ""
     end = asyncio.get_running_loop().time() + seconds
     while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
+        if poll.round != seen.round or poll.phase is Phase.OPEN:
+            raise PollChanged
         try:
             if await finalize(engine, state, poll):
                 continue
@@ -314,7 +320,8 @@ async def _until_final(
             raise click.ClickException(
                 f"the poll is closed, but its totals are not final after {seconds:g} s{reason}"
             )
-        left = reason or f": {await _count_backlog(state)} votes are not counted yet"
+        backlog = await _count_backlog(state)
+        left = reason or f": {'?' if backlog is None else backlog} votes are not counted yet"
         if left != shown:
             show(f"waiting for final totals{left}")
             shown = left

@@ -31,11 +31,11 @@ def moment(text: str) -> Moment:
     raise click.BadParameter("must be like 20:15, 2026-11-24T20:15 or +10m")
 
 
-def resolve(when: Moment, now: datetime) -> datetime:
+def resolve(when: Moment, now: datetime, option: str = "--at") -> datetime:
     """Return the moment in UTC; of a time of day, its next occurrence after `now`.
 
-    Times without an offset are in this machine's time zone. Raises click.BadParameter if the moment
-    has passed.
+    Times without an offset are in this machine's time zone. Raises click.BadParameter, which names
+    the `option`, if the moment has passed.
     """
     try:
         if isinstance(when, timedelta):
@@ -48,7 +48,7 @@ def resolve(when: Moment, now: datetime) -> datetime:
                 at += timedelta(days=1)  # a calendar day: it may have 23 hours
         at = at.astimezone(UTC)
     except OverflowError:
-        raise click.BadParameter("is too far away", param_hint="--at") from None
+        raise click.BadParameter("is too far away", param_hint=option) from None
     if at <= now:
-        raise click.BadParameter(f"{at:%Y-%m-%d %H:%M:%S} UTC has passed", param_hint="--at")
+        raise click.BadParameter(f"{at:%Y-%m-%d %H:%M:%S} UTC has passed", param_hint=option)
     return at

@@ -6,7 +6,7 @@ clauses here enforce it. A change takes effect once `voting.reconcile.poll` has 
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, Update, bindparam, func, or_, select, text, update
@@ -17,6 +17,10 @@ from voting.database.engine import set_local, transaction
 from voting.poll.ballot import MIN_VERSION, Version
 from voting.poll.lifecycle import Poll
 from voting.poll.question import Question
+
+# The time to close of a poll that a worker has closed to ask another question. No operator can
+# choose it. It shows every worker, also after a crash, that this is to be completed.
+ASKING = datetime.fromtimestamp(0, UTC)
 
 # The key of the advisory lock: any number that nothing else in this database uses.
 POLL_LOCK = 0x706F6C6C
@@ -166,12 +170,21 @@ async def close_poll(
     engine: AsyncEngine,
     *,
     at: datetime | None = None,
+    seen: Poll | None = None,
     known: Known = Known(),  # noqa: B008 - immutable
 ) -> None:
-    """Close the poll, now or at a time. Raises PollChanged if it is closed already."""
+    """Close the poll, now or at a time.
+
+    Raises PollChanged if it is closed already, or its round or its time to close is not as `seen`.
+    """
     # The time of the close and its last ballot are added once Redis confirms them.
     change = _change(state="closed", closes_at=None) if at is None else _change(closes_at=at)
     change = change.where(models.Poll.state == "open", _BEFORE_ITS_TIME)
+    if seen is not None:
+        change = change.where(
+            models.Poll.round == seen.round,
+            models.Poll.closes_at.is_not_distinct_from(seen.closes_at),
+        )
     await _change_poll(engine, change, known.revision, now=known.now)
 
 
@@ -195,27 +208,42 @@ async def reopen_poll(
     await _change_poll(engine, change, known.revision, now=known.now)
 
 
-async def start_round(
+async def start_round(  # noqa: PLR0913 - what a round begins with
     engine: AsyncEngine,
     ended: int,
     question: Question,
     *,
     asked: bool = True,
+    closes_at: datetime | None = None,
     known: Known = Known(),  # noqa: B008 - immutable
 ) -> None:
     """Keep the totals of the round `ended`, delete its votes, and ask the next question.
 
-    `asked`: by an operator. Raises PollChanged if `ended` is not the current round, or not final.
+    `asked`: by an operator. `closes_at`: when the next round closes by itself. Raises PollChanged
+    if `ended` is not the current round, or not final.
     """
     values = {"ended": ended, "title": question.title, "names": question.names, "asked": asked}
     async with _exclusive(engine, known.revision) as connection:
         # A function of the schema, since the worker's user may not delete votes.
-        started = await connection.execute(START_ROUND, values)
-    if started.scalar_one() is None:
-        raise PollChanged
+        started = (await connection.execute(START_ROUND, values)).scalar_one()
+        if started is None:
+            raise PollChanged
+        if closes_at is not None:
+            await connection.execute(update(models.Poll).values(closes_at=closes_at))
 
 
 # Workers' changes
+
+
+async def close_poll_to_ask(engine: AsyncEngine, seen: Poll) -> None:
+    """Close the poll so that a worker can ask another question.
+
+    Raises PollChanged if it was changed since it was `seen`.
+    """
+    change = _change(state="closed", closes_at=ASKING).where(
+        models.Poll.state == "open", models.Poll.revision == seen.revision
+    )
+    await _change_poll(engine, change)
 
 
 async def replace_unseen_question(engine: AsyncEngine, question: Question) -> bool:

@@ -31,7 +31,7 @@ from voting.reconcile.entries import (
 # option that the round does not have.
 SUMS = text("""
 SELECT
-  coalesce(votes.votes, 0) AS votes, coalesce(votes.newest, 0) AS votes_newest,
+  key, coalesce(votes.votes, 0) AS votes, coalesce(votes.newest, 0) AS votes_newest,
   coalesce(tally.votes, 0)::bigint AS tally, coalesce(tally.newest, 0) AS tally_newest,
   final_totals.votes AS final
 FROM (SELECT key, poll.round, final_at FROM poll JOIN options USING (round)) AS option
@@ -74,6 +74,7 @@ VOTES_SINCE = select(func.count()).where(
 # A line for each thing that may be wrong, or for the number of such things.
 _PROBLEMS = {
     "no_queue": "the queue is missing: no worker has created it, or Redis has lost it",
+    "no_option": "there are votes for options that the round does not have",
     "tally": "the tally is not the sum of the votes",
     "final": "the tally is not the final result",
     "old_tally": "the tally is older than the newest vote: ids of new ballots might not exceed it",
@@ -173,10 +174,12 @@ async def _compare_sums(
     snapshot: AsyncConnection,
 ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, bool]]:
     """Add up the votes and the tally. Returns both, and what is wrong with them."""
-    rows = (await snapshot.execute(SUMS)).all()
+    found = (await snapshot.execute(SUMS)).all()
+    rows = [row for row in found if row.key is not None]
     votes, tally = tuple(row.votes for row in rows), tuple(row.tally for row in rows)
     newest = max(row.tally_newest for row in rows)
     wrong = {
+        "no_option": len(found) > len(rows),
         "tally": votes != tally,
         "final": any(row.final not in {None, row.tally} for row in rows),
         "old_tally": any(row.votes_newest > newest for row in rows),

@@ -2,15 +2,15 @@
 
 import asyncio
 from contextlib import suppress
-from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import transaction
 from voting.database.poll import (
+    ASKING,
     PollChanged,
-    close_poll,
+    close_poll_to_ask,
     fetch_environment_question,
     fetch_poll,
     reopen_poll,
@@ -24,10 +24,6 @@ from voting.queue.client import StreamMissing
 from voting.queue.state import QueueState
 from voting.reconcile.integrity import Untrusted
 from voting.reconcile.poll import finalize, reconcile
-
-# The time at which a round closes that a worker ends to ask another question. No operator can
-# choose it. It shows every worker, also after a crash, that this is to be completed.
-ASKING = datetime.fromtimestamp(0, UTC)
 
 # Entries of an earlier round may still be delivered again.
 _ATTEMPTS, _PAUSE = 25, 0.2  # seconds
@@ -49,7 +45,8 @@ async def follow_environment(engine: AsyncEngine, state: QueueState, question: Q
     if poll.closes_at != ASKING:
         if question == known:
             return
-        if not poll.has_queue and await replace_unseen_question(engine, question):
+        seen = poll.has_queue or await state.cast_rules() is not None
+        if not seen and await replace_unseen_question(engine, question):
             return
         await reconcile(engine, state)
         result = await fetch_result(engine)
@@ -62,7 +59,7 @@ async def follow_environment(engine: AsyncEngine, state: QueueState, question: Q
                 _log_ignored()
                 return
             with suppress(PollChanged):  # by another worker, or an operator
-                await close_poll(engine, at=ASKING)
+                await close_poll_to_ask(engine, poll)
     await _ask(engine, state, question)
     await reconcile(engine, state)
 
