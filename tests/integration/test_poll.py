@@ -50,7 +50,7 @@ from voting.poll.question import Question
 from voting.queue.client import Queue, connect
 from voting.queue.producer import NotRecorded, PollClosed, RoundOver
 from voting.queue.state import PollConflict, QueueState
-from voting.reconcile.poll import reconcile
+from voting.reconcile.poll import finalize, reconcile
 
 close_poll_later = partial(close_poll, at=datetime(2100, 1, 1, tzinfo=UTC))
 
@@ -625,12 +625,15 @@ async def test_commands_name_the_reason_why_totals_do_not_become_final(
 ):
     monkeypatch.setattr(poll_commands, "POLL_INTERVAL", 0.01)
     await close_poll(engine)
-    await reconcile(engine, open_poll)
+    seen, _ = await reconcile(engine, open_poll)
     await execute(admin, "ALTER TABLE votes SET UNLOGGED")
     with pytest.raises(click.ClickException, match=r"not final after 0\.1 s: .* votes is unlogged"):
-        await poll_commands._until_final(open_poll, engine, 0.1)
+        await poll_commands._until_final(open_poll, engine, seen, 0.1)
     await execute(admin, "ALTER TABLE votes SET LOGGED")
-    await poll_commands._until_final(open_poll, engine, 30)
+    await poll_commands._until_final(open_poll, engine, seen, 30)
+    await reopen_poll(engine, (await fetch_result(engine)).poll)
+    with pytest.raises(PollChanged):
+        await poll_commands._until_final(open_poll, engine, seen)
 
 
 # The columns of a poll in each state. The round ends with version 10-0.

@@ -313,3 +313,21 @@ async def test_what_an_operator_asks_or_schedules_meanwhile_is_not_closed(
     else:
         assert (found.round, found.question, found.asked) == (2, question_of(3), True)
     assert found.phase is Phase.OPEN
+
+
+@pytest.mark.parametrize("done", ["asked", "closed"])
+async def test_a_worker_that_looks_meanwhile_asks_nothing_twice(seen, engine, monkeypatch, done):
+    first = reconcile
+
+    async def be_slow(*arguments):
+        monkeypatch.undo()
+        if done == "asked":
+            await follow_environment(engine, seen, NEW)
+        else:
+            await close_poll_to_ask(engine, await poll(engine))
+        return await first(*arguments)
+
+    monkeypatch.setattr(question_module, "reconcile", be_slow)
+    await follow_environment(engine, seen, NEW)
+    assert await asked(engine) == (2, NEW, False)
+    assert (await seen.cast_rules()).open
