@@ -211,6 +211,6 @@ def test_malformed_requests_cause_no_server_error(running):
         for status in re.findall(rb"^HTTP/1\.1 (\d+) ", received, re.MULTILINE):
             statuses[int(status)] += 1
             assert int(status) < 500, (sent, received)
-    assert len(statuses) > 5
+    assert len(statuses) >= 5
     assert "Traceback" not in running.output
     assert running.vote("a")
