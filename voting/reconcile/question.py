@@ -45,7 +45,7 @@ async def follow_environment(engine: AsyncEngine, state: QueueState, question: Q
     if poll.closes_at != ASKING:
         if question == known:
             return
-        seen = poll.has_queue or await state.cast_rules() is not None
+        seen = poll.has_queue or any(await state.poll_identity())
         if not seen and await replace_unseen_question(engine, question):
             return
         await reconcile(engine, state)
