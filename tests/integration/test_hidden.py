@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 from support.asgi import client_of
-from support.database import execute
+from support.database import execute, insert_tally
 
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
@@ -31,7 +31,7 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00")
 
 BUSY = re.compile(r"voting_(totals_(queries|query|age)|result_responses)")
 
-PARAMETERS = {"digest:str": "0123456789ab", "name:str": "style.css"}
+PARAMETERS = {"digest:str": "0123456789ab", "name:str": "style.css", "number:int": "1"}
 QUERIES = ("", "?round=1", "?round=2", "?round=x", "?votes=1&hidden=false&results=always")
 HEADERS = (
     {},
@@ -79,12 +79,9 @@ def _read(path, answer):
 async def count(engine, a, b):
     """Count as many, in two steps, at the same moments each time."""
     await execute(engine, "DELETE FROM tally")
-    await execute(
-        engine,
-        "INSERT INTO tally (bucket, a, b, ms) VALUES"
-        " ('2030-01-01 00:00:00+00', 1000, 1000, 1),"
-        f" ('2030-01-01 00:00:10+00', {a - 1000}, {b - 1000}, 1)",
-    )
+    first, second = "'2030-01-01 00:00:00+00'::timestamptz", "'2030-01-01 00:00:10+00'"
+    rows = f"({first}, ARRAY[1000, 1000], 1), ({second}, ARRAY[{a - 1000}, {b - 1000}], 1)"
+    await insert_tally(engine, f"VALUES {rows}")
 
 
 @pytest.fixture

@@ -79,7 +79,8 @@ async def streams(redis):
     """An empty stream as the vote role and as a worker open it."""
     async with connect(redis("vote")) as vote, connect(redis("worker")) as worker:
         yield QueueState(Queue(vote)), QueueState(Queue(worker))
-        await worker.hset("{voting}:poll", "database", "")  # the next test has another
+        # The next test has another database.
+        await worker.hset("{voting}:poll", mapping={"database": "", "revision": 0})
 
 
 async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypatch):

@@ -21,7 +21,7 @@ class FailingCaster:
         self._error = error
         self.texts = []
 
-    async def cast(self, ballot, _):
+    async def cast(self, ballot, *_):
         self.texts.append(f"{ballot.voter.hex} votes {ballot.choice}")
         raise self._error(self.texts[-1])
 
@@ -34,7 +34,7 @@ async def test_a_failed_span_of_a_vote_has_the_class_of_the_error_and_no_text(
     app = VoteRole(caster, prepared.vote, load_settings(VoteSettings, ENVIRON)).create_app()
     async with client_of(app, "http://vote.localhost") as client:
         await client.get("/")
-        response = await client.post("/vote", data={"choice": "a"})
+        response = await client.post("/vote", data={"round": "1", "choice": "a"})
     assert response.headers["Voting-Recorded"] in {"no", "unknown"}
     [text] = caster.texts
     cast, request = spans.get_finished_spans()
