@@ -54,16 +54,17 @@ class Rounds:
         self._states[number] = await read
 
 
-async def run_fault(stack: Stack, fault: Fault, votes: int) -> Verdict:
+async def run_fault(stack: Stack, fault: Fault, votes: int, *, asks: bool | None = None) -> Verdict:
     """Run a fault under load, until `votes` are acknowledged at least, and check.
 
-    With every second fault questions are asked under load: one with three options just before, and
-    one with two, as it was, just after.
+    If `asks`, by default with every second fault, questions are asked under load: one with three
+    options just before, and one with two, as it was, just after.
     """
     await stack.state.settled()  # the last run may have failed
     await stack.state.sql("UPDATE poll SET lost_at = NULL")  # which an earlier fault caused
     rounds = await Rounds.begin(stack, kept=fault not in FORGETTING)
-    asks = FAULTS.index(fault) % 2 == 0
+    if asks is None:
+        asks = FAULTS.index(fault) % 2 == 0
     async with Voters(stack.address(Role.VOTE), KEY, await stack.state.poll()) as voters:
         await voters.wait_for(votes // 4, Acknowledgement.ACKNOWLEDGED)
         if asks:
