@@ -519,6 +519,26 @@ async def test_an_open_page_does_not_go_back_to_an_earlier_question(voter, prepa
     assert question_in(page.text)[0] == "And to drink?"
 
 
+async def test_an_open_page_stays_while_its_question_can_not_be_read(prepared, monkeypatch):
+    answers = [prepared.vote.cast_rules]
+
+    async def read():
+        return await answers[-1]()
+
+    async def fail():
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(prepared.vote, "cast_rules", read)
+    async with browser(prepared) as client:
+        await client.get("/")
+        answers.append(fail)
+        page = await client.get("/?round=2", headers=HTMX)  # of a process that is ahead
+        assert (page.status_code, page.headers["voting-fragment"]) == (204, "1")
+        answers.pop()  # Redis has no other: the database was restored
+        page = await client.get("/?round=2", headers=HTMX)
+        assert question_in(page.text)[0] == "Which &lt;pets&gt;?"
+
+
 @pytest.mark.parametrize("query", ["", "?round=", "?round=x", "?round=-1", "?round=%31", "?x=1"])
 async def test_any_query_gets_the_question(voter, query):
     page = await voter.get(f"/{query}", headers=HTMX)

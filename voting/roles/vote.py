@@ -294,11 +294,12 @@ class VoteRole:
         if rules is not None and rules.round < shown:  # of another process
             rules = await self._rules.refresh()
         answer = [PARTIAL, self._clock()]
+        behind = rules is not None and rules.round < shown and self._rules.stale
+        if part and (rules is None or behind):  # an open page stays as it is
+            response = ASGIResponse(status_code=204)
+            response.headers.headers.extend([NO_STORE, *answer])
+            return response
         if rules is None:
-            if part:  # an open page stays as it is
-                response = ASGIResponse(status_code=204)
-                response.headers.headers.extend([NO_STORE, *answer])
-                return response
             return self._respond_without_question(answer)
         voter = self._voter(jar, rules)
         # A page with a question has its cookie: if not, the answer to its vote says so.
