@@ -160,3 +160,28 @@ def test_a_page_without_a_question_shows_it_once_it_is_known(site, visitors, jav
     expect_question(page, *FIRST)
     choose(page, "a")
     expect_receipt(page, "Cats", "is counted")
+
+
+def test_an_open_page_keeps_its_question_while_redis_does_not_know_it(site, visitors):
+    visitors.expect_status(503)
+    page = visitors.open(site.vote)
+    alert = page.get_by_role("alert")
+    with site.up.frozen("worker"):
+        with redis.Redis.from_url(site.up.servers.redis_url) as client:
+            client.delete("{voting}:poll")
+        wait_for("the role to know", lambda: httpx.get(site.vote).status_code == 503)
+        choose(page, "a")
+        expect(alert).to_contain_text("Your vote was not recorded.")
+        expect_question(page, *FIRST)
+        expect(page.locator(".sending, .resting")).to_have_count(0)
+        with page.expect_response(POLL) as response:
+            pass
+        assert response.value.status == 204
+    wait_for("the question", lambda: httpx.get(site.vote).status_code == 200)
+    for _ in range(2):  # polls leave the message where it is
+        with page.expect_response(POLL):
+            pass
+    expect(alert).to_contain_text("Your vote was not recorded.")
+    choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+    expect(alert).to_have_count(0)

@@ -356,6 +356,10 @@ async def test_as_long_as_the_poll_is_not_known_votes_are_refused_and_no_cookie_
             answer = await client.post("/vote", data=form("a"), headers=headers)
             assert (answer.status_code, answer.headers["voting-recorded"]) == (503, "no")
             assert "Your vote was not recorded" in answer.text
+        # An open page keeps its question: only its notes are replaced.
+        assert answer.headers["hx-retarget"] == "#notes"
+        assert answer.headers["hx-reswap"] == "innerHTML"
+        assert answer.text.startswith('<div class="problem"')
 
         await stream.sync_poll(MIN_VERSION, Poll(question=PETS))
 

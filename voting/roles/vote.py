@@ -73,6 +73,7 @@ QUEUE_STATE_TTL = 1.0
 RULES_TTL = 0.5
 
 _ACCEPTED = (NO_STORE, (b"voting-recorded", b"yes"))
+_TO_NOTES = ((b"hx-retarget", b"#notes"), (b"hx-reswap", b"innerHTML"))
 _REVALIDATE = ((b"cache-control", b"private, no-cache"), (b"vary", b"cookie, hx-request"))
 
 _CAST_PROBLEMS: dict[type[CastError], Problem] = {
@@ -276,11 +277,15 @@ class VoteRole:
             ]
         if problem in {errors.STRANGE_COOKIE, errors.NO_COOKIE} and self._rules.value:
             cookies = self._cookies.set_new_voter(jar, self._rules.value.database_id)
-        template = "_ballot.html" if is_htmx(headers) else "vote.html"
+        template, answer = "vote.html", [PARTIAL, self._clock(), *cookies]
+        if is_htmx(headers):
+            template = "_ballot.html"
+            if self._rules.value is None:  # an open page keeps its question
+                template, answer = "_refusal.html", [*answer, *_TO_NOTES]
         unclear = unknown or (unanswered is not None and unanswered.earlier)
         receipt = None if unclear else self._receipt(jar, self._rules.value)
         page = self._render_outcome(template, receipt, problem)
-        response = html_response(page, [PARTIAL, self._clock(), *cookies], status=problem.status)
+        response = html_response(page, answer, status=problem.status)
         recorded = "unknown" if unknown else "no"
         response.headers.update({**problem.headers, "Voting-Recorded": recorded})
         return response

@@ -25,6 +25,14 @@ function showSent(button) {
   }
 }
 
+function unmark() {
+  showSent(null);
+  for (const each of document.querySelectorAll(".choice")) {
+    each.setAttribute("aria-pressed", "false");
+    each.querySelector(".mark").textContent = "";
+  }
+}
+
 // The cookie has the times of the first vote without an answer, and of this one.
 function setCookie() {
   const now = Math.round(Date.now() - Number(document.documentElement.dataset.ahead));
@@ -41,24 +49,26 @@ document.addEventListener("submit", ({ submitter }) => {
 document.addEventListener("htmx:before:request", (event) => {
   if (event.detail.ctx.request.method === "POST") setCookie();
 });
-document.addEventListener("voting:lost", () => {
-  showSent(null);
-  for (const each of document.querySelectorAll(".choice")) {
-    each.setAttribute("aria-pressed", "false");
-    each.querySelector(".mark").textContent = "";
-  }
-});
+document.addEventListener("voting:lost", unmark);
 window.addEventListener("pageshow", () => showSent(null)); // back from another page
 
 // Before another question is shown, or the poll is closed or opened.
 document.addEventListener("htmx:before:swap", ({ detail: { ctx, tasks } }) => {
   hadFocus = document.activeElement.matches(".choice");
-  const next = tasks[0]?.fragment.querySelector("#ballot");
-  if (!next) return;
+  const part = tasks[0]?.fragment;
+  const next = part?.querySelector("#ballot");
+  const notes = document.getElementById("notes");
+  if (!next) {
+    if (!part?.querySelector(".problem")) return;
+    // A problem without the question, which is not known now: polls leave it where it is too.
+    unmark();
+    notes.setAttribute("hx-morph-skip", "");
+    return;
+  }
   const { dataset, classList } = ballot();
   const same = next.dataset.round === dataset.round && next.matches(".closed") === classList.contains("closed");
   // Polls leave a problem where it is, until there is other news.
-  if (!same || ctx.request.method !== "GET") document.getElementById("notes").removeAttribute("hx-morph-skip");
+  if (!same || ctx.request.method !== "GET") notes.removeAttribute("hx-morph-skip");
 });
 
 function pause() {
