@@ -461,7 +461,37 @@ async def test_without_postgres_rounds_are_answered_with_an_error_page(tmp_path)
             assert (await client.get(path)).status_code == 503
 
 
+async def test_viewers_of_a_round_share_a_query_also_if_it_has_no_result(
+    client, engine, admin, monkeypatch
+):
+    await end_rounds(engine)
+    await execute(admin, "DELETE FROM final_totals WHERE round = 2")
+    await execute(admin, "DELETE FROM finals WHERE round = 2")
+    queries, fetch_past_result = [], totals.fetch_past_result
+
+    async def noting(connection, number):
+        queries.append(number)
+        return await fetch_past_result(connection, number)
+
+    monkeypatch.setattr(totals, "fetch_past_result", noting)
+    paths = [f"/rounds/{number}" for number in (1, 2)] * 20
+    answers = await asyncio.gather(*map(client.get, paths))
+    assert [each.status_code for each in answers] == [200, 404] * 20
+    assert sorted(queries) == [1, 2]
+
+
+async def test_the_page_of_a_round_is_of_the_database_that_was_restored(
+    client, engine, admin, monkeypatch
+):
+    monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
+    await end_rounds(engine)
+    assert "Pets" in (await client.get("/rounds/1")).text
+    await execute(admin, "UPDATE rounds SET title = 'Animals' WHERE round = 1")
+    assert "Animals" in (await client.get("/rounds/1")).text
+
+
 async def test_a_round_that_can_not_be_read_now_is_an_error_page(client, engine, monkeypatch):
+    monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
     await end_rounds(engine)
 
     async def fail(*_):

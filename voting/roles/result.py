@@ -13,7 +13,7 @@ from litestar.response.base import ASGIResponse
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database import totals
-from voting.database.engine import DATABASE_ERRORS, create_engine
+from voting.database.engine import create_engine
 from voting.poll.lifecycle import Phase
 from voting.poll.results import FinalResult, PollResult, PublicResult, as_dict, publish
 from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter
@@ -67,8 +67,8 @@ class ResultRole:
         # The pages rendered from a result, and their ETags, by template.
         self._rendered_from: tuple[PublicResult | None, bool] | None = None
         self._rendered: dict[str, tuple[str, bytes]] = {}
-        # Those of rounds that are over, by number.
-        self._rounds: dict[int, tuple[str, bytes]] = {}
+        # Those of rounds that are over, by number: None if there is no final result.
+        self._rounds: dict[int, SingleFlight[tuple[str, bytes] | None]] = {}
         for phase in Phase:
             metrics.PHASE.labels(phase).set(nan)
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._fetched_at)
@@ -120,22 +120,28 @@ class ResultRole:
             return ASGIResponse(status_code=303, headers={"Location": "/"})
         if not 0 < number < result.poll.round:
             raise ProblemError(errors.NO_ROUND)
-        if number not in self._rounds:  # it never changes
-            page = await self._render_round(number)
-            if len(self._rounds) == MAX_ROUNDS:
-                self._rounds.clear()
-            self._rounds[number] = page, make_etag(page)
-        return _respond(request, *self._rounds[number])
+        kept = self._round(number)
+        page = await kept.get()
+        if page is None:
+            raise ProblemError(errors.DATABASE_UNAVAILABLE if kept.stale else errors.NO_ROUND)
+        return _respond(request, *page)
 
-    async def _render_round(self, number: int) -> str:
-        try:
-            async with self._engine.connect() as connection:
-                found = await totals.fetch_past_result(connection, number)
-        except DATABASE_ERRORS as error:
-            raise ProblemError(errors.DATABASE_UNAVAILABLE) from error
+    def _round(self, number: int) -> SingleFlight[tuple[str, bytes] | None]:
+        if number not in self._rounds:
+            if len(self._rounds) >= MAX_ROUNDS:
+                self._rounds.clear()
+            # It changes only if the database is restored.
+            fetch = partial(self._render_round, number)
+            self._rounds[number] = SingleFlight(fetch, ttl=TIMELINE_TTL)
+        return self._rounds[number]
+
+    async def _render_round(self, number: int) -> tuple[str, bytes] | None:
+        async with self._engine.connect() as connection:
+            found = await totals.fetch_past_result(connection, number)
         if found is None:
-            raise ProblemError(errors.NO_ROUND)
-        return self._render("round.html", publish(found, self._settings.show_results), stale=False)
+            return None
+        page = self._render("round.html", publish(found, self._settings.show_results), stale=False)
+        return page, make_etag(page)
 
     async def _get_page(self, request: _Request) -> ASGIResponse:
         """Return a page, rendered once for all clients while the result is the same."""
