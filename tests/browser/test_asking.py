@@ -185,3 +185,21 @@ def test_an_open_page_keeps_its_question_while_redis_does_not_know_it(site, visi
     choose(page, "a")
     expect_receipt(page, "Cats", "is counted")
     expect(alert).to_have_count(0)
+
+
+def test_the_loss_of_the_queue_is_told_in_place_of_an_earlier_problem(site, visitors):
+    visitors.expect_status(503)
+    page = visitors.open(site.vote)
+    alert = page.get_by_role("alert")
+    choose(page, "a")
+    expect_receipt(page, "Cats", "is counted")
+    with site.up.frozen("worker"):
+        with redis.Redis.from_url(site.up.servers.redis_url) as client:
+            client.delete("{voting}:poll", "{voting}:ballots")
+        wait_for("the role to know", lambda: httpx.get(site.vote).status_code == 503)
+        choose(page, "b")
+        expect(alert).to_contain_text("Your vote was not recorded.")
+    expect(alert).to_contain_text("Your vote may be lost.")
+    choose(page, "b")
+    expect_receipt(page, "Dogs", "is counted")
+    expect(alert).to_have_count(0)

@@ -12,9 +12,14 @@ const REACTION = 500; // milliseconds
 let shown = ballot().dataset.round;
 let changed = -REACTION;
 let hadFocus = false;
+let problem = problemIn(ballot()); // of the last poll
 
 function ballot() {
   return document.getElementById("ballot");
+}
+
+function problemIn(part) {
+  return part.querySelector(".problem")?.textContent;
 }
 
 function showSent(button) {
@@ -67,8 +72,11 @@ document.addEventListener("htmx:before:swap", ({ detail: { ctx, tasks } }) => {
   }
   const { dataset, classList } = ballot();
   const same = next.dataset.round === dataset.round && next.matches(".closed") === classList.contains("closed");
+  const polled = ctx.request.method === "GET";
   // Polls leave a problem where it is, until there is other news.
-  if (!same || ctx.request.method !== "GET") notes.removeAttribute("hx-morph-skip");
+  const news = !same || (problemIn(next) && problemIn(next) !== problem);
+  if (news || !polled) notes.removeAttribute("hx-morph-skip");
+  if (polled) problem = problemIn(next);
 });
 
 function pause() {
