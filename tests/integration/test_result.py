@@ -427,6 +427,27 @@ async def test_rounds_that_are_over_are_listed_with_their_last_results(client, e
     assert "Third?" not in page
 
 
+async def test_a_round_is_not_listed_once_it_is_reopened(client, engine):
+    await close(engine)
+    assert "Pets" in (await client.get("/rounds")).text
+    await reopen_poll(engine, (await totals.fetch_result(engine)).poll)
+    assert "Pets" not in (await client.get("/rounds")).text
+
+
+async def test_results_that_were_revoked_take_no_place_in_the_list_of_rounds(client, engine, admin):
+    await end_rounds(engine)
+    for table, columns in (("finals", "closed_at"), ("final_totals", "choice, votes")):
+        await execute(
+            admin,
+            f"INSERT INTO {table} (round, final_at, {columns})"
+            f" SELECT 2, final_at - n * interval '1 microsecond', {columns}"
+            f" FROM {table} JOIN (SELECT max(final_at) AS final_at FROM finals) AS last"
+            " USING (final_at), generate_series(1, 200) AS n",
+        )
+    page = (await client.get("/rounds")).text
+    assert (page.count("Second?"), page.count("Pets")) == (1, 1)
+
+
 async def test_a_round_that_is_over_has_a_page(client, engine, monkeypatch):
     await end_rounds(engine)
     first, second = [(await client.get(f"/rounds/{number}")).text for number in (1, 2)]

@@ -17,8 +17,11 @@ from voting.poll.results import FinalResult, PollResult, TimelineBucket, Totals
 # At most this many buckets, of equal length, whatever the number of rows in the tally.
 TIMELINE_POINTS = 80
 
-# Each close, each reopening and each round adds one, and they are kept for ever.
+# Each close of a round adds one, and they are kept for ever.
 FINAL_RESULTS = 100
+
+# As many rounds are listed.
+LISTED_ROUNDS = 100
 
 # Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
 #
@@ -39,13 +42,15 @@ FROM poll JOIN rounds USING (round), LATERAL (
 ) AS counted
 """
 
-_FINALS = """
-SELECT finals.round, finals.final_at, finals.closed_at, title, asked, names, counts,
-  now() AS at{more},
-  finals.final_at IS DISTINCT FROM CASE finals.round
+# Whether a poll was reopened after a result, or another one replaced it.
+_REVOKED = """finals.final_at IS DISTINCT FROM CASE finals.round
     WHEN poll.round THEN poll.final_at
     ELSE (SELECT max(final_at) FROM finals AS each WHERE each.round = finals.round)
-  END AS revoked
+  END"""
+
+_FINALS = """
+SELECT finals.round, finals.final_at, finals.closed_at, title, asked, names, counts,
+  now() AS at{more}, {revoked} AS revoked
 FROM finals JOIN rounds USING (round), LATERAL (
   SELECT array_agg(name ORDER BY key) AS names, array_agg(votes ORDER BY key) AS counts
   FROM options JOIN final_totals ON (final_totals.round, choice) = (options.round, key)
@@ -72,9 +77,15 @@ _TIMELINE = """, ARRAY(
 
 RESULT = text(_RESULT.format(columns=COLUMNS, more=""))
 RESULT_AND_TIMELINE = text(_RESULT.format(columns=COLUMNS, more=_TIMELINE.format(table="poll")))
-FINALS = text(_FINALS.format(more="") + "ORDER BY finals.final_at DESC LIMIT :limit")
+FINALS = text(
+    _FINALS.format(more="", revoked=_REVOKED) + "ORDER BY finals.final_at DESC LIMIT :limit"
+)
+LAST_FINALS = text(
+    _FINALS.format(more="", revoked="false")
+    + f"WHERE NOT ({_REVOKED}) ORDER BY finals.round DESC LIMIT :limit"
+)
 PAST_RESULT = text(
-    _FINALS.format(more=_TIMELINE.format(table="finals"))
+    _FINALS.format(more=_TIMELINE.format(table="finals"), revoked=_REVOKED)
     + "WHERE finals.round = :round ORDER BY finals.final_at DESC LIMIT 1"
 )
 
@@ -119,12 +130,23 @@ async def fetch_final_results(engine: AsyncEngine) -> list[FinalResult]:
     """Return the last FINAL_RESULTS totals that were declared final, the oldest first."""
     async with engine.connect() as connection:
         rows = (await connection.execute(FINALS, {"limit": FINAL_RESULTS})).all()
-    return [
-        FinalResult(
-            row.round, row.final_at, row.closed_at, as_question(row), tuple(row.counts), row.revoked
-        )
-        for row in reversed(rows)
-    ]
+    return [*map(_as_final_result, reversed(rows))]
+
+
+async def fetch_last_results(engine: AsyncEngine) -> list[FinalResult]:
+    """Return the result that holds of each of the last LISTED_ROUNDS rounds, the newest first.
+
+    A round without one is left out.
+    """
+    async with engine.connect() as connection:
+        rows = (await connection.execute(LAST_FINALS, {"limit": LISTED_ROUNDS})).all()
+    return [*map(_as_final_result, rows)]
+
+
+def _as_final_result(row: Row[Any]) -> FinalResult:
+    return FinalResult(
+        row.round, row.final_at, row.closed_at, as_question(row), tuple(row.counts), row.revoked
+    )
 
 
 def _as_result(row: Row[Any], poll: Poll) -> PollResult:

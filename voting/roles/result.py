@@ -56,7 +56,7 @@ class ResultRole:
         self._exporter = Exporter(exports, settings)
         self._result = SingleFlight[PublicResult](self._fetch, ttl=RESULT_TTL)
         self._finals = SingleFlight[list[FinalResult]](
-            partial(totals.fetch_final_results, engine), ttl=RESULT_TTL
+            partial(totals.fetch_last_results, engine), ttl=RESULT_TTL
         )
         self._fetched_at = nan
         # The address of the vote page, without its scheme for people, and as a code for phones.
@@ -107,8 +107,7 @@ class ResultRole:
         finals = await self._finals.get()
         if finals is None:
             raise ProblemError(errors.DATABASE_UNAVAILABLE)
-        rounds = [each for each in reversed(finals) if not each.revoked]
-        page = self._pages.render("rounds.html", rounds=rounds)
+        page = self._pages.render("rounds.html", rounds=finals)
         return _respond(request, page, make_etag(page))
 
     async def _get_round(self, request: _Request, number: FromPath[int]) -> ASGIResponse:
