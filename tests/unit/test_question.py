@@ -44,6 +44,11 @@ def test_white_space_at_the_ends_is_no_part_of_a_text():
         *(
             ("Which?", ("One", f"T{each}wo"), "option 2 has a control character")
             for each in "\0\t\n\x1b\x7f\x85\u2028\u2029\ud800"
+            "\u00ad\u200b\u202a\u202e\u2060\u2066\u2069\ufeff\U000e0001"
+        ),
+        *(
+            (each, ("One", "Two"), "the title has no visible character")
+            for each in ("\u200e", "\u200d \ufe0f", "\u3164", "\u2800", "\U000e0067\U000e007f")
         ),
     ],
 )
@@ -69,6 +74,11 @@ def test_every_problem_is_told_at_once():
     ("title", "names"),
     [
         ("قطط أم كلاب؟", ("قطط", "كلاب", "\u200fלא יודע")),
+        ("\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645", ("\u061cعربي", "A\u200e (B)\u200f")),
+        (
+            "Which flag?",
+            ("🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f", "❤️\u200d🔥"),
+        ),
         ("🐈 or 🐕?", ("👩\u200d👩\u200d👧", "🏳️\u200d🌈", "🇺🇦")),
         ("x" * 200, ("x" * 60, "y" * 60)),
         ("🐈" * 200, ("🐈" * 60, "🐕" * 60)),

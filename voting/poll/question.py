@@ -12,8 +12,18 @@ CHOICES = tuple(Choice)
 MIN_OPTIONS, MAX_OPTIONS = 2, len(CHOICES)
 MAX_TITLE, MAX_NAME = 200, 60  # characters
 
-# Control characters, halves of a surrogate pair, line and paragraph separators.
-_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+# Control and format characters, halves of a surrogate pair, line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+# The format characters that words and emoji need: joiners, the marks of a direction, which end with
+# the next letter, and the tags of a flag.
+_NEEDED = {*"\u061c\u200c\u200d\u200e\u200f", *map(chr, range(0xE0020, 0xE0080))}
+
+# White space, and marks that change the character before them.
+_INVISIBLE = {*_UNPRINTABLE, "Zs", "Mn", "Me"}
+
+# Letters and a symbol that are blank: the fillers of Hangul, and a pattern of Braille without dots.
+_BLANK = {*"\u115f\u1160\u3164\uffa0\u2800"}
 
 
 class Option(NamedTuple):
@@ -72,9 +82,11 @@ def find_text_problems(text: str, limit: int) -> Iterator[str]:
     """Yield what is wrong with a title or a name of at most `limit` characters."""
     if not text:
         yield "is empty"
+    elif all(each in _BLANK or unicodedata.category(each) in _INVISIBLE for each in text):
+        yield "has no visible character"
     if len(text) > limit:
         yield f"has {len(text)} characters, {limit} at most are possible"
-    if any(unicodedata.category(each) in _UNPRINTABLE for each in text):
+    if any(unicodedata.category(each) in _UNPRINTABLE for each in {*text} - _NEEDED):
         yield "has a control character"
 
 
