@@ -23,6 +23,7 @@ OPERATIONS = {
     "vote": ["GET /", "POST /vote", "GET /static/{digest}/{name}"],
     "result": [
         *("GET /", "GET /tally", "GET /screen", "GET /timeline", "GET /api/tally"),
+        *("GET /rounds", "GET /rounds/{number}"),
         *("GET /export.csv", "GET /export.json", "GET /static/{digest}/{name}"),
     ],
 }
@@ -31,7 +32,7 @@ OPERATIONS = {
 REFUSING = {"POST /vote", "GET /export.csv", "GET /export.json"}
 
 # The others have no parameter but headers, which need fewer examples.
-PARAMETERS = {*REFUSING, "GET /static/{digest}/{name}"}
+PARAMETERS = {*REFUSING, "GET /rounds/{number}", "GET /static/{digest}/{name}"}
 
 # A page is served without a cookie, and with invalid headers. `check` checks the bodies of votes.
 EXCLUDED = [
