@@ -19,26 +19,30 @@ OPTION = sa.ForeignKeyConstraint(["round", "choice"], ["options.round", "options
 
 # In a cluster, operators' commands run as the worker's user, which may not delete votes. It may
 # call this function, which starts the next round after a final one. The lock comes first: a batch
-# that is being counted commits before; a later one waits, then sees the new round.
+# that is being counted commits before; a later one waits, then sees the new round. Its number is at
+# least `lowest`: pages may show rounds that a database which was restored does not know.
 START_ROUND = """
-CREATE FUNCTION start_round(ended integer, title text, names text[], asked boolean)
-RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+CREATE FUNCTION start_round(
+  ended integer, lowest integer, title text, names text[], asked boolean
+) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
 AS $$
+DECLARE
+  started integer := greatest(ended + 1, lowest);
 BEGIN
   LOCK TABLE votes IN ACCESS EXCLUSIVE MODE;
   UPDATE poll SET
-    round = round + 1, revision = revision + 1, state = 'open',
+    round = started, revision = revision + 1, state = 'open',
     closes_at = NULL, closed_at = NULL, final_at = NULL, lost_at = NULL,
     after_ms = until_ms, after_seq = until_seq, until_ms = NULL, until_seq = NULL
   WHERE round = ended AND final_at IS NOT NULL;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
-  INSERT INTO rounds VALUES (ended + 1, title, asked);
+  INSERT INTO rounds VALUES (started, title, asked);
   INSERT INTO options
-    SELECT ended + 1, chr(96 + n::int), name FROM unnest(names) WITH ORDINALITY AS each (name, n);
+    SELECT started, chr(96 + n::int), name FROM unnest(names) WITH ORDINALITY AS each (name, n);
   TRUNCATE votes;
-  RETURN ended + 1;
+  RETURN started;
 END
 $$
 """
@@ -167,7 +171,7 @@ def upgrade() -> None:
     op.create_check_constraint(op.f("votes_choice_check"), "votes", "choice BETWEEN 'a' AND 'l'")
     op.execute("DROP FUNCTION start_round(integer)")
     for name, function in (
-        ("start_round(integer, text, text[], boolean)", START_ROUND),
+        ("start_round(integer, integer, text, text[], boolean)", START_ROUND),
         ("replace_question(text, text[])", REPLACE_QUESTION),
     ):
         op.execute(function)
@@ -178,7 +182,7 @@ def downgrade() -> None:
     """Fails, and changes nothing, if a round has more options than two."""
     op.execute("ALTER TABLE options ADD CHECK (key IN ('a', 'b'))")
     op.execute("DROP FUNCTION replace_question(text, text[])")
-    op.execute("DROP FUNCTION start_round(integer, text, text[], boolean)")
+    op.execute("DROP FUNCTION start_round(integer, integer, text, text[], boolean)")
     op.drop_constraint("votes_choice_check", "votes")
     op.create_check_constraint(op.f("votes_choice_check"), "votes", "choice IN ('a', 'b')")
     op.rename_table("tally", "new_tally")

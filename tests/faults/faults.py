@@ -338,8 +338,8 @@ async def postgres_is_restored_to_before_the_close(stack: Stack, voters: Voters)
         assert voters.counts[Acknowledgement.ACKNOWLEDGED] == acknowledged
         await replay(stack.queue_state, engine)
         seen = (await fetch_result(engine)).poll
-        _, revision = await stack.queue_state.poll_identity()
-        await reopen_poll(engine, seen, known=Known(revision))
+        known = await stack.queue_state.poll_identity()
+        await reopen_poll(engine, seen, known=Known(known.revision))
         await reconcile(engine, stack.queue_state)
     await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
 

@@ -10,10 +10,13 @@ from sqlalchemy import text
 from support.database import (
     all_counted,
     ask,
+    back_up,
     close_after,
     execute,
     insert_tally,
     question_of,
+    restore,
+    stored_totals,
     stored_votes,
 )
 from support.wait import until
@@ -22,13 +25,22 @@ from support.workers import working
 from voting.database import counting, durability
 from voting.database import engine as database
 from voting.database.engine import DATABASE_ERRORS, create_engine
-from voting.database.poll import declare_final, fetch_version_floor, record_queue_loss
+from voting.database.poll import (
+    Known,
+    close_poll,
+    declare_final,
+    fetch_version_floor,
+    record_queue_loss,
+    start_round,
+)
 from voting.poll.ballot import Ballot, Choice
 from voting.poll.lifecycle import Poll
 from voting.queue.client import StreamMissing
 from voting.reconcile import audit as audit_module
 from voting.reconcile import entries
 from voting.reconcile.audit import audit
+from voting.reconcile.integrity import find_problems
+from voting.reconcile.poll import finalize, reconcile
 from voting.reconcile.replay import replay
 from voting.roles import maintenance
 from voting.roles import worker as worker_module
@@ -459,6 +471,60 @@ async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, adm
     found = await audit(healthy, engine)
     assert (found.problems, found.tally) == ([], (20, 10))
     assert (await replay(healthy, engine)).votes == 0
+
+
+async def test_replay_leaves_ballots_of_rounds_that_a_restored_database_does_not_know(
+    stream, engine, admin
+):
+    voters = [uuid4() for _ in range(9)]
+
+    async def vote(those, choice, number=1):
+        for voter in those:
+            await stream.cast(Ballot(voter, choice), number)
+        await count(stream, engine)
+
+    async def close():
+        await close_poll(engine, known=Known((await stream.poll_identity()).revision))
+        closed, _ = await reconcile(engine, stream)
+        assert await finalize(engine, stream, closed)
+
+    await reconcile(engine, stream)
+    await vote(voters[:4], Choice.A)
+    await back_up(admin)
+    await vote(voters[3:], Choice.B)
+    votes = await stored_votes(engine)
+    await close()
+    await start_round(engine, 1, question_of(3))
+    await reconcile(engine, stream)
+    await vote([*voters, uuid4()], Choice.A, 2)
+    await vote(voters[2:], Choice.C, 2)
+    await restore(admin)
+
+    found = await replay(stream, engine)
+    assert (found.entries, found.votes, found.left, found.gap) == (10, 6, 17, None)
+    assert (await stored_votes(engine), await stored_totals(engine)) == (votes, (3, 6))
+    assert await find_problems(engine, stream) == []
+    audited = await audit(stream, engine)
+    assert (audited.problems, audited.entries) == ([], 10)
+    await close()
+    assert await stored_totals(engine) == (3, 6)
+    # Its last version is above all of them by now.
+    assert (await replay(stream, engine)).left == 17
+    assert (await audit(stream, engine)).problems == []
+
+
+async def test_a_vote_from_a_ballot_of_another_round_is_a_problem(prepared, engine, admin):
+    voter = uuid4()
+    fields = {"voter": voter.bytes, "choice": b"a", "round": b"2"}
+    version = await prepared.append(fields)
+    await count(prepared, engine)
+    assert (await audit(prepared, engine)).problems == []
+    values = f"'{voter}', 'a', {version.ms}, {version.seq}"
+    await execute(admin, f"INSERT INTO votes VALUES ({values})")
+    await insert_tally(admin, f"SELECT now(), ARRAY[1, 0], {version.ms}")
+    assert (await audit(prepared, engine)).problems == [
+        "votes that no ballot in the queue explains: 1"
+    ]
 
 
 async def test_replay_counts_neither_dead_letters_nor_undecodable_entries(prepared, engine):

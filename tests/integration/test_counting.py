@@ -212,6 +212,19 @@ async def test_a_choice_that_only_an_earlier_round_had_is_not_counted_again(engi
     assert await stored_totals(engine) == (0, 1)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_ballot_of_another_round_is_not_counted_whatever_its_version(engine, number):
+    await finish(engine, Version(10, 0))
+    await start_round(engine, 1, question_of(2))
+    one, two = cast(uuid4(), "a", 11), cast(uuid4(), "b", 12)._replace(round=2)
+    other = cast(uuid4(), "c", 13)._replace(round=number)  # this round has no such option
+    await counting.count(engine, [one, two, other])
+    assert await stored_totals(engine) == (1, 1)
+    # Nor does it replace a vote.
+    await counting.count(engine, [two._replace(choice="a", ms=14, round=number)])
+    assert await stored_totals(engine) == (1, 1)
+
+
 async def test_deadlock_is_a_conflict_and_not_bad_data(engine):
     await insert_tally(engine, "SELECT to_timestamp(n), ARRAY[0], 0 FROM generate_series(1, 2) n")
     met = asyncio.Barrier(2)

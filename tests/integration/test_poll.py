@@ -13,6 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
 from support.database import (
     ask,
+    back_up,
     close_after,
     execute,
     finish,
@@ -23,6 +24,7 @@ from support.database import (
     stored_votes,
     waits_for_lock,
 )
+from support.database import restore as restore_backup
 from support.wait import until
 
 from voting.commands import poll as poll_commands
@@ -413,7 +415,7 @@ async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
     await count(engine, (1, "a", 10))
     await finish(engine, Version(10, 0))
     async with transaction(engine) as resetting:
-        await resetting.execute(text("SELECT start_round(1, 'Which?', '{One,Two,Three}', true)"))
+        await resetting.execute(text("SELECT start_round(1, 1, 'Which?', '{One,Two,Three}', true)"))
         # It waits for the table, and only then reads which versions are of this round.
         late = asyncio.create_task(count(engine, (1, "b", 10), (2, "b", 9), (3, "c", 11)))
         await until(partial(waits_for_lock, resetting, "relation IS NOT NULL"))
@@ -594,6 +596,45 @@ async def test_an_operator_decides_after_a_restore(open_poll, engine, admin):
     await poll_commands._apply(open_poll, engine)
     assert (await poll_commands._plan(open_poll, engine)).conflict is None
     assert await open_poll.cast(ballot())
+
+
+async def test_the_number_of_a_round_that_a_restore_has_lost_is_not_given_to_another(
+    open_poll, engine, admin
+):
+    """Pages may still show its question."""
+
+    async def change(operation):
+        await poll_commands._store(operation, open_poll, engine)
+        await poll_commands._apply(open_poll, engine)
+
+    await back_up(admin)
+    for lost in (2, 3):
+        await finish(engine, MIN_VERSION)
+        await change(partial(start_round, ended=lost - 1, question=question_of(3)))
+    await restore_backup(admin)
+    await change(partial(reopen_poll, seen=await poll(engine)))
+    assert (await poll(engine)).round == 1
+    await finish(engine, MIN_VERSION)
+    await change(partial(start_round, ended=1, question=question_of(2)))
+    found = await poll(engine)
+    assert (found.round, found.question) == (4, question_of(2))
+    for lost in (2, 3):
+        with pytest.raises(RoundOver):
+            await open_poll.cast(ballot(), lost)
+    assert await open_poll.cast(ballot(), 4)
+    # The last and the highest round are the same from now on.
+    await finish(engine, MIN_VERSION)
+    await change(partial(start_round, ended=4, question=question_of(2)))
+    assert (await poll(engine)).round == 5
+
+
+async def test_a_round_of_before_the_upgrade_is_known_to_redis(prepared):
+    await prepared.sync_poll(MIN_VERSION, Poll(round=3, revision=1))
+    key = prepared.queue.poll_key
+    await prepared.admin.hdel(key, "rounds")
+    assert (await prepared.poll_identity()).rounds == 3
+    await prepared.sync_poll(MIN_VERSION, Poll(round=1, revision=2))
+    assert (await prepared.poll_identity()).rounds == 3
 
 
 async def test_the_status_tells_that_the_queue_belongs_to_another_database(

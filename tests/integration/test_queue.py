@@ -62,11 +62,11 @@ async def test_ballots_of_one_turn_of_the_loop_are_sent_in_one_call_in_order(
     entries = await me.read(count=1000, block=1)
     assert [each.version for each in entries] == versions == sorted(versions)
     assert [each.ballot() for each in entries] == [
-        QueuedBallot(*version, ballot.voter.hex, ballot.choice, ballot.trace)
+        QueuedBallot(*version, ballot.voter.hex, ballot.choice, ballot.trace, 1)
         for version, ballot in zip(versions, mine, strict=True)
     ]
     # Only a traced ballot has the field.
-    plain, traced = {b"voter", b"choice"}, {b"voter", b"choice", b"trace"}
+    plain, traced = {b"voter", b"choice", b"round"}, {b"voter", b"choice", b"round", b"trace"}
     assert [each.fields.keys() for each in entries] == [
         traced if each else plain for each in traces
     ]

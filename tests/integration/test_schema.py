@@ -42,7 +42,7 @@ def test_migrations_models_and_rights_agree(empty_url):
     for rights in RIGHTS.values():
         assert rights.keys() <= {
             *tables(empty_url),
-            "start_round(integer,text,text[],boolean)",
+            "start_round(integer,integer,text,text[],boolean)",
             "replace_question(text,text[])",
         }
     schema.migrate(empty_url)  # changes nothing

@@ -156,15 +156,22 @@ async def test_the_entries_of_a_dead_worker_are_claimed(prepared, engine, caplog
     assert grown("ballots_counted_total") == grown("batch_ballots_sum")
 
 
-async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(prepared, engine, grown):
+@pytest.mark.parametrize(
+    "fields",
+    [{"voter": b"short", "choice": b"a"}, {"voter": bytes(16), "choice": b"a", "round": b"one"}],
+    ids=["voter", "round"],
+)
+async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(
+    prepared, engine, grown, fields
+):
     await prepared.cast_many(2)
-    bad = await prepared.append({"voter": b"short", "choice": b"a"})
+    bad = await prepared.append(fields)
     await prepared.cast_many(2)
     async with working(prepared, engine):
         await until(counted(prepared, engine, 4))
     [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
     assert Version.parse(letter[b"id"]) == bad
-    assert letter[b"voter"] == b"short"
+    assert letter.items() >= {name.encode(): value for name, value in fields.items()}.items()
     assert letter[b"reason"].startswith(b"no ballot")
     assert [grown(name) for name in MEASURED[:-1]] == [4, 0, 1, 4, 1, 1, 1]
 
@@ -210,6 +217,20 @@ async def test_a_choice_beyond_the_last_key_is_no_ballot(prepared, engine):
         await until(counted(prepared, engine, 1))
     [(_, letter)] = await prepared.admin.xrange(prepared.queue.dead_letters_key)
     assert letter[b"reason"].startswith(b"no ballot")
+
+
+async def test_a_backlog_of_before_the_upgrade_is_counted(stream, engine):
+    """Its entries have no round: their versions tell that they are of this one."""
+    await finish(engine, Version(10, 0))
+    await start_round(engine, 1, question_of(3))
+    await reconcile(engine, stream)
+    for choice in (Choice.A, Choice.C, Choice.C):
+        await stream.append_ballot(choice=choice)
+    await stream.cast_many(2, Choice.B, number=2)
+    async with working(stream, engine):
+        await until(counted(stream, engine, 5))
+    assert await stored_totals(engine) == (1, 2, 2)
+    assert await stream.dead_letter_count() == 0
 
 
 async def test_an_entry_of_the_round_before_is_not_counted_in_the_next(stream, engine):

@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from operator import itemgetter
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -102,11 +103,11 @@ class Postgres:
     def may_start_round(self, ended):
         return self.poll.round == ended and self.poll.allows(Event.START_ROUND)
 
-    def start_round(self, ended, title, names, asked):
+    def start_round(self, ended, title, names, asked, lowest=0):
         if not self.may_start_round(ended):
             return
         self._change(
-            round=ended + 1,
+            round=max(ended + 1, lowest),
             question=Question(title, tuple(names)),
             asked=asked,
             after_version=self.poll.last_version,
@@ -164,18 +165,20 @@ class Postgres:
             counts=self.finals[-1][-1] if poll.final_at else self.totals(),
         )
 
-    def counts(self, version):
+    def counts(self, version, number):
         """Whether a ballot belongs to this round."""
+        if number not in {None, self.poll.round}:
+            return False
         until = self.poll.last_version
         return version > self.poll.after_version and (until is None or version <= until)
 
-    def count(self, voters, choices, ms, seq):
+    def count(self, voters, choices, ms, seq, rounds):
         """Execute COUNT: all of its effects or none."""
         _fit(*ms, *seq)
         newest = {}
-        ballots = zip(map(Version, ms, seq), map(UUID, voters), choices, strict=True)
-        for version, voter, choice in sorted(ballots):
-            if self.counts(version):
+        ballots = zip(map(Version, ms, seq), map(UUID, voters), choices, rounds, strict=True)
+        for version, voter, choice, number in sorted(ballots, key=itemgetter(0)):
+            if self.counts(version, number):
                 newest[voter] = version, choice
         if any(choice not in CHOICES for _, choice in newest.values()):
             raise error("23514")
@@ -388,7 +391,7 @@ class _Connection:
         if not self._postgres.may_start_round(arguments["ended"]):
             return None
         self._changes.append(partial(self._postgres.start_round, **arguments))
-        return arguments["ended"] + 1
+        return max(arguments["ended"] + 1, arguments["lowest"])
 
 
 class _Result:

@@ -27,6 +27,7 @@ from support.database import ask, execute, question_of
 from voting.database import counting
 from voting.database.engine import _sqlstate, create_engine
 from voting.database.poll import (
+    Known,
     close_poll,
     confirm_close,
     declare_final,
@@ -63,9 +64,10 @@ COUNTED = st.lists(
         st.sampled_from([*"aaaabbbbcclm"]),
         st.sampled_from([0, 1, 1, 2, 2, 3, 3, 4, 4, 2**62, 2**63]),  # ms after the round before
         st.integers(0, 2),
+        st.sampled_from([None, 0, 0, 0, 1, -1]),  # rounds ahead of the poll's
     ),
     max_size=4,
-    unique_by=lambda ballot: ballot[2:],
+    unique_by=lambda ballot: ballot[2:4],
 )
 QUESTIONS = st.sampled_from([2, 3, 12]).map(question_of)
 
@@ -320,9 +322,16 @@ class PollMachine(Machine):
     @rule(ballots=COUNTED)
     @in_loop
     async def count(self, ballots):
-        after = self.postgres.poll.after_version.ms
+        poll = self.postgres.poll
         batch = [
-            QueuedBallot(after + ms, seq, voter.hex, choice) for voter, choice, ms, seq in ballots
+            QueuedBallot(
+                poll.after_version.ms + ms,
+                seq,
+                voter.hex,
+                choice,
+                round=None if ahead is None else poll.round + ahead,
+            )
+            for voter, choice, ms, seq, ahead in ballots
         ]
         await self.both(lambda engine: counting.count(engine, batch))
 
@@ -350,11 +359,18 @@ class PollMachine(Machine):
         self.run(reopen_poll(self.real, seen))
         self.postgres.reopen()
 
-    @rule(question=QUESTIONS, asked=st.booleans(), ahead=st.sampled_from([0, 0, 0, 1]))
+    @rule(
+        question=QUESTIONS,
+        asked=st.booleans(),
+        ahead=st.sampled_from([0, 0, 0, 1]),
+        rounds=st.integers(0, 9),
+    )
     @in_loop
-    async def start_another_round(self, question, asked, ahead):
-        ended = self.postgres.poll.round + ahead
-        await self.both(lambda engine: start_round(engine, ended, question, asked=asked))
+    async def start_another_round(self, question, asked, ahead, rounds):
+        ended, known = self.postgres.poll.round + ahead, Known(rounds=rounds)
+        await self.both(
+            lambda engine: start_round(engine, ended, question, asked=asked, known=known)
+        )
 
     @rule(ballots=COUNTED, question=QUESTIONS)
     def run_a_round(self, ballots, question):
@@ -363,7 +379,7 @@ class PollMachine(Machine):
         self.close(at=None)
         self.confirm_the_close(ms=3)
         self.finalize()
-        self.start_another_round(question=question, asked=True, ahead=0)
+        self.start_another_round(question=question, asked=True, ahead=0, rounds=0)
 
     @invariant()
     @in_loop

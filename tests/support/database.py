@@ -120,6 +120,24 @@ async def finish(engine: AsyncEngine, last: Version) -> None:
     assert await declare_final(engine, last)
 
 
+_TABLES = ("rounds", "options", "poll", "votes", "tally", "finals", "final_totals")
+
+
+async def back_up(admin: AsyncEngine) -> None:
+    """Copy what the database has."""
+    await execute(admin, "CREATE SCHEMA backup")
+    for table in _TABLES:
+        await execute(admin, f"CREATE TABLE backup.{table} AS TABLE {table}")
+
+
+async def restore(admin: AsyncEngine) -> None:
+    """Give the database what it had at its backup."""
+    async with transaction(admin) as connection:
+        await connection.execute(text(f"TRUNCATE {', '.join(_TABLES)}"))
+        for table in _TABLES:
+            await connection.execute(text(f"INSERT INTO {table} TABLE backup.{table}"))
+
+
 async def waits_for_lock(connection: AsyncConnection, condition: str) -> bool:
     """Whether a transaction waits for a lock that meets the condition on pg_locks."""
     query = f"SELECT count(*) FROM pg_locks WHERE NOT granted AND {condition}"

@@ -1,4 +1,3 @@
-from itertools import chain
 from uuid import UUID
 
 import pytest
@@ -17,12 +16,23 @@ def decode(*fields):
     return Entry(b"1-2", list(fields)).ballot()
 
 
-@given(st.builds(Ballot, st.uuids(), st.sampled_from(Choice), st.none() | st.just(TRACE)))
-def test_ballot_decodes_to_what_was_encoded(ballot):
-    fields = zip((b"voter", b"choice", b"trace"), ballot.encode(), strict=False)
-    decoded = decode(*chain.from_iterable(fields))
-    assert decoded == (1, 2, ballot.voter.hex, ballot.choice, ballot.trace)
+@given(
+    st.builds(Ballot, st.uuids(), st.sampled_from(Choice), st.none() | st.just(TRACE)),
+    st.none() | st.integers(1, 999_999_999),
+)
+def test_ballot_decodes_to_what_was_encoded(ballot, number):
+    """Without a round where an earlier version queued it."""
+    voter, choice, *trace = ballot.encode()
+    fields = [b"voter", voter, b"choice", choice]
+    fields += [] if number is None else [b"round", str(number).encode()]
+    fields += [b"trace", *trace] if trace else []
+    decoded = decode(*fields)
+    assert decoded == (1, 2, ballot.voter.hex, ballot.choice, ballot.trace, number)
     assert decoded.version == Version(1, 2)
+    assert Entry.of(decoded) == Entry(b"1-2", fields)
+    assert [each for each in (1, 2) if decoded.is_of(each)] == [
+        each for each in (1, 2) if number in {None, each}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +49,12 @@ def test_ballot_decodes_to_what_was_encoded(ballot):
             [b"voter", bytes(16), b"choice", each]
             for each in (b"m", b"A", b"`", b"", b"ab", b"a\0", b"\xff")
         ),
+        [b"voter", bytes(16), b"choice", b"a", b"trace", TRACE.encode(), b"round", b"1"],
+        *(
+            [b"voter", bytes(16), b"choice", b"a", b"round", each]
+            for each in (b"", b"0", b"-1", b"+1", b"01", b" 1", b"1\n", b"1_0", b"x", b"\xd9\xa1")
+        ),
+        [b"voter", bytes(16), b"choice", b"a", b"round", b"1000000000"],
     ],
 )
 def test_fields_that_are_not_a_ballot_are_refused(fields):
@@ -52,7 +68,7 @@ def test_fields_that_are_not_a_ballot_are_refused(fields):
 )
 def test_invalid_trace_is_ignored(trace):
     ballot = decode(b"voter", bytes(16), b"choice", b"a", b"trace", trace)
-    assert ballot == (1, 2, bytes(16).hex(), Choice.A, None)
+    assert ballot == (1, 2, bytes(16).hex(), Choice.A, None, None)
 
 
 def test_trace_does_not_make_ballots_differ():

@@ -52,6 +52,8 @@ def replay(data: Path | None, *, json_output: bool) -> None:
     else:
         click.echo(f"compared      {_compared(result)}")
         click.echo(f"recounted     {result.votes}")
+        if result.left:
+            click.echo(f"left          {result.left} ballots of rounds that the database lacks")
         click.echo(result.gap or "complete for the time that the queue covers")
     sys.exit(1 if result.gap else 0)
 

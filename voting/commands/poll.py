@@ -25,7 +25,7 @@ from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.question import Question
 from voting.poll.results import FinalResult, VoteCounts, publish
 from voting.queue.client import StreamMissing
-from voting.queue.state import PollConflict, QueueState, find_conflict
+from voting.queue.state import PollConflict, PollIdentity, QueueState, find_conflict
 from voting.reconcile.integrity import Untrusted
 from voting.reconcile.poll import finalize, reconcile
 from voting.settings import ShowResultsSettings, load_settings
@@ -132,7 +132,7 @@ def reset(data: Path | None, *, yes: bool) -> None:
         )
     if not yes:
         _confirm(
-            f"Ask the same in round {number + 1} now?",
+            "Ask the same in the next round now?",
             f"This deletes the {found.counts.votes:,} votes of round {number}.",
             "Its totals and timeline are kept.",
         )
@@ -177,7 +177,7 @@ def ask(
     if not yes:
         closes = ["It is open: it is closed now, and final before the next begins."]
         _confirm(
-            f"Ask {question.title!r} in round {poll.round + 1} now?",
+            f"Ask {question.title!r} in the next round now?",
             f"Round {poll.round}, {poll.question.title!r}, has {found.counts.votes:,} votes.",
             *(closes if poll.phase is Phase.OPEN else []),
             "Its totals and timeline are kept, its votes are deleted.",
@@ -237,8 +237,8 @@ async def _store(
     """Change the poll in Postgres, by what Redis knows: its clock, and the latest revision."""
     known = Known()
     with suppress(RedisError):
-        _, revision = await state.poll_identity()
-        known = Known(revision, datetime.fromtimestamp(await state.clock(), UTC))
+        _, revision, rounds = await state.poll_identity()
+        known = Known(revision, datetime.fromtimestamp(await state.clock(), UTC), rounds)
     try:
         await change(engine, known=known)
     except DATABASE_ERRORS as error:
@@ -259,7 +259,7 @@ async def _plan(state: QueueState, engine: AsyncEngine) -> Status:
 
 async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
     settings = load_settings(ShowResultsSettings, os.environ)
-    known = ("", 0)
+    known = PollIdentity()
     with suppress(RedisError):  # Postgres alone is enough for a change
         known = await state.poll_identity()
     result = publish(await fetch_result(engine), settings.show_results)

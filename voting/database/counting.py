@@ -15,7 +15,8 @@ from voting.poll.ballot import QueuedBallot
 # newest   the newest ballot of each voter: Postgres refuses to update a row twice in a statement.
 #          Sorted, so that workers lock rows in the same order and never deadlock. Only ballots of
 #          this round: a slow worker may redeliver those of the previous one, and entries that were
-#          appended after the close are not ballots.
+#          appended after the close are not ballots. A database that was restored may not know the
+#          round of a ballot. Entries of earlier versions have none: their ids tell.
 # counted  inserts, or updates only if newer than the stored vote: a ballot that is delivered twice,
 #          or late, changes nothing. `old` and `new` in RETURNING need Postgres 18.
 # changed  how many voters changed from which option to which.
@@ -29,9 +30,10 @@ WITH newest AS (
   SELECT DISTINCT ON (voter) voter, choice, ms, seq
   FROM unnest(
     CAST(:voters AS uuid[]), CAST(:choices AS text[]),
-    CAST(:ms AS bigint[]), CAST(:seq AS bigint[])
-  ) AS ballot (voter, choice, ms, seq), poll
-  WHERE (ballot.ms, ballot.seq) > (after_ms, after_seq)
+    CAST(:ms AS bigint[]), CAST(:seq AS bigint[]), CAST(:rounds AS integer[])
+  ) AS ballot (voter, choice, ms, seq, round), poll
+  WHERE (ballot.round IS NULL OR ballot.round = poll.round)
+    AND (ballot.ms, ballot.seq) > (after_ms, after_seq)
     AND (until_ms IS NULL OR (ballot.ms, ballot.seq) <= (until_ms, until_seq))
   ORDER BY voter, ms DESC, seq DESC
 ), counted AS (
@@ -86,8 +88,9 @@ async def count(engine: AsyncEngine, ballots: Sequence[QueuedBallot]) -> Counted
     """
     if not ballots:
         return None
+    columns = {**as_columns(ballots), "rounds": [each.round for each in ballots]}
     async with engine.connect() as connection:
-        row = (await connection.execute(COUNT, as_columns(ballots))).one()
+        row = (await connection.execute(COUNT, columns)).one()
     return CountedIn(str(row.database_id), row.revision)
 
 

@@ -116,7 +116,7 @@ RETURNING round
 """)
 
 
-START_ROUND = text("SELECT start_round(:ended, :title, CAST(:names AS text[]), :asked)")
+START_ROUND = text("SELECT start_round(:ended, :lowest, :title, CAST(:names AS text[]), :asked)")
 REPLACE_QUESTION = text("SELECT replace_question(:title, CAST(:names AS text[]))")
 
 
@@ -159,6 +159,8 @@ class Known(NamedTuple):
     """The poll's revision, which a database that was restored may be behind."""
     now: datetime | None = None
     """The time, by which polls close; without it, Postgres' clock is used."""
+    rounds: int = 0
+    """The highest round so far: pages may show it, so its number is not given to another."""
 
 
 # A poll whose time has come is closed, even if no worker has stored that yet: it refused voters.
@@ -222,7 +224,8 @@ async def start_round(  # noqa: PLR0913 - what a round begins with
     `asked`: by an operator. `closes_at`: when the next round closes by itself. Raises PollChanged
     if `ended` is not the current round, or not final.
     """
-    values = {"ended": ended, "title": question.title, "names": question.names, "asked": asked}
+    values = {"title": question.title, "names": question.names, "asked": asked}
+    values |= {"ended": ended, "lowest": known.rounds + 1}
     async with _exclusive(engine, known.revision) as connection:
         # A function of the schema, since the worker's user may not delete votes.
         started = (await connection.execute(START_ROUND, values)).scalar_one()

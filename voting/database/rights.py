@@ -17,7 +17,7 @@ RIGHTS = {
         "final_totals": "SELECT, INSERT",
         "rounds": "SELECT",
         "options": "SELECT",
-        "start_round(integer,text,text[],boolean)": "EXECUTE",
+        "start_round(integer,integer,text,text[],boolean)": "EXECUTE",
         "replace_question(text,text[])": "EXECUTE",
         VERSION_TABLE: "SELECT",
     },

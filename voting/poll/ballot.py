@@ -66,7 +66,10 @@ class Ballot:
     """Identifies the trace that follows this ballot, if any. It is not part of the vote."""
 
     def encode(self) -> tuple[bytes, ...]:
-        """Return the entry's fields `voter` (16 bytes), `choice` and, if there is one, `trace`."""
+        """Return the entry's fields `voter` (16 bytes), `choice` and, if there is one, `trace`.
+
+        `cast.lua` adds the round.
+        """
         trace = () if self.trace is None else (self.trace.encode(),)
         return self.voter.bytes, self.choice.encode(), *trace
 
@@ -84,6 +87,12 @@ class QueuedBallot(NamedTuple):
     """32 hexadecimal digits: a tenth of the time that a Python UUID takes."""
     choice: Choice
     trace: str | None = None
+    round: int | None = None
+    """The round whose question its voter saw; None if an earlier version queued it."""
+
+    def is_of(self, number: int) -> bool:
+        """Whether it may belong to a round: without a `round`, its version decides."""
+        return self.round is None or self.round == number
 
     @property
     def version(self) -> Version:

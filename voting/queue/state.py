@@ -68,6 +68,15 @@ class GroupProgress:
         return self.pending == 0 and (self.backlog == 0 or self.last_delivered >= last)
 
 
+class PollIdentity(NamedTuple):
+    """The poll that Redis knows, which a database that was restored may be behind."""
+
+    database_id: str = ""
+    revision: int = 0
+    rounds: int = 0
+    """The highest round so far."""
+
+
 class PollConflict(Exception):
     """Redis refuses the poll of this database. Until an operator has decided, nothing is counted.
 
@@ -131,15 +140,13 @@ class QueueState:
             return SyncedPoll(bool(created), None, None, lost)
         return SyncedPoll(bool(created), Version.parse(last), _datetime(since), lost)
 
-    async def poll_identity(self) -> tuple[str, int]:
-        """Return the identity of the queue's database, and the poll's revision in Redis.
-
-        Both are empty before a worker has synced the poll: "" and 0.
-        """
-        names = ("database", "revision")
+    async def poll_identity(self) -> PollIdentity:
+        """Return what Redis knows of the poll: nothing before a worker has synced it."""
+        names = ("database", "revision", "rounds", "round")
         known: list[Any] = await self._redis.hmget(self.queue.poll_key, *names)
-        database, revision = known
-        return (database or b"").decode(), int(revision or 0)
+        database, revision, rounds, number = known
+        highest = max(int(rounds or 0), int(number or 0))  # earlier versions stored no `rounds`
+        return PollIdentity((database or b"").decode(), int(revision or 0), highest)
 
     async def cast_rules(self) -> CastRules | None:
         """Return the rules that casts obey; None until a worker has set them."""
@@ -293,12 +300,11 @@ class QueueState:
         return max(0.0, now - version.ms / 1000)
 
 
-def find_conflict(known: tuple[str, int], poll: Poll) -> str | None:
-    """Return why Redis, with that identity and revision, refuses the poll of this database."""
-    database, revision = known
-    if database not in {"", poll.database_id}:
-        return _conflict(f"FOREIGN {database}")
-    return _conflict(f"BEHIND {revision}") if revision > poll.revision else None
+def find_conflict(known: PollIdentity, poll: Poll) -> str | None:
+    """Return why Redis, which knows that poll, refuses the poll of this database."""
+    if known.database_id not in {"", poll.database_id}:
+        return _conflict(f"FOREIGN {known.database_id}")
+    return _conflict(f"BEHIND {known.revision}") if known.revision > poll.revision else None
 
 
 def _conflict(error: str) -> str | None:

@@ -136,7 +136,7 @@ async def audit(state: QueueState, engine: AsyncEngine) -> Audit:
         floor = await fetch_version_floor(snapshot)
         # Last: every vote of the snapshot was in the stream before.
         counted = counted_versions(progress, dead_letters, poll.after_version)
-        found, since = await _compare_entries(state, snapshot, counted)
+        found, since = await _compare_entries(state, snapshot, counted, poll.round)
     found.update(wrong_sums, no_queue=progress is None, dead_letters=len(dead_letters))
     problems = [line.format(found[name]) for name, line in _PROBLEMS.items() if found[name]]
     if gap := find_gap(oldest, floor, counted):
@@ -188,23 +188,25 @@ async def _compare_sums(
 
 
 async def _compare_entries(
-    state: QueueState, snapshot: AsyncConnection, counted: Callable[[Version], bool]
+    state: QueueState, snapshot: AsyncConnection, counted: Callable[[Version], bool], number: int
 ) -> tuple[Counter[str], datetime | None]:
-    """Compare the stream with the votes, in both directions.
+    """Compare the ballots of a round in the stream with the votes, in both directions.
 
     Each vote since the oldest entry that was read has to be one of the entries.
     """
     found: Counter[str] = Counter()
     oldest = since = None
     async for page in pages(state):
-        ballots = decode(page)
+        decoded = decode(page)
+        ballots = [each for each in decoded if each.is_of(number)]
         flags = [counted(each.version) for each in ballots]
         due = [each for each, flag in zip(ballots, flags, strict=True) if flag]
         compared = await snapshot.execute(COMPARE, {**as_columns(ballots), "counted": flags})
         found.update(compared.one()._asdict())
         found["entries"] += len(due)
-        found["undecodable"] += sum(counted(each.version) for each in page) - len(due)
-        oldest = ballots[-1].version if ballots else oldest
+        undecodable = {each.version for each in page} - {each.version for each in decoded}
+        found["undecodable"] += sum(map(counted, undecodable))
+        oldest = decoded[-1].version if decoded else oldest
         since = due[-1].version if due else since
     if oldest is not None:
         votes = (await snapshot.execute(VOTES_SINCE, oldest._asdict())).scalar_one()

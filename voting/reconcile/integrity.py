@@ -43,7 +43,9 @@ async def find_problems(
         poll = await fetch_poll_for_share(connection)
         problems += await find_unsafe_settings(connection)
         counted = counted_versions(progress, letters, poll.after_version, poll.last_version)
-        ballots = [each for each in decode(page) if counted(each.version)]
+        ballots = [
+            each for each in decode(page) if each.is_of(poll.round) and counted(each.version)
+        ]
         flags = [True] * len(ballots)
         found = await connection.execute(COMPARE, {**as_columns(ballots), "counted": flags})
         compared = found.one()

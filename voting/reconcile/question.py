@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from voting.database.engine import transaction
 from voting.database.poll import (
     ASKING,
+    Known,
     PollChanged,
     close_poll_to_ask,
     fetch_environment_question,
@@ -72,7 +73,8 @@ async def _ask(engine: AsyncEngine, state: QueueState, question: Question) -> No
     with suppress(PollChanged):
         if poll.question != question:
             if await _is_empty(state, poll) and await _become_final(engine, state, poll):
-                await start_round(engine, poll.round, question, asked=False)
+                known = Known(rounds=(await state.poll_identity()).rounds)
+                await start_round(engine, poll.round, question, asked=False, known=known)
                 return
             _log_ignored()
         poll = (await fetch_result(engine)).poll

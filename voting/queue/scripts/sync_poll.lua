@@ -20,7 +20,8 @@ if now >= tonumber(ARGV[5]) then
 end
 
 local known = redis.call(
-  'HMGET', KEYS[2], 'state', 'closes_at', 'closed_at', 'revision', 'revised', 'database', 'loss'
+  'HMGET', KEYS[2], 'state', 'closes_at', 'closed_at', 'revision', 'revised', 'database', 'loss',
+  'round', 'rounds'
 )
 
 -- A worker with another DATABASE_URL would count a part of the votes there.
@@ -81,6 +82,9 @@ if loss and loss <= stored then
   loss = nil
 end
 
+-- The highest round so far. A database that was restored does not know it, and open pages may show it.
+local rounds = math.max(tonumber(known[8] or '') or 0, tonumber(known[9] or '') or 0, tonumber(ARGV[12]))
+
 -- Once the poll is closed, no ballot gets an id above the last one.
 local state, since = ARGV[4], ''
 if ARGV[6] ~= '' and now >= tonumber(ARGV[6]) then
@@ -98,6 +102,7 @@ end
 redis.call(
   'HSET', KEYS[2], 'state', state, 'closes_at', ARGV[6], 'closed_at', since, 'after', ARGV[7],
   'revision', ARGV[8], 'revised', revised, 'database', ARGV[9], 'loss', loss or '',
-  'lost', loss or stored, 'round', ARGV[12], 'question', ARGV[13]
+  'lost', loss or stored, 'round', ARGV[12], 'question', ARGV[13],
+  'rounds', rounds
 )
 return {created, state, last, since, loss or ''}
