@@ -77,9 +77,10 @@ class Phase(StrEnum):
 class Poll:
     """One round of the poll, as Postgres stores it. Times are Postgres' or Redis'.
 
-    Its ballots are those after `after_version`, up to `last_version` once it is closed. The first
-    excludes ballots of the previous round that are delivered again, the second entries that were
-    appended to the queue after the close.
+    Its ballots are those with its number that are after `after_version`, up to `last_version` once
+    it is closed. The first excludes ballots of the previous round that are delivered again, where
+    an earlier version queued them without a number; the second excludes entries that were appended
+    to the queue after the close.
     """
 
     round: int = 1
