@@ -138,7 +138,7 @@ async def test_rounds_keep_their_totals_timelines_and_results(earlier_url, engin
         assert await fetch_environment_question(connection) == QUESTION
         assert found.poll.asked
         for number, rows, totals in ((1, FIRST, (36, 27)), (2, SECOND, (1, 3))):
-            past = await fetch_past_result(connection, number)
+            past = await fetch_past_result(connection, number, timeline=True)
             assert (past.poll.question, past.totals.counts) == (QUESTION, totals)
             assert sums(past.timeline) == tuple(
                 map(sum, zip(*(row[1:] for row in rows), strict=True))

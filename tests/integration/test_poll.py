@@ -300,7 +300,7 @@ async def test_totals_questions_and_timelines_of_all_rounds_are_kept(engine, rea
     assert [(each.question, each.counts) for each in valid] == kept
     async with reader.connect() as connection:
         for each in valid:
-            past = await fetch_past_result(connection, each.round)
+            past = await fetch_past_result(connection, each.round, timeline=True)
             assert (past.poll.round, past.poll.question) == (each.round, each.question)
             assert (past.poll.phase, past.poll.final_at) == (Phase.FINAL, each.final_at)
             assert past.totals.counts == each.counts

@@ -490,9 +490,9 @@ async def test_viewers_of_a_round_share_a_query_also_if_it_has_no_result(
     await execute(admin, "DELETE FROM finals WHERE round = 2")
     queries, fetch_past_result = [], totals.fetch_past_result
 
-    async def noting(connection, number):
+    async def noting(connection, number, **options):
         queries.append(number)
-        return await fetch_past_result(connection, number)
+        return await fetch_past_result(connection, number, **options)
 
     monkeypatch.setattr(totals, "fetch_past_result", noting)
     paths = [f"/rounds/{number}" for number in (1, 2)] * 20
@@ -515,7 +515,7 @@ async def test_a_round_that_can_not_be_read_now_is_an_error_page(client, engine,
     monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
     await end_rounds(engine)
 
-    async def fail(*_):
+    async def fail(*_, **__):
         raise OSError("gone")
 
     with monkeypatch.context() as patch:

@@ -84,9 +84,10 @@ LAST_FINALS = text(
     _FINALS.format(more="", revoked="false")
     + f"WHERE NOT ({_REVOKED}) ORDER BY finals.round DESC LIMIT :limit"
 )
-PAST_RESULT = text(
-    _FINALS.format(more=_TIMELINE.format(table="finals"), revoked=_REVOKED)
-    + "WHERE finals.round = :round ORDER BY finals.final_at DESC LIMIT 1"
+_OF_ROUND = "WHERE finals.round = :round ORDER BY finals.final_at DESC LIMIT 1"
+PAST_RESULT = text(_FINALS.format(more="", revoked=_REVOKED) + _OF_ROUND)
+PAST_RESULT_AND_TIMELINE = text(
+    _FINALS.format(more=_TIMELINE.format(table="finals"), revoked=_REVOKED) + _OF_ROUND
 )
 
 
@@ -106,13 +107,19 @@ async def fetch_result_in(connection: AsyncConnection) -> PollResult:
     return _as_result(row, as_poll(row))
 
 
-async def fetch_past_result(connection: AsyncConnection, number: int) -> PollResult | None:
-    """Return the last final result of a round, with its timeline; None if there is none.
+async def fetch_past_result(
+    connection: AsyncConnection, number: int, *, timeline: bool = False
+) -> PollResult | None:
+    """Return the last final result of a round, also its timeline if `timeline`; None without one.
 
     A poll may be reopened and closed again.
     """
-    parameters = {"round": number, "points": TIMELINE_POINTS}
-    row = (await connection.execute(PAST_RESULT, parameters)).one_or_none()
+    if timeline:
+        parameters = {"round": number, "points": TIMELINE_POINTS}
+        rows = await connection.execute(PAST_RESULT_AND_TIMELINE, parameters)
+    else:
+        rows = await connection.execute(PAST_RESULT, {"round": number})
+    row = rows.one_or_none()
     if row is None:
         return None
     poll = Poll(
@@ -123,7 +130,10 @@ async def fetch_past_result(connection: AsyncConnection, number: int) -> PollRes
         closed_at=row.closed_at,
         final_at=row.final_at,
     )
-    return replace(_as_result(row, poll), timeline=_as_buckets(row.timeline, len(row.names)))
+    result = _as_result(row, poll)
+    if not timeline:
+        return result
+    return replace(result, timeline=_as_buckets(row.timeline, len(row.names)))
 
 
 async def fetch_final_results(engine: AsyncEngine) -> list[FinalResult]:

@@ -136,7 +136,7 @@ class ResultRole:
 
     async def _render_round(self, number: int) -> tuple[str, bytes] | None:
         async with self._engine.connect() as connection:
-            found = await totals.fetch_past_result(connection, number)
+            found = await totals.fetch_past_result(connection, number, timeline=True)
         if found is None:
             return None
         page = self._render("round.html", publish(found, self._settings.show_results), stale=False)
