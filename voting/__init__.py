@@ -1,3 +1,3 @@
-"""A voting app: people pick one of two options, and every acknowledged vote counts once."""
+"""A voting app: people pick one option of a question, and every acknowledged vote counts once."""
 
 __version__ = "0.1.0"

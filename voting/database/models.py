@@ -6,6 +6,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from voting.poll.question import MAX_NAME, MAX_TITLE
+
 BUCKET = timedelta(seconds=10)
 """The length of a bucket of the tally."""
 
@@ -48,7 +50,7 @@ class Round(Base):
     __tablename__ = "rounds"
 
     round: Mapped[int] = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
-    title: Mapped[str] = mapped_column(sa.String(200))
+    title: Mapped[str] = mapped_column(sa.String(MAX_TITLE))
     asked: Mapped[bool]
 
 
@@ -60,7 +62,7 @@ class Option(Base):
 
     round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
     key: Mapped[str] = mapped_column(sa.String(1), primary_key=True)
-    name: Mapped[str] = mapped_column(sa.String(60))
+    name: Mapped[str] = mapped_column(sa.String(MAX_NAME))
 
 
 class Tally(Base):

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from voting.load.client import Connection
@@ -25,7 +25,7 @@ class _Possible(NamedTuple):
     choices: frozenset[Choice | None] = frozenset({None})
     no_response: frozenset[Choice] = frozenset()
 
-    @cache  # noqa: B019 - there are fewer than a hundred; voters share them
+    @lru_cache(maxsize=4096)  # noqa: B019 - voters share them
     def after(self, choice: Choice, acknowledgement: Acknowledgement) -> "_Possible":
         """Return what may count after one more vote.
 

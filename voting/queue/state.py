@@ -319,7 +319,7 @@ def _conflict(error: str) -> str | None:
             return (
                 f"Redis knows a later state of the poll, revision {revision}: the database was"
                 " restored from an older backup. Voting is closed until an operator decides:"
-                " voting status, then voting open, close or reset"
+                " voting status, then voting open, close, reset or ask"
             )
     return None
 

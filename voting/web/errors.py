@@ -153,7 +153,7 @@ EXPORT_BUSY = Problem(
 DATABASE_UNAVAILABLE = Problem(
     503, "The result can't be read right now.", _BUSY_ADVICE, retry_after=5
 )
-_ROUND_ADVICE = "Leave the round out of the address for the one that runs now."
+_ROUND_ADVICE = "Those that are over are listed under /rounds."
 NO_ROUND = Problem(404, "There is no such round.", _ROUND_ADVICE)
 INVALID_ROUND = Problem(400, "A round is a number.", _ROUND_ADVICE)
 
