@@ -80,7 +80,9 @@ async def streams(redis):
     async with connect(redis("vote")) as vote, connect(redis("worker")) as worker:
         yield QueueState(Queue(vote)), QueueState(Queue(worker))
         # The next test has another database.
-        await worker.hset("{voting}:poll", mapping={"database": "", "revision": 0})
+        await worker.hset(
+            "{voting}:poll", mapping={"database": "", "revision": 0, "round": 0, "rounds": 0}
+        )
 
 
 async def test_users_may_do_all_that_their_roles_do(streams, database, monkeypatch):
