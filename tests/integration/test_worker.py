@@ -728,3 +728,25 @@ async def test_totals_are_not_declared_final_while_redis_does_not_sync(stream, e
     finally:
         await stream.admin.config_set("appendfsync", "always")
     assert await finalize(engine, stream, found)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_final_totals_are_logged_by_name_unless_another_question_is_asked_meanwhile(
+    prepared, engine, monkeypatch, caplog, asked
+):
+    async def finalize_and_ask(engine, state, poll):
+        done = await finalize(engine, state, poll)
+        if done and asked:
+            await start_round(engine, poll.round, question_of(3))
+        return done
+
+    monkeypatch.setattr(maintenance, "finalize", finalize_and_ask)
+    caplog.set_level("INFO")
+    await prepared.cast(Ballot(uuid4(), Choice.B))
+    await close_poll(engine)
+    timing = Timing(maintenance_interval=0.05, finalize_interval=0.05)
+    async with working(prepared, engine, timing=timing) as worker:
+        await until(partial(fetch_final_results, engine))
+        await until(worker.ready)
+    votes = [line.votes for line in caplog.records if line.msg == "totals are final"]
+    assert votes == ([] if asked else ["Cats 0, Dogs 1"])
