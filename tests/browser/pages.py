@@ -75,4 +75,4 @@ def expect_fit(page: Page) -> None:
         page.set_viewport_size(window)
         root = page.locator("html")
         assert root.evaluate("root => root.scrollWidth <= root.clientWidth"), window
-        assert page.evaluate(OVERFLOW) == [], window
+        assert (window, page.evaluate(OVERFLOW)) == (window, [])
