@@ -29,7 +29,7 @@ def choose(page: Page, choice: str) -> None:
     page.locator(f"#choice-{choice}").click()
 
 
-def hold(page: Page, address: str) -> list[Route]:
+def hold(page: Page, address: str | re.Pattern[str]) -> list[Route]:
     """Hold the next request to an address: it is in the list once it was sent."""
     held: list[Route] = []
     page.route(address, lambda route: held.append(route), times=1)  # noqa: PLW0108 - it must

@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import Error, expect
 
-from .pages import POLL, RECEIPT, choose, expect_choice, expect_receipt, expect_totals
+from .pages import POLL, RECEIPT, choose, expect_choice, expect_receipt, expect_totals, hold
 
 
 def test_a_choice_is_marked_as_sending_until_the_response(site, visitors):
@@ -108,9 +108,8 @@ def test_a_late_receipt_of_the_previous_vote_is_discarded(site, visitors):
     choose(page, "a")
     expect_receipt(page, "Cats", "is counted")
     ballot = page.request.get(site.vote, headers={"HX-Request": "true"}).text()
-    held: list[Route] = []
     with page.expect_request(POLL):
-        page.route(POLL, lambda route: held.append(route), times=1)  # noqa: PLW0108 - it must
+        held = hold(page, POLL)
     with page.expect_response("**/vote"):
         choose(page, "b")
     expect_choice(page, "b")

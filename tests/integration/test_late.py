@@ -115,7 +115,7 @@ async def test_after_a_missing_reply_the_clock_is_read_again(caster, proxy):
     with pytest.raises(MaybeRecorded):
         await caster.cast(Ballot(uuid4(), Choice.A), 1)
     proxy.forth.release()
-    advance(caster)  # as if that of another server were ahead
+    set_clock_back(caster)  # as if that of another server were ahead
     await caster.cast(Ballot(uuid4(), Choice.A), 1)
 
 
