@@ -172,13 +172,13 @@ class Postgres:
         until = self.poll.last_version
         return version > self.poll.after_version and (until is None or version <= until)
 
-    def count(self, voters, choices, ms, seq, rounds):
+    def count(self, voters, choices, ms, seq, round):  # noqa: A002 - the statement's name
         """Execute COUNT: all of its effects or none."""
         _fit(*ms, *seq)
         newest = {}
-        ballots = zip(map(Version, ms, seq), map(UUID, voters), choices, rounds, strict=True)
-        for version, voter, choice, number in sorted(ballots, key=itemgetter(0)):
-            if self.counts(version, number):
+        ballots = zip(map(Version, ms, seq), map(UUID, voters), choices, strict=True)
+        for version, voter, choice in sorted(ballots, key=itemgetter(0)):
+            if self.counts(version, round):
                 newest[voter] = version, choice
         if any(choice not in CHOICES for _, choice in newest.values()):
             raise error("23514")

@@ -10,7 +10,8 @@ from voting.poll.ballot import QueuedBallot
 
 # Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
 #
-# One statement, so that counting a batch is all or nothing and costs one round trip.
+# One statement for the ballots of a round, so that counting them is all or nothing and costs one
+# round trip.
 #
 # newest   the newest ballot of each voter: Postgres refuses to update a row twice in a statement.
 #          Sorted, so that workers lock rows in the same order and never deadlock. Only ballots of
@@ -30,9 +31,9 @@ WITH newest AS (
   SELECT DISTINCT ON (voter) voter, choice, ms, seq
   FROM unnest(
     CAST(:voters AS uuid[]), CAST(:choices AS text[]),
-    CAST(:ms AS bigint[]), CAST(:seq AS bigint[]), CAST(:rounds AS integer[])
-  ) AS ballot (voter, choice, ms, seq, round), poll
-  WHERE (ballot.round IS NULL OR ballot.round = poll.round)
+    CAST(:ms AS bigint[]), CAST(:seq AS bigint[])
+  ) AS ballot (voter, choice, ms, seq), poll
+  WHERE (CAST(:round AS integer) IS NULL OR round = :round)
     AND (ballot.ms, ballot.seq) > (after_ms, after_seq)
     AND (until_ms IS NULL OR (ballot.ms, ballot.seq) <= (until_ms, until_seq))
   ORDER BY voter, ms DESC, seq DESC
@@ -81,17 +82,19 @@ class CountedIn(NamedTuple):
 
 
 async def count(engine: AsyncEngine, ballots: Sequence[QueuedBallot]) -> CountedIn | None:
-    """Count a batch in one transaction. Counting it again, or in another order, is harmless.
+    """Count a batch, in a transaction a round. Counting it again, or in another order, is harmless.
 
     Returns None for an empty batch. Raises one of DATABASE_ERRORS; it is unknown then whether the
     batch was counted.
     """
-    if not ballots:
-        return None
-    columns = {**as_columns(ballots), "rounds": [each.round for each in ballots]}
-    async with engine.connect() as connection:
-        row = (await connection.execute(COUNT, columns)).one()
-    return CountedIn(str(row.database_id), row.revision)
+    found = None
+    # A batch has one, but for the moment when the next begins.
+    for number in {each.round for each in ballots}:
+        columns = as_columns([each for each in ballots if each.round == number])
+        async with engine.connect() as connection:
+            row = (await connection.execute(COUNT, {**columns, "round": number})).one()
+        found = CountedIn(str(row.database_id), row.revision)
+    return found
 
 
 async def fetch_locked_voters(engine: AsyncEngine, ballots: Sequence[QueuedBallot]) -> set[str]:
