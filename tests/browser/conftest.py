@@ -58,7 +58,8 @@ class Site:
             subprocess.run([*command, *data, *words], env=ENVIRON, check=True)
             self._question = question
             title = html.escape(question.title, quote=False)
-            wait_for("the question", lambda: title in httpx.get(self.vote).text)
+            pages = self.vote, self.result
+            wait_for("the question", lambda: all(title in httpx.get(each).text for each in pages))
 
 
 class Visitors:

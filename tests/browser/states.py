@@ -251,7 +251,10 @@ def _over(path: str) -> State:
         stage.site.up.sql(FILL)
         round_ = httpx.get(f"{stage.site.result}/api/tally").json()["round"]
         stage.site.ask(LUNCH)
-        yield stage.visitors.open(stage.site.result + path.format(round_))
+        address = stage.site.result + path.format(round_)
+        # A first query that takes over a second has no earlier answer to fall back on.
+        wait_for("the page", lambda: httpx.get(address).is_success)
+        yield stage.visitors.open(address)
 
     return make
 
