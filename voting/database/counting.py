@@ -29,9 +29,9 @@ from voting.poll.ballot import QueuedBallot
 COUNT = text("""
 WITH newest AS (
   SELECT DISTINCT ON (voter) voter, choice, ms, seq
-  FROM unnest(
-    CAST(:voters AS uuid[]), CAST(:choices AS text[]),
-    CAST(:ms AS bigint[]), CAST(:seq AS bigint[])
+  FROM ROWS FROM (
+    unnest(CAST(:voters AS uuid[])), string_to_table(CAST(:choices AS text), NULL),
+    unnest(CAST(:ms AS bigint[])), unnest(CAST(:seq AS bigint[]))
   ) AS ballot (voter, choice, ms, seq), poll
   WHERE (CAST(:round AS integer) IS NULL OR round = :round)
     AND (ballot.ms, ballot.seq) > (after_ms, after_seq)
@@ -107,11 +107,14 @@ async def fetch_locked_voters(engine: AsyncEngine, ballots: Sequence[QueuedBallo
         return {voter.hex for voter in voters}
 
 
-def as_columns(ballots: Sequence[QueuedBallot]) -> dict[str, list[Any]]:
-    """Return an array for each column of `votes`, as statements unnest them."""
+def as_columns(ballots: Sequence[QueuedBallot]) -> dict[str, Any]:
+    """Return an array for each column of `votes`, as statements unnest them.
+
+    The choices are a string: asyncpg takes 0.3 µs for each element of an array.
+    """
     return {
         "voters": [each.voter for each in ballots],
-        "choices": [each.choice for each in ballots],
+        "choices": "".join([each.choice for each in ballots]),
         "ms": [each.ms for each in ballots],
         "seq": [each.seq for each in ballots],
     }

@@ -87,4 +87,4 @@ def _parse_round(text: bytes) -> int:
 
 
 def parse_entries(reply: Any) -> list[Entry]:
-    return [Entry(*each) for each in reply]
+    return [*map(Entry._make, reply)]

@@ -59,9 +59,9 @@ SELECT
   count(*) FILTER (
     WHERE (stored.choice, stored.ms, stored.seq) = (ballot.choice, ballot.ms, ballot.seq)
   ) AS matched
-FROM unnest(
-  CAST(:voters AS uuid[]), CAST(:choices AS text[]),
-  CAST(:ms AS bigint[]), CAST(:seq AS bigint[]), CAST(:counted AS boolean[])
+FROM ROWS FROM (
+  unnest(CAST(:voters AS uuid[])), string_to_table(CAST(:choices AS text), NULL),
+  unnest(CAST(:ms AS bigint[])), unnest(CAST(:seq AS bigint[])), unnest(CAST(:counted AS boolean[]))
 ) AS ballot (voter, choice, ms, seq, counted)
 LEFT JOIN votes AS stored USING (voter)
 """)
