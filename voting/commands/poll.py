@@ -190,8 +190,8 @@ def ask(
         if poll.phase is not Phase.FINAL:
             await _until_final(state, engine, poll, show=partial(click.echo, err=True))
         # A duration begins with the round. Another time may have passed.
-        moment = close_at if isinstance(close_at, timedelta) else closes_at
-        closing = await _resolve(state, moment, "--close-at")
+        at = close_at if isinstance(close_at, timedelta) else closes_at
+        closing = await _resolve(state, at, "--close-at")
         start = partial(start_round, ended=poll.round, question=question, closes_at=closing)
         await _store(start, state, engine)
         await _apply(state, engine)
