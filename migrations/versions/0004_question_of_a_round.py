@@ -3,6 +3,8 @@
 The question of the rounds so far is that of `config.attributes["question"]`.
 """
 
+import logging
+
 import sqlalchemy as sa
 from alembic import context, op
 
@@ -98,6 +100,8 @@ SELECT round FROM poll UNION SELECT round FROM finals UNION SELECT round FROM pa
 
 def upgrade() -> None:
     question: Question = context.config.attributes.get("question") or Question()
+    options = ", ".join(question.names)
+    logging.getLogger("alembic").info("rounds so far ask: %s (%s)", question.title, options)
     op.create_table(
         "rounds",
         sa.Column("round", sa.Integer(), autoincrement=False, nullable=False),
