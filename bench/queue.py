@@ -16,7 +16,7 @@ KEY = b"{voting}:ballots"
 def commands(number: int, options: int) -> Iterator[bytes]:
     """Yield commands that append a ballot, each of another voter, for each option in turn."""
     for choice in islice(cycle(CHOICES[:options]), number):
-        fields = (b"voter", os.urandom(16), b"choice", choice.encode(), b"round", b"1")
+        fields = (b"voter", os.urandom(16), b"choice", b"1" + choice.encode())
         yield pack_command((b"XADD", KEY, b"*", *fields))
 
 

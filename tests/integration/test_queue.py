@@ -66,7 +66,7 @@ async def test_ballots_of_one_turn_of_the_loop_are_sent_in_one_call_in_order(
         for version, ballot in zip(versions, mine, strict=True)
     ]
     # Only a traced ballot has the field.
-    plain, traced = {b"voter", b"choice", b"round"}, {b"voter", b"choice", b"round", b"trace"}
+    plain, traced = {b"voter", b"choice"}, {b"voter", b"choice", b"trace"}
     assert [each.fields.keys() for each in entries] == [
         traced if each else plain for each in traces
     ]

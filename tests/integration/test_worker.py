@@ -158,8 +158,8 @@ async def test_the_entries_of_a_dead_worker_are_claimed(prepared, engine, caplog
 
 @pytest.mark.parametrize(
     "fields",
-    [{"voter": b"short", "choice": b"a"}, {"voter": bytes(16), "choice": b"a", "round": b"one"}],
-    ids=["voter", "round"],
+    [{"voter": b"short", "choice": b"1a"}, {"voter": bytes(16), "choice": b"1m"}],
+    ids=["voter", "choice"],
 )
 async def test_entries_that_can_not_be_decoded_go_to_the_dead_letters(
     prepared, engine, grown, fields

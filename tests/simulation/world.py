@@ -320,7 +320,7 @@ class World:
             [(Version(ms, 2**63), good), (Version(ms + 1, 0), [b"choice", b"a"])],
             [(Version(ms, 0), [b"voter", b"short", b"choice", b"a"])],
             [(Version(ms, 0), [*good[:3], b"m"])],
-            [(Version(ms, 0), [*good, b"round", b"0"])],
+            [(Version(ms, 0), [*good[:3], b"0a"])],
         ]
         poll = self._postgres.poll
         if poll.phase is Phase.OPEN and poll.question.choices != CHOICES:

@@ -68,7 +68,7 @@ class Ballot:
     def encode(self) -> tuple[bytes, ...]:
         """Return the entry's fields `voter` (16 bytes), `choice` and, if there is one, `trace`.
 
-        `cast.lua` adds the round.
+        `cast.lua` puts the number of the round before the choice.
         """
         trace = () if self.trace is None else (self.trace.encode(),)
         return self.voter.bytes, self.choice.encode(), *trace

@@ -52,9 +52,9 @@ local width = tonumber(ARGV[3])
 for i = 4, #ARGV, width do
   local voter, choice = ARGV[i], ARGV[i + 1]
   if width == 3 and ARGV[i + 2] ~= '' then
-    reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', voter, 'choice', choice, 'round', round, 'trace', ARGV[i + 2])
+    reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', voter, 'choice', round .. choice, 'trace', ARGV[i + 2])
   else
-    reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', voter, 'choice', choice, 'round', round)
+    reply[#reply + 1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'voter', voter, 'choice', round .. choice)
   end
 end
 return reply
