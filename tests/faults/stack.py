@@ -290,6 +290,7 @@ class Stack:
                 " SELECT round, bucket, key, 0, 0 FROM poll JOIN options USING (round),"
                 " generate_series(date_bin('10 seconds', clock_timestamp(), 'epoch'),"
                 " now() + interval '1 minute', '10 seconds') AS bucket"
+                " ORDER BY bucket, key"  # as workers do, to wait for none that waits for this
                 " ON CONFLICT (round, bucket, choice) DO UPDATE SET votes = tally.votes"
             )
             waiting = partial(
