@@ -160,7 +160,7 @@ def test_without_debug_a_vote_is_not_logged_and_its_entry_has_no_trace(app):
     wait_for("the count", app.counted)
     assert [len(lines(vote)), len(lines(worker))] == before
     [entry] = app.entries()
-    assert entry.keys() == {b"voter", b"choice", b"round"}
+    assert entry.keys() == {b"voter", b"choice"}
 
 
 # Traces
@@ -214,7 +214,7 @@ def test_an_unsampled_request_has_no_spans(app, collector):
     assert cast(vote, headers=INCOMING)[0] == 303  # its client samples it
     wait_for("the worker's span", lambda: collector.named("count ballot"))
     plain, traced = app.entries()
-    assert plain.keys() == {b"voter", b"choice", b"round"}
+    assert plain.keys() == {b"voter", b"choice"}
     assert traced[b"trace"].startswith(f"00-{TRACE}-".encode())
     assert {span.trace for span in collector.named("count ballot")} == {TRACE}
 
@@ -331,4 +331,4 @@ def test_without_the_sdk_a_role_logs_that_once_and_runs(app, collector, tmp_path
         "no traces: pip install 'voting[tracing]'"
     ]
     [entry] = app.entries()
-    assert entry.keys() == {b"voter", b"choice", b"round"}
+    assert entry.keys() == {b"voter", b"choice"}
