@@ -18,6 +18,7 @@ from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
 from voting.database.poll import PollChanged
 from voting.queue.client import Queue, StreamMissing, connect
 from voting.queue.state import PollConflict, QueueState
+from voting.reconcile.changes import ChangeError
 from voting.settings import ServersSettings, default_data_dir, load_settings
 
 _Result = TypeVar("_Result")
@@ -72,6 +73,8 @@ def exit_on_error(failure: str) -> Iterator[None]:
         yield
     except StreamMissing:
         raise click.ClickException(f"{failure}: the queue is missing") from None
+    except ChangeError as error:
+        raise click.ClickException(str(error)) from None
     except PollConflict as error:
         raise click.ClickException(f"{failure}: {error}") from None
     except PollChanged:

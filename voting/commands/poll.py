@@ -1,14 +1,11 @@
 """The commands for whoever leads the vote: status, ask, close, open, reset."""
 
-import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from math import inf
 from pathlib import Path
 
 import click
@@ -18,35 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from voting.commands import options
 from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
-from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
-from voting.database.poll import Known, PollChanged, close_poll, reopen_poll, start_round
-from voting.database.totals import fetch_final_results, fetch_result
+from voting.database.poll import close_poll, reopen_poll, start_round
+from voting.database.totals import fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.question import Question
-from voting.poll.results import FinalResult, VoteCounts, publish
 from voting.queue.client import StreamMissing
-from voting.queue.state import PollConflict, PollIdentity, QueueState, find_conflict
-from voting.reconcile.integrity import Untrusted
-from voting.reconcile.poll import finalize, reconcile
+from voting.queue.state import PollConflict, QueueState
+from voting.reconcile.changes import Change, Status, change_poll, fetch_status, wait_until_final
+from voting.reconcile.poll import reconcile
 from voting.settings import ShowResultsSettings, load_settings
-
-POLL_INTERVAL = 0.2  # seconds between two checks whether the totals are final
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The state of the poll, as an operator needs it before a change."""
-
-    poll: Poll
-    phase: Phase
-    counts: VoteCounts
-    backlog: int | None
-    """Accepted ballots that are not counted yet; None if unknown, as are the dead letters."""
-    dead_letters: int | None
-    finals: list[FinalResult]
-    """The last totals that were declared final, the newest last."""
-    conflict: str | None
-    """Why nothing is counted until an operator has decided, if that is so."""
 
 
 @click.command()
@@ -185,16 +162,15 @@ def ask(
 
     async def apply(state: QueueState, engine: AsyncEngine) -> None:
         if poll.phase is Phase.OPEN:
-            await _store(partial(close_poll, seen=poll), state, engine)
-            await _apply(state, engine, "the question is not asked yet: ask again")
+            then = "the question is not asked yet: ask again"
+            await change_poll(state, engine, partial(close_poll, seen=poll), then=then)
         if poll.phase is not Phase.FINAL:
-            await _until_final(state, engine, poll, show=partial(click.echo, err=True))
+            await wait_until_final(state, engine, poll, show=partial(click.echo, err=True))
         # A duration begins with the round. Another time may have passed.
         at = close_at if isinstance(close_at, timedelta) else closes_at
         closing = await _resolve(state, at, "--close-at")
         start = partial(start_round, ended=poll.round, question=question, closes_at=closing)
-        await _store(start, state, engine)
-        await _apply(state, engine)
+        await change_poll(state, engine, start)
         await _show(state, engine)
 
     run_on_servers(data, failure, apply)
@@ -203,17 +179,17 @@ def ask(
 def _change(
     data: Path | None,
     failure: str,
-    change: Callable[..., Awaitable[object]],
+    change: Change,
     wait: float = 0,
 ) -> None:
     """Change the poll in both servers, wait for its final totals, and print the new status."""
 
     async def apply(state: QueueState, engine: AsyncEngine) -> None:
-        await _store(change, state, engine)
-        await _apply(state, engine)
+        await change_poll(state, engine, change)
         if wait:
             with exit_on_error("the poll is closed, but its totals are not known to be final"):
-                await _until_final(state, engine, (await fetch_result(engine)).poll, wait)
+                poll = (await fetch_result(engine)).poll
+                await wait_until_final(state, engine, poll, wait)
         await _show(state, engine)
 
     run_on_servers(data, failure, apply)
@@ -231,25 +207,6 @@ async def _show(state: QueueState, engine: AsyncEngine) -> None:
         click.echo("\n".join(_lines(await _fetch_status(state, engine))))
 
 
-async def _store(
-    change: Callable[..., Awaitable[object]], state: QueueState, engine: AsyncEngine
-) -> None:
-    """Change the poll in Postgres, by what Redis knows: its clock, and the latest revision."""
-    known = Known()
-    with suppress(RedisError):
-        _, revision, rounds = await state.poll_identity()
-        known = Known(revision, datetime.fromtimestamp(await state.clock(), UTC), rounds)
-    try:
-        await change(engine, known=known)
-    except DATABASE_ERRORS as error:
-        if not is_uncertain(error):
-            raise
-        # A commit may wait for a standby, and take effect later.
-        raise click.ClickException(
-            f"the poll may have been changed: see `voting status`: {in_one_line(error)}"
-        ) from None
-
-
 async def _plan(state: QueueState, engine: AsyncEngine) -> Status:
     """Return the status, for which a close whose time has come is stored first."""
     with suppress(PollConflict, StreamMissing, RedisError):
@@ -259,73 +216,7 @@ async def _plan(state: QueueState, engine: AsyncEngine) -> Status:
 
 async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
     settings = load_settings(ShowResultsSettings, os.environ)
-    known = PollIdentity()
-    with suppress(RedisError):  # Postgres alone is enough for a change
-        known = await state.poll_identity()
-    result = publish(await fetch_result(engine), settings.show_results)
-    conflict = find_conflict(known, result.poll)
-    letters, backlog = None, await _count_backlog(state)
-    with suppress(RedisError):
-        letters = await state.dead_letter_count()
-    finals = await fetch_final_results(engine)
-    phase = result.poll.phase
-    return Status(result.poll, phase, result.counts, backlog, letters, finals, conflict)
-
-
-async def _count_backlog(state: QueueState) -> int | None:
-    with suppress(StreamMissing, RedisError):
-        return (await state.progress()).backlog
-    return None
-
-
-async def _apply(state: QueueState, engine: AsyncEngine, then: str = "a worker will retry") -> None:
-    """Publish the change in Redis at once; a worker would do it within seconds.
-
-    `then` ends the message if that fails.
-    """
-    try:
-        await reconcile(engine, state)
-    except (PollConflict, RedisError, *DATABASE_ERRORS) as error:
-        raise click.ClickException(
-            f"the change is stored in Postgres, but not in Redis yet: {then}: {in_one_line(error)}"
-        ) from None
-
-
-async def _until_final(
-    state: QueueState,
-    engine: AsyncEngine,
-    seen: Poll,
-    seconds: float = inf,
-    *,
-    show: Callable[[str], object] = lambda _: None,
-) -> None:
-    """Wait for the totals to be final, and declare them so, as a worker would within seconds.
-
-    Calls `show` with what is still missing, whenever that changes. Raises PollChanged if the round
-    that was `seen` is opened again, or another has begun.
-    """
-    reason = shown = ""
-    end = asyncio.get_running_loop().time() + seconds
-    while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
-        if poll.round != seen.round or poll.phase is Phase.OPEN:
-            raise PollChanged
-        try:
-            if await finalize(engine, state, poll):
-                continue
-        except Untrusted as error:
-            reason = f": {error}"
-        except (StreamMissing, RedisError):
-            pass
-        if asyncio.get_running_loop().time() >= end:
-            raise click.ClickException(
-                f"the poll is closed, but its totals are not final after {seconds:g} s{reason}"
-            )
-        backlog = await _count_backlog(state)
-        left = reason or f": {'?' if backlog is None else backlog} votes are not counted yet"
-        if left != shown:
-            show(f"waiting for final totals{left}")
-            shown = left
-        await asyncio.sleep(POLL_INTERVAL)
+    return await fetch_status(state, engine, settings.show_results)
 
 
 def _confirm(question: str, *consequences: str) -> None:
