@@ -56,7 +56,7 @@ def database(servers: Servers) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(servers: Servers, database: str) -> str:
-    """The database as a worker, or an operator's command in its pod, has it."""
+    """The database as a worker has it."""
     return servers.database_url(database, "voting_worker")
 
 
@@ -64,6 +64,14 @@ def database_url(servers: Servers, database: str) -> str:
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """The database as a worker has it."""
     engine = create_engine(database_url, name="tests")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def operator(servers: Servers, database: str) -> AsyncIterator[AsyncEngine]:
+    """The database as the admin page has it, and an operator's command in its pod."""
+    engine = create_engine(servers.database_url(database, "voting_admin"), name="tests")
     yield engine
     await engine.dispose()
 

@@ -474,7 +474,7 @@ async def test_replay_counts_what_a_restored_database_lacks(healthy, engine, adm
 
 
 async def test_replay_leaves_ballots_of_rounds_that_a_restored_database_does_not_know(
-    stream, engine, admin
+    stream, engine, admin, operator
 ):
     voters = [uuid4() for _ in range(9)]
 
@@ -494,7 +494,7 @@ async def test_replay_leaves_ballots_of_rounds_that_a_restored_database_does_not
     await vote(voters[3:], Choice.B)
     votes = await stored_votes(engine)
     await close()
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     await reconcile(engine, stream)
     await vote([*voters, uuid4()], Choice.A, 2)
     await vote(voters[2:], Choice.C, 2)

@@ -201,21 +201,23 @@ async def test_a_choice_that_the_round_does_not_have_is_bad_data(engine, options
     assert await stored_totals(engine) == (1,) + (0,) * (options - 1)
 
 
-async def test_a_choice_that_only_an_earlier_round_had_is_not_counted_again(engine):
+async def test_a_choice_that_only_an_earlier_round_had_is_not_counted_again(engine, operator):
     await ask(engine, 12)
     late = cast(uuid4(), "l", 9)
     await counting.count(engine, [late])
     await finish(engine, Version(10, 0))
-    await start_round(engine, 1, question_of(2))
+    await start_round(operator, 1, question_of(2))
     # Redelivered after its worker died: of the round before, and no error either.
     await counting.count(engine, [late, cast(uuid4(), "b", 11)])
     assert await stored_totals(engine) == (0, 1)
 
 
 @pytest.mark.parametrize("number", [1, 3])
-async def test_a_ballot_of_another_round_is_not_counted_whatever_its_version(engine, number):
+async def test_a_ballot_of_another_round_is_not_counted_whatever_its_version(
+    engine, number, operator
+):
     await finish(engine, Version(10, 0))
-    await start_round(engine, 1, question_of(2))
+    await start_round(operator, 1, question_of(2))
     one, two = cast(uuid4(), "a", 11), cast(uuid4(), "b", 12)._replace(round=2)
     other = cast(uuid4(), "c", 13)._replace(round=number)  # this round has no such option
     await counting.count(engine, [one, two, other])

@@ -74,7 +74,9 @@ async def test_commit_that_waits_for_a_standby_is_not_ended_by(
 
 
 @pytest.mark.parametrize("of", ["DATABASE {}", "ROLE voting_worker IN DATABASE {}"])
-async def test_nothing_relies_on_settings_of_the_database_or_user(of, engine, servers, database):
+async def test_nothing_relies_on_settings_of_the_database_or_user(
+    of, engine, servers, database, operator
+):
     assert SESSION.keys() == WRONG_SETTINGS.keys()
     for name, value in WRONG_SETTINGS.items():
         change = f"ALTER {of.format(database)} SET {name} = '{value}'"
@@ -95,7 +97,7 @@ async def test_nothing_relies_on_settings_of_the_database_or_user(of, engine, se
         form = formats.VOTES["csv"](snapshot.result)
         document = b"".join([piece async for piece in snapshot.votes(form)])
     assert document.count(b"a,Cats") == 3
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     result = await fetch_result(engine, timeline=True)
     assert (result.poll.round, result.totals.counts, result.timeline) == (2, (0, 0, 0), ())
 

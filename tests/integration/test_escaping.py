@@ -77,7 +77,9 @@ async def rename(admin, question):
             await connection.execute(statement, {"name": name, "key": key})
 
 
-async def test_markup_in_a_question_is_text_on_every_page_of_the_result(reader, engine, admin):
+async def test_markup_in_a_question_is_text_on_every_page_of_the_result(
+    reader, engine, admin, operator
+):
     await ask(engine, PLAIN)
     ballots = [QueuedBallot(1, n, uuid4().hex, CHOICES[n // 2]) for n in range(5)]
     await counting.count(engine, ballots)
@@ -92,6 +94,6 @@ async def test_markup_in_a_question_is_text_on_every_page_of_the_result(reader, 
                 pages[question] += [(await client.get(path)).text for path in paths]
 
     await visit("/", "/screen")
-    await start_round(engine, 1, PLAIN)
+    await start_round(operator, 1, PLAIN)
     await visit("/", "/screen", "/rounds", "/rounds/1")
     expect_only_text(pages)

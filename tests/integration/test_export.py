@@ -180,7 +180,7 @@ async def test_totals_and_timeline_are_of_one_snapshot(engine, exports):
             await snapshot._connection.execute(text("DELETE FROM tally"))
 
 
-async def test_no_round_is_started_while_votes_are_exported(engine, admin):
+async def test_no_round_is_started_while_votes_are_exported(engine, admin, operator):
     await execute(
         engine,
         "INSERT INTO votes (voter, choice, ms, seq) SELECT gen_random_uuid(), 'a', 1, 0"
@@ -188,7 +188,7 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
     )
     await finish(engine)
     async with open_snapshot(engine, "always", votes=True) as snapshot:
-        starting = asyncio.create_task(start_round(engine, 1, question_of(3)))
+        starting = asyncio.create_task(start_round(operator, 1, question_of(3)))
         async with admin.connect() as connection:
             await until(partial(waits_for_lock, connection, "relation IS NOT NULL"))
         form = formats.VOTES["csv"](snapshot.result)
@@ -196,7 +196,7 @@ async def test_no_round_is_started_while_votes_are_exported(engine, admin):
     await starting
 
 
-async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(engine):
+async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(engine, operator):
     async def export(results, error, number=None):
         async with open_snapshot(engine, results, number, votes=True) as snapshot:
             form = formats.VOTES["csv"](snapshot.result)
@@ -205,7 +205,7 @@ async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(e
 
     await export("after_close", VotesHidden)
     await finish(engine)
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     await export("always", VotesNotKept, 1)
 
 
@@ -220,13 +220,13 @@ async def test_final_result_is_exported_as_declared(client, engine):
     assert rows(await client.get("/export.csv"))[-1][1:] == ["5", "3", "2"]
 
 
-async def test_earlier_round_is_exported_as_last_declared_final(engine, exports):
+async def test_earlier_round_is_exported_as_last_declared_final(engine, exports, operator):
     await count(engine, (3, 2))
     await finish(engine)
     await reopen_poll(engine, (await fetch_result(engine)).poll)
     await execute(engine, "UPDATE tally SET votes = votes + 5 WHERE choice = 'b'")
     await finish(engine)
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     await count(engine, (50, 50, 10), number=2)
     async with serving(engine, exports, SHOW_RESULTS="after_close") as client:
         # Earlier rounds are never hidden.

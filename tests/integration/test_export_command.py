@@ -157,10 +157,10 @@ async def test_hidden_votes_are_refused_and_hidden_totals_left_out(export, engin
     assert rows(export(SHOW_RESULTS="after_close").stdout)[-1][1:] == ["3", "2", "1"]
 
 
-async def test_earlier_round_has_totals_and_no_votes(export, engine, admin):
+async def test_earlier_round_has_totals_and_no_votes(export, engine, admin, operator):
     await fill(admin, 3)
     await close(engine)
-    await start_round(engine, 1, question_of(5))
+    await start_round(operator, 1, question_of(5))
     head, *_, last = rows(export("--round=1").stdout)
     assert (head[2:], last[1:]) == (["a: Cats", "b: Dogs"], ["3", "2", "1"])
     assert len(rows(export("--votes", "--round=2").stdout)) == 1

@@ -135,7 +135,7 @@ async def test_workers_that_fold_at_once_beside_counting_lose_and_double_nothing
     assert len(await stored_tally(engine)) <= 11 + 30 * 24 + 1440 + 60 + 2
 
 
-async def test_a_round_that_starts_beside_folding_has_no_votes_of_the_last(engine, admin):
+async def test_a_round_that_starts_beside_folding_has_no_votes_of_the_last(engine, admin, operator):
     await fill(engine, 3)
     totals = await stored_totals(engine)
     await finish(engine, Version(9, 0))
@@ -144,18 +144,18 @@ async def test_a_round_that_starts_beside_folding_has_no_votes_of_the_last(engin
         await other.execute(text("SELECT FROM tally FOR UPDATE"))
         folding = asyncio.create_task(fold_tally(engine))
         await until(partial(waits_for_lock, watching, "locktype = 'transactionid'"))
-        await start_round(engine, 1, question_of(3))  # waits for no folding
+        await start_round(operator, 1, question_of(3))  # waits for no folding
     assert await folding
     assert await stored_totals(engine) == (0, 0, 0)
     kept = [each.counts for each in await stored_tally(engine)]
     assert tuple(map(sum, zip(*kept, strict=True))) == totals
 
 
-async def test_the_tally_of_an_earlier_round_is_left_as_it_is(engine):
+async def test_the_tally_of_an_earlier_round_is_left_as_it_is(engine, operator):
     await fill(engine, 3, step=600)
     kept = await stored_tally(engine)
     await finish(engine, Version(9, 0))
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     await fold_all(engine)
     assert await stored_tally(engine) == kept
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
 
-import click
 import pytest
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
@@ -43,6 +42,7 @@ from voting.database.poll import (
     fetch_version_floor,
     reopen_poll,
     replace_unseen_question,
+    reveal_results,
     start_round,
 )
 from voting.database.totals import fetch_final_results, fetch_past_result, fetch_result
@@ -52,6 +52,8 @@ from voting.poll.question import Question
 from voting.queue.client import Queue, connect
 from voting.queue.producer import NotRecorded, PollClosed, RoundOver
 from voting.queue.state import PollConflict, QueueState
+from voting.reconcile import changes
+from voting.reconcile.changes import ChangeError, change_poll, wait_until_final
 from voting.reconcile.poll import finalize, reconcile
 
 close_poll_later = partial(close_poll, at=datetime(2100, 1, 1, tzinfo=UTC))
@@ -216,12 +218,12 @@ async def test_an_id_that_is_too_high_for_ballots_ends_no_poll(open_poll, engine
     assert (await open_poll.cast(ballot())).ms < 2**53
 
 
-async def test_ballots_of_another_round_or_after_the_close_are_not_counted(engine):
+async def test_ballots_of_another_round_or_after_the_close_are_not_counted(engine, operator):
     await count(engine, (1, "a", 10))
     await finish(engine, Version(10, 0))
     await count(engine, (2, "a", 11), (1, "b", 12))
     assert await stored_totals(engine) == (1, 0)
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     await count(engine, (1, "a", 10), (2, "b", 11), (3, "b", 9))
     assert await stored_totals(engine) == (0, 1, 0)
 
@@ -250,7 +252,7 @@ async def finals(engine):
     return [(each.counts, each.revoked) for each in await fetch_final_results(engine)]
 
 
-async def test_revoked_final_result_stays_in_the_list(engine):
+async def test_revoked_final_result_stays_in_the_list(engine, operator):
     question = await ask(engine, 3)
     await count(engine, (1, "a", 10))
     await finish(engine, Version(10, 0))
@@ -262,18 +264,18 @@ async def test_revoked_final_result_stays_in_the_list(engine):
     await finish(engine, Version(20, 0))
     assert await finals(engine) == [((1, 0, 0), True), ((1, 0, 1), False)]
     # The same holds once the round is over.
-    await start_round(engine, 1, question_of(2))
+    await start_round(operator, 1, question_of(2))
     assert await finals(engine) == [((1, 0, 0), True), ((1, 0, 1), False)]
 
 
-async def test_totals_questions_and_timelines_of_all_rounds_are_kept(engine, reader):
+async def test_totals_questions_and_timelines_of_all_rounds_are_kept(engine, reader, operator):
     kept = []
     for number, options in enumerate((2, 5, 12), start=1):
         question = question_of(options, f"Question {number}?")
         if number == 1:
             await ask(engine, question)
         else:
-            await start_round(engine, number - 1, question)
+            await start_round(operator, number - 1, question)
         found = await poll(engine)
         assert (found.round, found.question, found.asked) == (number, question, number > 1)
         # One more vote for each option than for the one before; two buckets.
@@ -316,10 +318,10 @@ async def test_totals_questions_and_timelines_of_all_rounds_are_kept(engine, rea
     )
 
 
-async def test_a_round_that_is_open_again_has_no_valid_result(engine):
+async def test_a_round_that_is_open_again_has_no_valid_result(engine, operator):
     await count(engine, (1, "a", 10))
     await finish(engine, Version(10, 0))
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     await finish(engine, Version(20, 0))
     await reopen_poll(engine, await poll(engine))
     found = await fetch_final_results(engine)
@@ -335,12 +337,12 @@ async def test_poll_that_became_final_meanwhile_is_not_reopened(engine):
     assert (await poll(engine)).phase is Phase.FINAL
 
 
-async def test_next_round_keeps_the_tally_of_the_previous_one(engine):
+async def test_next_round_keeps_the_tally_of_the_previous_one(engine, operator):
     await count(engine, (1, "a", 10), (2, "b", 11))
     before = await stored_tally(engine)
     await finish(engine, Version(11, 0))
     question = question_of(12)
-    await start_round(engine, 1, question)
+    await start_round(operator, 1, question)
     assert await stored_tally(engine) == before
     assert (await stored_tally(engine, 2), await stored_votes(engine)) == ([], {})
     async with engine.connect() as connection:
@@ -351,19 +353,19 @@ async def test_next_round_keeps_the_tally_of_the_previous_one(engine):
 
 
 @pytest.mark.parametrize("ended", [1, 2])
-async def test_next_round_starts_only_after_a_final_one(engine, ended):
+async def test_next_round_starts_only_after_a_final_one(engine, ended, operator):
     await count(engine, (1, "a", 10))
     if ended == 2:
         await finish(engine, Version(10, 0))
     with pytest.raises(PollChanged):
-        await start_round(engine, ended, question_of(3))
+        await start_round(operator, ended, question_of(3))
     assert await stored_totals(engine) == (1, 0)
     assert (await poll(engine)).question == Question()
 
 
-async def test_only_one_of_two_operators_at_once_starts_the_next_round(engine):
+async def test_only_one_of_two_operators_at_once_starts_the_next_round(engine, operator):
     await finish(engine, Version(10, 0))
-    asked = (start_round(engine, 1, question_of(options)) for options in (3, 4))
+    asked = (start_round(operator, 1, question_of(options)) for options in (3, 4))
     ended = await asyncio.gather(*asked, return_exceptions=True)
     [refused] = [each for each in ended if each is not None]
     assert isinstance(refused, PollChanged)
@@ -371,16 +373,16 @@ async def test_only_one_of_two_operators_at_once_starts_the_next_round(engine):
     assert (found.round, found.question) == (2, question_of(4 if ended[0] else 3))
 
 
-async def test_a_question_that_the_database_refuses_starts_no_round(engine, admin):
+async def test_a_question_that_the_database_refuses_starts_no_round(engine, admin, operator):
     await finish(engine, Version(10, 0))
     before = await poll(engine)
     for question in (Question("x" * 201), Question("Which?", ("One", "x" * 61))):
         with pytest.raises(DATABASE_ERRORS):
-            await start_round(engine, 1, question)
+            await start_round(operator, 1, question)
     assert await poll(engine) == before
     # Nothing of it is left.
     assert (await execute(admin, "SELECT round FROM rounds")).scalars().all() == [1]
-    await start_round(engine, 1, question_of(2))
+    await start_round(operator, 1, question_of(2))
 
 
 async def test_a_question_that_pages_may_show_is_not_replaced(open_poll, engine):
@@ -390,7 +392,7 @@ async def test_a_question_that_pages_may_show_is_not_replaced(open_poll, engine)
     assert (await open_poll.cast_rules()).question == Question()
 
 
-async def test_redis_has_the_question_of_the_round(stream, engine):
+async def test_redis_has_the_question_of_the_round(stream, engine, operator):
     first = Question("قطط 🐈?", ('"One"', "Zwei\\n", "三"))
     await ask(engine, first)
     await reconcile(engine, stream)
@@ -400,7 +402,7 @@ async def test_redis_has_the_question_of_the_round(stream, engine):
     await close_poll(engine)
     closed, _ = await reconcile(engine, stream)
     assert await declare_final(engine, closed.last_version)
-    await start_round(engine, 1, question_of(12))
+    await start_round(operator, 1, question_of(12))
     with pytest.raises(RoundOver):  # Redis does not know of the next yet
         await stream.cast(ballot(), 2)
     await reconcile(engine, stream)
@@ -411,10 +413,10 @@ async def test_redis_has_the_question_of_the_round(stream, engine):
     assert await stream.cast(ballot(), 2) > closed.last_version
 
 
-async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine):
+async def test_batch_counted_while_a_round_starts_belongs_to_one_round(engine, operator):
     await count(engine, (1, "a", 10))
     await finish(engine, Version(10, 0))
-    async with transaction(engine) as resetting:
+    async with transaction(operator) as resetting:
         await resetting.execute(text("SELECT start_round(1, 1, 'Which?', '{One,Two,Three}', true)"))
         # It waits for the table, and only then reads which versions are of this round.
         late = asyncio.create_task(count(engine, (1, "b", 10), (2, "b", 9), (3, "c", 11)))
@@ -470,9 +472,9 @@ async def test_silent_redis_raises_an_error_of_redis(open_poll, engine):
 
 async def test_command_that_can_not_reach_redis_reports_that_a_worker_will(engine, tmp_path):
     stream = QueueState(Queue(connect(f"unix://{tmp_path}/missing.sock")))
-    await close_poll(engine)
-    with pytest.raises(click.ClickException, match="a worker will retry"):
-        await poll_commands._apply(stream, engine)
+    with pytest.raises(ChangeError, match="a worker will retry"):
+        await change_poll(stream, engine, close_poll)
+    assert (await poll(engine)).state == "closed"
     await stream.queue.close()
 
 
@@ -592,20 +594,18 @@ async def test_an_operator_decides_after_a_restore(open_poll, engine, admin):
     assert "restored from an older backup" in status.conflict
     assert any("conflict" in line for line in poll_commands._lines(status))
     change = partial(reopen_poll, seen=status.poll)
-    await poll_commands._store(change, open_poll, engine)
-    await poll_commands._apply(open_poll, engine)
+    await change_poll(open_poll, engine, change)
     assert (await poll_commands._plan(open_poll, engine)).conflict is None
     assert await open_poll.cast(ballot())
 
 
 async def test_the_number_of_a_round_that_a_restore_has_lost_is_not_given_to_another(
-    open_poll, engine, admin
+    open_poll, engine, operator, admin
 ):
     """Pages may still show its question."""
 
     async def change(operation):
-        await poll_commands._store(operation, open_poll, engine)
-        await poll_commands._apply(open_poll, engine)
+        await change_poll(open_poll, operator, operation)
 
     await back_up(admin)
     for lost in (2, 3):
@@ -649,8 +649,8 @@ async def test_a_change_of_unknown_outcome_is_not_called_failed(open_poll, engin
         assert known.now is not None
         raise TimeoutError
 
-    with pytest.raises(click.ClickException, match="may have been changed: see `voting status`"):
-        await poll_commands._store(lose_the_connection, open_poll, engine)
+    with pytest.raises(ChangeError, match="may have been changed: see `voting status`"):
+        await change_poll(open_poll, engine, lose_the_connection)
 
 
 async def test_a_change_that_postgres_refuses_is_an_error(open_poll, engine):
@@ -658,23 +658,23 @@ async def test_a_change_that_postgres_refuses_is_an_error(open_poll, engine):
         await execute(engine, "SELECT nothing")
 
     with pytest.raises(DATABASE_ERRORS):
-        await poll_commands._store(refuse, open_poll, engine)
+        await change_poll(open_poll, engine, refuse)
 
 
 async def test_commands_name_the_reason_why_totals_do_not_become_final(
     open_poll, engine, admin, monkeypatch
 ):
-    monkeypatch.setattr(poll_commands, "POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(changes, "POLL_INTERVAL", 0.01)
     await close_poll(engine)
     seen, _ = await reconcile(engine, open_poll)
     await execute(admin, "ALTER TABLE votes SET UNLOGGED")
-    with pytest.raises(click.ClickException, match=r"not final after 0\.1 s: .* votes is unlogged"):
-        await poll_commands._until_final(open_poll, engine, seen, 0.1)
+    with pytest.raises(ChangeError, match=r"not final after 0\.1 s: .* votes is unlogged"):
+        await wait_until_final(open_poll, engine, seen, 0.1)
     await execute(admin, "ALTER TABLE votes SET LOGGED")
-    await poll_commands._until_final(open_poll, engine, seen, 30)
+    await wait_until_final(open_poll, engine, seen, 30)
     await reopen_poll(engine, (await fetch_result(engine)).poll)
     with pytest.raises(PollChanged):
-        await poll_commands._until_final(open_poll, engine, seen)
+        await wait_until_final(open_poll, engine, seen)
 
 
 # The columns of a poll in each state. The round ends with version 10-0.
@@ -689,13 +689,13 @@ COLUMNS = {
 AT = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-async def attempt(event, engine, seen):
+async def attempt(event, engine, operator, seen):
     """Cause `event` as operators and workers do."""
     match event:
         case Event.CLOSE:
-            await close_poll(engine)
+            await close_poll(operator)
         case Event.SCHEDULE:
-            await close_poll(engine, at=AT)
+            await close_poll(operator, at=AT)
         case Event.TIME_REACHED:
             await close_poll_on_time(engine, seen, AT)
         case Event.CLOSE_CONFIRMED:
@@ -704,21 +704,23 @@ async def attempt(event, engine, seen):
         case Event.ALL_COUNTED:
             await declare_final(engine, Version(10, 0))
         case Event.REOPEN:
-            await reopen_poll(engine, seen)
+            await reopen_poll(operator, seen)
         case Event.START_ROUND:
-            await start_round(engine, seen.round, question_of(3))
+            await start_round(operator, seen.round, question_of(3))
 
 
 @pytest.mark.parametrize("state", LifecycleState)
 @pytest.mark.parametrize("event", Event)
-async def test_database_changes_a_poll_exactly_as_the_table_allows(engine, admin, state, event):
+async def test_database_changes_a_poll_exactly_as_the_table_allows(
+    engine, operator, admin, state, event
+):
     await execute(admin, f"UPDATE poll SET {COLUMNS[state]}")
     before = await poll(engine)
     assert before.lifecycle_state is state
     # What a worker repeats until it succeeds changes nothing; other changes are refused.
     repeated = event in {Event.CLOSE_CONFIRMED, Event.ALL_COUNTED}
     with nullcontext() if repeated or before.allows(event) else pytest.raises(PollChanged):
-        await attempt(event, engine, before)
+        await attempt(event, engine, operator, before)
     after = await poll(engine)
     if before.allows(event):
         assert after.lifecycle_state is TRANSITIONS[event].target
@@ -735,17 +737,17 @@ async def test_database_changes_a_poll_exactly_as_the_table_allows(engine, admin
         (Event.START_ROUND, LifecycleState.FINAL),
     ],
 )
-async def test_change_based_on_an_outdated_poll_is_refused(engine, admin, event, state):
+async def test_change_based_on_an_outdated_poll_is_refused(engine, operator, admin, event, state):
     await execute(admin, "INSERT INTO rounds VALUES (2, 'Which?', true)")
     await execute(admin, "INSERT INTO options VALUES (2, 'a', 'One'), (2, 'b', 'Two')")
     await execute(admin, f"UPDATE poll SET {COLUMNS[state]}, round = 2, revision = 5")
     outdated = replace(await poll(engine), round=1, revision=4)
     with suppress(PollChanged):
-        await attempt(event, engine, outdated)
+        await attempt(event, engine, operator, outdated)
     assert (await poll(engine)).revision == 5
 
 
-async def test_a_poll_is_closed_only_as_its_operator_saw_it(stream, engine):
+async def test_a_poll_is_closed_only_as_its_operator_saw_it(stream, engine, operator):
     await reconcile(engine, stream)
     seen = (await fetch_result(engine)).poll
     await close_poll(engine, at=in_2100(1), seen=seen)
@@ -754,7 +756,7 @@ async def test_a_poll_is_closed_only_as_its_operator_saw_it(stream, engine):
     await close_poll(engine, seen=(await fetch_result(engine)).poll)
     await reconcile(engine, stream)
     assert await finalize(engine, stream, (await fetch_result(engine)).poll)
-    await start_round(engine, 1, Question(), closes_at=in_2100(2))
+    await start_round(operator, 1, Question(), closes_at=in_2100(2))
     with pytest.raises(PollChanged):  # another round
         await close_poll(engine, seen=seen)
     found = (await fetch_result(engine)).poll
@@ -763,3 +765,42 @@ async def test_a_poll_is_closed_only_as_its_operator_saw_it(stream, engine):
 
 def in_2100(hours):
     return datetime(2100, 1, 1, hours, tzinfo=UTC)
+
+
+async def test_revealed_totals_stay_so_and_only_of_the_poll_that_the_operator_saw(
+    engine, operator, reader
+):
+    seen = await poll(engine)
+    assert not seen.revealed
+    await close_poll(operator)
+    with pytest.raises(PollChanged):
+        await reveal_results(operator, seen)
+    assert not (await poll(engine)).revealed
+    seen = await poll(engine)
+    for _ in range(2):  # two operators at once
+        await reveal_results(operator, seen)
+    found = await poll(engine)
+    assert (found, found.revision) == (replace(seen, revealed=True), seen.revision)
+    await reopen_poll(operator, found)
+    assert (await poll(reader)).revealed
+    async with engine.connect() as connection:
+        assert (await fetch_poll(connection)).revealed
+
+
+async def test_each_round_is_revealed_by_itself(engine, operator):
+    for number in (1, 2):
+        await finish(engine, Version(10 * number, 0))
+        await start_round(operator, number, question_of(3))
+    await reveal_results(operator, await poll(engine), number=1)
+
+    async def revealed():
+        async with engine.connect() as connection:
+            past = [await fetch_past_result(connection, number) for number in (1, 2)]
+        return [each.poll.revealed for each in past], (await poll(engine)).revealed
+
+    assert await revealed() == ([True, False], False)
+    assert [each.revealed for each in await fetch_final_results(engine)] == [True, False]
+    await reveal_results(operator, await poll(engine))
+    assert await revealed() == ([True, False], True)
+    with pytest.raises(PollChanged):
+        await reveal_results(operator, await poll(engine), number=4)

@@ -101,9 +101,9 @@ async def end(engine, stream):
     assert await declare_final(engine, closed.last_version)
 
 
-async def test_a_question_that_an_operator_has_asked_stays(seen, engine, caplog):
+async def test_a_question_that_an_operator_has_asked_stays(seen, engine, caplog, operator):
     await end(engine, seen)
-    await start_round(engine, 1, question_of(5))
+    await start_round(operator, 1, question_of(5))
     await reconcile(engine, seen)
     # The environment has not changed.
     await follow_environment(engine, seen, Question())
@@ -166,9 +166,7 @@ async def test_entries_of_an_earlier_round_that_stay_pending_keep_the_question(
     seen, engine, monkeypatch
 ):
     monkeypatch.setattr(question_module, "_PAUSE", 0.01)
-    await end(engine, seen)
-    await start_round(engine, 1, question_of(2), asked=False)
-    await reconcile(engine, seen)
+    await follow_environment(engine, seen, question_of(2))
     await seen.admin.xadd(seen.queue.stream_key, {"no": "ballot"}, id="1-1")
     await seen.consumer("dead").read(count=1, block=1)
     await follow_environment(engine, seen, NEW)
@@ -226,7 +224,7 @@ class Killed(Exception):
     """Ends a worker at any moment."""
 
 
-STEPS = ("reconcile", "finalize", "start_round")
+STEPS = ("reconcile", "finalize", "start_environment_round")
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
@@ -293,7 +291,7 @@ async def test_a_round_that_a_worker_closed_a_moment_too_late_is_opened_again(
 
 @pytest.mark.parametrize("scheduled", [False, True])
 async def test_what_an_operator_asks_or_schedules_meanwhile_is_not_closed(
-    seen, engine, monkeypatch, scheduled
+    seen, engine, monkeypatch, scheduled, operator
 ):
     at = datetime.now(UTC) + timedelta(hours=1)
 
@@ -302,7 +300,7 @@ async def test_what_an_operator_asks_or_schedules_meanwhile_is_not_closed(
             await close_poll(engine, at=at)
         else:
             await end(engine, seen)
-            await start_round(engine, 1, question_of(3))
+            await start_round(operator, 1, question_of(3))
         await close_poll_to_ask(engine, known)
 
     monkeypatch.setattr(question_module, "close_poll_to_ask", close_late)

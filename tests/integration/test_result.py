@@ -272,11 +272,11 @@ async def test_the_link_preview_has_totals_once_they_are_final(client, engine):
     assert final in (await client.get("/")).text
 
 
-async def test_a_round_does_not_show_the_timeline_of_the_previous_one(client, engine):
+async def test_a_round_does_not_show_the_timeline_of_the_previous_one(client, engine, operator):
     await count(engine, 1, 1)
     assert "<path" in (await client.get("/timeline")).text
     await close(engine)
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     assert "It starts with the first vote." in (await client.get("/timeline")).text
 
 
@@ -401,11 +401,11 @@ async def test_each_option_is_shown_with_its_votes(client, engine, options):
     assert len(shares(page)) == options
 
 
-async def end_rounds(engine):
+async def end_rounds(engine, operator):
     """End a round of two options and, twice, one of three; a fourth is open."""
     await count(engine, 2, 1)
     await close(engine)
-    await start_round(engine, 1, question_of(3, "Second?"))
+    await start_round(operator, 1, question_of(3, "Second?"))
     for last in (UNTIL, UNTIL._replace(ms=20)):
         await execute(engine, "UPDATE poll SET state = 'closed'")
         async with engine.connect() as connection:
@@ -415,12 +415,12 @@ async def end_rounds(engine):
             await reopen_poll(engine, (await totals.fetch_result(engine)).poll)
             ballot = QueuedBallot(15, 0, uuid4().hex, CHOICES[2])
             await counting.count(engine, [ballot])
-    await start_round(engine, 2, question_of(12, "Third?"))
+    await start_round(operator, 2, question_of(12, "Third?"))
 
 
-async def test_rounds_that_are_over_are_listed_with_their_last_results(client, engine):
+async def test_rounds_that_are_over_are_listed_with_their_last_results(client, engine, operator):
     assert (await client.get("/rounds")).status_code == 200
-    await end_rounds(engine)
+    await end_rounds(engine, operator)
     page = (await client.get("/rounds")).text
     assert page.index("Second?") < page.index("Pets")
     assert page.count("Second?") == 1  # not the result that was revoked
@@ -434,8 +434,10 @@ async def test_a_round_is_not_listed_once_it_is_reopened(client, engine):
     assert "Pets" not in (await client.get("/rounds")).text
 
 
-async def test_results_that_were_revoked_take_no_place_in_the_list_of_rounds(client, engine, admin):
-    await end_rounds(engine)
+async def test_results_that_were_revoked_take_no_place_in_the_list_of_rounds(
+    client, engine, admin, operator
+):
+    await end_rounds(engine, operator)
     for table, columns in (("finals", "closed_at"), ("final_totals", "choice, votes")):
         await execute(
             admin,
@@ -448,8 +450,8 @@ async def test_results_that_were_revoked_take_no_place_in_the_list_of_rounds(cli
     assert (page.count("Second?"), page.count("Pets")) == (1, 1)
 
 
-async def test_a_round_that_is_over_has_a_page(client, engine, monkeypatch):
-    await end_rounds(engine)
+async def test_a_round_that_is_over_has_a_page(client, engine, monkeypatch, operator):
+    await end_rounds(engine, operator)
     first, second = [(await client.get(f"/rounds/{number}")).text for number in (1, 2)]
     assert [each.replace("&nbsp;", " ") for each in shares(first)] == ["66.7 %", "33.3 %"]
     assert "&lt;Cats&gt;" in first
@@ -467,9 +469,9 @@ async def test_a_round_that_is_over_has_a_page(client, engine, monkeypatch):
     assert (again.status_code, again.content) == (304, b"")
 
 
-async def test_pages_of_few_rounds_are_kept(reader, engine, monkeypatch):
+async def test_pages_of_few_rounds_are_kept(reader, engine, monkeypatch, operator):
     monkeypatch.setattr(result_module, "MAX_ROUNDS", 1)
-    await end_rounds(engine)
+    await end_rounds(engine, operator)
     async with viewer(reader) as client:
         for number in (1, 2, 1):
             assert (await client.get(f"/rounds/{number}")).status_code == 200
@@ -483,9 +485,9 @@ async def test_without_postgres_rounds_are_answered_with_an_error_page(tmp_path)
 
 
 async def test_viewers_of_a_round_share_a_query_also_if_it_has_no_result(
-    client, engine, admin, monkeypatch
+    client, engine, admin, monkeypatch, operator
 ):
-    await end_rounds(engine)
+    await end_rounds(engine, operator)
     await execute(admin, "DELETE FROM final_totals WHERE round = 2")
     await execute(admin, "DELETE FROM finals WHERE round = 2")
     queries, fetch_past_result = [], totals.fetch_past_result
@@ -502,18 +504,20 @@ async def test_viewers_of_a_round_share_a_query_also_if_it_has_no_result(
 
 
 async def test_the_page_of_a_round_is_of_the_database_that_was_restored(
-    client, engine, admin, monkeypatch
+    client, engine, admin, monkeypatch, operator
 ):
     monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
-    await end_rounds(engine)
+    await end_rounds(engine, operator)
     assert "Pets" in (await client.get("/rounds/1")).text
     await execute(admin, "UPDATE rounds SET title = 'Animals' WHERE round = 1")
     assert "Animals" in (await client.get("/rounds/1")).text
 
 
-async def test_a_round_that_can_not_be_read_now_is_an_error_page(client, engine, monkeypatch):
+async def test_a_round_that_can_not_be_read_now_is_an_error_page(
+    client, engine, monkeypatch, operator
+):
     monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
-    await end_rounds(engine)
+    await end_rounds(engine, operator)
 
     async def fail(*_, **__):
         raise OSError("gone")

@@ -42,8 +42,10 @@ def test_migrations_models_and_rights_agree(empty_url):
     for rights in RIGHTS.values():
         assert rights.keys() <= {
             *tables(empty_url),
-            "start_round(integer,integer,text,text[],boolean)",
+            "declare_final(bigint,bigint)",
             "replace_question(text,text[])",
+            "start_environment_round(integer,integer,text,text[])",
+            "start_round(integer,integer,text,text[],boolean)",
         }
     schema.migrate(empty_url)  # changes nothing
     command.check(schema.config(empty_url))

@@ -219,10 +219,10 @@ async def test_a_choice_beyond_the_last_key_is_no_ballot(prepared, engine):
     assert letter[b"reason"].startswith(b"no ballot")
 
 
-async def test_a_backlog_of_before_the_upgrade_is_counted(stream, engine):
+async def test_a_backlog_of_before_the_upgrade_is_counted(stream, engine, operator):
     """Its entries have no round: their versions tell that they are of this one."""
     await finish(engine, Version(10, 0))
-    await start_round(engine, 1, question_of(3))
+    await start_round(operator, 1, question_of(3))
     await reconcile(engine, stream)
     for choice in (Choice.A, Choice.C, Choice.C):
         await stream.append_ballot(choice=choice)
@@ -233,7 +233,7 @@ async def test_a_backlog_of_before_the_upgrade_is_counted(stream, engine):
     assert await stream.dead_letter_count() == 0
 
 
-async def test_an_entry_of_the_round_before_is_not_counted_in_the_next(stream, engine):
+async def test_an_entry_of_the_round_before_is_not_counted_in_the_next(stream, engine, operator):
     """Its choice is one that only the round before had: it is no dead letter either."""
     await ask(engine, 12)
     await reconcile(engine, stream)
@@ -241,7 +241,7 @@ async def test_an_entry_of_the_round_before_is_not_counted_in_the_next(stream, e
     taken = await stream.consumer("dead").read(count=10, block=1)
     await counting.count(engine, [each.ballot() for each in taken])  # committed; then it died
     await finish(engine, taken[-1].version)
-    await start_round(engine, 1, question_of(2))
+    await start_round(operator, 1, question_of(2))
     async with working(stream, engine, timing=Timing(claim_min_idle=0)) as worker:
         await until(worker.ready)
         await stream.cast_many(3, Choice.B, number=2)
@@ -732,12 +732,12 @@ async def test_totals_are_not_declared_final_while_redis_does_not_sync(stream, e
 
 @pytest.mark.parametrize("asked", [False, True])
 async def test_final_totals_are_logged_by_name_unless_another_question_is_asked_meanwhile(
-    prepared, engine, monkeypatch, caplog, asked
+    prepared, engine, monkeypatch, caplog, asked, operator
 ):
     async def finalize_and_ask(engine, state, poll):
         done = await finalize(engine, state, poll)
         if done and asked:
-            await start_round(engine, poll.round, question_of(3))
+            await start_round(operator, poll.round, question_of(3))
         return done
 
     monkeypatch.setattr(maintenance, "finalize", finalize_and_ask)

@@ -103,13 +103,13 @@ class Postgres:
     def may_start_round(self, ended):
         return self.poll.round == ended and self.poll.allows(Event.START_ROUND)
 
-    def start_round(self, ended, title, names, asked, lowest=0):
+    def start_round(self, ended, title, names, lowest=0):
         if not self.may_start_round(ended):
             return
         self._change(
             round=max(ended + 1, lowest),
             question=Question(title, tuple(names)),
-            asked=asked,
+            asked=True,
             after_version=self.poll.last_version,
             queue_lost_at=None,
             **REOPENED,
@@ -135,11 +135,11 @@ class Postgres:
 
     def finalize(self, ms, seq):
         if not self.poll.allows(Event.ALL_COUNTED) or self.poll.last_version != (ms, seq):
-            return []
+            return False
         totals = self.totals()
         self.poll = replace(self.poll, final_at=self.now())
         self.finals.append((self.poll, dict(self.votes), totals))
-        return [self.poll.round for _ in totals]
+        return True
 
     def row(self):
         poll = self.poll
@@ -149,6 +149,7 @@ class Postgres:
             title=poll.question.title,
             names=list(poll.question.names),
             asked=poll.asked,
+            revealed=poll.revealed,
             revision=poll.revision,
             state=poll.state,
             closes_at=poll.closes_at,

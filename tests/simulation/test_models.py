@@ -361,16 +361,13 @@ class PollMachine(Machine):
 
     @rule(
         question=QUESTIONS,
-        asked=st.booleans(),
         ahead=st.sampled_from([0, 0, 0, 1]),
         rounds=st.integers(0, 9),
     )
     @in_loop
-    async def start_another_round(self, question, asked, ahead, rounds):
+    async def start_another_round(self, question, ahead, rounds):
         ended, known = self.postgres.poll.round + ahead, Known(rounds=rounds)
-        await self.both(
-            lambda engine: start_round(engine, ended, question, asked=asked, known=known)
-        )
+        await self.both(lambda engine: start_round(engine, ended, question, known=known))
 
     @rule(ballots=COUNTED, question=QUESTIONS)
     def run_a_round(self, ballots, question):
@@ -379,7 +376,7 @@ class PollMachine(Machine):
         self.close(at=None)
         self.confirm_the_close(ms=3)
         self.finalize()
-        self.start_another_round(question=question, asked=True, ahead=0, rounds=0)
+        self.start_another_round(question=question, ahead=0, rounds=0)
 
     @invariant()
     @in_loop

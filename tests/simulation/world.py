@@ -372,7 +372,7 @@ class World:
         self._check_no_late_votes(poll)
         if poll.phase is Phase.FINAL and self._random.random() < 0.7:
             question = self._random.choice((poll.question, self._another_question()))
-            self._postgres.start_round(poll.round, question.title, question.names, asked=True)
+            self._postgres.start_round(poll.round, question.title, question.names)
             self._faults.seen["world", "another round"] += 1
         else:
             self._postgres.reopen()

@@ -32,6 +32,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 # Who may do what in the deployment.
 USERS = DEPLOY / "overlays/kind/voting/users.acl"
 ROLES = DEPLOY / "base/roles.sql"
+USERS_OF_POSTGRES = ("MIGRATE", "WORKER", "RESULT", "ADMIN")
 
 # The database that `deploy/` makes, with the schema: a test's own is a copy.
 TEMPLATE = "voting"
@@ -57,7 +58,7 @@ def with_users(valkey: Program, folder: Path) -> Program:
 
 def make_roles(folders: DataDir, programs: Path) -> None:
     """Make the users of Postgres, and what is theirs of the database, as the deployment does."""
-    passwords = {f"{name}_PASSWORD": f"pass'{name}" for name in ("MIGRATE", "WORKER", "RESULT")}
+    passwords = {f"{name}_PASSWORD": f"pass'{name}" for name in USERS_OF_POSTGRES}
     subprocess.run(
         [
             str(programs / "psql"),

@@ -9,12 +9,14 @@ from voting.poll.ballot import Version
 from voting.poll.lifecycle import Poll
 from voting.poll.question import CHOICES, Question
 from voting.poll.results import (
+    FinalResult,
     PollResult,
     TimelineBucket,
     Totals,
     VoteCounts,
     as_dict,
     publish,
+    publish_final,
 )
 
 AT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -42,10 +44,28 @@ SHOWN, HIDDEN = (VoteCounts(9, (7, 2)), False), (VoteCounts(9, None), True)
         (FINAL, SHOWN),
     ],
 )
-def test_after_close_hides_all_but_the_turnout_until_redis_confirms_the_close(poll, after_close):
-    for setting, expected in (("always", SHOWN), ("after_close", after_close)):
+def test_totals_are_hidden_until_redis_confirms_the_close_or_they_are_revealed(poll, after_close):
+    for setting, expected in (
+        ("always", SHOWN),
+        ("after_close", after_close),
+        ("when_revealed", HIDDEN),
+    ):
         result = publish(poll_result(poll), setting)
         assert (result.counts, result.hidden) == expected
+        revealed = publish(poll_result(replace(poll, revealed=True)), setting)
+        assert (revealed.counts, revealed.hidden) == SHOWN
+
+
+@pytest.mark.parametrize("revealed", [False, True])
+@pytest.mark.parametrize("setting", ["always", "after_close", "when_revealed"])
+def test_final_totals_are_hidden_until_they_are_revealed_only(setting, revealed):
+    final = FinalResult(3, AT, EARLIER, Question(), (7, 2), revealed=revealed)
+    public = publish_final(final, setting)
+    shown = revealed or setting != "when_revealed"
+    assert (public.votes, public.counts) == (9, (7, 2) if shown else None)
+    assert public.vote_counts.leader == ("a" if shown else None)
+    assert [each.votes for each in public.options] == ([7, 2] if shown else [None, None])
+    assert (public.round, public.final_at, public.closed_at) == (3, AT, EARLIER)
 
 
 @pytest.mark.parametrize(("poll", "public"), [(OPEN, None), (COUNTING, AT), (FINAL, AT)])

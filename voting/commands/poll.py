@@ -19,6 +19,7 @@ from voting.database.poll import close_poll, reopen_poll, start_round
 from voting.database.totals import fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.question import Question
+from voting.poll.results import VoteCounts
 from voting.queue.client import StreamMissing
 from voting.queue.state import PollConflict, QueueState
 from voting.reconcile.changes import Change, Status, change_poll, fetch_status, wait_until_final
@@ -248,16 +249,20 @@ def _lines(found: Status) -> Iterator[str]:
         yield f"conflict      {found.conflict}"
     yield f"round         {poll.round}, {_state(poll)}"
     yield f"question      {poll.question.title}"
-    hidden = f"{counts.votes:,} in total"
-    totals = poll.question.describe(counts.by_option) if counts.by_option else hidden
-    yield f"votes         {totals}"
+    yield f"votes         {_totals(poll.question, counts)}"
     yield f"not counted   {'unknown' if found.backlog is None else found.backlog}"
     yield f"dead letters  {'unknown' if found.dead_letters is None else found.dead_letters}"
     if poll.queue_lost_at is not None:
         yield f"queue lost    {_utc(poll.queue_lost_at)}: ballots not counted by then are missing"
     for final in found.finals:
-        totals = final.question.describe(final.counts) + (", revoked" if final.revoked else "")
+        totals = _totals(final.question, final.vote_counts) + (", revoked" if final.revoked else "")
         yield f"final         {_utc(final.final_at)}, round {final.round}: {totals}"
+
+
+def _totals(question: Question, counts: VoteCounts) -> str:
+    """Return the votes of each option or, while those are hidden, of all together."""
+    hidden = f"{counts.votes:,} in total"
+    return hidden if counts.by_option is None else question.describe(counts.by_option)
 
 
 def _state(poll: Poll) -> str:

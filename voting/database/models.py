@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from voting.poll.question import MAX_NAME, MAX_TITLE
@@ -52,6 +53,7 @@ class Round(Base):
     round: Mapped[int] = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
     title: Mapped[str] = mapped_column(sa.String(MAX_TITLE))
     asked: Mapped[bool]
+    revealed: Mapped[bool] = mapped_column(server_default=sa.text("false"))
 
 
 class Option(Base):
@@ -63,6 +65,18 @@ class Option(Base):
     round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
     key: Mapped[str] = mapped_column(sa.String(1), primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(MAX_NAME))
+
+
+class PreparedQuestion(Base):
+    """A question that is to be asked, after those with a lower position."""
+
+    __tablename__ = "questions"
+
+    id: Mapped[int] = mapped_column(sa.Integer, sa.Identity(), primary_key=True)
+    position: Mapped[int] = mapped_column(sa.Integer)
+    title: Mapped[str] = mapped_column(sa.String(MAX_TITLE))
+    names: Mapped[list[str]] = mapped_column(ARRAY(sa.String(MAX_NAME)))
+    revision: Mapped[int] = mapped_column(sa.Integer, server_default=sa.text("0"))
 
 
 class Tally(Base):

@@ -9,7 +9,18 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Update, bindparam, func, or_, select, text, update
+from sqlalchemy import (
+    Row,
+    TextClause,
+    Update,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from voting.database import models
@@ -41,7 +52,7 @@ LONG_LOCK_TIMEOUT = set_local(lock_timeout="6500ms", statement_timeout="6500ms")
 COLUMNS = ", ".join(f"poll.{column.name}" for column in models.Poll.__table__.columns)
 
 POLL = text(f"""
-SELECT {COLUMNS}, title, asked,
+SELECT {COLUMNS}, title, asked, revealed,
   ARRAY(SELECT name FROM options WHERE options.round = poll.round ORDER BY key) AS names
 FROM poll JOIN rounds USING (round)
 """)  # noqa: S608 - constants
@@ -95,28 +106,12 @@ RAISE_REVISION = (
     .values(revision=bindparam("known_revision"))
 )
 
-# Text rather than SQLAlchemy constructs, so that any DBA can read it and run EXPLAIN on it.
-#
-# Two workers may run it at the same moment, and an operator may have reopened the poll meanwhile:
-# it takes effect once, and only for the close that was counted.
-FINALIZE = text("""
-WITH done AS (
-  UPDATE poll SET final_at = now()
-  WHERE final_at IS NULL AND (until_ms, until_seq) = (:ms, :seq)
-  RETURNING round, closed_at, final_at
-), stored AS (
-  INSERT INTO finals (round, final_at, closed_at) SELECT round, final_at, closed_at FROM done
+# Functions of the schema, for users who may not do all that these do.
+FINALIZE = text("SELECT declare_final(:ms, :seq)")
+START_ROUND = text("SELECT start_round(:ended, :lowest, :title, CAST(:names AS text[]), true)")
+START_ENVIRONMENT_ROUND = text(
+    "SELECT start_environment_round(:ended, :lowest, :title, CAST(:names AS text[]))"
 )
-INSERT INTO final_totals (round, final_at, choice, votes)
-SELECT done.round, final_at, key, coalesce(sum(votes), 0)
-FROM done JOIN options USING (round)
-LEFT JOIN tally ON (tally.round, choice) = (options.round, key)
-GROUP BY done.round, final_at, key
-RETURNING round
-""")
-
-
-START_ROUND = text("SELECT start_round(:ended, :lowest, :title, CAST(:names AS text[]), :asked)")
 REPLACE_QUESTION = text("SELECT replace_question(:title, CAST(:names AS text[]))")
 
 
@@ -215,24 +210,52 @@ async def start_round(  # noqa: PLR0913 - what a round begins with
     ended: int,
     question: Question,
     *,
-    asked: bool = True,
+    prepared: int | None = None,
     closes_at: datetime | None = None,
     known: Known = Known(),  # noqa: B008 - immutable
 ) -> None:
     """Keep the totals of the round `ended`, delete its votes, and ask the next question.
 
-    `asked`: by an operator. `closes_at`: when the next round closes by itself. Raises PollChanged
-    if `ended` is not the current round, or not final.
+    `prepared`: the id of the question, if it is one of the prepared, of which it is removed.
+    `closes_at`: when the next round closes by itself. Raises PollChanged if `ended` is not the
+    current round, or not final, or if the prepared question is another by now, or gone.
     """
-    values = {"title": question.title, "names": question.names, "asked": asked}
-    values |= {"ended": ended, "lowest": known.rounds + 1}
     async with _exclusive(engine, known.revision) as connection:
-        # A function of the schema, since the worker's user may not delete votes.
-        started = (await connection.execute(START_ROUND, values)).scalar_one()
-        if started is None:
-            raise PollChanged
+        await _start_round(connection, START_ROUND, ended, question, known.rounds)
         if closes_at is not None:
             await connection.execute(update(models.Poll).values(closes_at=closes_at))
+        if prepared is not None:
+            asked = delete(models.PreparedQuestion).where(
+                models.PreparedQuestion.id == prepared,
+                models.PreparedQuestion.title == question.title,
+                models.PreparedQuestion.names == question.names,
+            )
+            if (await connection.execute(asked)).rowcount == 0:
+                raise PollChanged
+
+
+async def reveal_results(
+    engine: AsyncEngine,
+    seen: Poll,
+    *,
+    number: int | None = None,
+    known: Known = Known(),  # noqa: ARG001, B008 - Redis knows nothing of it
+) -> None:
+    """Show the totals of the round, or of an earlier one by its `number`, whatever is kept back.
+
+    Raises PollChanged if the poll was changed since it was `seen`, or there is no such round.
+    """
+    reveal = (
+        update(models.Round)
+        .where(
+            models.Round.round == (seen.round if number is None else number),
+            select(models.Poll.revision).scalar_subquery() == seen.revision,
+        )
+        .values(revealed=True)
+    )
+    async with _exclusive(engine, 0) as connection:
+        if (await connection.execute(reveal)).rowcount == 0:
+            raise PollChanged
 
 
 # Workers' changes
@@ -247,6 +270,21 @@ async def close_poll_to_ask(engine: AsyncEngine, seen: Poll) -> None:
         models.Poll.state == "open", models.Poll.revision == seen.revision
     )
     await _change_poll(engine, change)
+
+
+async def start_environment_round(
+    engine: AsyncEngine,
+    ended: int,
+    question: Question,
+    *,
+    known: Known = Known(),  # noqa: B008 - immutable
+) -> None:
+    """Ask the question of the environment after a round that `close_poll_to_ask` has closed.
+
+    Raises PollChanged if `ended` is no such round, is not final, or has votes.
+    """
+    async with _exclusive(engine, known.revision) as connection:
+        await _start_round(connection, START_ENVIRONMENT_ROUND, ended, question, known.rounds)
 
 
 async def replace_unseen_question(engine: AsyncEngine, question: Question) -> bool:
@@ -284,7 +322,17 @@ async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:
     """
     async with engine.connect() as connection:
         declared = await connection.execute(FINALIZE, last_version._asdict())
-        return bool(declared.all())
+        return bool(declared.scalar_one())
+
+
+async def _start_round(
+    connection: AsyncConnection, start: TextClause, ended: int, question: Question, rounds: int
+) -> None:
+    """Call a function of the schema: only its owner may delete votes, and write rounds."""
+    values: dict[str, Any] = {"title": question.title, "names": question.names}
+    values |= {"ended": ended, "lowest": rounds + 1}
+    if (await connection.execute(start, values)).scalar_one() is None:
+        raise PollChanged
 
 
 async def _change_poll(
@@ -317,6 +365,7 @@ def as_poll(row: Row[Any]) -> Poll:
         round=row.round,
         question=as_question(row),
         asked=row.asked,
+        revealed=row.revealed,
         revision=row.revision,
         state=row.state,
         closes_at=row.closes_at,

@@ -4,21 +4,40 @@ from sqlalchemy import Connection, text
 
 from voting.database.models import VERSION_TABLE
 
+_CHANGE_POLL = (
+    "SELECT, UPDATE"
+    " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at, has_queue)"
+)
+
 # The rights of each user that exists in the database. A user has no other rights; the tables belong
 # to the user that migrates. A role that starts reads VERSION_TABLE to wait for the schema.
 RIGHTS = {
     "voting_worker": {
         "votes": "SELECT, INSERT, UPDATE",
         "tally": "SELECT, INSERT, UPDATE, DELETE",  # rows are folded
-        "poll": "SELECT, UPDATE"
-        " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at,"
-        " has_queue)",
+        "poll": _CHANGE_POLL,
+        # INSERT is for workers of the version before, during an upgrade.
         "finals": "SELECT, INSERT",
         "final_totals": "SELECT, INSERT",
         "rounds": "SELECT",
         "options": "SELECT",
-        "start_round(integer,integer,text,text[],boolean)": "EXECUTE",
+        "declare_final(bigint,bigint)": "EXECUTE",
+        "start_environment_round(integer,integer,text,text[])": "EXECUTE",
         "replace_question(text,text[])": "EXECUTE",
+        VERSION_TABLE: "SELECT",
+    },
+    # Operators, on the admin page or by a command.
+    "voting_admin": {
+        "votes": "SELECT",
+        "tally": "SELECT",
+        "poll": _CHANGE_POLL,
+        "finals": "SELECT",
+        "final_totals": "SELECT",
+        "rounds": "SELECT, UPDATE (revealed)",
+        "options": "SELECT",
+        "questions": "SELECT, INSERT, UPDATE, DELETE",
+        "declare_final(bigint,bigint)": "EXECUTE",
+        "start_round(integer,integer,text,text[],boolean)": "EXECUTE",
         VERSION_TABLE: "SELECT",
     },
     "voting_result": {

@@ -28,7 +28,7 @@ LISTED_ROUNDS = 100
 # The totals that were declared final, otherwise the sums of the tally: a row for every ten seconds
 # and option in which votes were counted, and fewer for older ones (see `folding`).
 _RESULT = """
-SELECT {columns}, title, asked, names, counts, now() AS at{more}
+SELECT {columns}, title, asked, revealed, names, counts, now() AS at{more}
 FROM poll JOIN rounds USING (round), LATERAL (
   SELECT array_agg(name ORDER BY key) AS names,
     array_agg(coalesce(final_totals.votes, added.votes, 0)::bigint ORDER BY key) AS counts
@@ -49,7 +49,7 @@ _REVOKED = """finals.final_at IS DISTINCT FROM CASE finals.round
   END"""
 
 _FINALS = """
-SELECT finals.round, finals.final_at, finals.closed_at, title, asked, names, counts,
+SELECT finals.round, finals.final_at, finals.closed_at, title, asked, revealed, names, counts,
   now() AS at{more}, {revoked} AS revoked
 FROM finals JOIN rounds USING (round), LATERAL (
   SELECT array_agg(name ORDER BY key) AS names, array_agg(votes ORDER BY key) AS counts
@@ -126,6 +126,7 @@ async def fetch_past_result(
         round=row.round,
         question=as_question(row),
         asked=row.asked,
+        revealed=row.revealed,
         state="closed",
         closed_at=row.closed_at,
         final_at=row.final_at,
@@ -155,7 +156,13 @@ async def fetch_last_results(engine: AsyncEngine) -> list[FinalResult]:
 
 def _as_final_result(row: Row[Any]) -> FinalResult:
     return FinalResult(
-        row.round, row.final_at, row.closed_at, as_question(row), tuple(row.counts), row.revoked
+        round=row.round,
+        final_at=row.final_at,
+        closed_at=row.closed_at,
+        question=as_question(row),
+        counts=tuple(row.counts),
+        revoked=row.revoked,
+        revealed=row.revealed,
     )
 
 

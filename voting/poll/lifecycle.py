@@ -88,6 +88,8 @@ class Poll:
     """What this round asks. It never changes: another question is another round."""
     asked: bool = False
     """Whether an operator asked it; else it is that of the environment."""
+    revealed: bool = False
+    """Whether an operator has shown the totals that are kept back otherwise."""
     state: Literal["open", "closed"] = "open"
     closes_at: datetime | None = None
     """When the poll closes, or closed, by itself."""

@@ -13,8 +13,9 @@ from voting.poll.ballot import Choice
 from voting.poll.lifecycle import Phase, Poll
 from voting.poll.question import CHOICES, Question
 
-ShowResults = Literal["always", "after_close"]
-"""When totals are public. With `after_close`, only the number of voters is until the close."""
+ShowResults = Literal["always", "after_close", "when_revealed"]
+"""When totals are public. Until the close, or until an operator reveals them, only the number of
+voters is. With `after_close` they may be revealed earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,7 @@ class FinalResult:
     counts: tuple[int, ...]
     revoked: bool = False
     """Whether the poll was reopened since."""
-
-    @property
-    def vote_counts(self) -> "VoteCounts":
-        return VoteCounts.of(self.counts, hidden=False)
-
-    @property
-    def options(self) -> "tuple[OptionCounts, ...]":
-        return OptionCounts.of(self.question, self.vote_counts)
+    revealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +158,32 @@ class PublicResult:
         return None if self.poll.phase is Phase.OPEN else self.poll.queue_lost_at
 
 
+@dataclass(frozen=True, slots=True)
+class PublicFinal:
+    """What everybody may see of totals that were declared final."""
+
+    round: int
+    final_at: datetime
+    closed_at: datetime
+    question: Question
+    votes: int
+    counts: tuple[int, ...] | None
+    """Votes for each option, in the question's order; None while they are hidden."""
+    revoked: bool
+
+    @property
+    def vote_counts(self) -> VoteCounts:
+        return VoteCounts(self.votes, self.counts)
+
+    @property
+    def options(self) -> tuple[OptionCounts, ...]:
+        return OptionCounts.of(self.question, self.vote_counts)
+
+
 def publish(result: PollResult, show_results: ShowResults) -> PublicResult:
     """Remove what `show_results` hides. With `after_close` that ends once Redis has closed."""
-    hidden = show_results == "after_close" and result.poll.closed_at is None
+    poll = result.poll
+    hidden = _is_hidden(show_results, closed=poll.closed_at is not None, revealed=poll.revealed)
     counts = VoteCounts.of(result.totals.counts, hidden=hidden)
     points: list[TimelinePoint] = []
     sums = [0] * len(result.totals.counts)
@@ -180,6 +197,27 @@ def publish(result: PollResult, show_results: ShowResults) -> PublicResult:
         # The declared totals hold, even if the tally was altered since.
         points[-1] = TimelinePoint(points[-1].time, counts)
     return PublicResult(counts, hidden, result.poll, result.totals.at, tuple(points))
+
+
+def publish_final(result: FinalResult, show_results: ShowResults) -> PublicFinal:
+    """Remove what `show_results` hides."""
+    hidden = _is_hidden(show_results, closed=True, revealed=result.revealed)
+    counts = VoteCounts.of(result.counts, hidden=hidden)
+    return PublicFinal(
+        round=result.round,
+        final_at=result.final_at,
+        closed_at=result.closed_at,
+        question=result.question,
+        votes=counts.votes,
+        counts=counts.by_option,
+        revoked=result.revoked,
+    )
+
+
+def _is_hidden(show_results: ShowResults, *, closed: bool, revealed: bool) -> bool:
+    if revealed or show_results == "always":
+        return False
+    return show_results == "when_revealed" or not closed
 
 
 def as_dict(result: PublicResult | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
 from voting.database.poll import Known, PollChanged
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.lifecycle import Phase, Poll
-from voting.poll.results import FinalResult, ShowResults, VoteCounts, publish
+from voting.poll.results import PublicFinal, ShowResults, VoteCounts, publish, publish_final
 from voting.queue.client import StreamMissing
 from voting.queue.state import PollConflict, PollIdentity, QueueState, find_conflict
 from voting.reconcile.integrity import Untrusted
@@ -41,7 +41,7 @@ class Status:
     backlog: int | None
     """Accepted ballots that are not counted yet; None if unknown, as are the dead letters."""
     dead_letters: int | None
-    finals: list[FinalResult]
+    finals: list[PublicFinal]
     """The last totals that were declared final, the newest last."""
     conflict: str | None
     """Why nothing is counted until an operator has decided, if that is so."""
@@ -53,9 +53,7 @@ class Change(Protocol):
     async def __call__(self, engine: AsyncEngine, /, *, known: Known) -> None: ...
 
 
-async def fetch_status(
-    state: QueueState, engine: AsyncEngine, show_results: ShowResults
-) -> Status:
+async def fetch_status(state: QueueState, engine: AsyncEngine, show_results: ShowResults) -> Status:
     """Return the status, without what `show_results` hides. Raises DATABASE_ERRORS."""
     known = PollIdentity()
     with suppress(RedisError):  # Postgres alone is enough for a change
@@ -65,7 +63,7 @@ async def fetch_status(
     letters, backlog = None, await count_backlog(state)
     with suppress(RedisError):
         letters = await state.dead_letter_count()
-    finals = await fetch_final_results(engine)
+    finals = [publish_final(each, show_results) for each in await fetch_final_results(engine)]
     phase = result.poll.phase
     return Status(result.poll, phase, result.counts, backlog, letters, finals, conflict)
 

@@ -16,7 +16,7 @@ from voting.database.poll import (
     fetch_poll,
     reopen_poll,
     replace_unseen_question,
-    start_round,
+    start_environment_round,
 )
 from voting.database.totals import fetch_result
 from voting.poll.lifecycle import LifecycleState, Phase, Poll
@@ -74,7 +74,7 @@ async def _ask(engine: AsyncEngine, state: QueueState, question: Question) -> No
         if poll.question != question:
             if await _is_empty(state, poll) and await _become_final(engine, state, poll):
                 known = Known(rounds=(await state.poll_identity()).rounds)
-                await start_round(engine, poll.round, question, asked=False, known=known)
+                await start_environment_round(engine, poll.round, question, known=known)
                 return
             _log_ignored()
         poll = (await fetch_result(engine)).poll

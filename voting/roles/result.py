@@ -15,7 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from voting.database import totals
 from voting.database.engine import create_engine
 from voting.poll.lifecycle import Phase
-from voting.poll.results import FinalResult, PollResult, PublicResult, as_dict, publish
+from voting.poll.results import (
+    PollResult,
+    PublicFinal,
+    PublicResult,
+    as_dict,
+    publish,
+    publish_final,
+)
 from voting.roles.exports import MAX_CONCURRENT_EXPORTS, Exporter
 from voting.settings import ResultSettings, SettingsError
 from voting.telemetry import metrics, tracing
@@ -55,9 +62,7 @@ class ResultRole:
         self._pages = Pages(settings)
         self._exporter = Exporter(exports, settings)
         self._result = SingleFlight[PublicResult](self._fetch, ttl=RESULT_TTL)
-        self._finals = SingleFlight[list[FinalResult]](
-            partial(totals.fetch_last_results, engine), ttl=RESULT_TTL
-        )
+        self._finals = SingleFlight[list[PublicFinal]](self._fetch_finals, ttl=RESULT_TTL)
         self._fetched_at = nan
         # The address of the vote page, without its scheme for people, and as a code for phones.
         self._address = re.sub(r"^https?://", "", settings.vote_url or "")
@@ -129,7 +134,7 @@ class ResultRole:
         if number not in self._rounds:
             if len(self._rounds) >= MAX_ROUNDS:
                 self._rounds.clear()
-            # It changes only if the database is restored.
+            # It changes only if it is revealed, or the database is restored.
             fetch = partial(self._render_round, number)
             self._rounds[number] = SingleFlight(fetch, ttl=TIMELINE_TTL)
         return self._rounds[number]
@@ -169,6 +174,10 @@ class ResultRole:
             address=self._address,
             drawing=draw(result) if template != "_tally.html" else None,
         )
+
+    async def _fetch_finals(self) -> list[PublicFinal]:
+        finals = await totals.fetch_last_results(self._engine)
+        return [publish_final(each, self._settings.show_results) for each in finals]
 
     async def _fetch(self) -> PublicResult:
         started = monotonic()
