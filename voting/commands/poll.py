@@ -3,13 +3,12 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
-from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.commands import options
@@ -19,11 +18,16 @@ from voting.database.poll import close_poll, reopen_poll, start_round
 from voting.database.totals import fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.question import Question
-from voting.poll.results import VoteCounts
-from voting.queue.client import StreamMissing
-from voting.queue.state import PollConflict, QueueState
-from voting.reconcile.changes import Change, Status, change_poll, fetch_status, wait_until_final
-from voting.reconcile.poll import reconcile
+from voting.queue.state import QueueState
+from voting.reconcile.changes import (
+    Change,
+    Status,
+    change_poll,
+    fetch_settled_status,
+    fetch_status,
+    wait_until_final,
+)
+from voting.reconcile.consequences import consequences, describe, in_utc
 from voting.settings import ShowResultsSettings, load_settings
 
 
@@ -65,13 +69,8 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
     if not poll.allows(Event.CLOSE):
         raise click.ClickException(f"round {poll.round} is closed already: {_state(poll)}")
     if not yes:
-        planned = poll.closes_at
-        _confirm(
-            f"Close round {poll.round} {f'at {_utc(closes_at)}' if closes_at else 'now'}?",
-            "Votes are refused from then on. "
-            "Ballots accepted before are counted, then it is final.",
-            *([f"This replaces the close planned for {_utc(planned)}."] if planned else []),
-        )
+        event = Event.SCHEDULE if closes_at else Event.CLOSE
+        _confirm(event, found, closes_at=closes_at)
     wait_for_totals = 0 if closes_at else wait
     _change(data, failure, partial(close_poll, at=closes_at, seen=poll), wait_for_totals)
 
@@ -86,9 +85,8 @@ def reopen(data: Path | None, *, yes: bool) -> None:
     """
     failure = "the poll can't be opened"
     found = run_on_servers(data, failure, _plan)
-    consequences = list(_consequences_of_open(found))
-    if consequences and not yes:
-        _confirm(*consequences)
+    if not yes:
+        _confirm(Event.REOPEN, found)
     _change(data, failure, partial(reopen_poll, seen=found.poll))
 
 
@@ -109,11 +107,7 @@ def reset(data: Path | None, *, yes: bool) -> None:
             f"round {number} is {found.phase}: close it and wait until it is final"
         )
     if not yes:
-        _confirm(
-            "Ask the same in the next round now?",
-            f"This deletes the {found.counts.votes:,} votes of round {number}.",
-            "Its totals and timeline are kept.",
-        )
+        _confirm(Event.START_ROUND, found)
     _change(data, failure, partial(start_round, ended=number, question=found.poll.question))
 
 
@@ -151,15 +145,9 @@ def ask(
         return await _plan(state, engine), closes_at
 
     found, closes_at = run_on_servers(data, failure, plan)
-    poll = found.poll
     if not yes:
-        closes = ["It is open: it is closed now, and final before the next begins."]
-        _confirm(
-            f"Ask {question.title!r} in the next round now?",
-            f"Round {poll.round}, {poll.question.title!r}, has {found.counts.votes:,} votes.",
-            *(closes if poll.phase is Phase.OPEN else []),
-            "Its totals and timeline are kept, its votes are deleted.",
-        )
+        _confirm(Event.START_ROUND, found, question=question)
+    poll = found.poll
 
     async def apply(state: QueueState, engine: AsyncEngine) -> None:
         if poll.phase is Phase.OPEN:
@@ -209,10 +197,8 @@ async def _show(state: QueueState, engine: AsyncEngine) -> None:
 
 
 async def _plan(state: QueueState, engine: AsyncEngine) -> Status:
-    """Return the status, for which a close whose time has come is stored first."""
-    with suppress(PollConflict, StreamMissing, RedisError):
-        await reconcile(engine, state)
-    return await _fetch_status(state, engine)
+    settings = load_settings(ShowResultsSettings, os.environ)
+    return await fetch_settled_status(state, engine, settings.show_results)
 
 
 async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
@@ -220,27 +206,16 @@ async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
     return await fetch_status(state, engine, settings.show_results)
 
 
-def _confirm(question: str, *consequences: str) -> None:
-    """Ask the operator. Exits unless the answer is yes."""
-    text = "\n  ".join((question, *consequences))
+def _confirm(event: Event, found: Status, **details: Any) -> None:
+    """Ask the operator, if there is something to confirm. Exits unless the answer is yes."""
+    text = "\n  ".join(consequences(event, found.poll, found.counts, **details))
+    if not text:
+        return
     if not sys.stdin.isatty():
         raise click.UsageError(f"without a terminal, confirm with --yes: {text}")
     click.echo(text)
     if not click.confirm("Continue?"):
         raise click.ClickException("nothing was changed")
-
-
-def _consequences_of_open(found: Status) -> Iterator[str]:
-    poll, counts = found.poll, found.counts
-    if poll.phase is Phase.OPEN and poll.closes_at is not None:
-        yield f"Keep round {poll.round} open? This cancels its close at {_utc(poll.closes_at)}."
-    if poll.phase is Phase.COUNTING:
-        yield f"Reopen round {poll.round}? Its last ballots are being counted."
-    if poll.final_at is not None:
-        yield f"Reopen round {poll.round}? This revokes its final result:"
-        totals = poll.question.describe(counts.by_option or ())
-        yield f"{totals}, final since {_utc(poll.final_at)}."
-        yield "`voting status` keeps listing it as revoked."
 
 
 def _lines(found: Status) -> Iterator[str]:
@@ -249,29 +224,20 @@ def _lines(found: Status) -> Iterator[str]:
         yield f"conflict      {found.conflict}"
     yield f"round         {poll.round}, {_state(poll)}"
     yield f"question      {poll.question.title}"
-    yield f"votes         {_totals(poll.question, counts)}"
+    yield f"votes         {describe(poll.question, counts)}"
     yield f"not counted   {'unknown' if found.backlog is None else found.backlog}"
     yield f"dead letters  {'unknown' if found.dead_letters is None else found.dead_letters}"
     if poll.queue_lost_at is not None:
-        yield f"queue lost    {_utc(poll.queue_lost_at)}: ballots not counted by then are missing"
+        yield f"queue lost    {in_utc(poll.queue_lost_at)}: ballots not counted by then are missing"
     for final in found.finals:
-        totals = _totals(final.question, final.vote_counts) + (", revoked" if final.revoked else "")
-        yield f"final         {_utc(final.final_at)}, round {final.round}: {totals}"
-
-
-def _totals(question: Question, counts: VoteCounts) -> str:
-    """Return the votes of each option or, while those are hidden, of all together."""
-    hidden = f"{counts.votes:,} in total"
-    return hidden if counts.by_option is None else question.describe(counts.by_option)
+        totals = describe(final.question, final.vote_counts)
+        revoked = ", revoked" if final.revoked else ""
+        yield f"final         {in_utc(final.final_at)}, round {final.round}: {totals}{revoked}"
 
 
 def _state(poll: Poll) -> str:
     if poll.phase is Phase.FINAL and poll.final_at:
-        return f"final since {_utc(poll.final_at)}, closed at {_utc(poll.closed_at)}"
+        return f"final since {in_utc(poll.final_at)}, closed at {in_utc(poll.closed_at)}"
     if poll.phase is Phase.COUNTING:
-        return f"closed at {_utc(poll.closed_at)}, counting" if poll.closed_at else "closing"
-    return f"open, closes at {_utc(poll.closes_at)}" if poll.closes_at else "open"
-
-
-def _utc(at: datetime | None) -> str:
-    return "?" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        return f"closed at {in_utc(poll.closed_at)}, counting" if poll.closed_at else "closing"
+    return f"open, closes at {in_utc(poll.closes_at)}" if poll.closes_at else "open"

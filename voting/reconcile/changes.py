@@ -68,6 +68,18 @@ async def fetch_status(state: QueueState, engine: AsyncEngine, show_results: Sho
     return Status(result.poll, phase, result.counts, backlog, letters, finals, conflict)
 
 
+async def fetch_settled_status(
+    state: QueueState, engine: AsyncEngine, show_results: ShowResults
+) -> Status:
+    """Return the status, for which a close whose time has come is stored first.
+
+    Raises DATABASE_ERRORS.
+    """
+    with suppress(PollConflict, StreamMissing, RedisError):  # Postgres alone is enough for a change
+        await reconcile(engine, state)
+    return await fetch_status(state, engine, show_results)
+
+
 async def count_backlog(state: QueueState) -> int | None:
     """Return how many accepted ballots are not counted yet; None if that is unknown."""
     with suppress(StreamMissing, RedisError):
