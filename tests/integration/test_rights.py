@@ -43,8 +43,14 @@ from voting.settings import VoteSettings, load_settings
 from voting.telemetry import metrics
 
 TABLES = (
-    *("votes", "tally", "poll", "finals", "final_totals", "rounds", "options"),
+    *("votes", "tally", "poll", "finals", "final_totals", "rounds", "options", "questions"),
     "voting_version",
+)
+
+FUNCTIONS = (
+    *("declare_final(bigint,bigint)", "replace_question(text,text[])"),
+    "start_environment_round(integer,integer,text,text[])",
+    "start_round(integer,integer,text,text[],boolean)",
 )
 
 
@@ -176,7 +182,47 @@ async def test_a_worker_may_ask_the_question_of_the_environment(streams, databas
     await engine.dispose()
 
 
-@pytest.mark.parametrize("user", ["voting_worker", "voting_result", "voting"])
+# A final round that a worker closed to ask another question; votes and `asked` are filled in.
+ENDED = """
+TRUNCATE votes;
+INSERT INTO rounds VALUES (70, 'Which?', {asked}), (7, 'Which?', false);
+INSERT INTO votes SELECT gen_random_uuid(), 'a', 1, 1 FROM generate_series(1, {votes});
+UPDATE poll SET round = 70, state = 'closed', closed_at = now(), until_ms = 1, until_seq = 1,
+  closes_at = to_timestamp(0), final_at = now();
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "votes", "change", "starts"),
+    [
+        (False, 0, "", True),
+        (True, 0, "", False),
+        (False, 1, "", False),
+        (False, 0, "UPDATE poll SET closes_at = now()", False),
+        (False, 0, "UPDATE poll SET closes_at = NULL", False),
+        (False, 0, "UPDATE poll SET final_at = NULL", False),
+        (False, 0, "UPDATE poll SET round = 7", False),
+    ],
+)
+async def test_a_worker_starts_a_round_only_for_the_environment_and_deletes_no_vote(
+    database, asked, votes, change, starts
+):
+    owner = await asyncpg.connect(database("voting"))
+    transaction = owner.transaction()
+    await transaction.start()
+    try:
+        await owner.execute(ENDED.format(asked=asked, votes=votes) + change)
+        started = await owner.fetchval("SELECT start_environment_round(70, 1, 'x', '{x,y}')")
+        assert started == (71 if starts else None)
+        assert await owner.fetchval("SELECT count(*) FROM votes") == votes
+        rounds = await owner.fetch("SELECT round, asked FROM rounds WHERE round > 70")
+        assert [tuple(each) for each in rounds] == ([(71, False)] if starts else [])
+    finally:
+        await transaction.rollback()
+        await owner.close()
+
+
+@pytest.mark.parametrize("user", ["voting_worker", "voting_result", "voting_admin", "voting"])
 async def test_every_user_may_read_the_revision_of_the_schema(database, user):
     async with asyncio.timeout(30):
         await schema.wait_for_schema(database(user))
@@ -198,8 +244,43 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
         ("voting_worker", "UPDATE poll SET after_ms = 1"),
         ("voting_worker", "UPDATE voting_version SET version_num = '0'"),
         *(("voting_worker", f"ALTER TABLE {table} ADD mine int") for table in TABLES),
-        ("voting_worker", "DROP FUNCTION start_round(integer,integer,text,text[],boolean)"),
-        ("voting_worker", "DROP FUNCTION replace_question(text,text[])"),
+        ("voting_worker", "SELECT start_round(1, 1, 'x', '{x,y}', true)"),
+        ("voting_worker", "SELECT * FROM questions"),
+        ("voting_worker", "INSERT INTO questions VALUES (DEFAULT, 1, 'x', '{x,y}')"),
+        ("voting_worker", "UPDATE rounds SET revealed = true"),
+        *(
+            (user, f"DROP FUNCTION {function}")
+            for user in ("voting_worker", "voting_admin")
+            for function in FUNCTIONS
+        ),
+        *(
+            ("voting_admin", write.format(table))
+            for table in TABLES
+            for write in ("TRUNCATE {}", "DROP TABLE {}", "ALTER TABLE {} ADD mine int")
+        ),
+        *(
+            ("voting_admin", write.format(table))
+            for table in TABLES
+            if table != "questions"
+            for write in ("DELETE FROM {}", "INSERT INTO {} DEFAULT VALUES", "COPY {} FROM STDIN")
+        ),
+        ("voting_admin", "UPDATE votes SET choice = 'a'"),
+        ("voting_admin", "UPDATE tally SET votes = 1"),
+        ("voting_admin", "UPDATE finals SET closed_at = now()"),
+        ("voting_admin", "UPDATE final_totals SET votes = 1"),
+        ("voting_admin", "UPDATE rounds SET title = 'x'"),
+        ("voting_admin", "UPDATE rounds SET asked = true"),
+        ("voting_admin", "UPDATE options SET name = 'x'"),
+        ("voting_admin", "UPDATE poll SET round = 2"),
+        ("voting_admin", "UPDATE poll SET after_ms = 1"),
+        ("voting_admin", "UPDATE poll SET database_id = gen_random_uuid()"),
+        ("voting_admin", "UPDATE voting_version SET version_num = '0'"),
+        ("voting_admin", "SELECT start_environment_round(1, 1, 'x', '{x,y}')"),
+        ("voting_admin", "SELECT replace_question('x', '{x,y}')"),
+        ("voting_admin", "CREATE TABLE mine ()"),
+        ("voting_admin", "CREATE TEMPORARY TABLE mine ()"),
+        ("voting_admin", "SET ROLE voting_worker"),
+        ("voting_admin", "SELECT rolpassword FROM pg_authid"),
         ("voting_worker", "CREATE TABLE mine ()"),
         ("voting_worker", "CREATE TEMPORARY TABLE mine ()"),
         ("voting_worker", "SELECT rolpassword FROM pg_authid"),
@@ -220,7 +301,10 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
         ("voting_result", "SET SESSION AUTHORIZATION voting"),
         ("voting_result", "COPY tally TO PROGRAM 'true'"),
         ("voting_result", "SELECT voter FROM votes"),
+        ("voting_result", "SELECT * FROM questions"),
         ("voting_result", "SELECT start_round(1, 1, 'x', '{x,y}', true)"),
+        ("voting_result", "SELECT start_environment_round(1, 1, 'x', '{x,y}')"),
+        ("voting_result", "SELECT declare_final(1, 1)"),
         ("voting_result", "SELECT replace_question('x', '{x,y}')"),
         ("voting_result", "CREATE TABLE mine ()"),
         ("voting", "CREATE ROLE other"),
@@ -251,7 +335,7 @@ async def test_no_other_user_may_connect_to_the_database(database, servers):
 async def test_every_password_is_stored_as_a_hash(servers):
     query = "SELECT rolpassword FROM pg_authid WHERE rolname LIKE 'voting%'"
     rows = await fetch(servers.database_url("postgres"), query)
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert all(row["rolpassword"].startswith("SCRAM-SHA-256$") for row in rows)
 
 
@@ -268,7 +352,7 @@ async def test_migration_revokes_rights_that_are_not_listed(database):
     [
         *(
             (user, command)
-            for user in ("vote", "worker")
+            for user in ("vote", "worker", "admin")
             for command in (
                 "FLUSHALL",
                 "CONFIG GET dir",
@@ -300,6 +384,17 @@ async def test_migration_revokes_rights_that_are_not_listed(database):
         ("vote", "XADD {voting}:dead * a b"),
         ("worker", "HGETALL {voting}:poll"),
         ("worker", "XGROUP DESTROY {voting}:ballots workers"),
+        ("admin", "XADD {voting}:ballots * a b"),
+        ("admin", "XADD {voting}:dead * a b"),
+        ("admin", "XTRIM {voting}:ballots MAXLEN 0"),
+        ("admin", "XDEL {voting}:ballots 1-1"),
+        ("admin", "XREADGROUP GROUP workers me STREAMS {voting}:ballots >"),
+        ("admin", "XACK {voting}:ballots workers 1-1"),
+        ("admin", "XAUTOCLAIM {voting}:ballots workers me 0 0"),
+        ("admin", "XGROUP DESTROY {voting}:ballots workers"),
+        ("admin", "XGROUP CREATE {voting}:dead workers 0"),
+        ("admin", "XSETID {voting}:dead 9-9"),
+        ("admin", "HGETALL {voting}:poll"),
     ],
 )
 async def test_no_user_of_redis_may_do_more(redis, user, command):
@@ -404,7 +499,7 @@ async def test_vote_role_without_a_right_of_the_cast_says_so_once(without, caplo
     assert (error.levelname, "xinfo" in error.getMessage()) == ("ERROR", True)
 
 
-@pytest.mark.parametrize("user", ["vote", "worker"])
+@pytest.mark.parametrize("user", ["vote", "worker", "admin"])
 @pytest.mark.parametrize(
     ("call", "key"),
     [
