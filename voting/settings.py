@@ -166,7 +166,14 @@ _Port = Annotated[int, Field(ge=0, le=65535)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _WebAddress = Annotated[str, AfterValidator(_web_address)]
 # A key shorter than this could be guessed; 32 random bytes in hex are 64 characters.
-_Key = Annotated[SecretStr, Field(min_length=16)]
+_MIN_KEY = 16
+_Key = Annotated[SecretStr, Field(min_length=_MIN_KEY)]
+
+
+def _token(value: SecretStr) -> SecretStr:
+    if value.get_secret_value() != "none" and len(value) < _MIN_KEY:
+        raise ValueError(f"must have {_MIN_KEY} characters or more, or be the word none")
+    return value
 
 
 class Settings(BaseModel):
@@ -284,6 +291,17 @@ class ResultSettings(PageSettings, ExportSettings):
         return (self.result_url or "").startswith("https://")
 
 
+class AdminSettings(PageSettings, ServersSettings, ShowResultsSettings):
+    port: _Port = 8082  # on loopback, whatever `host` is
+    # In the address that opens the page; `none` where only those can connect who may lead a vote.
+    admin_token: Annotated[SecretStr, AfterValidator(_token)]
+
+    @property
+    def token(self) -> str | None:
+        value = self.admin_token.get_secret_value()
+        return None if value == "none" else value
+
+
 class WorkerSettings(RoleSettings, QuestionSettings, RedisSettings, DatabaseSettings):
     # For tests only, and not in the documentation: seconds.
     claim_min_idle: _Seconds = 15.0
@@ -294,12 +312,14 @@ class Role(StrEnum):
     VOTE = "vote"
     RESULT = "result"
     WORKER = "worker"
+    ADMIN = "admin"
 
 
 ROLE_SETTINGS: Mapping[Role, type[RoleSettings]] = {
     Role.VOTE: VoteSettings,
     Role.RESULT: ResultSettings,
     Role.WORKER: WorkerSettings,
+    Role.ADMIN: AdminSettings,
 }
 
 

@@ -199,6 +199,11 @@ class QueueState:
     async def length(self) -> int:
         return int(await self._redis.xlen(self.queue.stream_key))
 
+    async def entries_added(self) -> int:
+        """Return how many entries the stream has got since it was created."""
+        info: Any = await self._redis.xinfo_stream(self.queue.stream_key)
+        return int(info["entries-added"])
+
     async def midpoint(self) -> Version:
         """Return the version half-way, in time, between the first entry and the last."""
         info: Any = await self._redis.xinfo_stream(self.queue.stream_key)

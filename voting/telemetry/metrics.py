@@ -175,6 +175,19 @@ RESULT_RESPONSES = Counter(
     registry=_RESULT,
 )
 
+# Admin.
+
+_ADMIN = CollectorRegistry()
+
+CHANGES = ("close", "keep", "reopen", "again", "next", "reveal")
+
+ADMIN_CHANGES = Counter(
+    "voting_admin_changes",
+    "Changes of the poll on the admin page, by kind, and whether they were done.",
+    ["change", "outcome"],
+    registry=_ADMIN,
+)
+
 # Start at 0, so that the first event is an increase.
 for _counter, _words in (
     (REFUSED, REASONS),
@@ -183,8 +196,16 @@ for _counter, _words in (
 ):
     for _word in _words:
         _counter.labels(_word)
+for _word in CHANGES:
+    for _outcome in ("done", "refused"):
+        ADMIN_CHANGES.labels(_word, _outcome)
 
-OF_ROLE: Mapping[str, CollectorRegistry] = {"vote": _VOTE, "worker": _WORKER, "result": _RESULT}
+OF_ROLE: Mapping[str, CollectorRegistry] = {
+    "vote": _VOTE,
+    "worker": _WORKER,
+    "result": _RESULT,
+    "admin": _ADMIN,
+}
 
 
 def exposition(role: str) -> bytes:

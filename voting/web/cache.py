@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 import structlog
@@ -29,6 +30,7 @@ class SingleFlight(Generic[_Value]):
         self.value: _Value | None = None
         """The last value, without a refresh; None before the first."""
         self.error: Exception | None = None
+        self.failing_since: datetime | None = None
 
     @property
     def stale(self) -> bool:
@@ -69,12 +71,13 @@ class SingleFlight(Generic[_Value]):
         else:
             if self.stale:
                 log.warning("refresh works again")
-            self.error = None
+            self.error = self.failing_since = None
         finally:
             self._refreshing = None
 
     def _mark_stale(self, error: Exception) -> None:
         if not self.stale:
+            self.failing_since = datetime.now(UTC)
             log.warning(
                 "refresh failed, the last value is served",
                 reason=f"{type(error).__name__}: {error}",

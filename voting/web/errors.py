@@ -55,6 +55,42 @@ TOO_LARGE = Problem(
 )
 INTERNAL_ERROR = Problem(500, "Something broke on our side.", "Please try again in a moment.")
 
+# The admin page, before it looks at the poll
+FOREIGN_HOST = Problem(
+    421, "This page has another address.", "Open it as localhost, with the port that it has."
+)
+FOREIGN_ORIGIN = Problem(
+    403, "This came from another site.", "Nothing was changed. Open the page itself."
+)
+NO_TOKEN = Problem(
+    403,
+    "This page opens with its token only.",
+    "Open the address that `voting up` printed: it has the token. Each start makes a new one.",
+)
+OLD_FORM = Problem(
+    403, "This form is out of date.", "Nothing was changed. Go back to the page and try again."
+)
+
+# A form of the admin page
+CHANGED_MEANWHILE = Problem(409, "It was changed meanwhile.", "Nothing was done. Look again.")
+OTHER_QUESTION = Problem(
+    409, "The prepared questions were changed meanwhile.", "Nothing was done. Look again."
+)
+NOT_ASKED = Problem(
+    409,
+    "The next question was not asked.",
+    "The round was opened again meanwhile, or the questions were changed.",
+)
+NOT_SURE = Problem(503, "That may not be done everywhere yet.", "Look again in a moment.")
+NOT_A_TIME = Problem(422, "This is no time to come.", "Nothing was changed. Choose a later one.")
+INVALID_QUESTION = Problem(422, "This can't be asked.", "Change it and try again.")
+QUEUE_AWAY = Problem(
+    503, "The queue can't be reached.", "Nothing was changed. Please try again in a moment."
+)
+DATABASE_AWAY = Problem(
+    503, "The database can't be reached.", "Nothing was changed. Please try again in a moment."
+)
+
 # A vote
 CROSS_ORIGIN = Problem(
     403,
@@ -176,7 +212,7 @@ def _problem_of(error: Exception) -> Problem:
     if isinstance(error, ProblemError):
         return error.problem
     if isinstance(error, HTTPException):
-        for problem in (NOT_FOUND, NOT_ALLOWED, TOO_LARGE):
+        for problem in (OLD_FORM, NOT_FOUND, NOT_ALLOWED, TOO_LARGE):
             if problem.status == error.status_code:
                 return problem
         if error.status_code < INTERNAL_ERROR.status:

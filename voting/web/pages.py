@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Litestar
@@ -67,14 +68,21 @@ class Pages:
     def _set_clock(self, page: str) -> str:
         return page.replace(_CLOCK, str(int(self._clock() * 1000)))
 
-    def create_app(self, handlers: Sequence[ControllerRouterHandler]) -> Litestar:
-        """Return an application of `handlers` and the static files."""
+    def create_app(
+        self,
+        handlers: Sequence[ControllerRouterHandler],
+        *,
+        max_body: int = MAX_BODY,
+        **options: Any,
+    ) -> Litestar:
+        """Return an application of `handlers` and the static files; `options` are Litestar's."""
         return Litestar(
             [*handlers, static_file],
             template_config=TemplateConfig(instance=JinjaTemplateEngine(None, self._environment)),
             exception_handlers={Exception: error_page},
             before_send=[security_headers(secure=self._secure)],
-            request_max_body_size=MAX_BODY,
+            request_max_body_size=max_body,
             openapi_config=None,  # on the public port; OPS_PORT serves the description
             logging_config=None,
+            **options,
         )

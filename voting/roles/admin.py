@@ -1,0 +1,430 @@
+"""ROLE=admin: the page that leads a vote. It listens on loopback only."""
+
+import asyncio
+import re
+import secrets
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any
+
+import structlog
+from litestar import Litestar, Request, get, post
+from litestar.config.csrf import CSRFConfig
+from litestar.enums import RequestEncodingType
+from litestar.params import Body
+from litestar.response.base import ASGIResponse
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
+from voting.database.poll import (
+    PollChanged,
+    close_poll,
+    reopen_poll,
+    reveal_results,
+    start_round,
+)
+from voting.database.questions import (
+    PreparedQuestion,
+    QuestionChanged,
+    add_questions,
+    change_question,
+    fetch_questions,
+    move_question,
+    remove_question,
+)
+from voting.poll.lifecycle import Phase, Poll
+from voting.poll.question import Question
+from voting.poll.results import publish
+from voting.queue.client import Queue, StreamMissing, connect
+from voting.queue.state import QueueState
+from voting.reconcile.audit import Audit, audit
+from voting.reconcile.changes import (
+    Change,
+    ChangeError,
+    Status,
+    change_poll,
+    fetch_settled_status,
+    wait_until_final,
+)
+from voting.roles import admin_forms as forms
+from voting.roles.admin_forms import Confirmation, Do, PollForm, QuestionForm, Refused
+from voting.roles.overview import Overview
+from voting.settings import AdminSettings
+from voting.telemetry import metrics, tracing
+from voting.web import errors
+from voting.web.admission import LOOPBACK, Admission
+from voting.web.cookies import cookie_name
+from voting.web.errors import Problem
+from voting.web.headers import NO_STORE, PARTIAL, Header, html_response
+from voting.web.pages import Pages
+from voting.web.server import HTTPServer, serve
+from voting.web.svg import qr_code
+from voting.web.texts import text
+
+# A question with the longest title and names, each character of four bytes in percent-encoding.
+MAX_BODY = 16_384
+
+_Request = Request[Any, Any, Any]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Asking:
+    """The next question, which is asked once the round that is being closed is final."""
+
+    question: Question
+    said: str = ""
+    """What is still missing."""
+
+
+class AdminRole:
+    """What the handlers share. `audits`: an engine without limits of time."""
+
+    def __init__(
+        self,
+        state: QueueState,
+        engine: AsyncEngine,
+        settings: AdminSettings,
+        *,
+        audits: AsyncEngine,
+    ) -> None:
+        self._state = state
+        self._engine = engine
+        self._audits = audits
+        self._settings = settings
+        self._overview = Overview(state, engine)
+        self._asking: Asking | None = None
+        self._failed: Problem | None = None
+        """Why the next question was not asked, until the next form."""
+        self._task: asyncio.Task[None] | None = None
+        self._auditing: asyncio.Task[Audit] | None = None
+        url = settings.vote_url
+        self._pages = Pages(
+            settings,
+            code=qr_code(url) if url else None,
+            address=re.sub(r"^https?://", "", url or ""),
+            has_token=settings.token is not None,
+        )
+
+    def create_app(self) -> Litestar:
+        port = self._settings.port
+        # The secret is new at each start, and so is the name: Litestar would keep an old cookie.
+        csrf = CSRFConfig(
+            secret=secrets.token_hex(),
+            cookie_name=cookie_name(f"form-{secrets.token_hex(4)}", secure=False, port=port),
+            cookie_httponly=True,
+            cookie_samesite="strict",
+        )
+        return self._pages.create_app(
+            [
+                get("/")(self._get_page),
+                get("/live")(self._get_live),
+                get("/questions")(self._get_questions),
+                post("/")(self._post_poll),
+                post("/questions")(self._post_question),
+                post("/audit")(self._post_audit),
+            ],
+            max_body=MAX_BODY,
+            csrf_config=csrf,
+            middleware=[Admission(self._settings.token, port)],
+        )
+
+    async def ready(self) -> bool:
+        """Raises SettingsError if a server can't be used."""
+        return await self._overview.ready()
+
+    async def close(self) -> None:
+        """Give up what is under way: a round that is closed stays closed."""
+        for task in (self._task, self._auditing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+
+    # Pages
+
+    async def _get_page(self, request: _Request) -> ASGIResponse:
+        return await self._page(request)
+
+    async def _get_live(self, request: _Request) -> ASGIResponse:
+        return await self._part(request, "_live.html")
+
+    async def _get_questions(self, request: _Request) -> ASGIResponse:
+        return await self._part(request, "_questions.html")
+
+    async def _part(self, request: _Request, template: str) -> ASGIResponse:
+        return _respond(self._pages.render(template, **await self._context(request)), PARTIAL)
+
+    async def _page(
+        self,
+        request: _Request,
+        *,
+        status: int = 200,
+        problem: Problem | None = None,
+        **shown: object,
+    ) -> ASGIResponse:
+        context = await self._context(request)
+        edited = request.query_params.get("edit")
+        drafts = [each for each in context["questions"] or () if str(each.id) == edited]
+        draft = forms.draft_of(drafts[0]) if drafts else None
+        writes = "write" in request.query_params
+        more = {"draft": draft, "writes": writes, "confirmation": None, "audit": None, **shown}
+        page = self._pages.render("admin.html", problem=problem, **context, **more)
+        return _respond(page, status=problem.status if problem else status)
+
+    async def _context(self, request: _Request) -> dict[str, Any]:
+        overview = self._overview
+        result, questions, queue = await asyncio.gather(
+            overview.result.get(), overview.questions.get(), overview.queue.get()
+        )
+        wanted = _wants_totals(request)
+        context: dict[str, Any] = {
+            "request": request,
+            "query": "?totals=1" if wanted else "",
+            "poll": None,
+            "phase": None,
+            "closed": False,
+            "closes_at": None,
+            "seen": "",
+            "questions": questions,
+            "next": questions[0] if questions else None,
+            "queue": None if overview.queue.stale else queue,
+            "queue_away": overview.queue.failing_since,
+            "database_away": overview.result.failing_since,
+            "conflict": overview.conflict,
+            "asking": self._asking,
+            "failed": self._failed,
+        }
+        if result is None:
+            return context
+        poll = result.poll
+        hidden = publish(result, self._settings.show_results).hidden
+        asking = self._asking is not None
+        return context | {
+            "result": publish(result, "always"),
+            "hidden": hidden,
+            "show_totals": wanted or not hidden,
+            "poll": poll,
+            "phase": poll.phase,
+            "closed": poll.phase is not Phase.OPEN,
+            "closes_at": poll.closes_at,
+            "seen": forms.seen(poll),
+            "actions": forms.offered(poll, hidden=hidden, asking=asking),
+        }
+
+    # Changes of the poll
+
+    async def _post_poll(
+        self,
+        request: _Request,
+        data: Annotated[PollForm, Body(media_type=RequestEncodingType.URL_ENCODED)],
+    ) -> ASGIResponse:
+        self._failed = None
+        try:
+            confirmation = await self._change(data)
+        except Refused as refused:
+            metrics.ADMIN_CHANGES.labels(data.do.kind, "refused").inc()
+            await self._refresh()
+            return await self._page(request, problem=refused.problem)
+        if confirmation is not None:
+            return await self._page(request, confirmation=confirmation)
+        metrics.ADMIN_CHANGES.labels(data.do.kind, "done").inc()
+        await self._refresh()
+        return _see_other("/?totals=1" if _wants_totals(request) else "/")
+
+    async def _change(self, form: PollForm) -> Confirmation | None:
+        """Do what the form asks, unless it is to be confirmed first. Raises Refused."""
+        try:
+            found = await fetch_settled_status(
+                self._state, self._engine, self._settings.show_results
+            )
+            poll = found.poll
+            self._check(form, found)
+            prepared = await self._next(form) if form.do is Do.NEXT else None
+            lines = forms.losses(form.do, found, prepared)
+            if lines and not form.confirm:
+                fields = {"do": form.do, "seen": form.seen, "next": form.next, "confirm": "true"}
+                return Confirmation(lines, "/", f"do_{form.do}", fields)
+            if prepared is not None and poll.phase is not Phase.FINAL:
+                await self._ask_later(poll, prepared)
+            else:
+                await change_poll(self._state, self._engine, await self._plan(form, poll, prepared))
+        except PollChanged:
+            raise Refused(errors.CHANGED_MEANWHILE) from None
+        except ChangeError as error:
+            raise Refused(replace(errors.NOT_SURE, advice=f"{error}.")) from None
+        except RedisError as error:
+            raise Refused(_away(errors.QUEUE_AWAY, error)) from None
+        except DATABASE_ERRORS as error:
+            raise Refused(_away(errors.DATABASE_AWAY, error)) from None
+        return None
+
+    def _check(self, form: PollForm, found: Status) -> None:
+        """Refuse what the page would not offer now, or what it offered for another state."""
+        if form.seen != forms.seen(found.poll):
+            raise Refused(forms.changed(form.seen, found.poll))
+        hidden = found.counts.by_option is None
+        offered = forms.offered(found.poll, hidden=hidden, asking=self._asking is not None)
+        if form.do not in offered:
+            raise Refused(errors.CHANGED_MEANWHILE)
+
+    async def _next(self, form: PollForm) -> PreparedQuestion:
+        questions = await fetch_questions(self._engine)
+        if not questions or form.next != forms.seen_question(questions[0]):
+            raise Refused(errors.OTHER_QUESTION)
+        return questions[0]
+
+    async def _plan(self, form: PollForm, poll: Poll, prepared: PreparedQuestion | None) -> Change:
+        match form.do:
+            case Do.CLOSE:
+                return partial(close_poll, seen=poll)
+            case Do.KEEP | Do.REOPEN:
+                return partial(reopen_poll, seen=poll)
+            case Do.REVEAL:
+                return partial(reveal_results, seen=poll)
+            case Do.AGAIN:
+                return partial(start_round, ended=poll.round, question=poll.question)
+            case Do.NEXT if prepared is not None:
+                return _ask(poll, prepared)
+        now = datetime.fromtimestamp(await self._state.clock(), UTC)
+        return partial(close_poll, at=forms.closes_at(form, now), seen=poll)
+
+    async def _ask_later(self, poll: Poll, prepared: PreparedQuestion) -> None:
+        """Close the round, and ask once it is final: in a task, while the page shows how it goes.
+
+        Should this process end meanwhile, the round is closed, and the question still prepared.
+        """
+        if self._asking is not None:
+            raise PollChanged
+        self._asking = Asking(prepared.question)
+        try:
+            if poll.phase is Phase.OPEN:
+                await change_poll(self._state, self._engine, partial(close_poll, seen=poll))
+        except BaseException:
+            self._asking = None
+            raise
+        self._task = asyncio.create_task(self._ask_once_final(poll, prepared, self._asking))
+
+    async def _ask_once_final(self, poll: Poll, prepared: PreparedQuestion, asking: Asking) -> None:
+        def show(said: str) -> None:
+            asking.said = f"{said}."
+
+        try:
+            await wait_until_final(self._state, self._engine, poll, show=show)
+            await change_poll(self._state, self._engine, _ask(poll, prepared))
+        except PollChanged:
+            self._failed = errors.NOT_ASKED
+        except (ChangeError, *DATABASE_ERRORS) as error:
+            self._failed = replace(errors.NOT_ASKED, advice=f"{in_one_line(error)}.")
+        finally:
+            self._asking = None
+        await self._refresh()
+
+    async def _refresh(self) -> None:
+        """Have the next page show what was changed."""
+        overview = self._overview
+        await asyncio.gather(
+            overview.result.refresh(), overview.questions.refresh(), overview.queue.refresh()
+        )
+
+    # Prepared questions
+
+    async def _post_question(
+        self,
+        request: _Request,
+        data: Annotated[QuestionForm, Body(media_type=RequestEncodingType.URL_ENCODED)],
+    ) -> ASGIResponse:
+        try:
+            confirmation = await self._change_questions(data)
+        except Refused as refused:
+            await self._overview.questions.refresh()
+            draft = data if data.do in {"add", "change"} else None
+            return await self._page(request, problem=refused.problem, draft=draft)
+        if confirmation is not None:
+            return await self._page(request, confirmation=confirmation)
+        await self._overview.questions.refresh()
+        return _see_other("/?write#write" if data.do == "add" else "/#questions")
+
+    async def _change_questions(self, form: QuestionForm) -> Confirmation | None:
+        """Do what the form asks, unless it is to be confirmed first. Raises Refused."""
+        if form.do in {"add", "change"} and (problems := form.question.find_problems()):
+            raise Refused(replace(errors.INVALID_QUESTION, advice=f"{'; '.join(problems)}."))
+        try:
+            match form.do:
+                case "add":
+                    await add_questions(self._engine, [form.question])
+                case "change":
+                    await change_question(self._engine, form.seen, form.question)
+                case "up" | "down":
+                    await move_question(self._engine, form.id, -1 if form.do == "up" else 1)
+                case "remove" if not form.confirm:
+                    fields = {"do": "remove", "id": form.id, "confirm": "true"}
+                    lines = [text("removes", title=form.title)]
+                    return Confirmation(lines, "/questions", "do_remove", fields)
+                case "remove":
+                    await remove_question(self._engine, form.id)
+        except QuestionChanged:
+            raise Refused(errors.OTHER_QUESTION) from None
+        except DATABASE_ERRORS as error:
+            raise Refused(_away(errors.DATABASE_AWAY, error)) from None
+        return None
+
+    # Audit
+
+    async def _post_audit(self, request: _Request) -> ASGIResponse:
+        """Run an audit, or wait for the one that runs."""
+        if self._auditing is None or self._auditing.done():
+            self._auditing = asyncio.create_task(audit(self._state, self._audits))
+        try:
+            found = await asyncio.shield(self._auditing)
+        except (StreamMissing, RedisError) as error:
+            return await self._page(request, problem=_away(errors.QUEUE_AWAY, error))
+        except DATABASE_ERRORS as error:
+            return await self._page(request, problem=_away(errors.DATABASE_AWAY, error))
+        return await self._page(request, audit=found)
+
+
+def _ask(poll: Poll, prepared: PreparedQuestion) -> Change:
+    question = prepared.question
+    return partial(start_round, ended=poll.round, question=question, prepared=prepared.id)
+
+
+def _away(problem: Problem, error: Exception) -> Problem:
+    log.warning("a change failed", reason=in_one_line(error))
+    return problem
+
+
+def _wants_totals(request: _Request) -> bool:
+    """Whether the page shows the totals even while they are hidden from the public."""
+    return request.query_params.get("totals") == "1"
+
+
+def _respond(page: str, *headers: Header, status: int = 200) -> ASGIResponse:
+    return html_response(page, [NO_STORE, *headers], status=status)
+
+
+def _see_other(address: str) -> ASGIResponse:
+    response = ASGIResponse(status_code=303, headers={"Location": address})
+    response.headers.headers.append(NO_STORE)
+    return response
+
+
+async def run(settings: AdminSettings) -> None:
+    """Run the role until a signal stops it."""
+    url = settings.database_url.get_secret_value()
+    engine = create_engine(url, name="voting-admin")
+    audits = create_engine(url, name="voting-audit", pool_size=1, patience=None)
+    queue = Queue(connect(settings.redis_url.get_secret_value()))
+    flush_traces = tracing.start("admin", settings)
+    role = AdminRole(QueueState(queue), engine, settings, audits=audits)
+    server = HTTPServer(role.create_app(), LOOPBACK, settings.port)
+    try:
+        await serve("admin", settings, server, role.ready)
+    finally:
+        await role.close()
+        await queue.close()
+        await engine.dispose()
+        await audits.dispose()
+        flush_traces()

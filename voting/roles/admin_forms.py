@@ -1,0 +1,163 @@
+"""The forms of the admin page: what they say, what may be done, what is to be confirmed. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
+from typing import Literal
+
+from voting.database.questions import PreparedQuestion
+from voting.poll.lifecycle import Event, LifecycleState, Phase, Poll
+from voting.poll.question import Question
+from voting.reconcile.changes import Status
+from voting.reconcile.consequences import consequences
+from voting.web import errors
+from voting.web.errors import Problem
+from voting.web.texts import text
+
+
+class Do(StrEnum):
+    """The buttons that change the poll."""
+
+    KEEP = "keep"
+    CLOSE = "close"
+    CLOSE_1 = "close-1"
+    CLOSE_5 = "close-5"
+    CLOSE_10 = "close-10"
+    CLOSE_AT = "close-at"
+    REOPEN = "reopen"
+    NEXT = "next"
+    AGAIN = "again"
+    REVEAL = "reveal"
+
+    @property
+    def kind(self) -> str:
+        """One of `metrics.CHANGES`."""
+        return self.partition("-")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PollForm:
+    """What a button of the page sends."""
+
+    do: Do
+    seen: str = ""
+    """The state of the poll that the page showed."""
+    next: str = ""
+    """The prepared question that the page showed as the next."""
+    confirm: bool = False
+    time: str = ""
+    """A time of day in UTC, such as 20:15, for `close-at`."""
+    instant: str = ""
+    """The same as a moment, with which admin.js replaces it, for a time of the browser's zone."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionForm:
+    do: Literal["add", "change", "up", "down", "remove"]
+    id: int = 0
+    revision: int = 0
+    title: str = ""
+    names: str = ""
+    """An option a line."""
+    confirm: bool = False
+
+    @property
+    def question(self) -> Question:
+        return Question.of(self.title, [each for each in self.names.splitlines() if each.strip()])
+
+    @property
+    def seen(self) -> PreparedQuestion:
+        return PreparedQuestion(self.id, self.question, self.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A question with what is lost by a yes, and the form that the page showed, to send again."""
+
+    lines: Sequence[str]
+    action: str
+    label: str
+    fields: Mapping[str, object]
+
+
+class Refused(Exception):
+    """A form that changes nothing, or not what was asked; the page says so."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.headline)
+        self.problem = problem
+
+
+def offered(poll: Poll, *, hidden: bool, asking: bool) -> tuple[Do, ...]:
+    """Return what may be done in the state that the poll is in, in the page's order.
+
+    `hidden`: whether the totals are kept back. `asking`: the next question is being asked.
+    """
+    is_open = poll.allows(Event.CLOSE)
+    allowed = {
+        Do.KEEP: poll.lifecycle_state is LifecycleState.SCHEDULED,
+        **dict.fromkeys((Do.CLOSE, Do.CLOSE_1, Do.CLOSE_5, Do.CLOSE_10, Do.CLOSE_AT), is_open),
+        Do.NEXT: not asking,
+        Do.AGAIN: poll.allows(Event.START_ROUND),
+        Do.REOPEN: not is_open,
+        Do.REVEAL: hidden,
+    }
+    return tuple(do for do, is_allowed in allowed.items() if is_allowed)
+
+
+def seen(poll: Poll) -> str:
+    """Return what a form says of the poll that its page showed."""
+    return f"{poll.round}.{poll.revision}.{poll.phase}"
+
+
+def seen_question(prepared: PreparedQuestion) -> str:
+    return f"{prepared.id}.{prepared.revision}"
+
+
+def changed(seen: str, poll: Poll) -> Problem:
+    """Say what has changed since the page showed the state `seen`."""
+    number, _, rest = seen.partition(".")
+    phase = rest.partition(".")[2]
+    if number != str(poll.round):
+        what = text("now_asks", title=poll.question.title)
+    elif phase != poll.phase:
+        what = text(f"now_{poll.phase}")
+    else:
+        what = text("now_scheduled" if poll.closes_at else "now_open")
+    return replace(errors.CHANGED_MEANWHILE, advice=what + f" {errors.CHANGED_MEANWHILE.advice}")
+
+
+def losses(do: Do, found: Status, prepared: PreparedQuestion | None) -> list[str]:
+    """Return what is to be confirmed, and what is lost by it; empty if nothing is.
+
+    `prepared` is the question to ask next.
+    """
+    if do is Do.REOPEN and found.phase is Phase.FINAL:
+        return consequences(Event.REOPEN, found.poll, found.counts)
+    if do in {Do.AGAIN, Do.NEXT}:
+        question = prepared.question if prepared else None
+        return consequences(Event.START_ROUND, found.poll, found.counts, question=question)
+    return []
+
+
+def closes_at(form: PollForm, now: datetime) -> datetime:
+    """Return when to close. Raises Refused if that is no time to come."""
+    if form.do is not Do.CLOSE_AT:
+        return now + timedelta(minutes=int(form.do.removeprefix("close-")))
+    try:
+        if form.instant:
+            at = datetime.fromisoformat(form.instant).astimezone(UTC)
+        else:
+            at = datetime.combine(now, time.fromisoformat(form.time), UTC)
+            at += timedelta(days=at <= now)
+    except (ValueError, OverflowError):
+        raise Refused(errors.NOT_A_TIME) from None
+    if at <= now:
+        raise Refused(errors.NOT_A_TIME)
+    return at
+
+
+def draft_of(prepared: PreparedQuestion) -> QuestionForm:
+    title, names = prepared.question.title, "\n".join(prepared.question.names)
+    return QuestionForm("change", prepared.id, prepared.revision, title, names)

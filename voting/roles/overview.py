@@ -1,0 +1,97 @@
+"""What the admin page shows: asked of both servers once a second, whatever the number of pages."""
+
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voting.database.questions import PreparedQuestion, fetch_questions
+from voting.database.totals import fetch_result
+from voting.poll.results import PollResult
+from voting.queue.state import PollIdentity, QueueState, find_conflict
+from voting.settings import SettingsError
+from voting.web.cache import SingleFlight
+
+TTL = 1.0  # seconds between two queries
+
+RATE_WINDOW = 5.0  # seconds over which votes a second are averaged
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSample:
+    """The queue at a moment."""
+
+    backlog: int | None
+    """Ballots that are not counted yet: as many voters wait for their receipt."""
+    oldest: float
+    """Seconds since the oldest of them was cast; 0 if there is none."""
+    rate: float | None
+    """Ballots a second in the last seconds; None before the second sample."""
+    dead_letters: int
+    known: PollIdentity
+
+
+class Rate:
+    """How fast a number grows, by the samples of the last RATE_WINDOW seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, at: float, number: int) -> float | None:
+        """Return the growth a second up to this sample; None if it is the only one."""
+        samples = self._samples
+        if samples and number < samples[-1][1]:  # another stream
+            samples.clear()
+        samples.append((at, number))
+        # Nothing is asked while no page is open: older samples say nothing about the last seconds.
+        while at - samples[0][0] > RATE_WINDOW:
+            samples.popleft()
+        since, before = samples[0]
+        return (number - before) / (at - since) if at > since else None
+
+
+class Overview:
+    """The latest result, prepared questions and sample of the queue, each with its failures."""
+
+    def __init__(self, state: QueueState, engine: AsyncEngine) -> None:
+        self._state = state
+        self._rate = Rate()
+        self.result = SingleFlight[PollResult](partial(fetch_result, engine), ttl=TTL)
+        self.questions = SingleFlight[list[PreparedQuestion]](
+            partial(fetch_questions, engine), ttl=TTL
+        )
+        self.queue = SingleFlight[QueueSample](self._sample, ttl=TTL)
+
+    @property
+    def conflict(self) -> str | None:
+        """Why Redis refuses the poll of this database, if it does."""
+        if self.result.value is None or self.queue.value is None:
+            return None
+        return find_conflict(self.queue.value.known, self.result.value.poll)
+
+    async def ready(self) -> bool:
+        """Whether both servers respond. Raises SettingsError if one can't be used."""
+        parts = (self.result, self.queue)
+        for each in parts:
+            await each.get()
+            if isinstance(each.error, SettingsError):
+                raise each.error
+        return all(each.value is not None and not each.stale for each in parts)
+
+    async def _sample(self) -> QueueSample:
+        progress = await self._state.progress()
+        oldest = progress.oldest_pending
+        if oldest is None:
+            oldest = await self._state.next_entry_after(progress.last_delivered)
+        added = await self._state.entries_added()
+        rate = self._rate.add(monotonic(), added)
+        await self._state.clock()
+        return QueueSample(
+            backlog=progress.backlog,
+            oldest=(self._state.age(oldest) or 0.0) if oldest else 0.0,
+            rate=rate,
+            dead_letters=await self._state.dead_letter_count(),
+            known=await self._state.poll_identity(),
+        )

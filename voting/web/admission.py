@@ -1,0 +1,76 @@
+"""Who may use a page that listens on loopback only.
+
+Any program on this machine reaches such a port, and so does every page that its browser shows:
+under a name that a foreign site lets point here (DNS rebinding), or by a form that it sends here.
+"""
+
+import hashlib
+import re
+from hmac import compare_digest
+from typing import cast
+from urllib.parse import parse_qsl
+
+from litestar.middleware import ASGIMiddleware
+from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from voting.web import errors
+from voting.web.cookies import cookie_name, read_cookies
+from voting.web.errors import ProblemError
+from voting.web.headers import NO_STORE, RequestHeaders, is_same_origin, request_headers
+
+LOOPBACK = "127.0.0.1"
+
+_OWN_NAMES = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+
+class Admission(ASGIMiddleware):
+    """Refuses requests under a foreign name, from a foreign page, and without the token.
+
+    `GET /?token=...` puts the token into a cookie, for the port that browsers know: they send
+    cookies to every port of a host. `token` is None where only those can connect who may lead a
+    vote.
+    """
+
+    def __init__(self, token: str | None, port: int) -> None:
+        self._cookie = cookie_name("admin", secure=False, port=port)
+        # Of a length and an alphabet that suit a cookie.
+        self._known = None if token is None else _digest(token)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        headers = request_headers(scope)
+        if not _OWN_NAMES.fullmatch(headers.get(b"host", b"")):
+            raise ProblemError(errors.FOREIGN_HOST)
+        if cast("HTTPScope", scope)["method"] not in _SAFE_METHODS and not is_same_origin(
+            headers, None
+        ):
+            raise ProblemError(errors.FOREIGN_ORIGIN)
+        if self._known is None or scope["path"].startswith("/static/"):
+            await next_app(scope, receive, send)
+        elif scope["path"] == "/" and compare_digest(_digest(_token(scope)), self._known):
+            await self._remember()(scope, receive, send)
+        elif self._has_cookie(headers):
+            await next_app(scope, receive, send)
+        else:
+            raise ProblemError(errors.NO_TOKEN)
+
+    def _remember(self) -> ASGIResponse:
+        """Return to the page without the token in its address, which others may see."""
+        response = ASGIResponse(status_code=303, headers={"Location": "/"})
+        cookie = f"{self._cookie}={self._known}; Path=/; HttpOnly; SameSite=strict"
+        response.headers.headers += [NO_STORE, (b"set-cookie", cookie.encode())]
+        return response
+
+    def _has_cookie(self, headers: RequestHeaders) -> bool:
+        found = read_cookies(headers).get(self._cookie, ())
+        return any(compare_digest(each.encode(), (self._known or "").encode()) for each in found)
+
+
+def _token(scope: Scope) -> str:
+    query = parse_qsl(scope["query_string"].decode("latin-1"))
+    return next((value for name, value in query if name == "token"), "")
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,54 @@
+// A key presses the button, follows the link or enters the field that shows it; while something is to
+// be confirmed, only there. A form is sent once. A time to close is one of the reader's own zone.
+let sent = false;
+
+function nameZone() {
+  const zone = document.getElementById("zone");
+  if (!zone || zone.dataset.named) return;
+  const parts = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" }).formatToParts();
+  const { value } = parts.find((part) => part.type === "timeZoneName");
+  zone.textContent = zone.dataset.here.replace("{}", value);
+  zone.dataset.named = true;
+}
+
+// The next moment at which the reader's clock will show this time of day.
+function nextInstant(time) {
+  const now = Date.now() - Number(document.documentElement.dataset.ahead);
+  const instant = new Date(now);
+  instant.setHours(...time.split(":"), 0, 0);
+  if (instant <= now) instant.setDate(instant.getDate() + 1);
+  return instant.toISOString();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("input, textarea")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  const within = document.getElementById("confirm") ?? document;
+  const part = within.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
+  if (!part) return;
+  event.preventDefault();
+  part.focus();
+  if (!part.matches("input")) part.click();
+  part.closest("details[open]")?.querySelector("input:not([type=hidden])")?.focus();
+});
+
+document.addEventListener("submit", (event) => {
+  if (sent) {
+    event.preventDefault();
+    return;
+  }
+  sent = true;
+  const { time, instant } = event.target.elements;
+  if (instant) instant.value = nextInstant(time.value);
+  event.submitter?.classList.add("sending");
+});
+window.addEventListener("pageshow", () => { sent = false; });
+
+document.addEventListener("htmx:after:swap", () => {
+  document.title = document.title.replace(/^.* · /s, `${document.getElementById("live").dataset.title} · `);
+  nameZone();
+});
+nameZone();
