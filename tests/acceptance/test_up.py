@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 import segno
-from support.app import VotingUp, alive, holders
+from support.app import FREE_PORTS, VotingUp, alive, holders
 from support.environ import ENVIRON
 from support.wait import wait_for
 
@@ -27,7 +27,7 @@ from .test_commands import voting
 
 
 def port_of(address: str) -> str:
-    return address.rpartition(":")[2]
+    return str(httpx.URL(address).port)
 
 
 def listening(process: psutil.Process, port: str) -> int:
@@ -84,7 +84,7 @@ def test_ctrl_c_while_it_starts_stops_it_cleanly(start, data, step):
 
 
 def test_it_runs_without_its_terminal_and_stops_though_its_output_has_no_reader(data):
-    options = ["--data", str(data), "--vote-port", "0", "--result-port", "0"]
+    options = ["--data", str(data), *FREE_PORTS]
     with subprocess.Popen(
         ["nohup", sys.executable, "-P", "-m", "voting", "up", *options],
         stdin=subprocess.DEVNULL,
@@ -154,9 +154,38 @@ def test_links_say_the_address_that_other_machines_reach(start, data):
     assert f'd="{qr_code(vote).path}"' in httpx.get(f"{result}/screen").text
 
 
+def test_other_machines_reach_the_voting_page_and_not_the_admin_page(start, data):
+    up = start(data, HOST="0.0.0.0").ready()
+    [vote] = re.findall(r"^voting: vote: +(\S+)$", up.output, re.MULTILINE)
+    for host in {"127.0.0.2", httpx.URL(vote).host} - {"localhost"}:  # both of this machine
+        assert httpx.get(f"http://{host}:{port_of(vote)}").status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://{host}:{port_of(up.admin)}")
+    assert httpx.get(up.admin).status_code == 303
+
+
+def test_the_admin_page_opens_with_the_token_of_this_start_only(start, data):
+    first = start(data).ready()
+    token = httpx.URL(first.admin).params["token"]
+    assert len(token) >= 32
+    assert first.interrupt() == 0
+    up = start(data).ready()
+    with httpx.Client(follow_redirects=True) as operator:
+        page = httpx.URL(up.admin)
+        assert operator.get(page.copy_set_param("token", token)).status_code == 403
+        assert operator.get(page.copy_with(query=None)).status_code == 403
+        assert operator.get(page).status_code == 200
+        assert operator.get(page.copy_with(query=None)).status_code == 200
+
+
+def test_the_token_of_the_environment_is_used(start, data):
+    up = start(data, ADMIN_TOKEN="which everybody can read here, & so on").ready()
+    assert httpx.get(up.admin, follow_redirects=True).status_code == 200
+
+
 def test_a_terminal_shows_the_qr_code_of_an_address_that_others_reach(data):
     reader, terminal = pty.openpty()
-    options = ["--data", str(data), "--vote-port", "0", "--result-port", "0"]
+    options = ["--data", str(data), *FREE_PORTS]
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "voting", "up", *options],
         stdin=subprocess.DEVNULL,
@@ -183,7 +212,7 @@ def test_a_terminal_shows_the_qr_code_of_an_address_that_others_reach(data):
 
 def test_a_second_start_on_the_same_directory_is_refused_and_the_first_continues(running):
     before, data = running.tally(), running.data
-    second = voting("up", "--data", str(data), "--vote-port", "0", "--result-port", "0")
+    second = voting("up", "--data", str(data), *FREE_PORTS)
     assert (second.returncode, second.stdout) == (1, "")
     assert second.stderr == (
         f"Error: {data} is in use by another `voting up` (process {running.process.pid})\n"
@@ -230,10 +259,12 @@ def test_a_host_that_is_not_this_machine_is_named(start, data, host):
     assert output.endswith("\n  Unset HOST, or set it to an address of this machine\n")
 
 
-def test_both_pages_on_one_port_are_refused(start, data):
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("other", ["result", "admin"])
+def test_two_pages_on_one_port_are_refused(start, data, host, other):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    output = start(data, "--vote-port", port, "--result-port", port).refused()
+    output = start(data, "--vote-port", port, f"--{other}-port", port, HOST=host).refused()
     assert output == f"Error: port {port} is not available: Address already in use\n"
 
 
@@ -261,6 +292,7 @@ def test_a_data_directory_that_cannot_be_written_is_refused(start, data):
     ("settings", "problem"),
     [
         ({"OPTION_A": "Cats", "OPTION_B": "Cats"}, "OPTION_B: must differ from OPTION_A"),
+        ({"ADMIN_TOKEN": "short"}, "ADMIN_TOKEN: "),
         ({"VOTE_URL": "nonsense"}, "VOTE_URL: must be an address like https://vote.example.com"),
     ],
 )
@@ -275,6 +307,12 @@ def test_an_invalid_scale_is_wrong_use(scale):
     assert "Invalid value for '--scale': must be like worker=3" in refused.stderr
 
 
+def test_a_second_process_of_admin_is_wrong_use():
+    refused = voting("up", "--scale", "admin=2")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "there is one process of the admin role" in refused.stderr
+
+
 # Processes that die
 
 
@@ -284,6 +322,7 @@ def test_an_invalid_scale_is_wrong_use(scale):
         ("worker", "worker"),
         ("vote", "vote"),
         ("result", "result"),
+        ("admin", "admin"),
         ("valkey-server", "Valkey"),
         ("postgres -D", "Postgres"),
     ],
@@ -380,12 +419,13 @@ def test_no_vote_is_lost_when_it_is_stopped_with_a_full_disk(small_disk, start, 
 
 def test_no_role_is_given_more_than_it_needs(running):
     def given(role: str) -> set[str]:
-        names = {"DATABASE_URL", "REDIS_URL", "SECRET_KEYS"}
+        names = {"DATABASE_URL", "REDIS_URL", "SECRET_KEYS", "ADMIN_TOKEN"}
         return running.children(role)[0].environ().keys() & names
 
     assert given("vote") == {"REDIS_URL", "SECRET_KEYS"}
     assert given("worker") == {"REDIS_URL", "DATABASE_URL"}
     assert given("result") == {"DATABASE_URL"}
+    assert given("admin") == {"REDIS_URL", "DATABASE_URL", "ADMIN_TOKEN"}
 
 
 def test_servers_of_the_environment_are_used_and_none_is_started(start, data, servers, database):

@@ -42,6 +42,9 @@ atexit.register(GUARDIAN.close)
 # Workers claim the entries of dead workers after two seconds; by default they wait for fifteen.
 INTERVALS = {"CLAIM_MIN_IDLE": "2", "MAINTENANCE_INTERVAL": "1"}
 
+# For `voting up`.
+FREE_PORTS = [f"--{page}-port=0" for page in ("vote", "result", "admin")]
+
 
 def post_vote(
     voter: httpx.Client, choice: str, headers: Mapping[str, str] | None = None
@@ -83,10 +86,9 @@ class VotingUp:
         # Not in the folder, which a test may fill or make unreadable.
         self._log = Path(tempfile.mkstemp(prefix="voting-up-", suffix=".log")[1])
         command = [sys.executable, "-P", "-m", "voting", "up", "--data", str(data)]
-        ports = ["--vote-port", "0", "--result-port", "0"]
         with self._log.open("wb") as log:
             self.process = psutil.Popen(
-                [*command, *ports, *options],
+                [*command, *FREE_PORTS, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -119,6 +121,14 @@ class VotingUp:
         )
         return f"http://127.0.0.1:{port}"
 
+    @property
+    def admin(self) -> str:
+        """The URL of the admin page with its token, with an address that needs no DNS."""
+        [rest] = re.findall(
+            r"^voting: admin: +http://localhost:(\d+/\?token=\S+)$", self.output, re.MULTILINE
+        )
+        return f"http://127.0.0.1:{rest}"
+
     def vote(self, choice: str, cookies: httpx.Cookies | None = None) -> bool:
         """Vote as a new voter, or as that of `cookies`, and return whether it was recorded."""
         with httpx.Client(base_url=self.address("vote"), cookies=cookies) as voter:
@@ -139,7 +149,7 @@ class VotingUp:
         return {option["key"]: option["votes"] for option in options}
 
     def children(self, part: str = "") -> list[psutil.Process]:
-        """Return the processes of a role ("vote", "result", "worker") or server ("postgres -D")."""
+        """Return the processes of a role ("vote", "worker") or server ("postgres -D")."""
         found = []
         for child in self.process.children(recursive=True):
             try:
@@ -148,7 +158,7 @@ class VotingUp:
             except psutil.Error:
                 continue  # it just ended
             # A command line with "worker" in it may be one of Postgres' own processes.
-            if part == role or (part not in {"vote", "result", "worker"} and part in command):
+            if part == role or (part not in list(Role) and part in command):
                 found.append(child)
         return found
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import segno
@@ -25,17 +27,25 @@ from voting.settings import Role, bind_problem, default_data_dir
 
 # Stopped one group after the other, each with its timeout in seconds: first no new ballots come,
 # then workers count their last batch, then the servers stop.
-_STOP_ORDER = ((("vote", "result"), 12.0), (("worker",), 12.0), (("Valkey", "Postgres"), 60.0))
+_STOP_ORDER = (
+    (("vote", "result", "admin"), 12.0),
+    (("worker",), 12.0),
+    (("Valkey", "Postgres"), 60.0),
+)
 
 # What a role does not need it does not get, as in the cluster.
 WITHHELD_ENV = {
-    Role.VOTE: {"DATABASE_URL"},
-    Role.RESULT: {"REDIS_URL", "SECRET_KEYS"},
-    Role.WORKER: {"SECRET_KEYS"},
+    Role.VOTE: {"DATABASE_URL", "ADMIN_TOKEN"},
+    Role.RESULT: {"REDIS_URL", "SECRET_KEYS", "ADMIN_TOKEN"},
+    Role.WORKER: {"SECRET_KEYS", "ADMIN_TOKEN"},
+    Role.ADMIN: {"SECRET_KEYS"},
 }
 
 # -P: without it, Python would import modules from the current directory.
 _VOTING = (sys.executable, "-P", "-m", "voting")
+
+# The admin page listens there, whatever HOST says.
+_ONLY_HERE = Address("127.0.0.1", "127.0.0.1")
 
 # The beginnings of links that no other machine can follow.
 _LOOPBACK = ("http://localhost:", "http://127.", "http://[::1]:")
@@ -44,6 +54,9 @@ _LOOPBACK = ("http://localhost:", "http://127.", "http://[::1]:")
 def _scale(text: str) -> tuple[Role, int]:
     """Parse ROLE=N: the number of processes of a role."""
     name, _, number = text.partition("=")
+    if name == Role.ADMIN:
+        # Each process would refuse the forms of the others.
+        raise click.BadParameter("there is one process of the admin role")
     with suppress(ValueError):
         role, count = Role(name), int(number)
         if count > 0:
@@ -64,6 +77,7 @@ _PORT = click.IntRange(0, 65535)
 )
 @click.option("--vote-port", type=_PORT, default=8080, metavar="PORT", help="Default: 8080.")
 @click.option("--result-port", type=_PORT, default=8081, metavar="PORT", help="Default: 8081.")
+@click.option("--admin-port", type=_PORT, default=8082, metavar="PORT", help="Default: 8082.")
 @click.option(
     "--scale",
     type=_scale,
@@ -71,13 +85,20 @@ _PORT = click.IntRange(0, 65535)
     metavar="ROLE=N",
     help="Run N processes of a role. Can be repeated for other roles.",
 )
-def up(data: Path, vote_port: int, result_port: int, scale: tuple[tuple[Role, int], ...]) -> None:
+def up(
+    data: Path,
+    vote_port: int,
+    result_port: int,
+    admin_port: int,
+    scale: tuple[tuple[Role, int], ...],
+) -> None:
     """Run the whole app on this machine.
 
     Starts Postgres and Valkey, unless DATABASE_URL and REDIS_URL are set, and all roles. HOST is
-    the address to listen on (default: 127.0.0.1); with HOST=0.0.0.0 other machines can vote.
+    the address to listen on (default: 127.0.0.1); with HOST=0.0.0.0 other machines can vote. The
+    admin page is for this machine only.
     """
-    ports = {Role.VOTE: vote_port, Role.RESULT: result_port}
+    ports = {Role.VOTE: vote_port, Role.RESULT: result_port, Role.ADMIN: admin_port}
     processes = {**dict.fromkeys(Role, 1), **dict(scale)}
     try:
         address = resolve(os.environ.get("HOST") or "127.0.0.1")
@@ -88,7 +109,7 @@ def up(data: Path, vote_port: int, result_port: int, scale: tuple[tuple[Role, in
 
 @dataclass
 class Stack:
-    """The servers that the environment does not name, and the three roles."""
+    """The servers that the environment does not name, and the roles."""
 
     data: Path
     ports: dict[Role, int]
@@ -109,7 +130,10 @@ class Stack:
         exits = self._exits
         lock = await acquire_lock(self.data)
         exits.callback(os.close, lock)
-        self.ports = {role: self._reserve_port(port) for role, port in self.ports.items()}
+        self.ports = {
+            role: self._reserve_port(port, _ONLY_HERE if role == Role.ADMIN else self.address)
+            for role, port in self.ports.items()
+        }
         data_dir = DataDir(self.data, socket_dir(self.data))
         exits.callback(shutil.rmtree, data_dir.run, ignore_errors=True)
         exits.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
@@ -141,6 +165,7 @@ class Stack:
         host = self.address.in_links
         pages = {role: f"http://{host}:{port}" for role, port in self.ports.items()}
         urls = {"VOTE_URL": pages[Role.VOTE], "RESULT_URL": pages[Role.RESULT], **environ}
+        token = urls.setdefault("ADMIN_TOKEN", secrets.token_urlsafe())
         await self._start_children(
             child(self._program(role, number, urls))
             for role in Role
@@ -149,6 +174,8 @@ class Stack:
         _echo(f"votes are kept in {self.data}")
         _echo(f"vote:   {pages[Role.VOTE]}")
         _echo(f"result: {pages[Role.RESULT]}")
+        admin = f"http://{_ONLY_HERE.in_links}:{self.ports[Role.ADMIN]}"
+        _echo(f"admin:  {admin}/?token={quote(token)}")
         if self.address.is_any and not {"VOTE_URL", "RESULT_URL"} <= environ.keys():
             known = host != "localhost"
             why = "the address on the default route" if known else "as there is no default route"
@@ -179,7 +206,7 @@ class Stack:
             raise StartError("the database can't be migrated")
 
     def _program(self, role: Role, number: int, environ: Mapping[str, str]) -> Program:
-        ops_port = self._reserve_port(0)
+        ops_port = self._reserve_port(0, self.address)
         own = {"ROLE": role, "HOST": self.address.ip, "OPS_PORT": str(ops_port)}
         own["PORT"] = str(self.ports.get(role, 0))
         given = {name: environ[name] for name in environ.keys() - WITHHELD_ENV[role]}
@@ -198,9 +225,9 @@ class Stack:
                 if each.program.name.split()[0] in names
             )
 
-    def _reserve_port(self, port: int) -> int:
+    def _reserve_port(self, port: int, address: Address) -> int:
         """Bind a port that children can share and other programs can't take. Raises StartError."""
-        family, ip = self.address.family, self.address.ip
+        family, ip = address.family, address.ip
         try:
             with socket.socket(family) as probe:  # fails if another program listens there
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -212,7 +239,7 @@ class Stack:
             # Makes the probe of another `voting up` fail, though no process listens yet.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         except OSError as error:
-            raise StartError(bind_problem(self.address.host, port, error)) from None
+            raise StartError(bind_problem(address.host, port, error)) from None
         return int(reserved.getsockname()[1])
 
     def _handle_signals(self, running: asyncio.Task[None]) -> None:
