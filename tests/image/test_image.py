@@ -27,6 +27,7 @@ SERVERS = {
     "REDIS_URL": "redis://127.0.0.1:1/0",
     "DATABASE_URL": "postgresql://127.0.0.1:1/voting",
     "SECRET_KEYS": "0123456789abcdef",
+    "ADMIN_TOKEN": "none",
 }
 
 # Runs inside: starts the role, requests its operations port, and stops it.
@@ -124,6 +125,7 @@ def test_a_role_without_settings_lists_the_required_ones(role):
         Role.VOTE: {"REDIS_URL", "SECRET_KEYS"},
         Role.RESULT: {"DATABASE_URL"},
         Role.WORKER: {"REDIS_URL", "DATABASE_URL"},
+        Role.ADMIN: {"REDIS_URL", "DATABASE_URL", "ADMIN_TOKEN"},
     }
     listed = {line.strip().partition(":")[0] for line in refused.stderr.splitlines()[1:]}
     assert listed == required[role]

@@ -15,7 +15,7 @@ def ballots_refused(reason: str) -> str:
     return pod("voting_ballots_refused_total", "vote", f'reason="{reason}"')
 
 
-UP = {role: pod("up", role) for role in ("vote", "result", "worker")}
+UP = {role: pod("up", role) for role in ("vote", "result", "worker", "admin")}
 READY = {role: pod("voting_ready", role, f'role="{role}"') for role in UP}
 ACCEPTED = pod("voting_ballots_accepted_total", "vote")
 FSYNC_ALWAYS = pod("voting_redis_fsync_always", "worker")
@@ -60,6 +60,7 @@ ALERT_CASES = [
     (("VotingNoResult",), {UP["result"]: "0x80"}),
     (("VotingNoWorker",), {UP["worker"]: "0x80"}),
     (("VotingNotReady",), {READY["result"]: "0x80"}),
+    (("VotingNotReady",), {READY["admin"]: "0x80"}),
     (("VotingBallotsRefused",), {ballots_refused("unavailable"): "0+20x80"}),
     (("VotingBallotsRefused",), {ballots_refused("unknown"): "0+20x80"}),
     (("VotingNotDurable",), {FSYNC_ALWAYS: "0x80"}),

@@ -24,7 +24,8 @@ OTHERS = {
     "impostor": ("default", {"app.kubernetes.io/name": "traefik", "k8s-app": "kube-dns"}),
 }
 
-PORTS = ("53/UDP", "53/TCP", "443/TCP", *(f"{n}/TCP" for n in (5432, 6379, 6443, 8000, 8080, 9090)))
+TCP = (53, 443, 5432, 6379, 6443, 8000, 8080, 8082, 9090)
+PORTS = ("53/UDP", *(f"{number}/TCP" for number in TCP))
 
 
 class Pod(NamedTuple):

@@ -68,8 +68,9 @@ def images_have_tags(resources: list[Resource]) -> Iterator[str]:
 
 
 def containers_listen_on_the_probed_ports(resources: list[Resource]) -> Iterator[str]:
-    defaults = {"http": RoleSettings().port, "ops": RoleSettings().ops_port}
     for name, container in every_container(resources):
+        settings = ROLE_SETTINGS.get(container["name"], RoleSettings).model_fields
+        defaults = {"http": settings["port"].default, "ops": settings["ops_port"].default}
         ports = {each["name"]: each["containerPort"] for each in container.get("ports", [])}
         for port in defaults.keys() & ports.keys():
             if ports[port] != defaults[port]:
@@ -93,7 +94,7 @@ def probes_request_the_right_paths(resources: list[Resource]) -> Iterator[str]:
 
 
 def a_rollout_refuses_no_request(resources: list[Resource]) -> Iterator[str]:
-    for role in ROLE_SETTINGS:
+    for role in ROLE_SETTINGS.keys() - {Role.ADMIN}:
         deployment = one(resources, "Deployment", role)
         if deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
             yield f"{role}: a rollout stops a pod before its successor is ready"
@@ -105,6 +106,12 @@ def a_rollout_refuses_no_request(resources: list[Resource]) -> Iterator[str]:
             yield f"{role}: Kubernetes kills a pod before it has drained"
         if one(resources, "PodDisruptionBudget", role)["spec"]["maxUnavailable"] != 1:
             yield f"{role}: a drain may evict more than one pod"
+
+
+def there_is_one_admin(resources: list[Resource]) -> Iterator[str]:
+    spec = one(resources, "Deployment", Role.ADMIN)["spec"]
+    if spec["replicas"] != 1 or spec["strategy"] != {"type": "Recreate"}:
+        yield "two processes of admin may run, each of which refuses the forms of the other"
 
 
 def roles_wait_for_the_schema(resources: list[Resource]) -> Iterator[str]:

@@ -104,6 +104,8 @@ EVERYWHERE: Mistakes = {
         lambda r: container(r)["env"].pop(),
         lambda r: container(r)["env"][-1]["valueFrom"]["secretKeyRef"].update(name="worker"),
         lambda r: container(r)["envFrom"].append({"secretRef": {"name": "vote"}}),
+        lambda r: container(r, name="admin")["env"][1].update(value="a token to be guessed"),
+        lambda r: container(r, name="admin")["env"].append(variable("SECRET_KEYS", "vote")),
     ],
     wiring.selectors_match_pods: [
         lambda r: spec(r, "Service", "redis")["selector"].update(other="label"),
@@ -132,6 +134,7 @@ EVERYWHERE: Mistakes = {
     ],
     pods.containers_listen_on_the_probed_ports: [
         lambda r: container(r)["ports"][0].update(containerPort=8000),
+        lambda r: container(r, name="admin")["ports"][0].update(containerPort=8080),
         lambda r: container(r)["livenessProbe"]["httpGet"].update(port="health"),
         lambda r: container(r, "StatefulSet", "redis")["ports"].clear(),
     ],
@@ -139,6 +142,14 @@ EVERYWHERE: Mistakes = {
         lambda r: spec(r, "Service", "vote")["ports"][0].update(targetPort="web"),
         lambda r: container(r, name="result")["ports"][0].update(name="web"),
         lambda r: spec(r, "Service", "vote").update(type="NodePort"),
+    ],
+    wiring.no_service_leads_to_the_admin_page: [
+        lambda r: spec(r, "Service", "result")["selector"].update(
+            {"app.kubernetes.io/component": "admin"}
+        ),
+        lambda r: labels(one(r, "Deployment", "admin")).update(
+            {"app.kubernetes.io/component": "vote"}
+        ),
     ],
     wiring.the_ingress_leads_only_to_pages: [
         lambda r: backend(r).update(port={"name": "ops"}),
@@ -157,6 +168,10 @@ EVERYWHERE: Mistakes = {
         lambda r: container(r).pop("lifecycle"),
         lambda r: pod(vote(r)).update(terminationGracePeriodSeconds=10),
         lambda r: spec(r, "PodDisruptionBudget", "vote").update(maxUnavailable=2),
+    ],
+    pods.there_is_one_admin: [
+        lambda r: spec(r, "Deployment", "admin").update(replicas=2),
+        lambda r: spec(r, "Deployment", "admin").update(strategy={"type": "RollingUpdate"}),
     ],
     pods.roles_wait_for_the_schema: [
         lambda r: pod(one(r, "Deployment", "result")).pop("initContainers"),
@@ -202,6 +217,9 @@ EVERYWHERE: Mistakes = {
         lambda r: network_policy(r, "vote")["ingress"][0]["ports"].append({"port": 9090}),
         lambda r: network_policy(r, "result")["egress"].clear(),
         lambda r: network_policy(r, "worker")["egress"][0]["to"][0].update(podSelector={}),
+        lambda r: network_policy(r, "admin").update(
+            policyTypes=["Ingress", "Egress"], ingress=[{"ports": [{"port": 8082}]}]
+        ),
         lambda r: network_policy(r, "dns")["egress"][0]["to"][0].pop("podSelector"),
     ],
 }

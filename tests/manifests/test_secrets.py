@@ -19,6 +19,14 @@ from .wiring import each_secret_that_is_read_exists, secret_variables
 KIND, PRODUCTION = OVERLAYS
 SCRIPT = DEPLOY / PRODUCTION / "make_secrets.py"
 
+# The Secret whose DATABASE_URL is for each user of Postgres.
+DATABASE_USERS = {
+    "voting": "migrate",
+    "voting_worker": "worker",
+    "voting_result": "result",
+    "voting_admin": "admin",
+}
+
 
 def make_secrets() -> list[Resource]:
     """Run the script of the production overlay, and encode its Secrets as the API server does."""
@@ -47,6 +55,7 @@ def environment(resources: list[Resource], kind: str, name: str) -> dict[str, st
     variables = {}
     for each in container["envFrom"]:
         variables |= one(resources, "ConfigMap", each["configMapRef"]["name"])["data"]
+    variables |= {each["name"]: each["value"] for each in container["env"] if "value" in each}
     for variable in secret_variables(container):
         variables[variable] = secret_data(resources, name)[variable]
     return variables
@@ -68,13 +77,12 @@ def test_the_migration_takes_its_settings(resources):
 def test_the_urls_have_existing_services_users_and_passwords(resources):
     names = {each["metadata"]["name"] for each in of(resources, "Service")}
     names |= {f"{each['metadata']['name']}-rw" for each in of(resources, "Cluster")}
-    users = {"migrate": "voting", "worker": "voting_worker", "result": "voting_result"}
-    for name, user in users.items():
+    for user, name in DATABASE_USERS.items():
         url = urlsplit(secret_data(resources, name)["DATABASE_URL"])
         assert (url.hostname in names, url.username, url.path) == (True, user, "/voting")
     lines = secret_data(resources, "redis")["users.acl"].splitlines()
     passwords = {words[1]: words[3] for words in map(shlex.split, lines)}
-    for name in ("vote", "worker"):
+    for name in ("vote", "worker", "admin"):
         url = urlsplit(secret_data(resources, name)["REDIS_URL"])
         assert (url.hostname in names, url.username, url.path) == (True, name, "/0")
         hashed = hashlib.sha256(url.password.encode()).hexdigest()
@@ -86,12 +94,12 @@ def test_each_production_user_has_its_own_random_password():
     assert ">" not in secret_data(secrets, "redis")["users.acl"]
     passwords = [
         urlsplit(url).password
-        for name in ("vote", "worker", "result", "migrate")
+        for name in ("vote", "worker", "result", "admin", "migrate")
         for variable, url in secret_data(secrets, name).items()
         if variable in {"REDIS_URL", "DATABASE_URL"}
     ]
     passwords.append(secret_data(secrets, "keda")["password"])
-    assert len(passwords) == 6
+    assert len(passwords) == 8
     assert len(set(passwords)) == len(passwords)
     assert min(map(len, passwords)) >= 48
     assert make_secrets() != secrets
@@ -104,9 +112,9 @@ def test_the_operators_find_their_secrets():
     roles = cluster["spec"]["managed"]["roles"]
     logins = {initdb["owner"]: initdb["secret"]["name"]}
     logins |= {each["name"]: each["passwordSecret"]["name"] for each in roles}
-    urls = {"voting": "migrate", "voting_worker": "worker", "voting_result": "result"}
+    assert logins.keys() == DATABASE_USERS.keys()
     for user, name in logins.items():
-        url = urlsplit(secret_data(resources, urls[user])["DATABASE_URL"])
+        url = urlsplit(secret_data(resources, DATABASE_USERS[user])["DATABASE_URL"])
         assert secret_data(resources, name) == {"username": user, "password": url.password}
     created = " ".join(initdb["postInitSQL"])
     assert all(f"CREATE ROLE {each['name']} LOGIN" in created for each in roles)

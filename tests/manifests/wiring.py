@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from voting.settings import ROLE_SETTINGS, QuestionSettings, RoleSettings, Settings
+from voting.settings import ROLE_SETTINGS, QuestionSettings, Role, RoleSettings, Settings
 
 from .network import NAMESPACE, all_pods, allowed
 from .rendering import (
@@ -29,6 +29,7 @@ CONFIG_MAPS = {
     ("Deployment", "vote"): ["voting"],
     ("Deployment", "result"): ["voting"],
     ("Deployment", "worker"): ["voting", "question"],
+    ("Deployment", "admin"): ["voting"],
     ("Job", "migrate"): ["migrate"],
 }
 
@@ -45,13 +46,15 @@ APP_PAIRS = {
     "vote → redis 6379/TCP",
     "worker → redis 6379/TCP",
     "worker → postgres 5432/TCP",
+    "admin → redis 6379/TCP",
+    "admin → postgres 5432/TCP",
     "result → postgres 5432/TCP",
     "migrate → postgres 5432/TCP",
     "traefik → vote 8080/TCP",
     "traefik → result 8080/TCP",
     *(
         f"{name} → dns 53/{protocol}"
-        for name in ("vote", "result", "worker", "migrate", "redis", "postgres", "other pod")
+        for name in (*ROLE_SETTINGS, "migrate", "redis", "postgres", "other pod")
         for protocol in ("UDP", "TCP")
     ),
 }
@@ -61,6 +64,7 @@ OPERATOR_PAIRS = {
     "prometheus → vote 9090/TCP",
     "prometheus → result 9090/TCP",
     "prometheus → worker 9090/TCP",
+    "prometheus → admin 9090/TCP",
     "cnpg → postgres 5432/TCP",
     "cnpg → postgres 8000/TCP",
     "postgres → postgres 5432/TCP",
@@ -68,6 +72,10 @@ OPERATOR_PAIRS = {
     "postgres → any 443/TCP",
     "postgres → any 6443/TCP",
 }
+
+
+# The admin page listens on loopback only: those who may forward a port to it need no token.
+NO_TOKEN = {"name": "ADMIN_TOKEN", "value": "none"}
 
 
 def secrets_of(model: type[RoleSettings]) -> set[str]:
@@ -100,6 +108,9 @@ def each_role_gets_exactly_the_secrets_it_reads(resources: list[Resource]) -> It
             # Containers that wait or migrate use only the database.
             role = container["name"] in ROLE_SETTINGS
             read = secrets_of(ROLE_SETTINGS[name]) if role else {"DATABASE_URL"}
+            if "ADMIN_TOKEN" in read and NO_TOKEN not in container["env"]:
+                yield f"{container_name} wants a token"
+            read -= {"ADMIN_TOKEN"}
             given = secret_variables(container)
             if given.keys() != read:
                 yield f"{container_name} gets {sorted(given)} and reads {sorted(read)}"
@@ -186,6 +197,16 @@ def services_target_container_ports(resources: list[Resource]) -> Iterator[str]:
                     yield f"{title(service)} leads to no {port['targetPort']}"
         if service["spec"].get("type") == "NodePort" and title(service) != "Service traefik":
             yield f"{title(service)} opens a port of each node"
+
+
+def no_service_leads_to_the_admin_page(resources: list[Resource]) -> Iterator[str]:
+    admin = one(resources, "Deployment", Role.ADMIN)
+    for service in of(resources, "Service"):
+        ports = {port["targetPort"] for port in service["spec"]["ports"]}
+        if matches({"matchLabels": service["spec"]["selector"]}, labels(admin)) and ports != {
+            "ops"
+        }:
+            yield f"{title(service)} leads to {title(admin)}"
 
 
 def the_ingress_leads_only_to_pages(resources: list[Resource]) -> Iterator[str]:

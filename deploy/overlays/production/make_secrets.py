@@ -17,9 +17,14 @@ USERS = Path(__file__).parent.parent / "kind/voting/users.acl"
 
 def make() -> list[dict[str, object]]:
     """Return all Secrets. Each password is in one URL and in at most one other Secret."""
-    redis = {name: secrets.token_hex(24) for name in ("vote", "worker", "keda")}
-    postgres = {name: secrets.token_hex(24) for name in ("migrate", "worker", "result")}
-    users = {"migrate": "voting", "worker": "voting_worker", "result": "voting_result"}
+    redis = {name: secrets.token_hex(24) for name in ("vote", "worker", "admin", "keda")}
+    users = {
+        "migrate": "voting",
+        "worker": "voting_worker",
+        "result": "voting_result",
+        "admin": "voting_admin",
+    }
+    postgres = {name: secrets.token_hex(24) for name in users}
 
     def redis_url(name: str) -> str:
         return f"redis://{name}:{redis[name]}@redis/0"
@@ -35,12 +40,14 @@ def make() -> list[dict[str, object]]:
         secret("vote", REDIS_URL=redis_url("vote"), SECRET_KEYS=secrets.token_hex(32)),
         secret("worker", REDIS_URL=redis_url("worker"), DATABASE_URL=database_url("worker")),
         secret("result", DATABASE_URL=database_url("result")),
+        secret("admin", REDIS_URL=redis_url("admin"), DATABASE_URL=database_url("admin")),
         secret("migrate", DATABASE_URL=database_url("migrate")),
         secret("redis", **{"users.acl": acl(redis)}),
         secret("keda", username="keda", password=redis["keda"]),
         secret("postgres-owner", basic, **login("migrate")),
         secret("postgres-worker", basic, **login("worker")),
         secret("postgres-result", basic, **login("result")),
+        secret("postgres-admin", basic, **login("admin")),
     ]
 
 
