@@ -23,8 +23,10 @@ WORKLOADS = {
     "worker": "deployment/worker",
     "vote": "deployment/vote",
     "result": "deployment/result",
+    "admin": "deployment/admin",
 }
 PORTS = {"redis": 6379, "postgres": 5432}
+ADMIN_PORT = 8082
 
 # Seconds for a node to pull new images; also a Deployment's progress deadline.
 PULL_TIMEOUT = 600
@@ -33,7 +35,7 @@ PAUSE = 0.5  # seconds between two requests to the cluster
 
 
 class Cluster(Target):
-    """The overlay `kind`: two pods each of vote and result, a worker, Redis and Postgres."""
+    """The overlay `kind`: two pods each of vote and result; worker, admin, Redis and Postgres."""
 
     patience = 180.0
 
@@ -122,12 +124,19 @@ class Cluster(Target):
         return texts
 
     def command(self, *words: str) -> str:
-        # By pod: `exec deployment/worker` may pick a pod that is terminating.
-        worker = self.pods("worker")[0]["metadata"]["name"]
         return self.kubectl(
-            *("exec", worker, "--container=worker", "--", "voting", *words),
+            *("exec", self._admin_pod(), "--container=admin", "--", "voting", *words),
             timeout=self.patience,
         )
+
+    @contextmanager
+    def admin(self) -> Iterator[str]:
+        with self.kind.forward(NAMESPACE, self._admin_pod(), ADMIN_PORT) as port:
+            yield f"http://localhost:{port}/"
+
+    def _admin_pod(self) -> str:
+        # Not `deployment/admin`, which may be a pod that is terminating.
+        return str(self.pods("admin")[0]["metadata"]["name"])
 
     @contextmanager
     def servers(self) -> Iterator[Servers]:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import psutil
@@ -63,6 +64,10 @@ class Local(Target):
     def metrics(self, role: Role) -> list[str]:
         return [_get(process, "/metrics").text for process in self._processes(role)]
 
+    @contextmanager
+    def admin(self) -> Iterator[str]:
+        yield self._up.admin
+
     def command(self, *words: str) -> str:
         command = (sys.executable, "-P", "-m", "voting", *words, "--data", str(self._up.data))
         return run(*command, timeout=self.patience, env=ENVIRON)
@@ -83,7 +88,7 @@ class Local(Target):
         wait_for(f"another {part}", replaced, self.patience)
 
     def _all_ready(self) -> bool:
-        for role in ("vote", "result", "worker"):
+        for role in get_args(Role):
             with suppress(httpx.TransportError, psutil.Error):
                 responses = [_get(process, "/readyz") for process in self._up.children(role)]
                 if responses and all(each.status_code == httpx.codes.OK for each in responses):

@@ -21,7 +21,7 @@ from voting.queue.client import Queue, connect
 from voting.queue.state import QueueState
 
 Page = Literal["vote", "result"]
-Role = Literal["vote", "result", "worker"]
+Role = Literal["vote", "result", "worker", "admin"]
 Server = Literal["redis", "postgres"]
 
 
@@ -68,6 +68,10 @@ class Target(ABC):
     @abstractmethod
     def command(self, *words: str) -> str:
         """Run an operator's command, and return its output. Raises CommandError."""
+
+    @abstractmethod
+    def admin(self) -> AbstractContextManager[str]:
+        """Yield the URL with which an operator on this machine opens the admin page."""
 
     @abstractmethod
     def servers(self) -> AbstractContextManager[Servers]:

@@ -1,15 +1,16 @@
 """Network policies: each pod tries to connect to each other pod."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 import yaml
 from support.wait import wait_for
 
-from e2e.cluster import NAMESPACE, PORTS, WORKLOADS, Cluster
+from e2e.cluster import ADMIN_PORT, NAMESPACE, PORTS, WORKLOADS, Cluster
 from e2e.kind import FOLDER
+from e2e.target import Role
 
 pytestmark = pytest.mark.cluster
 
@@ -54,6 +55,7 @@ ALLOWED = {
     "vote": {"dns", "redis"},
     "result": {"dns", "postgres"},
     "worker": {"dns", "redis", "postgres"},
+    "admin": {"dns", "redis", "postgres"},
     "redis": {"dns"},
     "postgres": {"dns"},
     "voting/stranger": {"dns"},
@@ -96,7 +98,8 @@ def listeners(cluster, client_pods) -> dict[str, str]:  # noqa: ARG001 - listens
         "dns": f"{address(dns['items'][0])}:53",
         **{server: f"{last[server]}:{port}" for server, port in PORTS.items()},
         **{page: f"{last[page]}:8080" for page in ("vote", "result")},
-        **{f"operations of {role}": f"{last[role]}:9090" for role in ("vote", "result", "worker")},
+        **{f"operations of {role}": f"{last[role]}:9090" for role in get_args(Role)},
+        "admin page": f"{last['admin']}:{ADMIN_PORT}",
         **{name: f"{address(find_pod(cluster, name))}:8000" for name in strangers},
     }
 
@@ -118,6 +121,16 @@ def test_each_pair_is_allowed_or_denied(cluster, listeners, source):
     assert reached == ALLOWED[source]
 
 
+def test_the_admin_page_is_on_the_loopback_address_of_its_pod_only(cluster):
+    [pod] = cluster.pods("admin")
+    own = address(pod)
+    # No policy applies within a pod.
+    reached = try_connect(
+        cluster, pod, [f"127.0.0.1:{ADMIN_PORT}", f"{own}:{ADMIN_PORT}", f"{own}:9090"]
+    )
+    assert reached == {f"127.0.0.1:{ADMIN_PORT}", f"{own}:9090"}
+
+
 @pytest.mark.parametrize("page", ["vote", "result"])
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/version"])
 @pytest.mark.parametrize("port", ["", ":9090"])
@@ -128,7 +141,7 @@ def test_the_ingress_does_not_lead_to_the_operations_port(cluster, page, path, p
     assert "Content-Security-Policy" in response.headers  # only the pages send it
 
 
-def test_no_service_has_the_operations_port(cluster):
+def test_no_service_has_the_operations_port_or_the_admin_page(cluster):
     ports = {
         service["metadata"]["name"]: [each["targetPort"] for each in service["spec"]["ports"]]
         for service in cluster.kind.get("services", f"--namespace={NAMESPACE}")["items"]

@@ -4,12 +4,13 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from e2e.cluster import NAMESPACE, Cluster, is_true
 from e2e.running import CommandError
+from e2e.target import Role
 from voting.load.client import Connection
 from voting.load.record import Acknowledgement
 
@@ -137,7 +138,7 @@ def test_a_pod_with_more_rights_than_it_needs_is_refused(cluster):
 
 
 def roles(cluster: Cluster) -> list[Any]:
-    return [pod for role in ("vote", "result", "worker") for pod in cluster.pods(role)]
+    return [pod for role in get_args(Role) for pod in cluster.pods(role)]
 
 
 def names(cluster: Cluster) -> set[str]:

@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from typing import get_args
 
 import httpx
 import pytest
 from support.environ import ENVIRON
 from support.wait import wait_for
 
+from e2e.target import Role
 from voting.poll.ballot import Choice
 from voting.poll.question import Question
 
@@ -126,5 +128,5 @@ def test_each_role_exports_metrics(target, voter):
     accepted = sum(target.sample("vote", "voting_ballots_accepted_total"))
     vote(voter, "a")
     assert sum(target.sample("vote", "voting_ballots_accepted_total")) == accepted + 1
-    for role in ("vote", "result", "worker"):
+    for role in get_args(Role):
         assert set(target.sample(role, f'voting_ready{{role="{role}"}}')) == {1.0}

@@ -56,8 +56,8 @@ def kubectl(*words: str) -> str:
             done = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}
             return json.dumps({"status": done})
         case ("get", "pods", *_):
-            pod = {"name": "worker-1", "namespace": "voting"}
-            containers = {"containers": [{"name": "worker"}]}
+            pod = {"name": "admin-1", "namespace": "voting"}
+            containers = {"containers": [{"name": "admin"}]}
             return json.dumps({"items": [{"metadata": pod, "spec": containers}]})
     return ""
 

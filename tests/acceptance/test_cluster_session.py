@@ -38,8 +38,9 @@ kubectl --kubeconfig FOLDER/kubeconfig rollout status statefulset/postgres --nam
 kubectl --kubeconfig FOLDER/kubeconfig rollout status deployment/worker --namespace=voting --timeout=180s
 kubectl --kubeconfig FOLDER/kubeconfig rollout status deployment/vote --namespace=voting --timeout=180s
 kubectl --kubeconfig FOLDER/kubeconfig rollout status deployment/result --namespace=voting --timeout=180s
-kubectl --kubeconfig FOLDER/kubeconfig get pods --namespace=voting --selector=app.kubernetes.io/component=worker --output=json
-kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting exec worker-1 --container=worker -- voting open --yes
+kubectl --kubeconfig FOLDER/kubeconfig rollout status deployment/admin --namespace=voting --timeout=180s
+kubectl --kubeconfig FOLDER/kubeconfig get pods --namespace=voting --selector=app.kubernetes.io/component=admin --output=json
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting exec admin-1 --container=admin -- voting open --yes
 """  # noqa: E501 - a command is a line
 
 CHECKED = """\
@@ -63,8 +64,8 @@ kubectl --kubeconfig FOLDER/kubeconfig describe pods --all-namespaces
 kubectl --kubeconfig FOLDER/kubeconfig describe nodes
 kubectl --kubeconfig FOLDER/kubeconfig get deployments,statefulsets,jobs,endpointslices,ingresses,networkpolicies --all-namespaces --output=yaml
 kubectl --kubeconfig FOLDER/kubeconfig get pods --all-namespaces --output=json
-kubectl --kubeconfig FOLDER/kubeconfig logs worker-1 --namespace=voting --container=worker --tail=1000
-kubectl --kubeconfig FOLDER/kubeconfig logs worker-1 --namespace=voting --container=worker --tail=1000 --previous
+kubectl --kubeconfig FOLDER/kubeconfig logs admin-1 --namespace=voting --container=admin --tail=1000
+kubectl --kubeconfig FOLDER/kubeconfig logs admin-1 --namespace=voting --container=admin --tail=1000 --previous
 """  # noqa: E501 - as above
 
 PASSES = "test_the_schema_was_migrated_by_a_job_of_this_version"
