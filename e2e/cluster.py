@@ -132,7 +132,7 @@ class Cluster(Target):
     @contextmanager
     def admin(self) -> Iterator[str]:
         with self.kind.forward(NAMESPACE, self._admin_pod(), ADMIN_PORT) as port:
-            yield f"http://localhost:{port}/"
+            yield f"http://127.0.0.1:{port}/"
 
     def _admin_pod(self) -> str:
         # Not `deployment/admin`, which may be a pod that is terminating.
