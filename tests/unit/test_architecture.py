@@ -5,6 +5,8 @@ from graphlib import TopologicalSorter
 import pytest
 from imports import FLOORS, FORBIDDEN, draw, graph, modules, package_graph
 
+from voting.settings import Role
+
 EDGES = graph()
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 
@@ -38,9 +40,9 @@ def test_modules_have_no_import_circle():
     TopologicalSorter(EDGES).prepare()
 
 
-@pytest.mark.parametrize("role", ["vote", "result", "worker"])
+@pytest.mark.parametrize("role", Role)
 def test_roles_never_import_each_other(role):
-    others = {"vote", "result", "worker"} - {role}
+    others = set(Role) - {role}
     assert reachable(f"roles.{role}").isdisjoint({f"roles.{each}" for each in others})
 
 

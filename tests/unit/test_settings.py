@@ -11,6 +11,7 @@ from voting.roles.maintenance import Timing
 from voting.settings import (
     _POSTGRES_PARAMETERS,
     _REDIS_TLS_PARAMETERS,
+    AdminSettings,
     DatabaseSettings,
     ExportSettings,
     LoadSettings,
@@ -47,6 +48,19 @@ def test_keys_are_separated_by_commas_newest_first():
 
 
 WORKER = {"REDIS_URL": "redis://redis", "DATABASE_URL": "postgresql://postgres"}
+
+
+def test_the_admin_page_has_a_port_of_its_own_and_needs_a_token():
+    assert problems(AdminSettings, WORKER) == ["ADMIN_TOKEN: is required"]
+    settings = load_settings(AdminSettings, {**WORKER, "ADMIN_TOKEN": "0123456789abcdef"})
+    assert (settings.port, settings.token) == (8082, "0123456789abcdef")
+    assert load_settings(AdminSettings, {**WORKER, "ADMIN_TOKEN": "none"}).token is None
+
+
+@pytest.mark.parametrize("token", ["short", "None", "0123456789abcde"])
+def test_a_token_that_could_be_guessed_is_refused_without_being_told(token):
+    [line] = problems(AdminSettings, {**WORKER, "ADMIN_TOKEN": token})
+    assert line == "ADMIN_TOKEN: must have 16 characters or more, or be the word none"
 
 
 def test_a_worker_times_its_maintenance_as_its_code_does_by_default():

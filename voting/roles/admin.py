@@ -66,6 +66,8 @@ from voting.web.texts import text
 # A question with the longest title and names, each character of four bytes in percent-encoding.
 MAX_BODY = 16_384
 
+CANCEL_INTERVAL = 0.1  # seconds between two tries to cancel a task
+
 _Request = Request[Any, Any, Any]
 
 log = structlog.get_logger(__name__)
@@ -139,9 +141,9 @@ class AdminRole:
     async def close(self) -> None:
         """Give up what is under way: a round that is closed stays closed."""
         for task in (self._task, self._auditing):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+            while task is not None and not task.done():
+                task.cancel()  # redis-py can lose one while it writes
+                await asyncio.wait({task}, timeout=CANCEL_INTERVAL)
 
     # Pages
 

@@ -1,0 +1,539 @@
+"""The admin role with real servers, and the rights of its users."""
+
+import asyncio
+import html
+import re
+import socket
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from support.app import RoleProcess
+from support.asgi import client_of
+from support.database import execute
+from support.wait import until
+from support.workers import working
+
+from voting.database.engine import create_engine
+from voting.database.questions import add_questions, fetch_questions
+from voting.database.totals import fetch_final_results, fetch_result
+from voting.poll.lifecycle import Phase
+from voting.poll.question import Question
+from voting.queue.client import Queue, connect
+from voting.queue.state import QueueState
+from voting.reconcile.poll import reconcile
+from voting.roles import admin as admin_module
+from voting.roles import overview
+from voting.roles.admin import AdminRole
+from voting.roles.maintenance import Timing
+from voting.settings import AdminSettings, load_settings
+
+TEA = Question("Tea or coffee?", ("Tea", "Coffee"))
+LUNCH = Question("<Where> for lunch?", ("Here", "There", "Nowhere"))
+
+QUICK = Timing(maintenance_interval=0.05, finalize_interval=0.05)
+
+
+@pytest.fixture(autouse=True)
+def _uncached(monkeypatch):
+    """Have each request ask the servers."""
+    monkeypatch.setattr(overview, "TTL", 0)
+
+
+@pytest.fixture
+async def operator(servers, database):
+    """The database as the admin role has it."""
+    engine = create_engine(servers.database_url(database, "voting_admin"), name="tests")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def poll(engine, stream):
+    """The poll, with a queue; without a worker nothing is counted."""
+    await reconcile(engine, stream)
+    return stream
+
+
+@pytest.fixture
+def leading(servers, poll, operator):
+    """Return a context with a client of a new admin role."""
+
+    @asynccontextmanager
+    async def lead(token="none", **environ):
+        queue = Queue(connect(servers.redis_url("admin")), name=poll.queue.name)
+        urls = {"REDIS_URL": "redis://unused", "DATABASE_URL": "postgresql://unused"}
+        settings = load_settings(AdminSettings, {**urls, "ADMIN_TOKEN": token, **environ})
+        role = AdminRole(QueueState(queue), operator, settings, audits=operator)
+        async with client_of(role.create_app(), "http://localhost:8082") as client:
+            yield client
+        await role.close()
+        await queue.close()
+
+    return lead
+
+
+@pytest.fixture
+async def client(leading):
+    async with leading() as client:
+        yield client
+
+
+@pytest.fixture
+async def counting(poll, engine):
+    async with working(poll.queue, engine, timing=QUICK):
+        yield
+
+
+def fields(page, action="/"):
+    """Return the hidden fields of the page's first form with that action."""
+    [form, *_] = re.findall(rf'<form[^>]* action="{re.escape(action)}"[^>]*>.*?</form>', page, re.DOTALL)
+    found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form)
+    return {name: html.unescape(value) for name, value in found}
+
+
+def offered(page):
+    return re.findall(r'<button id="do-([^"]+)"', page)
+
+
+def texts(page):
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", page)).split())
+
+
+def confirmation(page):
+    """Return the part of a page that asks to confirm."""
+    [section] = re.findall(r'<section id="confirm".*?</section>', page, re.DOTALL)
+    return section
+
+
+async def press(client, do, page=None, **more):
+    """Press a button of a page, by default of the present one."""
+    page = page or (await client.get("/")).text
+    return await client.post("/", data={**fields(page), "do": do, **more})
+
+
+async def confirm(client, do):
+    """Press a button and then the one that confirms it. Returns both pages."""
+    asked = await press(client, do)
+    section = confirmation(asked.text)
+    return texts(section), await client.post("/", data=fields(section))
+
+
+async def phase(engine):
+    return (await fetch_result(engine)).poll.phase
+
+
+async def until_final(engine):
+    async def is_final():
+        return await phase(engine) is Phase.FINAL
+
+    await until(is_final)
+
+
+async def test_an_open_poll_can_be_closed_and_opened_again(client, engine):
+    page = (await client.get("/")).text
+    assert "Cats or Dogs?" in page
+    assert offered(page) == ["close", "close-1", "close-5", "close-10", "close-at"]
+    assert (await press(client, "close")).headers["location"] == "/"
+    assert await phase(engine) is Phase.COUNTING
+    assert offered((await client.get("/")).text) == ["reopen"]
+    await press(client, "reopen")
+    assert await phase(engine) is Phase.OPEN
+
+
+@pytest.mark.parametrize("minutes", [1, 5, 10])
+async def test_a_poll_closes_in_some_minutes_and_can_be_kept_open(client, engine, minutes):
+    before = datetime.now(UTC)
+    await press(client, f"close-{minutes}")
+    at = (await fetch_result(engine)).poll.closes_at
+    assert timedelta() <= at - before - timedelta(minutes=minutes) < timedelta(seconds=20)
+    page = (await client.get("/")).text
+    assert "Voting closes" in page
+    assert "keep" in offered(page)
+    await press(client, "keep", page)
+    assert (await fetch_result(engine)).poll.closes_at is None
+
+
+async def test_a_time_of_day_is_in_utc_and_a_moment_of_the_browser_as_it_is(client, engine):
+    soon = (datetime.now(UTC) + timedelta(hours=1)).replace(second=0, microsecond=0)
+    await press(client, "close-at", time=f"{soon:%H:%M}")
+    assert (await fetch_result(engine)).poll.closes_at == soon
+    later = soon + timedelta(hours=3)
+    await press(client, "close-at", time="00:00", instant=later.isoformat())
+    assert (await fetch_result(engine)).poll.closes_at == later
+    earlier = soon - timedelta(hours=2)
+    await press(client, "close-at", time=f"{earlier:%H:%M}")
+    assert (await fetch_result(engine)).poll.closes_at == earlier + timedelta(days=1)
+
+
+@pytest.mark.parametrize("when", [{"instant": "2001-01-01T00:00:00Z"}, {"time": "25:00"}, {}])
+async def test_what_is_no_time_to_come_changes_nothing(client, engine, when):
+    response = await press(client, "close-at", **when)
+    assert response.status_code == 422
+    assert "no time to come" in response.text
+    assert (await fetch_result(engine)).poll.revision == 0
+
+
+@pytest.mark.usefixtures("counting")
+async def test_what_loses_something_asks_first(client, engine, poll):
+    await poll.cast_many(3)
+    await press(client, "close")
+    await until_final(engine)
+    page = (await client.get("/")).text
+    assert offered(page) == ["again", "reopen"]
+    said, _ = await confirm(client, "again")
+    assert "deletes the 3 votes of round 1" in said
+    assert (await fetch_result(engine)).poll.round == 2
+    await press(client, "close")
+    await until_final(engine)
+    assert (await press(client, "reopen")).status_code == 200
+    assert await phase(engine) is Phase.FINAL
+    said, response = await confirm(client, "reopen")
+    assert "revokes its final result" in said
+    assert response.status_code == 303
+    assert await phase(engine) is Phase.OPEN
+    assert [each.revoked for each in await fetch_final_results(engine)] == [False, True]
+
+
+@pytest.mark.usefixtures("counting")
+async def test_next_closes_an_open_round_counts_it_and_asks(client, engine, operator, poll):
+    await add_questions(operator, [TEA, LUNCH])
+    await poll.cast_many(2)
+    said, response = await confirm(client, "next")
+    assert "It is open: it is closed now" in said
+    assert response.status_code == 303
+
+    async def asks_tea():
+        return (await fetch_result(engine)).poll.question == TEA
+
+    await until(asks_tea)
+    [final] = await fetch_final_results(engine)
+    assert sum(final.counts) == 2
+    assert [each.question for each in await fetch_questions(operator)] == [LUNCH]
+
+
+async def test_while_a_round_is_counted_the_page_says_so_and_next_is_not_offered(
+    client, engine, operator, poll
+):
+    await add_questions(operator, [TEA])
+    await poll.cast_many(2)
+    await confirm(client, "next")
+    page = (await client.get("/")).text
+    assert "Next is “Tea or coffee?”" in page
+    assert offered(page) == ["reopen"]
+    await until(asking_says(client, "2 votes are not counted yet"))
+    await press(client, "reopen")
+    await until(asking_says(client, "The next question was not asked."))
+    assert await phase(engine) is Phase.OPEN
+    assert len(await fetch_questions(operator)) == 1
+
+
+def asking_says(client, words):
+    async def says():
+        return words in texts((await client.get("/live")).text)
+
+    return says
+
+
+async def test_a_role_that_ends_meanwhile_leaves_a_closed_poll_and_the_question(
+    leading, engine, operator, poll
+):
+    await add_questions(operator, [TEA])
+    await poll.cast_many(1)
+    async with leading() as client:
+        await confirm(client, "next")
+    assert await phase(engine) is Phase.COUNTING
+    async with leading() as client:
+        assert offered((await client.get("/")).text) == ["next", "reopen"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("close", "Voting is closed now."),
+        ("close-5", "Voting is open, and has another time to close now."),
+    ],
+)
+async def test_a_page_that_shows_an_earlier_state_changes_nothing(client, engine, change, said):
+    page = (await client.get("/")).text
+    await press(client, change)
+    revision = (await fetch_result(engine)).poll.revision
+    response = await press(client, "close-10", page)
+    assert response.status_code == 409
+    assert f"It was changed meanwhile. {said} Nothing was done. Look again." in texts(response.text)
+    assert (await fetch_result(engine)).poll.revision == revision
+
+
+async def test_two_at_once_do_nothing_twice(leading, engine, operator):
+    await add_questions(operator, [TEA, LUNCH])
+    async with leading() as one, leading() as other:
+        asked = [await press(each, "next") for each in (one, other)]
+        forms = [fields(confirmation(each.text)) for each in asked]
+        answers = await asyncio.gather(
+            *(each.post("/", data=form) for each, form in zip((one, other), forms, strict=True))
+        )
+        assert sorted(each.status_code for each in answers) == [303, 409]
+
+        async def asks_tea():
+            return (await fetch_result(engine)).poll.question == TEA
+
+        await until(asks_tea)
+    assert [each.question for each in await fetch_questions(operator)] == [LUNCH]
+
+
+async def test_next_asks_only_the_question_that_the_page_named(client, engine, operator):
+    await add_questions(operator, [TEA, LUNCH])
+    page = (await client.get("/")).text
+    await execute(operator, "UPDATE questions SET position = 9 WHERE title LIKE 'Tea%'")
+    response = await press(client, "next", page)
+    assert response.status_code == 409
+    assert "The prepared questions were changed meanwhile." in response.text
+    assert await phase(engine) is Phase.OPEN
+
+
+@pytest.mark.usefixtures("counting")
+async def test_hidden_totals_are_in_no_response_but_after_a_click(leading, poll, engine):
+    await poll.cast_many(7)
+    async with leading(SHOW_RESULTS="when_revealed") as client:
+        await until(asking_says(client, "7 have voted"))
+        for path in ("/", "/live", "/questions"):
+            page = (await client.get(path)).text
+            assert "7 votes" not in page
+            assert "100.0" not in page
+        page = (await client.get("/?totals=1")).text
+        assert "7 votes" in page
+        assert 'hx-get="/live?totals=1"' in page
+        assert "7 votes" in (await client.get("/live?totals=1")).text
+        await press(client, "reveal")
+        page = (await client.get("/")).text
+        assert "7 votes" in page
+        assert "reveal" not in offered(page)
+    assert (await fetch_result(engine)).poll.revealed
+
+
+async def test_the_queue_is_shown_with_its_age_and_the_voters_who_wait(client, poll):
+    await poll.append_ballot(ago=30)
+    await poll.cast_many(2)
+    page = texts((await client.get("/live")).text)
+    assert "0 have voted" in page
+    assert "3 wait to be counted" in page
+    assert re.search(r"3 voters wait for their receipts, the first for 3\d s\.", page)
+
+
+async def write(client, do="add", question=TEA, **more):
+    page = (await client.get("/")).text
+    data = {**fields(page, "/questions"), "do": do, "title": question.title, **more}
+    return await client.post("/questions", data={**data, "names": "\n".join(question.names)})
+
+
+async def test_questions_are_written_ordered_changed_and_deleted(client, operator):
+    async def stored():
+        return [each.question for each in await fetch_questions(operator)]
+
+    for each in (TEA, LUNCH):
+        assert (await write(client, question=each)).status_code == 303
+    assert await stored() == [TEA, LUNCH]
+    first, second = await fetch_questions(operator)
+    await write(client, "down", id=first.id)
+    assert await stored() == [LUNCH, TEA]
+    await write(client, "up", id=first.id)
+    page = (await client.get(f"/?edit={first.id}")).text
+    assert 'value="Tea or coffee?"' in page
+    assert ">Tea\nCoffee</textarea>" in page
+    better = Question("Tea, coffee or water?", ("Tea", "Coffee", "Water"))
+    await write(client, "change", better, id=first.id, revision=first.revision)
+    assert await stored() == [better, LUNCH]
+    page = (await write(client, "remove", LUNCH, id=second.id)).text
+    assert "Delete the prepared question “<Where> for lunch?”?" in texts(page)
+    await client.post("/questions", data=fields(confirmation(page), "/questions"))
+    assert await stored() == [better]
+
+
+async def test_a_question_that_was_changed_meanwhile_is_not_replaced(client, operator):
+    await add_questions(operator, [TEA])
+    [seen] = await fetch_questions(operator)
+    await write(client, "change", LUNCH, id=seen.id, revision=seen.revision)
+    response = await write(client, "change", TEA, id=seen.id, revision=seen.revision)
+    assert response.status_code == 409
+    assert 'value="Tea or coffee?"' in response.text  # what was written is not lost
+    assert [each.question for each in await fetch_questions(operator)] == [LUNCH]
+
+
+async def test_an_invalid_question_is_shown_with_what_is_wrong(client, operator):
+    response = await write(client, question=Question("Really?", ("Yes", "Yes")))
+    assert response.status_code == 422
+    assert "option 2 is the same as option 1." in texts(response.text)
+    assert ">Yes\nYes</textarea>" in response.text
+    assert await fetch_questions(operator) == []
+
+
+async def test_the_longest_question_fits_the_form(client, operator):
+    longest = Question(
+        "\U0001f408" * 200, tuple("\U0001f415" * 59 + letter for letter in "abcdefghijkl")
+    )
+    assert (await write(client, question=longest)).status_code == 303
+    [stored] = await fetch_questions(operator)
+    assert stored.question == longest
+
+
+@pytest.mark.usefixtures("counting")
+async def test_an_audit_answers_in_words(client, engine, poll):
+    await poll.cast_many(4)
+    await until(asking_says(client, "4 have voted"))
+    page = (await client.get("/")).text
+    response = await client.post("/audit", data=fields(page, "/audit"))
+    assert "All agrees: 4 votes" in texts(response.text)
+    await execute(engine, "UPDATE tally SET votes = votes + 1")
+    response = await client.post("/audit", data=fields(page, "/audit"))
+    assert "the tally is not the sum of the votes" in texts(response.text)
+
+
+async def test_audits_that_are_asked_for_at_once_are_one(client, monkeypatch):
+    started, end = [], asyncio.Event()
+    audit = admin_module.audit
+
+    async def slow(*servers):
+        started.append(1)
+        await end.wait()
+        return await audit(*servers)
+
+    monkeypatch.setattr(admin_module, "audit", slow)
+    page = (await client.get("/")).text
+    form = fields(page, "/audit")
+    both = [asyncio.create_task(client.post("/audit", data=form)) for _ in range(2)]
+    await until(lambda: started)
+    await client.get("/")  # the page goes on meanwhile
+    end.set()
+    for each in await asyncio.gather(*both):
+        assert "All agrees" in texts(each.text)
+    assert len(started) == 1
+
+
+async def test_without_the_database_the_page_says_so_and_changes_nothing(client, operator, engine):
+    page = (await client.get("/")).text
+    with pytest.MonkeyPatch.context() as patch:
+        fail_to_connect(patch, operator)
+        away = await client.get("/live")
+        assert "The database can't be reached" in texts(away.text)
+        assert "Cats or Dogs?" in away.text
+        response = await press(client, "close", page)
+        assert response.status_code == 503
+        assert "The database can't be reached. Nothing was changed." in texts(response.text)
+    assert await phase(engine) is Phase.OPEN
+    await until(is_back(client))
+
+
+def is_back(client):
+    async def back():
+        return "can't be reached" not in (await client.get("/live")).text
+
+    return back
+
+
+def fail_to_connect(patch, engine):
+    class Failing:
+        async def __aenter__(self):
+            raise OSError("gone")
+
+        async def __aexit__(self, *_):
+            pass
+
+    patch.setattr(type(engine), "connect", lambda _: Failing())
+    patch.setattr(type(engine), "begin", lambda _: Failing())
+
+
+async def test_without_the_queue_the_page_says_so(client, poll):
+    await poll.admin.delete(poll.queue.stream_key)
+    page = texts((await client.get("/live")).text)
+    assert "The queue can't be reached" in page
+    assert re.search(r"Since \d\d:\d\d:\d\d UTC", page)
+
+
+async def test_forms_need_their_value(client, engine):
+    page = (await client.get("/")).text
+    own = fields(page)
+    for value in ("", "0" * 128, None):
+        form = {**own, "do": "close"} | ({"_csrf_token": value} if value is not None else {})
+        if value is None:
+            del form["_csrf_token"]
+        for path in ("/", "/questions", "/audit"):
+            response = await client.post(path, data=form)
+            assert response.status_code == 403
+            assert "This form is out of date." in response.text
+    client.cookies.clear()
+    assert (await client.post("/", data={**own, "do": "close"})).status_code == 403
+    assert (await fetch_result(engine)).poll.revision == 0
+
+
+async def test_a_page_of_before_a_restart_is_refused_and_the_next_one_works(leading, engine):
+    async with leading() as before:
+        page = (await before.get("/")).text
+    async with leading() as after:
+        after.cookies = before.cookies
+        assert (await press(after, "close", page)).status_code == 403
+        assert (await press(after, "close")).status_code == 303
+    assert await phase(engine) is Phase.COUNTING
+
+
+async def test_no_response_is_stored_and_each_is_protected(leading):
+    async with leading("a-secret-of-some-length") as client:
+        refused = await client.get("/")
+        assert refused.status_code == 403
+        opened = await client.get("/?token=a-secret-of-some-length")
+        page = await client.get("/")
+        assert page.status_code == 200
+        for response in (refused, opened, page, await client.get("/live")):
+            assert response.headers["cache-control"] == "no-store"
+            assert "default-src 'none'" in response.headers["content-security-policy"]
+        for cookie in page.headers.get_list("set-cookie"):
+            assert "HttpOnly" in cookie
+            assert "samesite=strict" in cookie.lower()
+        assert "the address that voting up printed" in texts(page.text)
+    async with leading("none") as client:
+        assert "the port-forward has said who you are" in texts((await client.get("/")).text)
+
+
+async def test_viewers_share_each_query(leading, monkeypatch):
+    asked = []
+    fetch = overview.fetch_result
+
+    async def noting(engine):
+        asked.append(1)
+        return await fetch(engine)
+
+    monkeypatch.setattr(overview, "fetch_result", noting)
+    monkeypatch.setattr(overview, "TTL", 60)
+    async with leading() as client:
+        assert asked == []
+        await asyncio.gather(*(client.get("/live") for _ in range(10)))
+    assert asked == [1]
+
+
+def own_address() -> str:
+    """Return an address of this machine that is not loopback; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no other address than loopback")
+        return str(probe.getsockname()[0])
+
+
+def test_the_page_listens_on_loopback_only_whatever_host_says(servers, database_url):
+    address = own_address()
+    role = RoleProcess(
+        "admin",
+        HOST="0.0.0.0",
+        REDIS_URL=servers.redis_url("admin"),
+        DATABASE_URL=database_url,
+        ADMIN_TOKEN="none",
+    )
+    try:
+        role.alive()
+        assert httpx.get(f"http://{address}:{role.ops_port}/healthz").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{role.port}/").status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://{address}:{role.port}/")
+    finally:
+        role.close()
