@@ -282,3 +282,65 @@ def _(stage: Stage) -> Iterator[Page]:
     page.route("**/tally", lambda route: route.abort())
     expect(page.locator(".updated")).to_be_visible()
     yield page
+
+
+PREPARE = """
+INSERT INTO questions (position, title, names) VALUES
+  (1, 'And to drink?', '{Tea,Coffee,Water}'),
+  (2, 'Where shall we have lunch on Friday?', '{The Italian place,Sushi,Picnic in the park}'),
+  (3, 'Which city should host the next conference?', '{Lisbon,Kraków,Reykjavík,Ljubljana}')
+"""
+
+
+def _led(on: str, *statements: str, press: str | None = None) -> State:
+    """Run the statements in the app `on`, open its admin page and press a button."""
+
+    def make(stage: Stage) -> Iterator[Page]:
+        site: Site = getattr(stage, on)
+        with site.up.frozen("worker"):  # it would change the poll too
+            for statement in statements:
+                site.up.sql(statement)
+            page = stage.visitors.open(site.up.admin)
+            if press:
+                page.locator(f"#do-{press}").click()
+                expect(page.locator("#confirm")).to_be_focused()
+            yield page
+            site.up.sql(OPEN)
+            site.up.sql("TRUNCATE tally, finals, final_totals, questions")
+
+    return make
+
+
+for _name, _on, *_statements in (
+    ("admin-empty", "site"),
+    ("admin-open", "site", FILL, PREPARE),
+    ("admin-hidden", "hidden", FILL, PREPARE),
+    ("admin-counting", "hidden", FILL, PREPARE, CLOSE),
+    ("admin-final", "site", FILL, PREPARE, CLOSE, FINISH),
+    ("admin-long", "long", FILL, PREPARE),
+):
+    state(_name)(_led(_on, *_statements))
+
+state("admin-confirm")(_led("site", FILL, PREPARE, press="next"))
+state("admin-12", CITY)(_led("site", FILL, PREPARE))
+
+
+@state("admin-scheduled")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.site.up.close_poll(at=datetime.now(UTC) + timedelta(minutes=12))
+    yield from _led("site", FILL, PREPARE)(stage)
+
+
+@state("admin-database-away")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.site.up.sql(FILL)
+    page = stage.visitors.open(stage.site.up.admin)
+    with stage.site.up.frozen("postgres -D"):
+        expect(page.locator(".problem")).to_contain_text("The database can't be reached")
+        yield page
+
+
+@state("admin-refused")
+def _(stage: Stage) -> Iterator[Page]:
+    stage.visitors.expect_status(403)
+    yield stage.visitors.open(stage.site.up.admin.partition("?")[0])

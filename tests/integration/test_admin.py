@@ -88,7 +88,8 @@ async def counting(poll, engine):
 
 def fields(page, action="/"):
     """Return the hidden fields of the page's first form with that action."""
-    [form, *_] = re.findall(rf'<form[^>]* action="{re.escape(action)}"[^>]*>.*?</form>', page, re.DOTALL)
+    forms = re.compile(rf'<form[^>]* action="{re.escape(action)}"[^>]*>.*?</form>', re.DOTALL)
+    form = forms.search(page)[0]
     found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form)
     return {name: html.unescape(value) for name, value in found}
 

@@ -167,7 +167,7 @@ class AdminRole:
         problem: Problem | None = None,
         **shown: object,
     ) -> ASGIResponse:
-        context = await self._context(request)
+        context = await self._context(request, fresh=True)
         edited = request.query_params.get("edit")
         drafts = [each for each in context["questions"] or () if str(each.id) == edited]
         draft = forms.draft_of(drafts[0]) if drafts else None
@@ -176,11 +176,10 @@ class AdminRole:
         page = self._pages.render("admin.html", problem=problem, **context, **more)
         return _respond(page, status=problem.status if problem else status)
 
-    async def _context(self, request: _Request) -> dict[str, Any]:
+    async def _context(self, request: _Request, *, fresh: bool = False) -> dict[str, Any]:
+        """Return what templates show: `fresh`, or shared by all polls of a second."""
         overview = self._overview
-        result, questions, queue = await asyncio.gather(
-            overview.result.get(), overview.questions.get(), overview.queue.get()
-        )
+        result, questions, queue = await overview.get(fresh=fresh)
         wanted = _wants_totals(request)
         context: dict[str, Any] = {
             "request": request,
@@ -228,12 +227,10 @@ class AdminRole:
             confirmation = await self._change(data)
         except Refused as refused:
             metrics.ADMIN_CHANGES.labels(data.do.kind, "refused").inc()
-            await self._refresh()
             return await self._page(request, problem=refused.problem)
         if confirmation is not None:
             return await self._page(request, confirmation=confirmation)
         metrics.ADMIN_CHANGES.labels(data.do.kind, "done").inc()
-        await self._refresh()
         return _see_other("/?totals=1" if _wants_totals(request) else "/")
 
     async def _change(self, form: PollForm) -> Confirmation | None:
@@ -322,14 +319,6 @@ class AdminRole:
             self._failed = replace(errors.NOT_ASKED, advice=f"{in_one_line(error)}.")
         finally:
             self._asking = None
-        await self._refresh()
-
-    async def _refresh(self) -> None:
-        """Have the next page show what was changed."""
-        overview = self._overview
-        await asyncio.gather(
-            overview.result.refresh(), overview.questions.refresh(), overview.queue.refresh()
-        )
 
     # Prepared questions
 
@@ -341,12 +330,10 @@ class AdminRole:
         try:
             confirmation = await self._change_questions(data)
         except Refused as refused:
-            await self._overview.questions.refresh()
             draft = data if data.do in {"add", "change"} else None
             return await self._page(request, problem=refused.problem, draft=draft)
         if confirmation is not None:
             return await self._page(request, confirmation=confirmation)
-        await self._overview.questions.refresh()
         return _see_other("/?write#write" if data.do == "add" else "/#questions")
 
     async def _change_questions(self, form: QuestionForm) -> Confirmation | None:

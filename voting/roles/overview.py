@@ -1,5 +1,6 @@
 """What the admin page shows: asked of both servers once a second, whatever the number of pages."""
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,16 @@ class Overview:
             partial(fetch_questions, engine), ttl=TTL
         )
         self.queue = SingleFlight[QueueSample](self._sample, ttl=TTL)
+
+    async def get(
+        self, *, fresh: bool
+    ) -> tuple[PollResult | None, list[PreparedQuestion] | None, QueueSample | None]:
+        """Return the last values; `fresh`: asked for after this call, as a form depends on them."""
+        if fresh:
+            return await asyncio.gather(
+                self.result.refresh(), self.questions.refresh(), self.queue.refresh()
+            )
+        return await asyncio.gather(self.result.get(), self.questions.get(), self.queue.get())
 
     @property
     def conflict(self) -> str | None:
