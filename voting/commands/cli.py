@@ -79,6 +79,11 @@ for name, path, short_help in (
     ("load", "voting.load.command:load", "Cast votes over HTTP and check the result."),
     ("migrate", "voting.commands.database:migrate", "Migrate the database to this version."),
     ("open", "voting.commands.poll:reopen", "Reopen the poll, or cancel a planned close."),
+    (
+        "questions",
+        "voting.commands.questions:questions",
+        "Prepare questions, which the admin page asks.",
+    ),
     ("replay", "voting.commands.audit:replay", "Recount ballots that a restored database lost."),
     ("reset", "voting.commands.poll:reset", "Ask the same question again."),
     ("status", "voting.commands.poll:status", "Show the state of the poll."),
