@@ -204,7 +204,9 @@ async def test_votes_are_exported_neither_while_hidden_nor_of_an_earlier_round(e
                 await anext(snapshot.votes(form))
 
     await export("after_close", VotesHidden)
+    await export("when_revealed", VotesHidden)
     await finish(engine)
+    await export("when_revealed", VotesHidden)
     await start_round(operator, 1, question_of(3))
     await export("always", VotesNotKept, 1)
 
@@ -229,7 +231,7 @@ async def test_earlier_round_is_exported_as_last_declared_final(engine, exports,
     await start_round(operator, 1, question_of(3))
     await count(engine, (50, 50, 10), number=2)
     async with serving(engine, exports, SHOW_RESULTS="after_close") as client:
-        # Earlier rounds are never hidden.
+        # Earlier rounds are closed.
         found = (await client.get("/export.json?round=1")).json()
         assert (found["round"], found["phase"], found["hidden"]) == (1, "final", False)
         assert [each["name"] for each in found["options"]] == list(QUESTION.names)

@@ -150,7 +150,7 @@ async def test_hidden_votes_are_refused_and_hidden_totals_left_out(export, engin
     await fill(admin, 3)
     refused = export("--votes", SHOW_RESULTS="after_close")
     assert (refused.returncode, refused.stdout) == (1, b"")
-    assert error_line(refused) == "Error: the votes are hidden until the poll is closed"
+    assert error_line(refused) == "Error: the votes are hidden until the result is shown"
     assert rows(export(SHOW_RESULTS="after_close").stdout)[-1] == ["2020-01-01T00:00:40+00:00", "3"]
     await close(engine)
     assert len(rows(export("--votes", SHOW_RESULTS="after_close").stdout)) == 4

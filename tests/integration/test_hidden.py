@@ -1,12 +1,16 @@
-"""With SHOW_RESULTS=after_close the result role shows no total before the poll is closed."""
+"""The result role shows no total before the close, or the reveal, that SHOW_RESULTS asks for."""
 
 import re
 from itertools import product
 
 import pytest
 from support.asgi import client_of
-from support.database import execute, insert_tally
+from support.database import execute, finish, insert_tally, question_of
 
+from voting.database.poll import reveal_results, start_round
+from voting.database.totals import fetch_result
+from voting.poll.ballot import Version
+from voting.roles import result as result_module
 from voting.roles.result import ResultRole
 from voting.settings import ResultSettings, load_settings
 from voting.web import ops
@@ -17,7 +21,6 @@ pytestmark = pytest.mark.usefixtures("uncached_totals")
 A, B = 7351, 2948
 ENVIRON = {
     "DATABASE_URL": "postgresql://unused",
-    "SHOW_RESULTS": "after_close",
     "VOTE_URL": "http://vote.localhost",
 }
 
@@ -46,8 +49,9 @@ HEADERS = (
 class Site:
     """The role's two applications, and every address that they have."""
 
-    def __init__(self, engine):
-        role = ResultRole(engine, load_settings(ResultSettings, ENVIRON), exports=engine)
+    def __init__(self, engine, show_results):
+        environ = {**ENVIRON, "SHOW_RESULTS": show_results}
+        role = ResultRole(engine, load_settings(ResultSettings, environ), exports=engine)
         self._apps = role.create_app(), ops.create_ops_app("result", "unknown", role.ready)
 
     def addresses(self):
@@ -86,7 +90,7 @@ async def count(engine, a, b):
 
 @pytest.fixture
 def site(reader):
-    return Site(reader)
+    return Site(reader, "after_close")
 
 
 def telling(answers):
@@ -98,6 +102,13 @@ ALL = {
     *(f"GET {path}{query}" for path in ("/export.csv", "/export.json") for query in QUERIES[:2]),
     *(f"GET {path}{QUERIES[-1]}" for path in ("/export.csv", "/export.json")),
     *(f"GET {path}{query}" for path in PAGES for query in QUERIES),
+}
+
+
+ROUNDS = {f"GET /rounds{query}" for query in QUERIES}
+PAST = {
+    *(f"GET /export.{suffix}?round=1" for suffix in ("csv", "json")),
+    *(f"GET /rounds/1{query}" for query in QUERIES),
 }
 
 
@@ -122,3 +133,39 @@ async def test_no_response_has_a_total_before_the_close_and_all_have_it_afterwar
 
     await execute(admin, "UPDATE poll SET state = 'closed', closed_at = now()")
     assert telling(await site.answers()) == ALL
+
+
+async def test_an_operator_may_reveal_the_totals_before_the_close(site, engine, operator):
+    await count(engine, A, B)
+    await reveal_results(operator, (await fetch_result(engine)).poll)
+    assert telling(await site.answers()) == ALL
+
+
+@pytest.mark.timeout(300)
+async def test_with_when_revealed_no_response_has_a_total_before_the_reveal(
+    reader, engine, operator, monkeypatch
+):
+    monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
+    site = Site(reader, "when_revealed")
+    await count(engine, A, B)
+    await finish(engine, Version(10, 0))
+    found = await site.answers()
+    assert telling(found) == set()
+    assert any("10,299" in text for *_, text in found)
+    assert any("The result is shown later." in text for *_, text in found)
+    await reveal_results(operator, (await fetch_result(engine)).poll)
+    assert telling(await site.answers()) == ALL | ROUNDS
+
+
+@pytest.mark.timeout(300)
+async def test_with_when_revealed_an_earlier_round_stays_hidden_until_it_is_revealed(
+    reader, engine, operator, monkeypatch
+):
+    monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
+    site = Site(reader, "when_revealed")
+    await count(engine, A, B)
+    await finish(engine, Version(10, 0))
+    await start_round(operator, 1, question_of(3))
+    assert telling(await site.answers()) == set()
+    await reveal_results(operator, (await fetch_result(engine)).poll, number=1)
+    assert telling(await site.answers()) == PAST | ROUNDS

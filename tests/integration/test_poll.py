@@ -53,7 +53,7 @@ from voting.queue.client import Queue, connect
 from voting.queue.producer import NotRecorded, PollClosed, RoundOver
 from voting.queue.state import PollConflict, QueueState
 from voting.reconcile import changes
-from voting.reconcile.changes import ChangeError, change_poll, wait_until_final
+from voting.reconcile.changes import ChangeError, change_poll, fetch_status, wait_until_final
 from voting.reconcile.poll import finalize, reconcile
 
 close_poll_later = partial(close_poll, at=datetime(2100, 1, 1, tzinfo=UTC))
@@ -804,3 +804,18 @@ async def test_each_round_is_revealed_by_itself(engine, operator):
     assert await revealed() == ([True, False], True)
     with pytest.raises(PollChanged):
         await reveal_results(operator, await poll(engine), number=4)
+
+
+async def test_the_status_hides_totals_until_they_are_revealed(open_poll, engine, operator):
+    await count(engine, (1, "a", 10), (2, "b", 11), (3, "a", 12))
+    await finish(engine, Version(12, 0))
+
+    async def totals(show_results):
+        found = await fetch_status(open_poll, operator, show_results)
+        lines = list(poll_commands._lines(found))
+        return [lines[2].partition(" ")[2].strip(), lines[-1].rpartition(": ")[2]]
+
+    assert await totals("when_revealed") == ["3 in total"] * 2
+    assert await totals("after_close") == ["Cats 2, Dogs 1"] * 2
+    await reveal_results(operator, await poll(engine))
+    assert await totals("when_revealed") == ["Cats 2, Dogs 1"] * 2

@@ -42,7 +42,7 @@ def export(
     """Export totals over time, or the anonymous votes.
 
     A file gets its name when it is complete. Votes are in random order. They are exported only of
-    the current round, and with SHOW_RESULTS=after_close only after its close.
+    the current round, and not while SHOW_RESULTS hides its totals.
     """
     settings = load_settings(ExportSettings, server_urls(data))
     with exit_on_error("the votes can't be exported"):
@@ -78,7 +78,7 @@ async def _export(
         message = "the votes of an earlier round are not kept, only its totals"
         raise click.UsageError(message) from None
     except VotesHidden:
-        raise click.ClickException("the votes are hidden until the poll is closed") from None
+        raise click.ClickException("the votes are hidden until the result is shown") from None
     finally:
         await engine.dispose()
 

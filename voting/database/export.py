@@ -31,7 +31,7 @@ class NoSuchRound(Exception):
 
 
 class VotesHidden(Exception):
-    """The votes are hidden until the poll is closed."""
+    """The votes are hidden, as the totals are."""
 
 
 class VotesNotKept(Exception):

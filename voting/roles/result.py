@@ -170,6 +170,7 @@ class ResultRole:
             closed=phase is not Phase.OPEN,
             closes_at=result.poll.closes_at if result else None,
             stale=stale,
+            until_revealed=self._settings.show_results == "when_revealed",
             code=self._code,
             address=self._address,
             drawing=draw(result) if template != "_tally.html" else None,

@@ -41,6 +41,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "final": "Final result",
     "of": "of {time}",
     "kept_back": "The result is shown when voting closes.",
+    "kept_longer": "The result is shown later.",
     "share": "{share:.1f}&nbsp;%",
     "no_share": "&ndash;",
     "votes": ("{n:,} vote", "{n:,} votes"),
