@@ -117,6 +117,25 @@ def test_the_status_hides_the_totals_that_the_pages_hide(running):
     assert json.loads(as_json.stdout)["counts"]["by_option"] is None
 
 
+def test_hidden_totals_are_revealed_for_good_and_after_a_yes_only(running):
+    running.reset()
+    voted(running)
+    number = json.loads("\n".join(lines(running, "status", "--json")))["poll"]["round"]
+    code, output = prompted(running, "no", "reveal")
+    assert code == 1
+    assert output.startswith(f"Show the totals of round {number} to everybody?")
+    missing = voting("reveal", "--round", str(number + 1), "--data", str(running.data))
+    assert missing.returncode == 2
+    assert f"there is no round {number + 1}" in missing.stderr
+    for revealed in (False, True):
+        said = "Cats 2, Dogs 1" if revealed else "3 in total"
+        if revealed:
+            lines(running, "reveal", "--yes")
+        hidden = voting("status", "--data", str(running.data), SHOW_RESULTS="when_revealed")
+        assert hidden.stdout.splitlines()[2] == f"votes         {said}"
+    running.sql("UPDATE rounds SET revealed = false")
+
+
 def test_a_poll_closes_at_its_time_which_the_page_shows(start, data):
     up = start(data, "--scale", "vote=2").ready()
     planned = lines(up, "close", "--at", "+4s", "--yes")

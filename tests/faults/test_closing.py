@@ -29,10 +29,10 @@ VOTES = 3000  # before the close
 
 async def voting(stack: Stack, *command: str) -> Any:
     """Run an operator's command, and return the status of the poll after it."""
-    # As in a worker's pod.
+    # As in the admin's pod.
     urls = {
-        "DATABASE_URL": as_user(stack.database_url, "voting_worker"),
-        "REDIS_URL": redis_url(stack.folders, "worker"),
+        "DATABASE_URL": as_user(stack.database_url, "voting_admin"),
+        "REDIS_URL": redis_url(stack.folders, "admin"),
     }
     for words in (command, ("status", "--json")):
         process = await asyncio.create_subprocess_exec(

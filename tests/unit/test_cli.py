@@ -63,7 +63,7 @@ def complete(*words):
 
 def test_a_shell_completes_subcommands_and_their_options():
     assert complete("") == sorted(cli.commands)
-    assert complete("re") == ["replay", "reset"]
+    assert complete("re") == ["replay", "reset", "reveal"]
     assert complete("close", "--") == ["--data", "--at", "--wait", "--yes", "--help"]
     assert complete("export", "--format", "") == ["csv", "json"]
 

@@ -86,6 +86,7 @@ for name, path, short_help in (
     ),
     ("replay", "voting.commands.audit:replay", "Recount ballots that a restored database lost."),
     ("reset", "voting.commands.poll:reset", "Ask the same question again."),
+    ("reveal", "voting.commands.poll:reveal", "Show the totals that SHOW_RESULTS hides."),
     ("status", "voting.commands.poll:status", "Show the state of the poll."),
     ("up", "voting.local.up:up", "Run the whole app on this machine."),
     ("wait", "voting.commands.database:wait", "Wait until the database is migrated."),

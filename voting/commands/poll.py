@@ -1,12 +1,11 @@
-"""The commands for whoever leads the vote: status, ask, close, open, reset."""
+"""The commands for whoever leads the vote: status, ask, close, open, reset, reveal."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from voting.commands import options
 from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
-from voting.database.poll import close_poll, reopen_poll, start_round
+from voting.database.poll import close_poll, reopen_poll, reveal_results, start_round
 from voting.database.totals import fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.poll.question import Question
@@ -70,7 +69,7 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
         raise click.ClickException(f"round {poll.round} is closed already: {_state(poll)}")
     if not yes:
         event = Event.SCHEDULE if closes_at else Event.CLOSE
-        _confirm(event, found, closes_at=closes_at)
+        _confirm(consequences(event, found.poll, found.counts, closes_at=closes_at))
     wait_for_totals = 0 if closes_at else wait
     _change(data, failure, partial(close_poll, at=closes_at, seen=poll), wait_for_totals)
 
@@ -86,7 +85,7 @@ def reopen(data: Path | None, *, yes: bool) -> None:
     failure = "the poll can't be opened"
     found = run_on_servers(data, failure, _plan)
     if not yes:
-        _confirm(Event.REOPEN, found)
+        _confirm(consequences(Event.REOPEN, found.poll, found.counts))
     _change(data, failure, partial(reopen_poll, seen=found.poll))
 
 
@@ -107,8 +106,32 @@ def reset(data: Path | None, *, yes: bool) -> None:
             f"round {number} is {found.phase}: close it and wait until it is final"
         )
     if not yes:
-        _confirm(Event.START_ROUND, found)
+        _confirm(consequences(Event.START_ROUND, found.poll, found.counts))
     _change(data, failure, partial(start_round, ended=number, question=found.poll.question))
+
+
+@click.command()
+@options.data
+@click.option("--round", "number", type=int, metavar="N", help="Reveal an earlier round.")
+@options.yes
+def reveal(data: Path | None, number: int | None, *, yes: bool) -> None:
+    """Show the totals that SHOW_RESULTS hides.
+
+    Of the round, or of an earlier one. It can't be undone.
+    """
+    failure = "the totals can't be revealed"
+    seen = run_on_servers(data, failure, _plan).poll
+    number = seen.round if number is None else number
+    if not 0 < number <= seen.round:
+        raise click.BadParameter(f"there is no round {number}", param_hint="--round")
+    if not yes:
+        _confirm([f"Show the totals of round {number} to everybody?", "It can't be undone."])
+
+    async def apply(state: QueueState, engine: AsyncEngine) -> None:
+        await reveal_results(engine, seen, number=number)
+        await _show(state, engine)
+
+    run_on_servers(data, failure, apply)
 
 
 @click.command()
@@ -146,7 +169,7 @@ def ask(
 
     found, closes_at = run_on_servers(data, failure, plan)
     if not yes:
-        _confirm(Event.START_ROUND, found, question=question)
+        _confirm(consequences(Event.START_ROUND, found.poll, found.counts, question=question))
     poll = found.poll
 
     async def apply(state: QueueState, engine: AsyncEngine) -> None:
@@ -206,9 +229,9 @@ async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
     return await fetch_status(state, engine, settings.show_results)
 
 
-def _confirm(event: Event, found: Status, **details: Any) -> None:
+def _confirm(lines: Sequence[str]) -> None:
     """Ask the operator, if there is something to confirm. Exits unless the answer is yes."""
-    text = "\n  ".join(consequences(event, found.poll, found.counts, **details))
+    text = "\n  ".join(lines)
     if not text:
         return
     if not sys.stdin.isatty():
