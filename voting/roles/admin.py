@@ -184,6 +184,7 @@ class AdminRole:
         context: dict[str, Any] = {
             "request": request,
             "query": "?totals=1" if wanted else "",
+            "result": None,
             "poll": None,
             "phase": None,
             "closed": False,
