@@ -10,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.app import VotingUp
 from support.wait import wait_for
 
+from voting.settings import Role
+
 VOTERS = 30
 
 # Units that are not Prometheus' base units, and names of types.
@@ -36,7 +38,7 @@ def families(fresh):
         return [value(worker, name) for name in names] == [0, VOTERS]
 
     wait_for("the gauges of the queue", is_measured)
-    return {role: scrape(fresh, role) for role in ("vote", "worker", "result")}
+    return {role: scrape(fresh, role) for role in Role}
 
 
 def ops_port(role: psutil.Process) -> int:
@@ -68,12 +70,12 @@ def value(role, name, **labels):
     return found
 
 
-ROLES = pytest.mark.parametrize("role", ["vote", "worker", "result"])
+ROLES = pytest.mark.parametrize("role", list(Role))
 
 
 @ROLES
 def test_names_units_and_help_texts_follow_the_conventions(families, role):
-    assert len(families[role]) > 15
+    assert len(families[role]) > 12
     for name, family in families[role].items():
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
         assert not WRONG_UNITS.search(name), name
@@ -100,7 +102,7 @@ def test_no_sample_is_by_option(families, role):
 @ROLES
 def test_a_role_has_its_own_metrics_only(families, role):
     own = {"vote": "voting_ballots_accepted", "worker": "voting_ballots_counted"}
-    own["result"] = "voting_votes_counted"
+    own |= {"result": "voting_votes_counted", "admin": "voting_admin_changes"}
     assert {each for each, name in own.items() if name in families[role]} == {role}
     roles = {sample.labels["role"] for sample in samples(families[role]) if "role" in sample.labels}
     assert roles <= {role}

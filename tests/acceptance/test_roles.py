@@ -20,6 +20,7 @@ AWAY = {
     "REDIS_URL": "unix:///nowhere/valkey.sock",
     "DATABASE_URL": "postgresql://postgres@/postgres?host=/nowhere",
     "SECRET_KEYS": KEY,
+    "ADMIN_TOKEN": "none",
 }
 OPS_PATHS = ["/healthz", "/readyz", "/metrics", "/version"]
 
@@ -106,7 +107,7 @@ def is_open(port: int) -> bool:
     [
         (
             {"ROLE": "cook", "PORT": "many", "LOG_LEVEL": "loud"},
-            ["ROLE: must be one of vote, result, worker", "PORT: ", "LOG_LEVEL: "],
+            ["ROLE: must be one of vote, result, worker, admin", "PORT: ", "LOG_LEVEL: "],
         ),
         (
             {
@@ -163,7 +164,7 @@ def test_a_host_that_is_not_this_machine_is_named(run, host):
     assert refused.output.startswith(f"Error: HOST is '{host}', where this machine can't listen: ")
 
 
-@pytest.mark.parametrize("name", ["vote", "result", "worker"])
+@pytest.mark.parametrize("name", ["vote", "result", "worker", "admin"])
 def test_a_role_without_its_servers_is_alive_and_not_ready(alone, name):
     role = alone(name)
     assert role.ask("/readyz").status_code == 503
@@ -174,7 +175,7 @@ def test_a_role_without_its_servers_is_alive_and_not_ready(alone, name):
     assert role.ask("/version").json().items() >= running.items()
 
 
-@pytest.mark.parametrize("name", ["vote", "result"])
+@pytest.mark.parametrize("name", ["vote", "result", "admin"])
 def test_the_public_port_has_no_operations_routes(alone, name):
     with alone(name).page() as client:
         assert [client.get(path).status_code for path in OPS_PATHS] == [404] * len(OPS_PATHS)
@@ -195,6 +196,7 @@ def test_a_worker_listens_on_its_operations_port_only(alone):
         ("vote", signal.SIGINT),
         ("result", signal.SIGTERM),
         ("worker", signal.SIGTERM),
+        ("admin", signal.SIGTERM),
     ],
 )
 def test_an_idle_connection_does_not_delay_the_stop(run, name, number):
