@@ -14,7 +14,9 @@ POLL = re.compile(r"/\?round=\d+$")
 
 # Returns the texts that overflow the window, or the button around them. The mark of one of several
 # choices is on the border of its button.
-OVERFLOW = """() => [...document.querySelectorAll("h1, .name, .mark, [role=status], .figures span")]
+OVERFLOW = """() => [...document.querySelectorAll(
+        "h1, .name, .mark, [role=status], .figures span, .numbers dd"
+    )]
     .filter(element => !element.matches(".unseen")).filter(element => {
         const own = element.getBoundingClientRect()
         const button = element.matches(".choices:has(.c) .mark") ? null : element.closest("button")

@@ -65,7 +65,7 @@ FOREIGN_ORIGIN = Problem(
 NO_TOKEN = Problem(
     403,
     "This page opens with its token only.",
-    "Open the address that `voting up` printed: it has the token. Each start makes a new one.",
+    "Open the address that voting up printed: it has the token. Each start makes a new one.",
 )
 OLD_FORM = Problem(
     403, "This form is out of date.", "Nothing was changed. Go back to the page and try again."
