@@ -127,9 +127,9 @@ def test_an_evening(led, visitors):
 
 def _survive_a_killed_queue(led: Site, admin: Page, voter: Page) -> None:
     [valkey] = led.up.children("valkey-server")
-    with led.up.frozen("valkey-server"):
-        expect(admin.locator(".problem")).to_contain_text("The queue can't be reached")
-        valkey.kill()
+    valkey.suspend()  # first: it would be back before the page polls
+    expect(admin.locator(".problem")).to_contain_text("The queue can't be reached")
+    valkey.kill()
     expect(admin.locator(".problem")).to_have_count(0)
     choose(voter, "a")
     expect_receipt(voter, "Tea", "is counted")
@@ -216,7 +216,9 @@ def test_the_keyboard_is_enough(led, visitors):
     keys.press("n")
     expect(page.get_by_role("alertdialog")).to_be_focused()
     keys.press("y")
+    expect(page.locator("#questions li")).to_have_count(0)
     expect(page.locator("h1")).to_have_text(TEA[0])
+    expect_phase(page, "Open")
     keys.press("c")
     expect_phase(page, "Final result")
     keys.press("r")
@@ -260,7 +262,7 @@ def test_the_main_path_works_without_javascript(led, visitors):
 
     def asks_tea() -> bool:
         page.get_by_role("link", name="Look again").click()
-        return page.locator("h1").inner_text() == TEA[0]
+        return page.locator("#questions li").count() == 0
 
     wait_for("the next question", asks_tea)
     press(page, "close")
