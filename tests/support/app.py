@@ -123,11 +123,10 @@ class VotingUp:
 
     @property
     def admin(self) -> str:
-        """The URL of the admin page with its token, with an address that needs no DNS."""
-        [rest] = re.findall(
-            r"^voting: admin: +http://localhost:(\d+/\?token=\S+)$", self.output, re.MULTILINE
-        )
-        return f"http://127.0.0.1:{rest}"
+        """The URL of the admin page with its token."""
+        pattern = r"^voting: admin: +(http://127\.0\.0\.1:\d+/\?token=\S+)$"
+        [url] = re.findall(pattern, self.output, re.MULTILINE)
+        return url
 
     def vote(self, choice: str, cookies: httpx.Cookies | None = None) -> bool:
         """Vote as a new voter, or as that of `cookies`, and return whether it was recorded."""

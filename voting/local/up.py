@@ -174,7 +174,9 @@ class Stack:
         _echo(f"votes are kept in {self.data}")
         _echo(f"vote:   {pages[Role.VOTE]}")
         _echo(f"result: {pages[Role.RESULT]}")
-        admin = f"http://{_ONLY_HERE.in_links}:{self.ports[Role.ADMIN]}"
+        # Not localhost, which may be ::1 first, where another user could listen on this port, and
+        # whose cookies a browser sends to all that listen on either address.
+        admin = f"http://{_ONLY_HERE.ip}:{self.ports[Role.ADMIN]}"
         _echo(f"admin:  {admin}/?token={quote(token)}")
         if self.address.is_any and not {"VOTE_URL", "RESULT_URL"} <= environ.keys():
             known = host != "localhost"
