@@ -61,9 +61,9 @@ def database_url(servers: Servers, database: str) -> str:
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """The database as a worker has it."""
-    engine = create_engine(database_url, name="tests")
+async def engine(servers: Servers, database: str) -> AsyncIterator[AsyncEngine]:
+    """The database for a worker and an operator; `test_rights.py` is about each alone."""
+    engine = create_engine(servers.database_url(database, "worker_and_admin"), name="tests")
     yield engine
     await engine.dispose()
 

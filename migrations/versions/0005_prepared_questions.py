@@ -1,7 +1,7 @@
 """Keep questions that are prepared beforehand, and which rounds' totals were revealed.
 
-Operators get a user of their own. What writes totals, or starts a round, is a function for the
-users that may not do more.
+Operators get a user of their own. What writes totals, starts a round, or closes and opens it for
+a worker, is a function for the users that may not do more.
 """
 
 import sqlalchemy as sa
@@ -34,6 +34,45 @@ END
 $$
 """
 
+# What a worker may close and open: a poll whose time has come, and one without votes whose question
+# is of the environment, to ask another.
+CLOSE_ON_TIME = """
+CREATE FUNCTION close_on_time(at timestamptz, seen_revision integer)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+AS $$
+BEGIN
+  UPDATE poll SET state = 'closed', closed_at = at, revision = revision + 1
+  WHERE state = 'open' AND closes_at IS NOT NULL AND revision = seen_revision;
+  RETURN FOUND;
+END
+$$
+"""
+CLOSE_ENVIRONMENT_ROUND = """
+CREATE FUNCTION close_environment_round(seen_revision integer)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+AS $$
+BEGIN
+  UPDATE poll SET state = 'closed', closes_at = to_timestamp(0), revision = revision + 1
+  WHERE state = 'open' AND closes_at IS NULL AND revision = seen_revision
+    AND round IN (SELECT round FROM rounds WHERE NOT asked) AND NOT EXISTS (SELECT FROM votes);
+  RETURN FOUND;
+END
+$$
+"""
+REOPEN_ENVIRONMENT_ROUND = """
+CREATE FUNCTION reopen_environment_round(seen_round integer, seen_final_at timestamptz)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+AS $$
+BEGIN
+  UPDATE poll SET
+    revision = revision + 1, state = 'open', closes_at = NULL, closed_at = NULL,
+    until_ms = NULL, until_seq = NULL, final_at = NULL
+  WHERE state = 'closed' AND closes_at = to_timestamp(0) AND round = seen_round
+    AND final_at IS NOT DISTINCT FROM seen_final_at;
+  RETURN FOUND;
+END
+$$
+"""
 
 # Operators may declare totals final, and write none of the numbers. Two processes may call it at
 # the same moment, and an operator may have reopened the poll meanwhile: it takes effect once, and
@@ -59,6 +98,14 @@ SELECT EXISTS (SELECT FROM done)
 $$
 """
 
+FUNCTIONS = {
+    "start_environment_round(integer, integer, text, text[])": START_ENVIRONMENT_ROUND,
+    "close_on_time(timestamptz, integer)": CLOSE_ON_TIME,
+    "close_environment_round(integer)": CLOSE_ENVIRONMENT_ROUND,
+    "reopen_environment_round(integer, timestamptz)": REOPEN_ENVIRONMENT_ROUND,
+    "declare_final(bigint, bigint)": DECLARE_FINAL,
+}
+
 
 def upgrade() -> None:
     op.create_table(
@@ -74,16 +121,13 @@ def upgrade() -> None:
         "rounds",
         sa.Column("revealed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
     )
-    for name, function in (
-        ("start_environment_round(integer, integer, text, text[])", START_ENVIRONMENT_ROUND),
-        ("declare_final(bigint, bigint)", DECLARE_FINAL),
-    ):
+    for name, function in FUNCTIONS.items():
         op.execute(function)
         op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
 
 
 def downgrade() -> None:
-    op.execute("DROP FUNCTION declare_final(bigint, bigint)")
-    op.execute("DROP FUNCTION start_environment_round(integer, integer, text, text[])")
+    for name in FUNCTIONS:
+        op.execute(f"DROP FUNCTION {name}")
     op.drop_column("rounds", "revealed")
     op.drop_table("questions")

@@ -33,9 +33,10 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
 @pytest.fixture
-async def impatient(database_url):
-    """A worker's engine that waits less long than Postgres for a lock."""
-    engine = create_engine(database_url, name="tests-impatient", patience=0.5)
+async def impatient(servers, database):
+    """An engine that waits less long than Postgres for a lock, for a worker and an operator."""
+    url = servers.database_url(database, "worker_and_admin")
+    engine = create_engine(url, name="tests-impatient", patience=0.5)
     yield engine
     await engine.dispose()
 

@@ -160,13 +160,13 @@ async def test_the_tally_of_an_earlier_round_is_left_as_it_is(engine, operator):
     assert await stored_tally(engine) == kept
 
 
-async def test_of_very_many_final_results_the_last_are_read(engine):
+async def test_of_very_many_final_results_the_last_are_read(engine, admin):
     numbers = "FROM generate_series(1, 1000) AS n"
     for insert in (
         f"INSERT INTO finals SELECT 1, to_timestamp(n), to_timestamp(n) {numbers}",
         f"INSERT INTO final_totals SELECT 1, to_timestamp(n), 'a', n {numbers}",
         f"INSERT INTO final_totals SELECT 1, to_timestamp(n), 'b', 0 {numbers}",
     ):
-        await execute(engine, insert)
+        await execute(admin, insert)
     found = [each.counts for each in await fetch_final_results(engine)]
     assert found == [(n, 0) for n in range(1001 - FINAL_RESULTS, 1001)]

@@ -24,14 +24,14 @@ from voting.local import servers as embedded
 from voting.local.data_dir import DataDir
 from voting.poll import formats
 from voting.poll.ballot import MIN_VERSION, Ballot, Choice
-from voting.poll.lifecycle import Poll
+from voting.poll.lifecycle import Phase, Poll
 from voting.queue.client import GROUP, Queue, connect
 from voting.queue.consumer import Consumer
 from voting.queue.fsync_probe import FsyncProbe
 from voting.queue.producer import Caster, NotRecorded, PollClosed
 from voting.queue.state import QueueState
 from voting.reconcile.audit import audit
-from voting.reconcile.poll import reconcile
+from voting.reconcile.poll import finalize, reconcile
 from voting.reconcile.question import follow_environment
 from voting.reconcile.replay import replay
 from voting.roles import maintenance
@@ -49,6 +49,8 @@ TABLES = (
 
 FUNCTIONS = (
     *("declare_final(bigint,bigint)", "replace_question(text,text[])"),
+    *("close_on_time(timestamptz,integer)", "close_environment_round(integer)"),
+    "reopen_environment_round(integer,timestamptz)",
     "start_environment_round(integer,integer,text,text[])",
     "start_round(integer,integer,text,text[],boolean)",
 )
@@ -182,6 +184,86 @@ async def test_a_worker_may_ask_the_question_of_the_environment(streams, databas
     await engine.dispose()
 
 
+async def test_a_worker_may_close_a_poll_whose_time_has_come(streams, database):
+    _, state = streams
+    engine = create_engine(database("voting_worker"), name="tests")
+    for statement in (
+        "UPDATE poll SET closes_at = now(), revision = revision + 1",
+        "TRUNCATE votes, tally",
+    ):
+        await fetch(database("voting"), statement)
+    await state.queue.redis.xtrim(state.queue.stream_key, maxlen=0, approximate=False)
+    try:
+        found, _ = await reconcile(engine, state)
+        assert found.phase is Phase.COUNTING
+        await until(partial(finalize, engine, state, found))
+        assert (await fetch_result(engine)).poll.phase is Phase.FINAL
+    finally:
+        await engine.dispose()
+        for statement in (REOPEN, "TRUNCATE finals, final_totals"):
+            await fetch(database("voting"), statement)
+
+
+REOPEN = """
+UPDATE poll SET state = 'open', closes_at = NULL, closed_at = NULL, until_ms = NULL,
+  until_seq = NULL, final_at = NULL
+"""
+
+# An open round that has not been voted in; votes and `asked` are filled in.
+OPEN = """
+TRUNCATE votes;
+INSERT INTO rounds VALUES (70, 'Which?', {asked});
+INSERT INTO votes SELECT gen_random_uuid(), 'a', 1, 1 FROM generate_series(1, {votes});
+UPDATE poll SET round = 70, revision = 7, state = 'open', closed_at = NULL, until_ms = NULL,
+  until_seq = NULL, closes_at = NULL, final_at = NULL;
+"""
+
+# One that a worker has closed to ask another question.
+ASKING = "UPDATE poll SET state = 'closed', closes_at = to_timestamp(0);"
+FINAL = "UPDATE poll SET closed_at = now(), until_ms = 1, until_seq = 1, final_at = now();"
+
+
+@pytest.mark.parametrize(
+    ("asked", "votes", "change", "call", "changes"),
+    [
+        (False, 0, "", "close_environment_round(7)", True),
+        (True, 0, "", "close_environment_round(7)", False),
+        (False, 1, "", "close_environment_round(7)", False),
+        (False, 0, "", "close_environment_round(6)", False),
+        (False, 0, "UPDATE poll SET closes_at = now()", "close_environment_round(7)", False),
+        (False, 0, "UPDATE poll SET state = 'closed'", "close_environment_round(7)", False),
+        (False, 0, ASKING, "reopen_environment_round(70, NULL)", True),
+        (False, 1, ASKING, "reopen_environment_round(70, NULL)", True),
+        (False, 0, ASKING + FINAL, "reopen_environment_round(70, now())", True),
+        (False, 0, ASKING + FINAL, "reopen_environment_round(70, NULL)", False),
+        (False, 0, ASKING, "reopen_environment_round(70, now())", False),
+        (False, 0, ASKING, "reopen_environment_round(69, NULL)", False),
+        (False, 0, "UPDATE poll SET state = 'closed'", "reopen_environment_round(70, NULL)", False),
+        (False, 0, "UPDATE poll SET closes_at = now()", "close_on_time(now(), 7)", True),
+        (False, 0, "UPDATE poll SET closes_at = now()", "close_on_time(now(), 6)", False),
+        (False, 0, "", "close_on_time(now(), 7)", False),
+        (False, 0, ASKING, "close_on_time(now(), 7)", False),
+    ],
+)
+async def test_a_worker_closes_and_opens_a_round_only_on_time_or_to_ask(
+    database, asked, votes, change, call, changes
+):
+    owner = await asyncpg.connect(database("voting"))
+    transaction = owner.transaction()
+    await transaction.start()
+    try:
+        await owner.execute(OPEN.format(asked=asked, votes=votes) + change)
+        before = await owner.fetchrow("SELECT * FROM poll")
+        assert await owner.fetchval(f"SELECT {call}") is changes
+        after = await owner.fetchrow("SELECT * FROM poll")
+        assert (after["state"] != before["state"]) is changes
+        assert after["revision"] == before["revision"] + changes
+        assert (after == before) is not changes
+    finally:
+        await transaction.rollback()
+        await owner.close()
+
+
 # A final round that a worker closed to ask another question; votes and `asked` are filled in.
 ENDED = """
 TRUNCATE votes;
@@ -240,7 +322,15 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
         ("voting_worker", "INSERT INTO rounds VALUES (9, 'x', true)"),
         ("voting_worker", "UPDATE options SET name = 'x'"),
         ("voting_worker", "INSERT INTO options VALUES (1, 'c', 'x')"),
-        ("voting_worker", "UPDATE poll SET round = 2"),
+        ("voting_worker", "INSERT INTO finals VALUES (1, now(), now())"),
+        ("voting_worker", "INSERT INTO final_totals VALUES (1, now(), 'a', 1)"),
+        *(
+            ("voting_worker", f"UPDATE poll SET {change}")
+            for change in (
+                *("state = 'open'", "closes_at = now()", "revision = 9", "final_at = now()"),
+                "round = 2",
+            )
+        ),
         ("voting_worker", "UPDATE poll SET after_ms = 1"),
         ("voting_worker", "UPDATE voting_version SET version_num = '0'"),
         *(("voting_worker", f"ALTER TABLE {table} ADD mine int") for table in TABLES),
@@ -277,6 +367,8 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
         ("voting_admin", "UPDATE voting_version SET version_num = '0'"),
         ("voting_admin", "SELECT start_environment_round(1, 1, 'x', '{x,y}')"),
         ("voting_admin", "SELECT replace_question('x', '{x,y}')"),
+        ("voting_admin", "SELECT close_environment_round(1)"),
+        ("voting_admin", "SELECT reopen_environment_round(1, NULL)"),
         ("voting_admin", "CREATE TABLE mine ()"),
         ("voting_admin", "CREATE TEMPORARY TABLE mine ()"),
         ("voting_admin", "SET ROLE voting_worker"),
@@ -306,6 +398,9 @@ async def test_every_user_may_read_the_revision_of_the_schema(database, user):
         ("voting_result", "SELECT start_environment_round(1, 1, 'x', '{x,y}')"),
         ("voting_result", "SELECT declare_final(1, 1)"),
         ("voting_result", "SELECT replace_question('x', '{x,y}')"),
+        ("voting_result", "SELECT close_on_time(now(), 1)"),
+        ("voting_result", "SELECT close_environment_round(1)"),
+        ("voting_result", "SELECT reopen_environment_round(1, NULL)"),
         ("voting_result", "CREATE TABLE mine ()"),
         ("voting", "CREATE ROLE other"),
         ("voting", "SELECT rolpassword FROM pg_authid"),

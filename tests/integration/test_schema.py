@@ -42,7 +42,10 @@ def test_migrations_models_and_rights_agree(empty_url):
     for rights in RIGHTS.values():
         assert rights.keys() <= {
             *tables(empty_url),
+            "close_environment_round(integer)",
+            "close_on_time(timestamp with time zone,integer)",
             "declare_final(bigint,bigint)",
+            "reopen_environment_round(integer,timestamp with time zone)",
             "replace_question(text,text[])",
             "start_environment_round(integer,integer,text,text[])",
             "start_round(integer,integer,text,text[],boolean)",

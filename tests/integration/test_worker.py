@@ -379,18 +379,16 @@ class _Deadlock(OSError):
     sqlstate = "40P01"
 
 
-async def test_a_terminated_connection_is_replaced(stream, engine, database_url):
-    other = create_engine(database_url, name="other")
+async def test_a_terminated_connection_is_replaced(stream, engine, admin):
     terminate = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     async with working(stream, engine):
         for number in range(1, 4):
-            assert (await execute(other, terminate)).scalar_one() > 0
+            assert (await execute(admin, terminate)).scalar_one() > 0
             await stream.cast_many(10)
-            await until(counted(stream, other, 10 * number))
-    await other.dispose()
+            await until(counted(stream, admin, 10 * number))
 
 
 async def test_without_redis_a_worker_is_not_ready_and_can_be_stopped(

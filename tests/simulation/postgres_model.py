@@ -386,7 +386,12 @@ class _Connection:
         assert statement in changes, f"the model does not know the statement {statement}"
         step, change = changes[statement]
         _fit(arguments.get("ms", 0), arguments.get("seq", 0))
-        return step, partial(self._changes.append, partial(change, **arguments))
+        return step, partial(self._at_commit, partial(change, **arguments))
+
+    def _at_commit(self, change):
+        """Note a change, which checks its conditions at commit only. Return that they are met."""
+        self._changes.append(change)
+        return True
 
     def _start_round(self, arguments):
         if not self._postgres.may_start_round(arguments["ended"]):
@@ -396,8 +401,6 @@ class _Connection:
 
 
 class _Result:
-    rowcount = 1  # changes check their conditions at commit
-
     def __init__(self, reply):
         self._reply = reply
 

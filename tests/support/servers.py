@@ -135,6 +135,8 @@ class Servers:
             self._loop.run_until_complete(child.start())
         self.sql(f"CREATE DATABASE {TEMPLATE}")
         make_roles(folders, self.programs)
+        # For tests in which a worker works and an operator changes the poll.
+        self.sql("CREATE ROLE worker_and_admin LOGIN IN ROLE voting_worker, voting_admin")
         migrate(self.database_url(TEMPLATE, "voting"))
 
     def make_database(self, name: str) -> None:

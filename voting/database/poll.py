@@ -78,12 +78,6 @@ def _change(**values: Any) -> Update:
     return update(models.Poll).values(revision=models.Poll.revision + 1, **values)
 
 
-CLOSE_ON_TIME = _change(state="closed", closed_at=bindparam("at")).where(
-    models.Poll.state == "open",
-    models.Poll.closes_at.is_not(None),
-    models.Poll.revision == bindparam("seen_revision"),
-)
-
 # This and the next add no revision: they change nothing that is copied to Redis.
 CONFIRM_CLOSE = (
     update(models.Poll)
@@ -107,11 +101,14 @@ RAISE_REVISION = (
 )
 
 # Functions of the schema, for users who may not do all that these do.
+CLOSE_ON_TIME = text("SELECT close_on_time(:at, :seen_revision)")
 FINALIZE = text("SELECT declare_final(:ms, :seq)")
 START_ROUND = text("SELECT start_round(:ended, :lowest, :title, CAST(:names AS text[]), true)")
 START_ENVIRONMENT_ROUND = text(
     "SELECT start_environment_round(:ended, :lowest, :title, CAST(:names AS text[]))"
 )
+CLOSE_ENVIRONMENT_ROUND = text("SELECT close_environment_round(:seen_revision)")
+REOPEN_ENVIRONMENT_ROUND = text("SELECT reopen_environment_round(:seen_round, :seen_final_at)")
 REPLACE_QUESTION = text("SELECT replace_question(:title, CAST(:names AS text[]))")
 
 
@@ -221,7 +218,7 @@ async def start_round(  # noqa: PLR0913 - what a round begins with
     current round, or not final, or if the prepared question is another by now, or gone.
     """
     async with _exclusive(engine, known.revision) as connection:
-        await _start_round(connection, START_ROUND, ended, question, known.rounds)
+        await _call(connection, START_ROUND, **_next_round(ended, question, known))
         if closes_at is not None:
             await connection.execute(update(models.Poll).values(closes_at=closes_at))
         if prepared is not None:
@@ -264,12 +261,22 @@ async def reveal_results(
 async def close_poll_to_ask(engine: AsyncEngine, seen: Poll) -> None:
     """Close the poll so that a worker can ask another question.
 
-    Raises PollChanged if it was changed since it was `seen`.
+    Raises PollChanged if it was changed since it was `seen`, is not open without a time to close,
+    has votes, or if an operator has asked its question.
     """
-    change = _change(state="closed", closes_at=ASKING).where(
-        models.Poll.state == "open", models.Poll.revision == seen.revision
-    )
-    await _change_poll(engine, change)
+    async with _exclusive(engine, 0) as connection:
+        await _call(connection, CLOSE_ENVIRONMENT_ROUND, seen_revision=seen.revision)
+
+
+async def reopen_poll_not_asked(engine: AsyncEngine, seen: Poll) -> None:
+    """Open a poll again that `close_poll_to_ask` has closed.
+
+    Raises PollChanged if it is not that, or if the round, or whether it is final, differs from
+    `seen`.
+    """
+    values = {"seen_round": seen.round, "seen_final_at": seen.final_at}
+    async with _exclusive(engine, 0) as connection:
+        await _call(connection, REOPEN_ENVIRONMENT_ROUND, **values)
 
 
 async def start_environment_round(
@@ -284,7 +291,7 @@ async def start_environment_round(
     Raises PollChanged if `ended` is no such round, is not final, or has votes.
     """
     async with _exclusive(engine, known.revision) as connection:
-        await _start_round(connection, START_ENVIRONMENT_ROUND, ended, question, known.rounds)
+        await _call(connection, START_ENVIRONMENT_ROUND, **_next_round(ended, question, known))
 
 
 async def replace_unseen_question(engine: AsyncEngine, question: Question) -> bool:
@@ -307,7 +314,8 @@ async def close_poll_on_time(engine: AsyncEngine, poll: Poll, at: datetime) -> N
     It waits for every worker that is still copying the open poll to Redis, so that Redis accepts no
     ballot after the one it then reports as the last.
     """
-    await _change_poll(engine, CLOSE_ON_TIME, at=at, seen_revision=poll.revision)
+    async with _exclusive(engine, 0) as connection:
+        await _call(connection, CLOSE_ON_TIME, at=at, seen_revision=poll.revision)
 
 
 async def confirm_close(connection: AsyncConnection, at: datetime, last_version: Version) -> None:
@@ -325,18 +333,19 @@ async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:
         return bool(declared.scalar_one())
 
 
-async def _start_round(
-    connection: AsyncConnection, start: TextClause, ended: int, question: Question, rounds: int
-) -> None:
-    """Call a function of the schema: only its owner may delete votes, and write rounds."""
-    values: dict[str, Any] = {"title": question.title, "names": question.names}
-    values |= {"ended": ended, "lowest": rounds + 1}
-    if (await connection.execute(start, values)).scalar_one() is None:
+def _next_round(ended: int, question: Question, known: Known) -> dict[str, Any]:
+    asked = {"title": question.title, "names": question.names}
+    return {"ended": ended, "lowest": known.rounds + 1, **asked}
+
+
+async def _call(connection: AsyncConnection, function: TextClause, **arguments: Any) -> None:
+    """Call a function of the schema. Raises PollChanged if its conditions are not met."""
+    if not (await connection.execute(function, arguments)).scalar_one():
         raise PollChanged
 
 
 async def _change_poll(
-    engine: AsyncEngine, change: Update, known_revision: int = 0, **parameters: Any
+    engine: AsyncEngine, change: Update, known_revision: int, **parameters: Any
 ) -> None:
     async with _exclusive(engine, known_revision) as connection:
         changed = await connection.execute(change, parameters)

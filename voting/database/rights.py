@@ -4,10 +4,8 @@ from sqlalchemy import Connection, text
 
 from voting.database.models import VERSION_TABLE
 
-_CHANGE_POLL = (
-    "SELECT, UPDATE"
-    " (state, revision, closes_at, closed_at, until_ms, until_seq, final_at, lost_at, has_queue)"
-)
+# What Redis knows of the poll.
+_FROM_REDIS = "closed_at, until_ms, until_seq, lost_at, has_queue"
 
 # The rights of each user that exists in the database. A user has no other rights; the tables belong
 # to the user that migrates. A role that starts reads VERSION_TABLE to wait for the schema.
@@ -15,13 +13,15 @@ RIGHTS = {
     "voting_worker": {
         "votes": "SELECT, INSERT, UPDATE",
         "tally": "SELECT, INSERT, UPDATE, DELETE",  # rows are folded
-        "poll": _CHANGE_POLL,
-        # INSERT is for workers of the version before, during an upgrade.
-        "finals": "SELECT, INSERT",
-        "final_totals": "SELECT, INSERT",
+        "poll": f"SELECT, UPDATE ({_FROM_REDIS})",
+        "finals": "SELECT",
+        "final_totals": "SELECT",
         "rounds": "SELECT",
         "options": "SELECT",
         "declare_final(bigint,bigint)": "EXECUTE",
+        "close_on_time(timestamp with time zone,integer)": "EXECUTE",
+        "close_environment_round(integer)": "EXECUTE",
+        "reopen_environment_round(integer,timestamp with time zone)": "EXECUTE",
         "start_environment_round(integer,integer,text,text[])": "EXECUTE",
         "replace_question(text,text[])": "EXECUTE",
         VERSION_TABLE: "SELECT",
@@ -30,13 +30,14 @@ RIGHTS = {
     "voting_admin": {
         "votes": "SELECT",
         "tally": "SELECT",
-        "poll": _CHANGE_POLL,
+        "poll": f"SELECT, UPDATE (state, revision, closes_at, final_at, {_FROM_REDIS})",
         "finals": "SELECT",
         "final_totals": "SELECT",
         "rounds": "SELECT, UPDATE (revealed)",
         "options": "SELECT",
         "questions": "SELECT, INSERT, UPDATE, DELETE",
         "declare_final(bigint,bigint)": "EXECUTE",
+        "close_on_time(timestamp with time zone,integer)": "EXECUTE",
         "start_round(integer,integer,text,text[],boolean)": "EXECUTE",
         VERSION_TABLE: "SELECT",
     },

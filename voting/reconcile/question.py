@@ -14,7 +14,7 @@ from voting.database.poll import (
     close_poll_to_ask,
     fetch_environment_question,
     fetch_poll,
-    reopen_poll,
+    reopen_poll_not_asked,
     replace_unseen_question,
     start_environment_round,
 )
@@ -79,7 +79,7 @@ async def _ask(engine: AsyncEngine, state: QueueState, question: Question) -> No
             _log_ignored()
         poll = (await fetch_result(engine)).poll
         if poll.closes_at == ASKING:
-            await reopen_poll(engine, poll)
+            await reopen_poll_not_asked(engine, poll)
 
 
 async def _is_empty(state: QueueState, poll: Poll) -> bool:
