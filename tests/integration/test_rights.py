@@ -442,6 +442,29 @@ async def test_migration_revokes_rights_that_are_not_listed(database):
     assert await fetch(database("voting_result"), "SELECT votes FROM tally WHERE false") == []
 
 
+@pytest.mark.parametrize("owner", ["voting", "postgres"])
+def test_migration_lets_users_connect_that_were_made_later_if_it_may(servers, owner):
+    name = f"Test-{uuid4().hex}"  # which needs quotes
+    servers.sql(f'CREATE DATABASE "{name}" OWNER {owner}')
+    url = partial(servers.database_url, name)
+    try:
+        for statement in (
+            f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC',
+            f'GRANT CONNECT ON DATABASE "{name}" TO voting',
+            "GRANT CREATE ON SCHEMA public TO voting",
+        ):
+            asyncio.run(fetch(url(), statement))
+        schema.migrate(url("voting"))
+        connecting = fetch(url("voting_admin"), "TABLE questions")
+        if owner == "voting":
+            assert asyncio.run(connecting) == []
+        else:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                asyncio.run(connecting)
+    finally:
+        servers.sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
 @pytest.mark.parametrize(
     ("user", "command"),
     [

@@ -58,12 +58,24 @@ UNION
 SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 """)
 
+# The database, if this user may let others connect to it.
+_DATABASE = text("""
+SELECT quote_ident(current_database())
+WHERE has_database_privilege(current_database(), 'CONNECT WITH GRANT OPTION')
+""")
+
 
 def grant(connection: Connection) -> None:
-    """Grant the users of RIGHTS what is listed there, and revoke everything else."""
+    """Grant the users of RIGHTS what is listed there, and revoke everything else.
+
+    They may connect to the database too, if this user may grant that.
+    """
+    database = connection.scalar(_DATABASE)
     existing = set(connection.scalars(_TABLES_AND_FUNCTIONS))
     users = set(connection.scalars(text("SELECT rolname FROM pg_roles")))
     for user in RIGHTS.keys() & users:
+        if database is not None:
+            connection.execute(text(f"GRANT CONNECT ON DATABASE {database} TO {user}"))
         for kind in ("TABLES", "FUNCTIONS"):
             connection.execute(text(f"REVOKE ALL ON ALL {kind} IN SCHEMA public FROM {user}"))
         for name in RIGHTS[user].keys() & existing:
