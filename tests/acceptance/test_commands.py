@@ -20,9 +20,10 @@ AWAY = {
 }
 
 
-def voting(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def voting(*arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-P", "-m", "voting", *arguments],
+        input=stdin,
         env={**ENVIRON, **environ},
         capture_output=True,
         text=True,

@@ -1,6 +1,7 @@
 """`voting questions`: what will be asked, prepared as whoever leads the vote does it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,29 @@ def test_questions_are_added_listed_and_removed(running, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "form", "content"),
+    [
+        ("-", "yaml", "- {title: Which, options: [One, Two]}"),
+        ("-", "csv", "Which,One,Two"),
+        ("evening.YML", None, "- {title: Which, options: [One, Two]}"),
+        ("evening.CSV", None, "Which,One,Two"),
+        ("evening", "csv", "Which,One,Two"),
+        ("evening.yaml", "csv", "Which,One,Two"),
+    ],
+)
+def test_a_file_may_come_from_elsewhere_and_have_any_name(running, tmp_path, name, form, content):
+    """Into a pod, whose file system is read-only, by the standard input."""
+    if name != "-":
+        name = str(tmp_path / name)
+        Path(name).write_text(content)
+    options = ["--file", name, *(["--format", form] if form else [])]
+    added = voting("questions", "add", *options, "--data", str(running.data), stdin=content)
+    assert (added.returncode, added.stderr) == (0, "")
+    [found] = listed(running)
+    assert found["question"] == {"title": "Which", "names": ["One", "Two"]}
+
+
+@pytest.mark.parametrize(
     ("arguments", "problems"),
     [
         ([], ["either a question or --file is needed"]),
@@ -60,7 +84,9 @@ def test_questions_are_added_listed_and_removed(running, tmp_path):
             ["--file", "{file}"],
             ["no question was added:", "line 2: 2 to 12", "line 3: the title is empty"],
         ),
-        (["--file", "missing.csv"], ["does not exist"]),
+        (["--file", "missing.csv"], ["No such file or directory"]),
+        (["--file", "-"], ["<stdin>: --format is needed, yaml or csv"]),
+        (["--file", __file__], ["--format is needed, yaml or csv"]),
     ],
 )
 def test_what_can_not_be_asked_is_refused_with_each_reason_and_none_is_added(

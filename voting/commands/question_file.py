@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,20 +18,17 @@ class InvalidQuestions(Exception):
         self.problems = problems
 
 
-def read_questions(path: Path) -> list[Question]:
-    """Read all questions of a file, by its name: `.yaml` and `.yml`, or `.csv`.
+def read_questions(content: bytes, form: str) -> list[Question]:
+    """Read all questions of a file of the form `yaml` or `csv`.
 
     YAML has a list of mappings of `title`, a text, and `options`, a list of texts; CSV has the
-    title and the options in a row. Raises InvalidQuestions, with each problem of each question, and
-    OSError.
+    title and the options in a row. Raises InvalidQuestions, with each problem of each question.
     """
-    parse = {".csv": _parse_csv, ".yaml": _parse_yaml, ".yml": _parse_yaml}.get(path.suffix.lower())
-    if parse is None:
-        raise InvalidQuestions(["its name must end in .yaml, .yml or .csv"])
+    parse = {"csv": _parse_csv, "yaml": _parse_yaml}[form]
     questions, problems = [], []
     try:
         # Spreadsheets begin UTF-8 with a mark.
-        for line, found in parse(path.read_text(encoding="utf-8-sig")):
+        for line, found in parse(content.decode("utf-8-sig")):
             wrong = found.find_problems() if isinstance(found, Question) else [found]
             problems += [f"line {line}: {each}" for each in wrong]
             if isinstance(found, Question):

@@ -1,6 +1,7 @@
 """The commands that prepare questions, which the admin page asks: add, list, remove."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,6 +20,8 @@ from voting.queue.state import QueueState
 
 _FAILURE = "the questions can't be reached"
 
+_FORMS = {".yaml": "yaml", ".yml": "yaml", ".csv": "csv"}
+
 
 @click.group()
 def questions() -> None:
@@ -33,25 +36,39 @@ def questions() -> None:
 @click.argument("names", metavar="[OPTION]...", nargs=-1)
 @click.option(
     "--file",
-    "path",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.File("rb"),
     metavar="FILE",
-    help="Add all questions of a .yaml or .csv file.",
+    help="Add all questions of a .yaml or .csv file; - is the standard input.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["yaml", "csv"]),
+    help="What the file is, if its name does not tell.",
 )
 @options.data
-def add(title: str | None, names: tuple[str, ...], path: Path | None, data: Path | None) -> None:
+def add(
+    title: str | None,
+    names: tuple[str, ...],
+    file: BinaryIO | None,
+    form: str | None,
+    data: Path | None,
+) -> None:
     """Add a question at the end, or all of a file.
 
     YAML: a list with the title and the options of each. CSV: a row with both. If one question is
     not valid, none is added.
     """
-    if (title is None) == (path is None):
+    if (title is None) == (file is None):
         raise click.UsageError("either a question or --file is needed")
-    if path is not None:
+    if file is not None:
+        form = form or _FORMS.get(Path(file.name).suffix.lower())
+        if form is None:
+            raise click.UsageError(f"{file.name}: --format is needed, yaml or csv")
         try:
-            added = read_questions(path)
+            added = read_questions(file.read(), form)
         except InvalidQuestions as error:
-            raise _refuse(f"{path}: no question was added:", error.problems) from None
+            raise _refuse(f"{file.name}: no question was added:", error.problems) from None
     else:
         added = [Question.of(title or "", names)]
         if problems := added[0].find_problems():
