@@ -5,8 +5,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from click.testing import CliRunner
 from support.database import execute, finish, question_of
 
+from voting.commands import questions as questions_module
 from voting.database.engine import DATABASE_ERRORS
 from voting.database.poll import PollChanged, start_round
 from voting.database.questions import (
@@ -115,6 +117,33 @@ async def test_the_first_is_asked_and_leaves_the_list(engine, operator, three):
     assert (found.round, found.question, found.asked) == (2, FIRST, True)
     assert found.closes_at == closes_at
     assert await in_order(operator) == [SECOND, THIRD]
+
+
+@pytest.mark.parametrize(
+    ("failing", "error", "said"),
+    [
+        ("fetch_questions", ConnectionError("no route"), "are changed, but can't be listed"),
+        ("add_questions", TimeoutError("no answer"), "may have been changed: see `voting quest"),
+        ("add_questions", ConnectionError("no route"), "the questions can't be reached"),
+    ],
+)
+def test_the_command_says_whether_a_change_is_made(
+    servers, database, monkeypatch, failing, error, said
+):
+    async def fail(*_):
+        raise error
+
+    urls = {
+        "DATABASE_URL": servers.database_url(database, "voting_admin"),
+        "REDIS_URL": servers.redis_url("admin"),
+    }
+    monkeypatch.setattr(questions_module, failing, fail)
+    words = ["add", FIRST.title, *FIRST.names]
+    found = CliRunner().invoke(questions_module.questions, words, env=urls)
+    assert found.exit_code == 1
+    [line] = found.output.splitlines()
+    assert said in line
+    assert line.endswith(str(error))
 
 
 @pytest.mark.parametrize("change", ["title", "options", "removed"])

@@ -1,5 +1,6 @@
 """The commands that prepare questions, which the admin page asks: add, list, remove."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -7,8 +8,9 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.commands import options
-from voting.commands.context import run_on_servers, to_json
+from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.question_file import InvalidQuestions, read_questions
+from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
 from voting.database.questions import (
     PreparedQuestion,
     add_questions,
@@ -74,11 +76,10 @@ def add(
         if problems := added[0].find_problems():
             raise _refuse("this can't be asked:", problems)
 
-    async def apply(_: QueueState, engine: AsyncEngine) -> list[PreparedQuestion]:
+    async def apply(_: QueueState, engine: AsyncEngine) -> None:
         await add_questions(engine, added)
-        return await fetch_questions(engine)
 
-    _show(run_on_servers(data, _FAILURE, apply))
+    _change(data, apply)
 
 
 @questions.command("list")
@@ -102,12 +103,30 @@ def remove(number: int, data: Path | None) -> None:
     The number stays the same when other questions are asked, moved or removed.
     """
 
-    async def apply(_: QueueState, engine: AsyncEngine) -> list[PreparedQuestion]:
+    async def apply(_: QueueState, engine: AsyncEngine) -> None:
         if not await remove_question(engine, number):
             raise click.ClickException(f"there is no question {number}")
-        return await fetch_questions(engine)
 
-    _show(run_on_servers(data, _FAILURE, apply))
+    _change(data, apply)
+
+
+def _change(data: Path | None, apply: Callable[[QueueState, AsyncEngine], Awaitable[None]]) -> None:
+    """Change the questions and print them."""
+
+    async def run(state: QueueState, engine: AsyncEngine) -> list[PreparedQuestion]:
+        try:
+            await apply(state, engine)
+        except DATABASE_ERRORS as error:
+            if not is_uncertain(error):
+                raise
+            raise click.ClickException(
+                "the questions may have been changed: see `voting questions list`:"
+                f" {in_one_line(error)}"
+            ) from None
+        with exit_on_error("the questions are changed, but can't be listed"):
+            return await fetch_questions(engine)
+
+    _show(run_on_servers(data, _FAILURE, run))
 
 
 async def _fetch(_: QueueState, engine: AsyncEngine) -> list[PreparedQuestion]:
