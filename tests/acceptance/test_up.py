@@ -183,6 +183,12 @@ def test_the_token_of_the_environment_is_used(start, data):
     assert httpx.get(up.admin, follow_redirects=True).status_code == 200
 
 
+def test_the_admin_page_needs_no_token_if_the_environment_says_so(start, data):
+    up = start(data, ADMIN_TOKEN=" none ").ready()
+    assert "token" not in up.output
+    assert httpx.get(up.admin).status_code == 200
+
+
 def test_a_terminal_shows_the_qr_code_of_an_address_that_others_reach(data):
     reader, terminal = pty.openpty()
     options = ["--data", str(data), *FREE_PORTS]

@@ -123,8 +123,8 @@ class VotingUp:
 
     @property
     def admin(self) -> str:
-        """The URL of the admin page with its token."""
-        pattern = r"^voting: admin: +(http://127\.0\.0\.1:\d+/\?token=\S+)$"
+        """The URL of the admin page, with its token if it has one."""
+        pattern = r"^voting: admin: +(http://127\.0\.0\.1:\d+(?:/\?token=\S+)?)$"
         [url] = re.findall(pattern, self.output, re.MULTILINE)
         return url
 

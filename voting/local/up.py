@@ -165,7 +165,7 @@ class Stack:
         host = self.address.in_links
         pages = {role: f"http://{host}:{port}" for role, port in self.ports.items()}
         urls = {"VOTE_URL": pages[Role.VOTE], "RESULT_URL": pages[Role.RESULT], **environ}
-        token = urls.setdefault("ADMIN_TOKEN", secrets.token_urlsafe())
+        opens = urls.setdefault("ADMIN_TOKEN", secrets.token_urlsafe()).strip()
         await self._start_children(
             child(self._program(role, number, urls))
             for role in Role
@@ -177,7 +177,7 @@ class Stack:
         # Not localhost, which may be ::1 first, where another user could listen on this port, and
         # whose cookies a browser sends to all that listen on either address.
         admin = f"http://{_ONLY_HERE.ip}:{self.ports[Role.ADMIN]}"
-        _echo(f"admin:  {admin}/?token={quote(token)}")
+        _echo(f"admin:  {admin}" + ("" if opens == "none" else f"/?token={quote(opens)}"))
         if self.address.is_any and not {"VOTE_URL", "RESULT_URL"} <= environ.keys():
             known = host != "localhost"
             why = "the address on the default route" if known else "as there is no default route"
