@@ -1,4 +1,5 @@
-"""Postgres: models, counting, totals, changes of the poll, schema and rights.
+"""Postgres: models, counting, totals, changes of the poll, prepared questions, schema and rights.
 
-For the roles result and worker, `reconcile` and the operator commands. It imports nothing of Redis.
+For the roles result, worker and admin, `reconcile` and the operator commands. It imports nothing of
+Redis.
 """

@@ -1,4 +1,5 @@
 """The queue of ballots: a Redis stream that one consumer group reads.
 
-For the roles vote and worker, `reconcile` and the operator commands. It imports no other server.
+For the roles vote, worker and admin, `reconcile` and the operator commands. It imports no other
+server.
 """

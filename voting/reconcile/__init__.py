@@ -1,4 +1,4 @@
-"""What needs both Redis and Postgres: keeping the poll in sync, audit, replay.
+"""What needs both Redis and Postgres: keeping the poll in sync, changes of it, audit, replay.
 
-For the worker and the operator commands.
+For the worker, the admin page and the operator commands.
 """

@@ -1,1 +1,1 @@
-"""One application per role: vote, result, worker. They never import each other."""
+"""One application per role: vote, result, worker, admin. They never import each other."""
