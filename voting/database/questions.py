@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from sqlalchemy import bindparam, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from voting.database import models
 from voting.database.engine import transaction
-from voting.database.models import PreparedQuestion as Row
 from voting.poll.question import Question
 
-IN_ORDER = select(Row).order_by(Row.position, Row.id)
-IDS = select(Row.id).order_by(Row.position, Row.id)
-HIGHEST = select(func.coalesce(func.max(Row.position), 0))
+ORDER = (models.PreparedQuestion.position, models.PreparedQuestion.id)
+IN_ORDER = select(models.PreparedQuestion).order_by(*ORDER)
+IDS = select(models.PreparedQuestion.id).order_by(*ORDER)
+HIGHEST = select(func.coalesce(func.max(models.PreparedQuestion.position), 0))
 
 # What reads the order to change it: one after the other. Readers don't wait.
 LOCK = text("LOCK TABLE questions IN SHARE ROW EXCLUSIVE MODE")
 
-MOVE = update(Row).where(Row.id == bindparam("moved")).values(position=bindparam("place"))
+MOVE = (
+    update(models.PreparedQuestion)
+    .where(models.PreparedQuestion.id == bindparam("moved"))
+    .values(position=bindparam("place"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,36 +59,40 @@ async def add_questions(engine: AsyncEngine, questions: Sequence[Question]) -> N
             {"position": position, "title": each.title, "names": each.names}
             for position, each in enumerate(questions, start=highest + 1)
         ]
-        await connection.execute(insert(Row), rows)
+        await connection.execute(insert(models.PreparedQuestion), rows)
 
 
 async def change_question(engine: AsyncEngine, seen: PreparedQuestion, question: Question) -> None:
     """Replace a question at its place. Raises QuestionChanged if it is not as it was `seen`."""
     change = (
-        update(Row)
-        .where(Row.id == seen.id, Row.revision == seen.revision)
-        .values(title=question.title, names=question.names, revision=Row.revision + 1)
+        update(models.PreparedQuestion)
+        .where(
+            models.PreparedQuestion.id == seen.id,
+            models.PreparedQuestion.revision == seen.revision,
+        )
+        .values(title=question.title, names=question.names, revision=seen.revision + 1)
     )
     async with engine.connect() as connection:
         if (await connection.execute(change)).rowcount == 0:
             raise QuestionChanged
 
 
-async def remove_question(engine: AsyncEngine, id: int) -> bool:  # noqa: A002 - the column's name
-    """Return whether there was a question of that id."""
+async def remove_question(engine: AsyncEngine, number: int) -> bool:
+    """Remove a question by its id. Return whether there was one."""
+    removal = delete(models.PreparedQuestion).where(models.PreparedQuestion.id == number)
     async with engine.connect() as connection:
-        return (await connection.execute(delete(Row).where(Row.id == id))).rowcount > 0
+        return (await connection.execute(removal)).rowcount > 0
 
 
-async def move_question(engine: AsyncEngine, id: int, places: int) -> None:  # noqa: A002 - the column's name
-    """Move a question down by that many places: -1 is one up. At an end it stays there."""
+async def move_question(engine: AsyncEngine, number: int, places: int) -> None:
+    """Move a question, by its id, down by that many places: -1 is one up. At an end it stays."""
     async with transaction(engine) as connection:
         await connection.execute(LOCK)
         ids = list(await connection.scalars(IDS))
-        if id not in ids:
+        if number not in ids:
             return
-        place = max(0, ids.index(id) + places)
-        ids.remove(id)
-        ids.insert(place, id)
+        place = max(0, ids.index(number) + places)
+        ids.remove(number)
+        ids.insert(place, number)
         moves = [{"moved": each, "place": n} for n, each in enumerate(ids, start=1)]
         await connection.execute(MOVE, moves)
