@@ -16,7 +16,6 @@ from voting.commands.when import Moment, moment, resolve
 from voting.database.poll import close_poll, reopen_poll, reveal_results, start_round
 from voting.database.totals import fetch_result
 from voting.poll.lifecycle import Event, Phase, Poll
-from voting.poll.question import Question
 from voting.queue.state import QueueState
 from voting.reconcile.changes import (
     Change,
@@ -158,9 +157,7 @@ def ask(
     It has two to twelve options, and a round of its own. If a round is open, it is closed, and its
     totals are final first. They are kept, its votes are deleted.
     """
-    question = Question.of(title, names)
-    if problems := question.find_problems():
-        raise click.UsageError("\n  ".join(["this can't be asked:", *problems]))
+    question = options.parse_question(title, names)
     failure = "the question can't be asked"
 
     async def plan(state: QueueState, engine: AsyncEngine) -> tuple[Status, datetime | None]:

@@ -1,6 +1,8 @@
 """The commands that prepare questions, which the admin page asks: add, list, remove."""
 
+import json
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
@@ -8,7 +10,7 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.commands import options
-from voting.commands.context import exit_on_error, run_on_servers, to_json
+from voting.commands.context import exit_on_error, run_on_servers
 from voting.commands.question_file import InvalidQuestions, read_questions
 from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
 from voting.database.questions import (
@@ -17,7 +19,6 @@ from voting.database.questions import (
     fetch_questions,
     remove_question,
 )
-from voting.poll.question import Question
 from voting.queue.state import QueueState
 
 _FAILURE = "the questions can't be reached"
@@ -70,11 +71,9 @@ def add(
         try:
             added = read_questions(file.read(), form)
         except InvalidQuestions as error:
-            raise _refuse(f"{file.name}: no question was added:", error.problems) from None
+            raise options.refuse(f"{file.name}: no question was added:", error.problems) from None
     else:
-        added = [Question.of(title or "", names)]
-        if problems := added[0].find_problems():
-            raise _refuse("this can't be asked:", problems)
+        added = [options.parse_question(title or "", names)]
 
     async def apply(_: QueueState, engine: AsyncEngine) -> None:
         await add_questions(engine, added)
@@ -89,7 +88,7 @@ def list_questions(data: Path | None, *, json_output: bool) -> None:
     """List the questions in order, each with its number."""
     found = run_on_servers(data, _FAILURE, _fetch)
     if json_output:
-        click.echo(f"[{', '.join(map(to_json, found))}]")
+        click.echo(json.dumps([asdict(each) for each in found]))
     else:
         _show(found)
 
@@ -136,7 +135,3 @@ async def _fetch(_: QueueState, engine: AsyncEngine) -> list[PreparedQuestion]:
 def _show(found: list[PreparedQuestion]) -> None:
     for each in found:
         click.echo(f"{each.id:<5} {each.question.title}: {', '.join(each.question.names)}")
-
-
-def _refuse(summary: str, problems: list[str]) -> click.UsageError:
-    return click.UsageError("\n  ".join([summary, *problems]))
