@@ -141,31 +141,32 @@ async def test_an_operator_may_reveal_the_totals_before_the_close(site, engine, 
     assert telling(await site.answers()) == ALL
 
 
-@pytest.mark.timeout(300)
-async def test_with_when_revealed_no_response_has_a_total_before_the_reveal(
-    reader, engine, operator, monkeypatch
-):
+@pytest.fixture
+async def unrevealed(reader, engine, monkeypatch):
+    """A site with a final round, whose totals are not revealed yet."""
     monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
-    site = Site(reader, "when_revealed")
     await count(engine, A, B)
     await finish(engine, Version(10, 0))
-    found = await site.answers()
+    return Site(reader, "when_revealed")
+
+
+@pytest.mark.timeout(300)
+async def test_with_when_revealed_no_response_has_a_total_before_the_reveal(
+    unrevealed, engine, operator
+):
+    found = await unrevealed.answers()
     assert telling(found) == set()
     assert any("10,299" in text for *_, text in found)
     assert any("The result is shown later." in text for *_, text in found)
     await reveal_results(operator, (await fetch_result(engine)).poll)
-    assert telling(await site.answers()) == ALL | ROUNDS
+    assert telling(await unrevealed.answers()) == ALL | ROUNDS
 
 
 @pytest.mark.timeout(300)
 async def test_with_when_revealed_an_earlier_round_stays_hidden_until_it_is_revealed(
-    reader, engine, operator, monkeypatch
+    unrevealed, engine, operator
 ):
-    monkeypatch.setattr(result_module, "TIMELINE_TTL", 0)
-    site = Site(reader, "when_revealed")
-    await count(engine, A, B)
-    await finish(engine, Version(10, 0))
     await start_round(operator, 1, question_of(3))
-    assert telling(await site.answers()) == set()
+    assert telling(await unrevealed.answers()) == set()
     await reveal_results(operator, (await fetch_result(engine)).poll, number=1)
-    assert telling(await site.answers()) == PAST | ROUNDS
+    assert telling(await unrevealed.answers()) == PAST | ROUNDS
