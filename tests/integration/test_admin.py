@@ -4,7 +4,7 @@ import asyncio
 import html
 import re
 import socket
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -12,6 +12,7 @@ import pytest
 from support.app import RoleProcess
 from support.asgi import client_of
 from support.database import execute
+from support.proxy import Proxy
 from support.wait import until
 from support.workers import working
 
@@ -61,8 +62,8 @@ def leading(servers, poll, operator):
     """Return a context with a client of a new admin role."""
 
     @asynccontextmanager
-    async def lead(token="none", **environ):
-        queue = Queue(connect(servers.redis_url("admin")), name=poll.queue.name)
+    async def lead(token="none", redis_url=servers.redis_url("admin"), **environ):
+        queue = Queue(connect(redis_url), name=poll.queue.name)
         urls = {"REDIS_URL": "redis://unused", "DATABASE_URL": "postgresql://unused"}
         settings = load_settings(AdminSettings, {**urls, "ADMIN_TOKEN": token, **environ})
         role = AdminRole(QueueState(queue), operator, settings, audits=operator)
@@ -123,6 +124,13 @@ async def confirm(client, do):
 
 async def phase(engine):
     return (await fetch_result(engine)).poll.phase
+
+
+def asks_tea(engine):
+    async def asks():
+        return (await fetch_result(engine)).poll.question == TEA
+
+    return asks
 
 
 async def until_final(engine):
@@ -205,10 +213,7 @@ async def test_next_closes_an_open_round_counts_it_and_asks(client, engine, oper
     assert "It is open: it is closed now" in said
     assert response.status_code == 303
 
-    async def asks_tea():
-        return (await fetch_result(engine)).poll.question == TEA
-
-    await until(asks_tea)
+    await until(asks_tea(engine))
     [final] = await fetch_final_results(engine)
     assert sum(final.counts) == 2
     assert [each.question for each in await fetch_questions(operator)] == [LUNCH]
@@ -235,6 +240,54 @@ def asking_says(client, words):
         return words in texts((await client.get("/live")).text)
 
     return says
+
+
+@pytest.fixture
+async def network(servers, tmp_path):
+    """The way from a role to Redis."""
+    async with Proxy(servers.folders.run / "valkey.sock", tmp_path / "redis.sock") as network:
+        yield network
+
+
+@pytest.fixture
+def redis_url(servers, network, tmp_path):
+    url = servers.redis_url("admin")
+    return url.replace(str(servers.folders.run / "valkey.sock"), str(tmp_path / "redis.sock"))
+
+
+async def test_next_is_asked_even_if_redis_is_away_when_the_round_is_closed(
+    leading, engine, operator, poll, network, redis_url
+):
+    await add_questions(operator, [TEA])
+    async with leading(redis_url=redis_url) as client:
+        with network.cut():
+            _, response = await confirm(client, "next")
+            assert response.status_code == 303
+            assert await phase(engine) is Phase.COUNTING
+            assert (await poll.cast_rules()).open
+            await until(asking_says(client, "Next is “Tea or coffee?”"))
+        async with working(poll.queue, engine, timing=QUICK):
+            await until(asks_tea(engine))
+        assert "not asked" not in (await client.get("/live")).text
+
+
+async def test_a_question_that_redis_does_not_have_yet_is_not_called_unasked(
+    leading, engine, operator, network, redis_url, monkeypatch
+):
+    start_round, away = admin_module.start_round, ExitStack()
+
+    async def start_and_cut(*given, **named):
+        await start_round(*given, **named)
+        away.enter_context(network.cut())
+
+    monkeypatch.setattr(admin_module, "start_round", start_and_cut)
+    await add_questions(operator, [TEA])
+    async with leading(redis_url=redis_url) as client:
+        with away:
+            await confirm(client, "next")
+            await until(asking_says(client, "That may not be done everywhere yet."))
+            assert "not asked" not in (await client.get("/live")).text
+    assert await asks_tea(engine)()
 
 
 async def test_a_role_that_ends_meanwhile_leaves_a_closed_poll_and_the_question(
@@ -275,11 +328,7 @@ async def test_two_at_once_do_nothing_twice(leading, engine, operator):
             *(each.post("/", data=form) for each, form in zip((one, other), forms, strict=True))
         )
         assert sorted(each.status_code for each in answers) == [303, 409]
-
-        async def asks_tea():
-            return (await fetch_result(engine)).poll.question == TEA
-
-        await until(asks_tea)
+        await until(asks_tea(engine))
     assert [each.question for each in await fetch_questions(operator)] == [LUNCH]
 
 

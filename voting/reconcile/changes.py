@@ -31,6 +31,10 @@ class ChangeError(Exception):
     """Why a change is not known to be done. The message is for the operator."""
 
 
+class NotInRedis(ChangeError):
+    """The change is stored in Postgres, and a worker will bring it to Redis."""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The state of the poll, as an operator needs it before a change."""
@@ -97,8 +101,8 @@ async def change_poll(
     """Change the poll in Postgres, and at once in Redis; a worker would do that within seconds.
 
     By what Redis knows: its clock, and the latest revision. Raises ChangeError if it is not known
-    whether the poll is changed, or if Redis does not have the change yet: `then` ends this message.
-    Raises PollChanged and DATABASE_ERRORS if nothing is changed.
+    whether the poll is changed, and NotInRedis if Redis does not have the change yet: `then` ends
+    this message. Raises PollChanged and DATABASE_ERRORS if nothing is changed.
     """
     known = Known()
     with suppress(RedisError):
@@ -116,7 +120,7 @@ async def change_poll(
     try:
         await reconcile(engine, state)
     except (PollConflict, RedisError, *DATABASE_ERRORS) as error:
-        raise ChangeError(
+        raise NotInRedis(
             f"the change is stored in Postgres, but not in Redis yet: {then}: {in_one_line(error)}"
         ) from None
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -43,6 +44,7 @@ from voting.reconcile.audit import Audit, audit
 from voting.reconcile.changes import (
     Change,
     ChangeError,
+    NotInRedis,
     Status,
     change_poll,
     fetch_settled_status,
@@ -301,7 +303,8 @@ class AdminRole:
         self._asking = Asking(prepared.question)
         try:
             if poll.phase is Phase.OPEN:
-                await change_poll(self._state, self._engine, partial(close_poll, seen=poll))
+                with suppress(NotInRedis):  # the task waits for it too
+                    await change_poll(self._state, self._engine, partial(close_poll, seen=poll))
         except BaseException:
             self._asking = None
             raise
@@ -316,8 +319,10 @@ class AdminRole:
             await change_poll(self._state, self._engine, _ask(poll, prepared))
         except PollChanged:
             self._failed = errors.NOT_ASKED
-        except (ChangeError, *DATABASE_ERRORS) as error:
-            self._failed = replace(errors.NOT_ASKED, advice=f"{in_one_line(error)}.")
+        except ChangeError as error:
+            self._failed = _away(errors.NOT_SURE, error)
+        except DATABASE_ERRORS as error:
+            self._failed = _away(errors.NOT_ASKED, error)
         finally:
             self._asking = None
 

@@ -79,7 +79,8 @@ OTHER_QUESTION = Problem(
 NOT_ASKED = Problem(
     409,
     "The next question was not asked.",
-    "The round was opened again meanwhile, or the questions were changed.",
+    "The round was opened again, the questions were changed, or the database was away. "
+    "Look at the round, and press Next question again.",
 )
 NOT_SURE = Problem(503, "That may not be done everywhere yet.", "Look again in a moment.")
 NOT_A_TIME = Problem(422, "This is no time to come.", "Nothing was changed. Choose a later one.")
