@@ -236,7 +236,6 @@ async def reveal_results(
     seen: Poll,
     *,
     number: int | None = None,
-    known: Known = Known(),  # noqa: ARG001, B008 - Redis knows nothing of it
 ) -> None:
     """Show the totals of the round, or of an earlier one by its `number`, whatever is kept back.
 

@@ -251,6 +251,8 @@ class AdminRole:
                 return Confirmation(lines, "/", f"do_{form.do}", fields)
             if prepared is not None and poll.phase is not Phase.FINAL:
                 await self._ask_later(poll, prepared)
+            elif form.do is Do.REVEAL:  # of which Redis knows nothing
+                await reveal_results(self._engine, poll)
             else:
                 await change_poll(self._state, self._engine, await self._plan(form, poll, prepared))
         except PollChanged:
@@ -284,8 +286,6 @@ class AdminRole:
                 return partial(close_poll, seen=poll)
             case Do.KEEP | Do.REOPEN:
                 return partial(reopen_poll, seen=poll)
-            case Do.REVEAL:
-                return partial(reveal_results, seen=poll)
             case Do.AGAIN:
                 return partial(start_round, ended=poll.round, question=poll.question)
             case Do.NEXT if prepared is not None:
