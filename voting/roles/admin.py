@@ -258,7 +258,7 @@ class AdminRole:
         except PollChanged:
             raise Refused(errors.CHANGED_MEANWHILE) from None
         except ChangeError as error:
-            raise Refused(replace(errors.NOT_SURE, advice=f"{error}.")) from None
+            raise Refused(_away(errors.NOT_SURE, error)) from None
         except RedisError as error:
             raise Refused(_away(errors.QUEUE_AWAY, error)) from None
         except DATABASE_ERRORS as error:
