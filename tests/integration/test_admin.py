@@ -493,6 +493,22 @@ def fail_to_connect(patch, engine):
     patch.setattr(type(engine), "begin", lambda _: Failing())
 
 
+@pytest.mark.parametrize("change", ["add_questions", "reveal_results"])
+async def test_a_change_whose_answer_is_lost_is_not_called_undone(leading, monkeypatch, change):
+    apply = getattr(admin_module, change)
+
+    async def lose_the_answer(*given):
+        await apply(*given)
+        raise TimeoutError
+
+    monkeypatch.setattr(admin_module, change, lose_the_answer)
+    async with leading(SHOW_RESULTS="when_revealed") as client:
+        response = await (write(client) if change == "add_questions" else press(client, "reveal"))
+    assert response.status_code == 503
+    assert "That may not be done everywhere yet." in texts(response.text)
+    assert "Nothing was changed" not in response.text
+
+
 async def test_without_the_queue_the_page_says_so(client, poll):
     await poll.admin.delete(poll.queue.stream_key)
     page = texts((await client.get("/live")).text)

@@ -18,7 +18,7 @@ from litestar.response.base import ASGIResponse
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
+from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line, is_uncertain
 from voting.database.poll import (
     PollChanged,
     close_poll,
@@ -262,7 +262,7 @@ class AdminRole:
         except RedisError as error:
             raise Refused(_away(errors.QUEUE_AWAY, error)) from None
         except DATABASE_ERRORS as error:
-            raise Refused(_away(errors.DATABASE_AWAY, error)) from None
+            raise Refused(_database_away(error)) from None
         return None
 
     def _check(self, form: PollForm, found: Status) -> None:
@@ -363,7 +363,7 @@ class AdminRole:
         except QuestionChanged:
             raise Refused(errors.OTHER_QUESTION) from None
         except DATABASE_ERRORS as error:
-            raise Refused(_away(errors.DATABASE_AWAY, error)) from None
+            raise Refused(_database_away(error)) from None
         return None
 
     # Audit
@@ -384,6 +384,10 @@ class AdminRole:
 def _ask(poll: Poll, prepared: PreparedQuestion) -> Change:
     question = prepared.question
     return partial(start_round, ended=poll.round, question=question, prepared=prepared.id)
+
+
+def _database_away(error: Exception) -> Problem:
+    return _away(errors.NOT_SURE if is_uncertain(error) else errors.DATABASE_AWAY, error)
 
 
 def _away(problem: Problem, error: Exception) -> Problem:
