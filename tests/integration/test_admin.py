@@ -355,7 +355,8 @@ async def test_hidden_totals_are_in_no_response_but_after_a_click(leading, poll,
         assert "7 votes" in page
         assert 'hx-get="/live?totals=1"' in page
         assert "7 votes" in (await client.get("/live?totals=1")).text
-        await press(client, "reveal")
+        said, _ = await confirm(client, "reveal")
+        assert "Show the totals of round 1 to everybody? It can't be undone." in said
         page = (await client.get("/")).text
         assert "7 votes" in page
         assert "reveal" not in offered(page)
@@ -503,7 +504,10 @@ async def test_a_change_whose_answer_is_lost_is_not_called_undone(leading, monke
 
     monkeypatch.setattr(admin_module, change, lose_the_answer)
     async with leading(SHOW_RESULTS="when_revealed") as client:
-        response = await (write(client) if change == "add_questions" else press(client, "reveal"))
+        if change == "add_questions":
+            response = await write(client)
+        else:
+            _, response = await confirm(client, "reveal")
     assert response.status_code == 503
     assert "That may not be done everywhere yet." in texts(response.text)
     assert "Nothing was changed" not in response.text

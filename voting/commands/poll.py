@@ -25,7 +25,12 @@ from voting.reconcile.changes import (
     fetch_status,
     wait_until_final,
 )
-from voting.reconcile.consequences import consequences, describe, in_utc
+from voting.reconcile.consequences import (
+    consequences,
+    describe,
+    in_utc,
+    reveal_consequences,
+)
 from voting.settings import ShowResultsSettings, load_settings
 
 
@@ -124,7 +129,7 @@ def reveal(data: Path | None, number: int | None, *, yes: bool) -> None:
     if not 0 < number <= seen.round:
         raise click.BadParameter(f"there is no round {number}", param_hint="--round")
     if not yes:
-        _confirm([f"Show the totals of round {number} to everybody?", "It can't be undone."])
+        _confirm(reveal_consequences(number))
 
     async def apply(state: QueueState, engine: AsyncEngine) -> None:
         await reveal_results(engine, seen, number=number)

@@ -33,6 +33,11 @@ def consequences(
     return list(lines)
 
 
+def reveal_consequences(number: int) -> list[str]:
+    """Return the same for totals of a round, which are revealed."""
+    return [f"Show the totals of round {number} to everybody?", "It can't be undone."]
+
+
 def _close(poll: Poll, closes_at: datetime | None) -> Iterator[str]:
     yield f"Close round {poll.round} {f'at {in_utc(closes_at)}' if closes_at else 'now'}?"
     yield ("Votes are refused from then on. Ballots accepted before are counted, then it is final.")

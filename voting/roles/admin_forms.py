@@ -10,7 +10,7 @@ from voting.database.questions import PreparedQuestion
 from voting.poll.lifecycle import Event, LifecycleState, Phase, Poll
 from voting.poll.question import Question
 from voting.reconcile.changes import Status
-from voting.reconcile.consequences import consequences
+from voting.reconcile.consequences import consequences, reveal_consequences
 from voting.web import errors
 from voting.web.errors import Problem
 from voting.web.texts import text
@@ -138,6 +138,8 @@ def losses(do: Do, found: Status, prepared: PreparedQuestion | None) -> list[str
     if do in {Do.AGAIN, Do.NEXT}:
         question = prepared.question if prepared else None
         return consequences(Event.START_ROUND, found.poll, found.counts, question=question)
+    if do is Do.REVEAL:
+        return reveal_consequences(found.poll.round)
     return []
 
 
