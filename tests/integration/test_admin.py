@@ -32,6 +32,7 @@ from voting.settings import AdminSettings, load_settings
 
 TEA = Question("Tea or coffee?", ("Tea", "Coffee"))
 LUNCH = Question("<Where> for lunch?", ("Here", "There", "Nowhere"))
+GOOD = Question("Was it good?", ("Yes", "No"))
 
 QUICK = Timing(maintenance_interval=0.05, finalize_interval=0.05)
 
@@ -62,8 +63,8 @@ def leading(servers, poll, operator):
     """Return a context with a client of a new admin role."""
 
     @asynccontextmanager
-    async def lead(token="none", redis_url=servers.redis_url("admin"), **environ):
-        queue = Queue(connect(redis_url), name=poll.queue.name)
+    async def lead(token="none", redis_url=None, **environ):
+        queue = Queue(connect(redis_url or servers.redis_url("admin")), name=poll.queue.name)
         urls = {"REDIS_URL": "redis://unused", "DATABASE_URL": "postgresql://unused"}
         settings = load_settings(AdminSettings, {**urls, "ADMIN_TOKEN": token, **environ})
         role = AdminRole(QueueState(queue), operator, settings, audits=operator)
@@ -250,7 +251,8 @@ async def network(servers, tmp_path):
 
 
 @pytest.fixture
-def redis_url(servers, network, tmp_path):
+def redis_url(servers, tmp_path):
+    """The address of `network`."""
     url = servers.redis_url("admin")
     return url.replace(str(servers.folders.run / "valkey.sock"), str(tmp_path / "redis.sock"))
 
@@ -395,7 +397,7 @@ async def test_questions_are_written_ordered_changed_and_deleted(client, operato
     better = Question("Tea, coffee or water?", ("Tea", "Coffee", "Water"))
     await write(client, "change", better, id=first.id, revision=first.revision)
     assert await stored() == [better, LUNCH]
-    page = (await write(client, "remove", LUNCH, id=second.id)).text
+    page = (await write(client, "remove", id=second.id)).text
     assert "Delete the prepared question “<Where> for lunch?”?" in texts(page)
     await client.post("/questions", data=fields(confirmation(page), "/questions"))
     assert await stored() == [better]
@@ -409,6 +411,48 @@ async def test_a_question_that_was_changed_meanwhile_is_not_replaced(client, ope
     assert response.status_code == 409
     assert 'value="Tea or coffee?"' in response.text  # what was written is not lost
     assert [each.question for each in await fetch_questions(operator)] == [LUNCH]
+
+
+@pytest.mark.parametrize("change", ["up", "down", "remove"])
+@pytest.mark.parametrize("other", ["moved", "removed"])
+async def test_a_list_that_another_admin_has_changed_is_not_changed_by_place(
+    client, operator, change, other
+):
+    await add_questions(operator, [TEA, LUNCH, GOOD])
+    _, second, third = await fetch_questions(operator)
+    page = (await client.get("/")).text
+    form = fields(page, "/questions")
+    if other == "moved":
+        await client.post("/questions", data={**form, "do": "up", "id": third.id})
+    else:
+        asked = await client.post("/questions", data={**form, "do": "remove", "id": second.id})
+        await client.post("/questions", data=fields(confirmation(asked.text), "/questions"))
+    found = await fetch_questions(operator)
+    response = await client.post("/questions", data={**form, "do": change, "id": second.id})
+    assert response.status_code == 409
+    assert "The prepared questions were changed meanwhile." in response.text
+    assert await fetch_questions(operator) == found
+
+
+async def test_two_who_move_at_once_move_once(client, operator):
+    await add_questions(operator, [TEA, LUNCH, GOOD])
+    form = fields((await client.get("/")).text, "/questions")
+    _, _, third = await fetch_questions(operator)
+    moves = [client.post("/questions", data={**form, "do": "up", "id": third.id}) for _ in "ab"]
+    assert sorted(each.status_code for each in await asyncio.gather(*moves)) == [303, 409]
+    assert [each.question for each in await fetch_questions(operator)] == [TEA, GOOD, LUNCH]
+
+
+async def test_a_question_that_is_sent_twice_is_added_once(client, operator):
+    form = fields((await client.get("/?write")).text, "/questions")
+    data = {**form, "do": "add", "title": TEA.title, "names": "\n".join(TEA.names)}
+    for each in await asyncio.gather(*(client.post("/questions", data=data) for _ in "ab")):
+        assert each.status_code == 303
+    assert len(await fetch_questions(operator)) == 1
+    await client.post("/questions", data={**data, "title": LUNCH.title})
+    await write(client, question=TEA)
+    titles = [each.question.title for each in await fetch_questions(operator)]
+    assert titles == [TEA.title, LUNCH.title, TEA.title]
 
 
 async def test_an_invalid_question_is_shown_with_what_is_wrong(client, operator):

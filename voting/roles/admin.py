@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -68,6 +69,8 @@ from voting.web.texts import text
 # A question with the longest title and names, each character of four bytes in percent-encoding.
 MAX_BODY = 16_384
 
+REMEMBERED = 100  # forms for a question
+
 CANCEL_INTERVAL = 0.1  # seconds between two tries to cancel a task
 
 _Request = Request[Any, Any, Any]
@@ -101,6 +104,10 @@ class AdminRole:
         self._settings = settings
         self._overview = Overview(state, engine)
         self._asking: Asking | None = None
+        self._ordering = asyncio.Lock()
+        """Held while prepared questions are changed: all pages are of this process."""
+        self._added: deque[tuple[str, Question]] = deque(maxlen=REMEMBERED)
+        """What was added, and by which form."""
         self._failed: Problem | None = None
         """Why the next question was not asked, until the next form."""
         self._task: asyncio.Task[None] | None = None
@@ -175,6 +182,7 @@ class AdminRole:
         draft = forms.draft_of(drafts[0]) if drafts else None
         writes = "write" in request.query_params
         more = {"draft": draft, "writes": writes, "confirmation": None, "audit": None, **shown}
+        more["once"] = secrets.token_hex(8)
         page = self._pages.render("admin.html", problem=problem, **context, **more)
         return _respond(page, status=problem.status if problem else status)
 
@@ -193,6 +201,7 @@ class AdminRole:
             "closes_at": None,
             "seen": "",
             "questions": questions,
+            "seen_questions": forms.seen_questions(questions),
             "next": questions[0] if questions else None,
             "queue": None if overview.queue.stale else queue,
             "queue_away": overview.queue.failing_since,
@@ -347,23 +356,39 @@ class AdminRole:
         if form.do in {"add", "change"} and (problems := form.question.find_problems()):
             raise Refused(replace(errors.INVALID_QUESTION, advice=f"{'; '.join(problems)}."))
         try:
-            match form.do:
-                case "add":
-                    await add_questions(self._engine, [form.question])
-                case "change":
-                    await change_question(self._engine, form.seen, form.question)
-                case "up" | "down":
-                    await move_question(self._engine, form.id, -1 if form.do == "up" else 1)
-                case "remove" if not form.confirm:
-                    fields = {"do": "remove", "id": form.id, "confirm": "true"}
-                    lines = [text("removes", title=form.title)]
-                    return Confirmation(lines, "/questions", "do_remove", fields)
-                case "remove":
-                    await remove_question(self._engine, form.id)
+            async with self._ordering:
+                match form.do:
+                    case "add":
+                        await self._add(form)
+                    case "change":
+                        await change_question(self._engine, form.prepared, form.question)
+                    case _:
+                        return await self._order(form)
         except QuestionChanged:
             raise Refused(errors.OTHER_QUESTION) from None
         except DATABASE_ERRORS as error:
             raise Refused(_database_away(error)) from None
+        return None
+
+    async def _add(self, form: QuestionForm) -> None:
+        if (form.once, form.question) not in self._added:
+            await add_questions(self._engine, [form.question])
+            self._added.append((form.once, form.question))
+
+    async def _order(self, form: QuestionForm) -> Confirmation | None:
+        """Move or remove a question, if all are in the order that the page showed."""
+        questions = await fetch_questions(self._engine)
+        found = [each for each in questions if each.id == form.id]
+        if not found or form.seen != forms.seen_questions(questions):
+            raise QuestionChanged
+        if form.do != "remove":
+            await move_question(self._engine, form.id, -1 if form.do == "up" else 1)
+        elif form.confirm:
+            await remove_question(self._engine, form.id)
+        else:
+            fields = {"do": "remove", "id": form.id, "seen": form.seen, "confirm": "true"}
+            lines = [text("removes", title=found[0].question.title)]
+            return Confirmation(lines, "/questions", "do_remove", fields)
         return None
 
     # Audit

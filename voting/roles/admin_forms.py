@@ -1,5 +1,6 @@
 """The forms of the admin page: what they say, what may be done, what is to be confirmed. Pure."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
@@ -57,6 +58,10 @@ class QuestionForm:
     do: Literal["add", "change", "up", "down", "remove"]
     id: int = 0
     revision: int = 0
+    seen: str = ""
+    """The prepared questions that the page showed."""
+    once: str = ""
+    """Another for each page: what is sent twice is added once."""
     title: str = ""
     names: str = ""
     """An option a line."""
@@ -67,7 +72,7 @@ class QuestionForm:
         return Question.of(self.title, [each for each in self.names.splitlines() if each.strip()])
 
     @property
-    def seen(self) -> PreparedQuestion:
+    def prepared(self) -> PreparedQuestion:
         return PreparedQuestion(self.id, self.question, self.revision)
 
 
@@ -113,6 +118,12 @@ def seen(poll: Poll) -> str:
 
 def seen_question(prepared: PreparedQuestion) -> str:
     return f"{prepared.id}.{prepared.revision}"
+
+
+def seen_questions(questions: Sequence[PreparedQuestion] | None) -> str:
+    """Return what a form says of the questions and their order."""
+    listed = " ".join(map(seen_question, questions or ()))
+    return hashlib.sha256(listed.encode()).hexdigest()[:20]
 
 
 def changed(seen: str, poll: Poll) -> Problem:
@@ -162,4 +173,4 @@ def closes_at(form: PollForm, now: datetime) -> datetime:
 
 def draft_of(prepared: PreparedQuestion) -> QuestionForm:
     title, names = prepared.question.title, "\n".join(prepared.question.names)
-    return QuestionForm("change", prepared.id, prepared.revision, title, names)
+    return QuestionForm("change", prepared.id, prepared.revision, title=title, names=names)
