@@ -349,7 +349,7 @@ async def test_hidden_totals_are_in_no_response_but_after_a_click(leading, poll,
     await poll.cast_many(7)
     async with leading(SHOW_RESULTS="when_revealed") as client:
         await until(asking_says(client, "7 have voted"))
-        for path in ("/", "/live", "/questions"):
+        for path in ("/", "/live", "/questions", "/rounds"):
             page = (await client.get(path)).text
             assert "7 votes" not in page
             assert "100.0" not in page
@@ -363,6 +363,30 @@ async def test_hidden_totals_are_in_no_response_but_after_a_click(leading, poll,
         assert "7 votes" in page
         assert "reveal" not in offered(page)
     assert (await fetch_result(engine)).poll.revealed
+
+
+@pytest.mark.usefixtures("counting")
+async def test_an_earlier_round_can_be_read_and_revealed(leading, poll, engine, operator):
+    await add_questions(operator, [TEA])
+    await poll.cast_many(7)
+    async with leading(SHOW_RESULTS="when_revealed") as client:
+        await until(asking_says(client, "7 have voted"))
+        await confirm(client, "next")
+        await until(asks_tea(engine))
+        page = (await client.get("/rounds")).text
+        assert "Cats or Dogs? Round 1 · 7 voters Reveal Show them here" in texts(page)
+        assert "100.0" not in page
+        assert "100.0" in (await client.get("/rounds?totals=1")).text
+
+        page = (await client.get("/")).text
+        asked = await press(client, "reveal", page, round=1)
+        section = confirmation(asked.text)
+        assert "Show the totals of round 1 to everybody?" in texts(section)
+        await client.post("/", data=fields(section))
+        assert "100.0" in (await client.get("/rounds")).text
+        assert (await press(client, "reveal", page, round=1)).status_code == 409
+        assert (await press(client, "reveal", page, round=3)).status_code == 409
+    assert not (await fetch_result(engine)).poll.revealed
 
 
 async def test_the_queue_is_shown_with_its_age_and_the_voters_who_wait(client, poll):

@@ -38,7 +38,7 @@ from voting.database.questions import (
 )
 from voting.poll.lifecycle import Phase, Poll
 from voting.poll.question import Question
-from voting.poll.results import publish
+from voting.poll.results import PublicFinal, publish, publish_final
 from voting.queue.client import Queue, StreamMissing, connect
 from voting.queue.state import QueueState
 from voting.reconcile.audit import Audit, audit
@@ -68,6 +68,8 @@ from voting.web.texts import text
 
 # A question with the longest title and names, each character of four bytes in percent-encoding.
 MAX_BODY = 16_384
+
+EARLIER_ROUNDS = 3  # that the page shows
 
 REMEMBERED = 100  # forms for a question
 
@@ -134,6 +136,7 @@ class AdminRole:
                 get("/")(self._get_page),
                 get("/live")(self._get_live),
                 get("/questions")(self._get_questions),
+                get("/rounds")(self._get_rounds),
                 post("/")(self._post_poll),
                 post("/questions")(self._post_question),
                 post("/audit")(self._post_audit),
@@ -165,6 +168,9 @@ class AdminRole:
     async def _get_questions(self, request: _Request) -> ASGIResponse:
         return await self._part(request, "_questions.html")
 
+    async def _get_rounds(self, request: _Request) -> ASGIResponse:
+        return await self._part(request, "_rounds.html")
+
     async def _part(self, request: _Request, template: str) -> ASGIResponse:
         return _respond(self._pages.render(template, **await self._context(request)), PARTIAL)
 
@@ -189,7 +195,8 @@ class AdminRole:
     async def _context(self, request: _Request, *, fresh: bool = False) -> dict[str, Any]:
         """Return what templates show: `fresh`, or shared by all polls of a second."""
         overview = self._overview
-        result, questions, queue = await overview.get(fresh=fresh)
+        await overview.update(fresh=fresh)
+        result, questions = overview.result.value, overview.questions.value
         wanted = _wants_totals(request)
         context: dict[str, Any] = {
             "request": request,
@@ -203,7 +210,8 @@ class AdminRole:
             "questions": questions,
             "seen_questions": forms.seen_questions(questions),
             "next": questions[0] if questions else None,
-            "queue": None if overview.queue.stale else queue,
+            "rounds": [],
+            "queue": None if overview.queue.stale else overview.queue.value,
             "queue_away": overview.queue.failing_since,
             "database_away": overview.result.failing_since,
             "conflict": overview.conflict,
@@ -225,7 +233,21 @@ class AdminRole:
             "closes_at": poll.closes_at,
             "seen": forms.seen(poll),
             "actions": forms.offered(poll, hidden=hidden, asking=asking),
+            "rounds": self._earlier_rounds(poll.round, wanted=wanted),
         }
+
+    def _earlier_rounds(self, number: int, *, wanted: bool) -> list[tuple[PublicFinal, bool]]:
+        """Return the last rounds before that, and whether their totals are hidden.
+
+        `wanted`: with their totals nevertheless.
+        """
+        finals = [each for each in self._overview.finals.value or () if each.round < number]
+        rounds = []
+        for each in finals[:EARLIER_ROUNDS]:
+            public = publish_final(each, self._settings.show_results)
+            shown = publish_final(each, "always") if wanted else public
+            rounds.append((shown, public.counts is None))
+        return rounds
 
     # Changes of the poll
 
@@ -254,14 +276,13 @@ class AdminRole:
             poll = found.poll
             self._check(form, found)
             prepared = await self._next(form) if form.do is Do.NEXT else None
-            lines = forms.losses(form.do, found, prepared)
+            lines = forms.losses(form, found, prepared)
             if lines and not form.confirm:
-                fields = {"do": form.do, "seen": form.seen, "next": form.next, "confirm": "true"}
-                return Confirmation(lines, "/", f"do_{form.do}", fields)
+                return Confirmation(lines, "/", f"do_{form.do}", form.confirmed())
             if prepared is not None and poll.phase is not Phase.FINAL:
                 await self._ask_later(poll, prepared)
             elif form.do is Do.REVEAL:  # of which Redis knows nothing
-                await reveal_results(self._engine, poll)
+                await reveal_results(self._engine, poll, number=form.round)
             else:
                 await change_poll(self._state, self._engine, await self._plan(form, poll, prepared))
         except PollChanged:
@@ -278,6 +299,11 @@ class AdminRole:
         """Refuse what the page would not offer now, or what it offered for another state."""
         if form.seen != forms.seen(found.poll):
             raise Refused(forms.changed(form.seen, found.poll))
+        if form.round is not None:
+            earlier = {each.round for each in found.finals if each.counts is None}
+            if form.do is not Do.REVEAL or form.round not in earlier - {found.poll.round}:
+                raise Refused(errors.CHANGED_MEANWHILE)
+            return
         hidden = found.counts.by_option is None
         offered = forms.offered(found.poll, hidden=hidden, asking=self._asking is not None)
         if form.do not in offered:

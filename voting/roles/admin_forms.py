@@ -46,11 +46,18 @@ class PollForm:
     """The state of the poll that the page showed."""
     next: str = ""
     """The prepared question that the page showed as the next."""
+    round: int | None = None
+    """The earlier round that is revealed."""
     confirm: bool = False
     time: str = ""
     """A time of day in UTC, such as 20:15, for `close-at`."""
     instant: str = ""
     """The same as a moment, with which admin.js replaces it, for a time of the browser's zone."""
+
+    def confirmed(self) -> dict[str, object]:
+        """Return the fields of the form that confirms this one."""
+        fields = {"do": self.do, "seen": self.seen, "next": self.next, "confirm": "true"}
+        return {**fields} if self.round is None else {**fields, "round": self.round}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +146,19 @@ def changed(seen: str, poll: Poll) -> Problem:
     return replace(errors.CHANGED_MEANWHILE, advice=what + f" {errors.CHANGED_MEANWHILE.advice}")
 
 
-def losses(do: Do, found: Status, prepared: PreparedQuestion | None) -> list[str]:
+def losses(form: PollForm, found: Status, prepared: PreparedQuestion | None) -> list[str]:
     """Return what is to be confirmed, and what is lost by it; empty if nothing is.
 
     `prepared` is the question to ask next.
     """
+    do = form.do
     if do is Do.REOPEN and found.phase is Phase.FINAL:
         return consequences(Event.REOPEN, found.poll, found.counts)
     if do in {Do.AGAIN, Do.NEXT}:
         question = prepared.question if prepared else None
         return consequences(Event.START_ROUND, found.poll, found.counts, question=question)
     if do is Do.REVEAL:
-        return reveal_consequences(found.poll.round)
+        return reveal_consequences(form.round or found.poll.round)
     return []
 
 

@@ -5,12 +5,13 @@ from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.questions import PreparedQuestion, fetch_questions
-from voting.database.totals import fetch_result
-from voting.poll.results import PollResult
+from voting.database.totals import fetch_last_results, fetch_result
+from voting.poll.results import FinalResult, PollResult
 from voting.queue.state import PollIdentity, QueueState, find_conflict
 from voting.settings import SettingsError
 from voting.web.cache import SingleFlight
@@ -54,7 +55,7 @@ class Rate:
 
 
 class Overview:
-    """The latest result, prepared questions and sample of the queue, each with its failures."""
+    """The latest values, each with its failures."""
 
     def __init__(self, state: QueueState, engine: AsyncEngine) -> None:
         self._state = state
@@ -63,17 +64,14 @@ class Overview:
         self.questions = SingleFlight[list[PreparedQuestion]](
             partial(fetch_questions, engine), ttl=TTL
         )
+        self.finals = SingleFlight[list[FinalResult]](partial(fetch_last_results, engine), ttl=TTL)
         self.queue = SingleFlight[QueueSample](self._sample, ttl=TTL)
 
-    async def get(
-        self, *, fresh: bool
-    ) -> tuple[PollResult | None, list[PreparedQuestion] | None, QueueSample | None]:
-        """Return the last values; `fresh`: asked for after this call, as a form depends on them."""
-        if fresh:
-            return await asyncio.gather(
-                self.result.refresh(), self.questions.refresh(), self.queue.refresh()
-            )
-        return await asyncio.gather(self.result.get(), self.questions.get(), self.queue.get())
+    async def update(self, *, fresh: bool) -> None:
+        """Fetch what is older than TTL or, if `fresh`, everything, as a form depends on it."""
+        parts: tuple[SingleFlight[Any], ...]
+        parts = (self.result, self.questions, self.finals, self.queue)
+        await asyncio.gather(*(each.refresh() if fresh else each.get() for each in parts))
 
     @property
     def conflict(self) -> str | None:
