@@ -614,6 +614,18 @@ async def test_a_page_of_before_a_restart_is_refused_and_the_next_one_works(lead
     assert await phase(engine) is Phase.COUNTING
 
 
+async def test_cookies_of_earlier_starts_do_not_pile_up(leading):
+    cookies = httpx.Cookies({"form-0123abcd-8092": "of another port", "admin-8082": "token"})
+    for _ in range(12):
+        async with leading() as client:
+            client.cookies = cookies
+            page = (await client.get("/")).text
+            assert (await client.post("/questions", data=fields(page))).status_code == 400
+            cookies = client.cookies
+        assert len(cookies) < 12
+    assert {"form-0123abcd-8092", "admin-8082"} < set(cookies)
+
+
 async def test_no_response_is_stored_and_each_is_protected(leading):
     async with leading("a-secret-of-some-length") as client:
         refused = await client.get("/")

@@ -58,9 +58,9 @@ from voting.settings import AdminSettings
 from voting.telemetry import metrics, tracing
 from voting.web import errors
 from voting.web.admission import LOOPBACK, Admission
-from voting.web.cookies import cookie_name
+from voting.web.cookies import cookie_name, read_cookies
 from voting.web.errors import Problem
-from voting.web.headers import NO_STORE, PARTIAL, Header, html_response
+from voting.web.headers import NO_STORE, PARTIAL, Header, html_response, request_headers
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
 from voting.web.svg import qr_code
@@ -70,6 +70,8 @@ from voting.web.texts import text
 MAX_BODY = 16_384
 
 EARLIER_ROUNDS = 3  # that the page shows
+
+OLD_COOKIES = 8  # so many at most; a hundred would be more than a server reads
 
 REMEMBERED = 100  # forms for a question
 
@@ -104,6 +106,7 @@ class AdminRole:
         self._engine = engine
         self._audits = audits
         self._settings = settings
+        self._form_cookie = _form_cookie(secrets.token_hex(4), settings.port)
         self._overview = Overview(state, engine)
         self._asking: Asking | None = None
         self._ordering = asyncio.Lock()
@@ -123,11 +126,10 @@ class AdminRole:
         )
 
     def create_app(self) -> Litestar:
-        port = self._settings.port
         # The secret is new at each start, and so is the name: Litestar would keep an old cookie.
         csrf = CSRFConfig(
             secret=secrets.token_hex(),
-            cookie_name=cookie_name(f"form-{secrets.token_hex(4)}", secure=False, port=port),
+            cookie_name=self._form_cookie,
             cookie_httponly=True,
             cookie_samesite="strict",
         )
@@ -143,7 +145,7 @@ class AdminRole:
             ],
             max_body=MAX_BODY,
             csrf_config=csrf,
-            middleware=[Admission(self._settings.token, port)],
+            middleware=[Admission(self._settings.token, self._settings.port)],
         )
 
     async def ready(self) -> bool:
@@ -190,7 +192,20 @@ class AdminRole:
         more = {"draft": draft, "writes": writes, "confirmation": None, "audit": None, **shown}
         more["once"] = secrets.token_hex(8)
         page = self._pages.render("admin.html", problem=problem, **context, **more)
-        return _respond(page, status=problem.status if problem else status)
+        cookies = self._delete_old_cookies(request)
+        return _respond(page, *cookies, status=problem.status if problem else status)
+
+    def _delete_old_cookies(self, request: _Request) -> list[Header]:
+        """Return headers that delete the cookies of earlier starts, once they are many.
+
+        A few may be of another admin page, whose port is forwarded to this machine too.
+        """
+        pattern = _form_cookie("[0-9a-f]{8}", self._settings.port)
+        names = read_cookies(request_headers(request.scope)).keys() - {self._form_cookie}
+        old = [each for each in names if re.fullmatch(pattern, each)]
+        if len(old) < OLD_COOKIES:
+            return []
+        return [(b"set-cookie", f"{each}=; Path=/; Max-Age=0".encode()) for each in old]
 
     async def _context(self, request: _Request, *, fresh: bool = False) -> dict[str, Any]:
         """Return what templates show: `fresh`, or shared by all polls of a second."""
@@ -430,6 +445,11 @@ class AdminRole:
         except DATABASE_ERRORS as error:
             return await self._page(request, problem=_away(errors.DATABASE_AWAY, error))
         return await self._page(request, audit=found)
+
+
+def _form_cookie(start: str, port: int) -> str:
+    """Return the name of the cookie that belongs to the forms of a start."""
+    return cookie_name(f"form-{start}", secure=False, port=port)
 
 
 def _ask(poll: Poll, prepared: PreparedQuestion) -> Change:
