@@ -251,29 +251,32 @@ def test_targets_are_large_on_a_phone(led, visitors):
     expect(page.locator("kbd").first).to_be_hidden()
 
 
+def look_for(page: Page, selector: str, number: int = 1) -> None:
+    """Look again until the page, which does not change by itself, has so many of that."""
+
+    def has() -> bool:
+        page.get_by_role("link", name="Look again").click()
+        return page.locator(selector).count() == number
+
+    wait_for(selector, has)
+
+
 def test_the_main_path_works_without_javascript(led, visitors):
     page = visitors.open(led.up.admin, javascript=False)
     expect(page.locator("#zone")).to_have_text("UTC")
     write(page, *TEA)
     press(page, "close-5")
-    expect(page.locator(".closes")).to_contain_text("UTC")
+    look_for(page, ".closes")
     press(page, "keep")
+    look_for(page, ".closes", 0)
     page.get_by_role("link", name="Show them here").click()
-    expect(page.locator(".totals")).to_be_visible()
+    expect(page.locator("#live .totals")).to_be_visible()
     confirm(page, "next", "And to drink?")
-
-    def asks_tea() -> bool:
-        page.get_by_role("link", name="Look again").click()
-        return page.locator("#questions li").count() == 0
-
-    wait_for("the next question", asks_tea)
+    look_for(page, "#questions li", 0)
+    look_for(page, "#live.open")
     press(page, "close")
-
-    def is_final() -> bool:
-        page.get_by_role("link", name="Look again").click()
-        return "Final result" in page.locator(".phase").inner_text()
-
-    wait_for("the final result", is_final)
+    look_for(page, "#live.final")
     confirm(page, "reveal")
+    look_for(page, "#do-reveal", 0)
     confirm(page, "again", "Ask the same in the next round now?")
-    expect_phase(page, "Open")
+    look_for(page, "#live.open")

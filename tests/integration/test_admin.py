@@ -6,6 +6,7 @@ import re
 import socket
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 import httpx
 import pytest
@@ -29,6 +30,7 @@ from voting.roles import overview
 from voting.roles.admin import AdminRole
 from voting.roles.maintenance import Timing
 from voting.settings import AdminSettings, load_settings
+from voting.web import cache
 
 TEA = Question("Tea or coffee?", ("Tea", "Coffee"))
 LUNCH = Question("<Where> for lunch?", ("Here", "There", "Nowhere"))
@@ -586,6 +588,23 @@ async def test_without_the_queue_the_page_says_so(client, poll):
     page = texts((await client.get("/live")).text)
     assert "The queue can't be reached" in page
     assert re.search(r"Since \d\d:\d\d:\d\d UTC", page)
+
+
+async def test_a_queue_is_called_away_once_it_was_slow_for_a_while(
+    leading, network, redis_url, monkeypatch
+):
+    monkeypatch.setattr(overview, "PATIENCE", inf)
+    monkeypatch.setattr(cache, "REFRESH_TIMEOUT", 0.05)
+    async with leading(redis_url=redis_url) as client:
+        await until(asking_says(client, "0 wait to be counted"))
+        with network.back.held():
+            for _ in range(5):
+                page = texts((await client.get("/live")).text)
+                assert "can't be reached" not in page
+                assert "0 wait to be counted" in page
+            monkeypatch.setattr(overview, "PATIENCE", 0)
+            await until(asking_says(client, "The queue can't be reached"))
+        await until(is_back(client))
 
 
 async def test_forms_need_their_value(client, engine):

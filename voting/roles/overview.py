@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -17,6 +18,9 @@ from voting.settings import SettingsError
 from voting.web.cache import SingleFlight
 
 TTL = 1.0  # seconds between two queries
+
+# Seconds for which a server that is slow is not called away: a busy machine may need as long.
+PATIENCE = 3.0
 
 RATE_WINDOW = 5.0  # seconds over which votes a second are averaged
 
@@ -80,6 +84,15 @@ class Overview:
             return None
         return find_conflict(self.queue.value.known, self.result.value.poll)
 
+    @property
+    def queue_away(self) -> datetime | None:
+        """Since when the queue can't be reached; None if it can."""
+        return _away_since(self.queue)
+
+    @property
+    def database_away(self) -> datetime | None:
+        return _away_since(self.result)
+
     async def ready(self) -> bool:
         """Whether both servers respond. Raises SettingsError if one can't be used."""
         parts = (self.result, self.queue)
@@ -104,3 +117,10 @@ class Overview:
             dead_letters=await self._state.dead_letter_count(),
             known=await self._state.poll_identity(),
         )
+
+
+def _away_since(part: SingleFlight[Any]) -> datetime | None:
+    since = part.failing_since
+    if since is None or not isinstance(part.error, TimeoutError):
+        return since
+    return since if (datetime.now(UTC) - since).total_seconds() > PATIENCE else None
