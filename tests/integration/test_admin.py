@@ -657,7 +657,7 @@ async def test_no_response_is_stored_and_each_is_protected(leading):
             assert "default-src 'none'" in response.headers["content-security-policy"]
         for cookie in page.headers.get_list("set-cookie"):
             assert "HttpOnly" in cookie
-            assert "samesite=strict" in cookie.lower()
+            assert "samesite=lax" in cookie.lower()
         assert "the address that voting up printed" in texts(page.text)
     async with leading("none") as client:
         assert "the port-forward has said who you are" in texts((await client.get("/")).text)

@@ -40,7 +40,7 @@ async def test_the_token_becomes_a_cookie_and_leaves_the_address():
         assert response.headers["cache-control"] == "no-store"
         name, _, attributes = response.headers["set-cookie"].partition("=")
         assert name == "admin-8082"
-        assert attributes.partition("; ")[2] == "Path=/; HttpOnly; SameSite=strict"
+        assert attributes.partition("; ")[2] == "Path=/; HttpOnly; SameSite=lax"
         assert TOKEN not in response.headers["set-cookie"]
         assert (await client.get("/")).text == "page"
 

@@ -131,7 +131,6 @@ class AdminRole:
             secret=secrets.token_hex(),
             cookie_name=self._form_cookie,
             cookie_httponly=True,
-            cookie_samesite="strict",
         )
         return self._pages.create_app(
             [

@@ -58,7 +58,9 @@ class Admission(ASGIMiddleware):
     def _remember(self) -> ASGIResponse:
         """Return to the page without the token in its address, which others may see."""
         response = ASGIResponse(status_code=303, headers={"Location": "/"})
-        cookie = f"{self._cookie}={self._known}; Path=/; HttpOnly; SameSite=strict"
+        # Not strict: a link of another page, such as a terminal in a browser, would get no page.
+        # Forms of another site are refused anyway.
+        cookie = f"{self._cookie}={self._known}; Path=/; HttpOnly; SameSite=lax"
         response.headers.headers += [NO_STORE, (b"set-cookie", cookie.encode())]
         return response
 
