@@ -675,6 +675,11 @@ async def test_commands_name_the_reason_why_totals_do_not_become_final(
     await reopen_poll(engine, (await fetch_result(engine)).poll)
     with pytest.raises(PollChanged):
         await wait_until_final(open_poll, engine, seen)
+    await close_poll(engine)
+    again, _ = await reconcile(engine, open_poll)
+    await wait_until_final(open_poll, engine, again, 30)
+    with pytest.raises(PollChanged):
+        await wait_until_final(open_poll, engine, seen)
 
 
 # The columns of a poll in each state. The round ends with version 10-0.

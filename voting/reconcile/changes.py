@@ -136,13 +136,22 @@ async def wait_until_final(
     """Wait for the totals to be final, and declare them so, as a worker would within seconds.
 
     Calls `show` with what is still missing, whenever that changes. Raises PollChanged if the round
-    that was `seen` is opened again, or another has begun; ChangeError after so many `seconds`.
+    that was `seen` is opened again, or another has begun; if it was closed when it was `seen`, also
+    if it was opened and closed meanwhile. Raises ChangeError after so many `seconds`.
     """
     reason = shown = ""
     end = asyncio.get_running_loop().time() + seconds
-    while (poll := (await fetch_result(engine)).poll).phase is not Phase.FINAL:
-        if poll.round != seen.round or poll.phase is Phase.OPEN:
+    while True:
+        poll = (await fetch_result(engine)).poll
+        was_closed = seen.phase is not Phase.OPEN
+        if (
+            poll.round != seen.round
+            or poll.phase is Phase.OPEN
+            or (was_closed and poll.revision != seen.revision)
+        ):
             raise PollChanged
+        if poll.phase is Phase.FINAL:
+            return
         try:
             if await finalize(engine, state, poll):
                 continue

@@ -36,6 +36,7 @@ from voting.database.questions import (
     move_question,
     remove_question,
 )
+from voting.database.totals import fetch_result
 from voting.poll.lifecycle import Phase, Poll
 from voting.poll.question import Question
 from voting.poll.results import PublicFinal, publish, publish_final
@@ -364,7 +365,10 @@ class AdminRole:
             asking.said = f"{said}."
 
         try:
-            await wait_until_final(self._state, self._engine, poll, show=show)
+            # If it was closed to ask, to be opened and closed again is a change too.
+            is_open = poll.phase is Phase.OPEN
+            closed = (await fetch_result(self._engine)).poll if is_open else poll
+            await wait_until_final(self._state, self._engine, closed, show=show)
             await change_poll(self._state, self._engine, _ask(poll, prepared))
         except PollChanged:
             self._failed = errors.NOT_ASKED
