@@ -337,6 +337,16 @@ async def test_poll_that_became_final_meanwhile_is_not_reopened(engine):
     assert (await poll(engine)).phase is Phase.FINAL
 
 
+async def test_a_close_that_was_moved_is_not_cancelled(engine):
+    soon, later = (datetime.now(UTC) + timedelta(hours=n) for n in (1, 2))
+    await close_poll(engine, at=soon)
+    seen = await poll(engine)
+    await close_poll(engine, at=later)
+    with pytest.raises(PollChanged):
+        await reopen_poll(engine, seen)
+    assert (await poll(engine)).closes_at == later
+
+
 async def test_next_round_keeps_the_tally_of_the_previous_one(engine, operator):
     await count(engine, (1, "a", 10), (2, "b", 11))
     before = await stored_tally(engine)

@@ -190,13 +190,15 @@ async def reopen_poll(
 ) -> None:
     """Open the poll again and cancel its time to close. A final result stays in `finals`.
 
-    Raises PollChanged if the round, or whether it is closed or final, differs from `seen`.
+    Raises PollChanged if the round, its time to close, or whether it is closed or final, differs
+    from `seen`.
     """
     cleared = ("closes_at", "closed_at", "until_ms", "until_seq", "final_at")
     change = _change(state="open", **dict.fromkeys(cleared)).where(
         models.Poll.round == seen.round,
         models.Poll.final_at.is_not_distinct_from(seen.final_at),
         models.Poll.state == seen.state,
+        models.Poll.closes_at.is_not_distinct_from(seen.closes_at),
         or_(models.Poll.state == "closed", _BEFORE_ITS_TIME),
     )
     await _change_poll(engine, change, known.revision, now=known.now)
