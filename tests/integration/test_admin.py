@@ -607,6 +607,19 @@ async def test_a_queue_is_called_away_once_it_was_slow_for_a_while(
         await until(is_back(client))
 
 
+async def test_an_open_poll_of_a_restored_database_can_be_kept_open(client, poll, engine):
+    await poll.admin.hset(poll.queue.poll_key, mapping={"revision": 7, "revised": 0})
+    page = (await client.get("/")).text
+    assert "Redis knows a later state of the poll" in page
+    assert offered(page)[0] == "keep"
+    assert (await press(client, "keep")).status_code == 303
+    page = (await client.get("/")).text
+    assert "later state" not in page
+    assert "keep" not in offered(page)
+    assert (await fetch_result(engine)).poll.revision == 8
+    assert (await poll.cast_rules()).open
+
+
 async def test_forms_need_their_value(client, engine):
     page = (await client.get("/")).text
     own = fields(page)

@@ -247,7 +247,9 @@ class AdminRole:
             "closed": poll.phase is not Phase.OPEN,
             "closes_at": poll.closes_at,
             "seen": forms.seen(poll),
-            "actions": forms.offered(poll, hidden=hidden, asking=asking),
+            "actions": forms.offered(
+                poll, hidden=hidden, asking=asking, conflict=overview.conflict is not None
+            ),
             "rounds": self._earlier_rounds(poll.round, wanted=wanted),
         }
 
@@ -320,7 +322,12 @@ class AdminRole:
                 raise Refused(errors.CHANGED_MEANWHILE)
             return
         hidden = found.counts.by_option is None
-        offered = forms.offered(found.poll, hidden=hidden, asking=self._asking is not None)
+        offered = forms.offered(
+            found.poll,
+            hidden=hidden,
+            asking=self._asking is not None,
+            conflict=found.conflict is not None,
+        )
         if form.do not in offered:
             raise Refused(errors.CHANGED_MEANWHILE)
 

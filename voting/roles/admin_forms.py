@@ -101,14 +101,15 @@ class Refused(Exception):
         self.problem = problem
 
 
-def offered(poll: Poll, *, hidden: bool, asking: bool) -> tuple[Do, ...]:
+def offered(poll: Poll, *, hidden: bool, asking: bool, conflict: bool) -> tuple[Do, ...]:
     """Return what may be done in the state that the poll is in, in the page's order.
 
     `hidden`: whether the totals are kept back. `asking`: the next question is being asked.
+    `conflict`: Redis refuses the poll until an operator has decided.
     """
     is_open = poll.allows(Event.CLOSE)
     allowed = {
-        Do.KEEP: poll.lifecycle_state is LifecycleState.SCHEDULED,
+        Do.KEEP: is_open and (conflict or poll.lifecycle_state is LifecycleState.SCHEDULED),
         **dict.fromkeys((Do.CLOSE, Do.CLOSE_1, Do.CLOSE_5, Do.CLOSE_10, Do.CLOSE_AT), is_open),
         Do.NEXT: not asking,
         Do.AGAIN: poll.allows(Event.START_ROUND),

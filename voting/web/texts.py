@@ -112,6 +112,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "time_here": "your time, {zone}",
     "do_keep": "Keep open",
     "does_keep": "Cancels the planned close.",
+    "does_keep_in_conflict": "Voting goes on from the state that this page shows.",
     "do_reopen": "Open again",
     "does_reopen": "Voting goes on with the votes so far.",
     "does_reopen_final": "Voting goes on. This revokes the final result.",
