@@ -48,7 +48,8 @@ document.addEventListener("submit", (event) => {
 window.addEventListener("pageshow", () => { sent = false; });
 
 document.addEventListener("htmx:after:swap", () => {
-  document.title = document.title.replace(/^.* · /s, `${document.getElementById("live").dataset.title} · `);
+  const { title } = document.getElementById("live").dataset;
+  document.title = document.title.replace(/^.* · /s, () => `${title} · `); // it may have $&
   nameZone();
 });
 nameZone();
