@@ -1,6 +1,7 @@
 // A key presses the button, follows the link or enters the field that shows it; while something is to
 // be confirmed, only there. A form is sent once. A time to close is one of the reader's own zone.
-let sent = false;
+const PATIENCE = 10000; // milliseconds until a form can be sent again: its response may be stopped
+let sent = 0;
 
 function nameZone() {
   const zone = document.getElementById("zone");
@@ -36,16 +37,16 @@ document.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("submit", (event) => {
-  if (sent) {
+  if (Date.now() < sent + PATIENCE) {
     event.preventDefault();
     return;
   }
-  sent = true;
+  sent = Date.now();
   const { time, instant } = event.target.elements;
   if (instant) instant.value = nextInstant(time.value);
   event.submitter?.classList.add("sending");
 });
-window.addEventListener("pageshow", () => { sent = false; });
+window.addEventListener("pageshow", () => { sent = 0; });
 
 document.addEventListener("htmx:after:swap", () => {
   const { title } = document.getElementById("live").dataset;
