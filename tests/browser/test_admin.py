@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 from support.wait import wait_for
 
 from .conftest import Site, running
@@ -16,6 +16,8 @@ from .pages import PHONE, choose, expect_receipt, hide
 TEA = ("And to drink?", "Tea", "Coffee", "Water")
 LUNCH = ("Where for lunch?", "Here", "There")
 GOOD = ("Was it good?", "Yes", "No")
+
+KEY_NAMES = {"Esc": "escape"}
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +93,12 @@ def test_an_evening(led, visitors):
     expect_receipt(voter, "Water", "is counted")
     numbers = admin.locator(".numbers dd")
     expect(numbers.first).to_have_text("1")
-    expect(admin.locator(".totals")).to_have_count(0)
+    expect(admin.locator("#live .totals")).to_have_count(0)
     expect(result.locator(".share")).to_have_count(0)
-    admin.get_by_role("link", name="Show them here").click()
-    expect(admin.locator(".totals .c .share")).to_contain_text("100.0")
+    admin.locator("#live").get_by_role("link", name="Show them here").click()
+    expect(admin.locator("#live .totals .c .share")).to_contain_text("100.0")
     choose(voter, "b")
-    expect(admin.locator(".totals .b .share")).to_contain_text("100.0")  # without a reload
+    expect(admin.locator("#live .totals .b .share")).to_contain_text("100.0")  # without a reload
 
     # A countdown, which is stopped.
     press(admin, "close-1")
@@ -206,7 +208,7 @@ def test_the_keyboard_is_enough(led, visitors):
     expect(page.locator("#time")).to_be_focused()
     keys.press("Escape")
     keys.press("t")
-    expect(page.locator(".totals")).to_be_visible()
+    expect(page.locator("#live .totals")).to_be_visible()
     keys.press("n")
     expect(page.get_by_role("alertdialog")).to_be_focused()
     keys.press("c")  # not while something is to be confirmed
@@ -231,12 +233,36 @@ def test_the_keyboard_is_enough(led, visitors):
     expect(page.locator("#audited")).to_contain_text("All agrees")
 
 
+def key_of(part: Locator) -> str:
+    """Return the key that a part shows, which has to be the one that presses it."""
+    shown = part.locator("kbd").inner_text()
+    assert part.get_attribute("data-key") == KEY_NAMES.get(shown, shown.lower())
+    return shown
+
+
+# Enter sends what is typed. Of what is listed there may be any number: Tab leads to it.
+WITHOUT_KEY = "#at *, #write form *, #questions *, #rounds *"
+
+
 def test_every_button_shows_its_key(led, visitors):
+    led.up.sql("INSERT INTO questions (position, title, names) VALUES (1, 'Next?', '{Yes,No}')")
     page = visitors.open(led.up.admin)
-    for part in page.locator("[data-key]").all():
-        key = part.get_attribute("data-key")
-        shown = page.locator("label[for=time]") if key == "m" else part
-        expect(shown.locator("kbd")).to_have_text(key.upper())
+    parts = page.locator(f"main :is(button, a, summary):not({WITHOUT_KEY})")
+    found = set(map(key_of, parts.all()))
+    press(page, "next")
+    expect(page.get_by_role("alertdialog")).to_be_focused()
+    found.update(map(key_of, parts.all()))
+    assert found >= {"C", "1", "5", "0", "N", "R", "T", "W", "Q", "A", "Y", "Esc"}
+    expect(page.locator("label[for=time] kbd")).to_have_text("M")
+    expect(page.locator("#time")).to_have_attribute("data-key", "m")
+
+
+def test_enter_sends_a_time_to_close(led, visitors):
+    page = visitors.open(led.up.admin)
+    page.keyboard.press("m")
+    page.keyboard.type("1230PM")
+    page.keyboard.press("Enter")
+    expect(page.locator(".closes")).to_be_visible()
 
 
 def test_targets_are_large_on_a_phone(led, visitors):
@@ -269,7 +295,7 @@ def test_the_main_path_works_without_javascript(led, visitors):
     look_for(page, ".closes")
     press(page, "keep")
     look_for(page, ".closes", 0)
-    page.get_by_role("link", name="Show them here").click()
+    page.locator("#live").get_by_role("link", name="Show them here").click()
     expect(page.locator("#live .totals")).to_be_visible()
     confirm(page, "next", "And to drink?")
     look_for(page, "#questions li", 0)

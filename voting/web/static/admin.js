@@ -1,5 +1,6 @@
 // A key presses the button, follows the link or enters the field that shows it; while something is to
-// be confirmed, only there. A form is sent once. A time to close is one of the reader's own zone.
+// be confirmed, only there. Forms with fields are sent by Enter, and lists are reached by Tab. A form
+// is sent once. A time to close is one of the reader's own zone.
 const PATIENCE = 10000; // milliseconds until a form can be sent again: its response may be stopped
 let sent = 0;
 
