@@ -29,6 +29,8 @@ INSERT INTO tally (round, bucket, choice, votes, ms)
 SELECT round, '2030-01-01 20:00:00+00', key, 7, 1 FROM poll JOIN options USING (round)
 """
 CLOSE = "UPDATE poll SET state = 'closed', closed_at = now()"
+CONFIRM = "UPDATE poll SET until_ms = 9, until_seq = 0"
+REVEAL = "UPDATE rounds SET revealed = true"
 FINISH = """
 WITH done AS (
   UPDATE poll SET until_ms = 9, until_seq = 0, closed_at = now(), final_at = now()
@@ -306,6 +308,7 @@ def _led(on: str, *statements: str, press: str | None = None) -> State:
                 expect(page.locator("#confirm")).to_be_focused()
             yield page
             site.up.sql(OPEN)
+            site.up.sql("UPDATE rounds SET revealed = false")
             site.up.sql("TRUNCATE tally, finals, final_totals, questions")
 
     return make
@@ -315,7 +318,9 @@ for _name, _on, *_statements in (
     ("admin-empty", "site"),
     ("admin-open", "site", FILL, PREPARE),
     ("admin-hidden", "hidden", FILL, PREPARE),
-    ("admin-counting", "hidden", FILL, PREPARE, CLOSE),
+    ("admin-revealed", "hidden", FILL, PREPARE, REVEAL),
+    ("admin-closing", "hidden", FILL, PREPARE, CLOSE),
+    ("admin-counting", "hidden", FILL, PREPARE, CLOSE, CONFIRM),
     ("admin-final", "site", FILL, PREPARE, CLOSE, FINISH),
     ("admin-long", "long", FILL, PREPARE),
 ):
@@ -329,6 +334,49 @@ state("admin-12", CITY)(_led("site", FILL, PREPARE))
 def _(stage: Stage) -> Iterator[Page]:
     stage.site.up.close_poll(at=datetime.now(UTC) + timedelta(minutes=12))
     yield from _led("site", FILL, PREPARE)(stage)
+
+
+@state("admin-asking")
+def _(stage: Stage) -> Iterator[Page]:
+    with stage.site.up.frozen("worker"):
+        stage.site.up.vote("a")
+        for page in _led("site", PREPARE, press="next")(stage):
+            page.locator("#confirm button").click()
+            expect(page.locator(".progress")).to_contain_text("1 votes are not counted yet")
+            yield page
+            page.locator("#do-reopen").click()
+            expect(page.get_by_role("alert")).to_contain_text("was not asked")
+            page.locator("#do-close-5").click()  # after which the page no longer says so
+            expect(page.locator(".closes")).to_be_visible()
+
+
+@state("admin-earlier-rounds", CITY)
+def _(stage: Stage) -> Iterator[Page]:
+    stage.site.up.sql(FILL)
+    stage.site.ask(LUNCH)
+    yield stage.visitors.open(stage.site.up.admin)
+
+
+def _audited(*statements: str) -> State:
+    def make(stage: Stage) -> Iterator[Page]:
+        for page in _led("site", *statements)(stage):
+            page.locator("#audit button").click()
+            expect(page.locator("#audited")).to_be_visible()
+            yield page
+
+    return make
+
+
+state("admin-audited")(_audited())
+state("admin-audit-failed")(_audited(FILL))
+
+
+@state("admin-queue-away")
+def _(stage: Stage) -> Iterator[Page]:
+    page = stage.visitors.open(stage.site.up.admin)
+    with stage.site.up.frozen("valkey-server"):
+        expect(page.locator(".problem")).to_contain_text("The queue can't be reached")
+        yield page
 
 
 @state("admin-database-away")
