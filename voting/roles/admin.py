@@ -53,21 +53,21 @@ from voting.reconcile.changes import (
     wait_until_final,
 )
 from voting.roles import admin_forms as forms
-from voting.roles.admin_forms import Confirmation, Do, PollForm, QuestionForm, Refused
+from voting.roles.admin_forms import Confirmation, Do, PollForm, QuestionForm
 from voting.roles.overview import Overview
 from voting.settings import AdminSettings
 from voting.telemetry import metrics, tracing
 from voting.web import errors
 from voting.web.admission import LOOPBACK, Admission
 from voting.web.cookies import cookie_name, read_cookies
-from voting.web.errors import Problem
+from voting.web.errors import Problem, ProblemError
 from voting.web.headers import NO_STORE, PARTIAL, Header, html_response, request_headers
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
 from voting.web.svg import qr_code
 from voting.web.texts import text
 
-# A question with the longest title and names, each character of four bytes in percent-encoding.
+# Bytes. The longest question has 920 characters, of twelve bytes each in percent-encoding.
 MAX_BODY = 16_384
 
 EARLIER_ROUNDS = 3  # that the page shows
@@ -156,7 +156,7 @@ class AdminRole:
         """Give up what is under way: a round that is closed stays closed."""
         for task in (self._task, self._auditing):
             while task is not None and not task.done():
-                task.cancel()  # redis-py can lose one while it writes
+                task.cancel()  # again: redis-py can lose a cancellation while it writes
                 await asyncio.wait({task}, timeout=CANCEL_INTERVAL)
 
     # Pages
@@ -180,7 +180,6 @@ class AdminRole:
         self,
         request: _Request,
         *,
-        status: int = 200,
         problem: Problem | None = None,
         **shown: object,
     ) -> ASGIResponse:
@@ -193,7 +192,7 @@ class AdminRole:
         more["once"] = secrets.token_hex(8)
         page = self._pages.render("admin.html", problem=problem, **context, **more)
         cookies = self._delete_old_cookies(request)
-        return _respond(page, *cookies, status=problem.status if problem else status)
+        return _respond(page, *cookies, status=problem.status if problem else 200)
 
     def _delete_old_cookies(self, request: _Request) -> list[Header]:
         """Return headers that delete the cookies of earlier starts, once they are many.
@@ -276,7 +275,7 @@ class AdminRole:
         self._failed = None
         try:
             confirmation = await self._change(data)
-        except Refused as refused:
+        except ProblemError as refused:
             metrics.ADMIN_CHANGES.labels(data.do.kind, "refused").inc()
             return await self._page(request, problem=refused.problem)
         if confirmation is not None:
@@ -285,7 +284,7 @@ class AdminRole:
         return _see_other("/?totals=1" if _wants_totals(request) else "/")
 
     async def _change(self, form: PollForm) -> Confirmation | None:
-        """Do what the form asks, unless it is to be confirmed first. Raises Refused."""
+        """Do what the form asks, unless it is to be confirmed first. Raises ProblemError."""
         try:
             found = await fetch_settled_status(
                 self._state, self._engine, self._settings.show_results
@@ -303,23 +302,23 @@ class AdminRole:
             else:
                 await change_poll(self._state, self._engine, await self._plan(form, poll, prepared))
         except PollChanged:
-            raise Refused(errors.CHANGED_MEANWHILE) from None
+            raise ProblemError(errors.CHANGED_MEANWHILE) from None
         except ChangeError as error:
-            raise Refused(_away(errors.NOT_SURE, error)) from None
+            raise ProblemError(_away(errors.NOT_SURE, error)) from None
         except RedisError as error:
-            raise Refused(_away(errors.QUEUE_AWAY, error)) from None
+            raise ProblemError(_away(errors.QUEUE_AWAY, error)) from None
         except DATABASE_ERRORS as error:
-            raise Refused(_database_away(error)) from None
+            raise ProblemError(_database_away(error)) from None
         return None
 
     def _check(self, form: PollForm, found: Status) -> None:
         """Refuse what the page would not offer now, or what it offered for another state."""
         if form.seen != forms.seen(found.poll):
-            raise Refused(forms.changed(form.seen, found.poll))
+            raise ProblemError(forms.changed(form.seen, found.poll))
         if form.round is not None:
             earlier = {each.round for each in found.finals if each.counts is None}
             if form.do is not Do.REVEAL or form.round not in earlier - {found.poll.round}:
-                raise Refused(errors.CHANGED_MEANWHILE)
+                raise ProblemError(errors.CHANGED_MEANWHILE)
             return
         hidden = found.counts.by_option is None
         offered = forms.offered(
@@ -329,12 +328,12 @@ class AdminRole:
             conflict=found.conflict is not None,
         )
         if form.do not in offered:
-            raise Refused(errors.CHANGED_MEANWHILE)
+            raise ProblemError(errors.CHANGED_MEANWHILE)
 
     async def _next(self, form: PollForm) -> PreparedQuestion:
         questions = await fetch_questions(self._engine)
         if not questions or form.next != forms.seen_question(questions[0]):
-            raise Refused(errors.OTHER_QUESTION)
+            raise ProblemError(errors.OTHER_QUESTION)
         return questions[0]
 
     async def _plan(self, form: PollForm, poll: Poll, prepared: PreparedQuestion | None) -> Change:
@@ -395,7 +394,7 @@ class AdminRole:
     ) -> ASGIResponse:
         try:
             confirmation = await self._change_questions(data)
-        except Refused as refused:
+        except ProblemError as refused:
             draft = data if data.do in {"add", "change"} else None
             return await self._page(request, problem=refused.problem, draft=draft)
         if confirmation is not None:
@@ -403,9 +402,9 @@ class AdminRole:
         return _see_other("/?write#write" if data.do == "add" else "/#questions")
 
     async def _change_questions(self, form: QuestionForm) -> Confirmation | None:
-        """Do what the form asks, unless it is to be confirmed first. Raises Refused."""
+        """Do what the form asks, unless it is to be confirmed first. Raises ProblemError."""
         if form.do in {"add", "change"} and (problems := form.question.find_problems()):
-            raise Refused(replace(errors.INVALID_QUESTION, advice=f"{'; '.join(problems)}."))
+            raise ProblemError(replace(errors.INVALID_QUESTION, advice=f"{'; '.join(problems)}."))
         try:
             async with self._ordering:
                 match form.do:
@@ -416,9 +415,9 @@ class AdminRole:
                     case _:
                         return await self._order(form)
         except QuestionChanged:
-            raise Refused(errors.OTHER_QUESTION) from None
+            raise ProblemError(errors.OTHER_QUESTION) from None
         except DATABASE_ERRORS as error:
-            raise Refused(_database_away(error)) from None
+            raise ProblemError(_database_away(error)) from None
         return None
 
     async def _add(self, form: QuestionForm) -> None:
@@ -472,7 +471,11 @@ def _database_away(error: Exception) -> Problem:
 
 
 def _away(problem: Problem, error: Exception) -> Problem:
-    log.warning("a change failed", reason=in_one_line(error))
+    log.warning(
+        "the admin page answers with a problem",
+        problem=problem.headline,
+        reason=in_one_line(error),
+    )
     return problem
 
 

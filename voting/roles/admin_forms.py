@@ -1,4 +1,4 @@
-"""The forms of the admin page: what they say, what may be done, what is to be confirmed. Pure."""
+"""The forms of the admin page: what they say, what may be done, what is to be confirmed."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from voting.poll.question import Question
 from voting.reconcile.changes import Status
 from voting.reconcile.consequences import consequences, reveal_consequences
 from voting.web import errors
-from voting.web.errors import Problem
+from voting.web.errors import Problem, ProblemError
 from voting.web.texts import text
 
 
@@ -93,14 +93,6 @@ class Confirmation:
     fields: Mapping[str, object]
 
 
-class Refused(Exception):
-    """A form that changes nothing, or not what was asked; the page says so."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.headline)
-        self.problem = problem
-
-
 def offered(poll: Poll, *, hidden: bool, asking: bool, conflict: bool) -> tuple[Do, ...]:
     """Return what may be done in the state that the poll is in, in the page's order.
 
@@ -164,7 +156,7 @@ def losses(form: PollForm, found: Status, prepared: PreparedQuestion | None) -> 
 
 
 def closes_at(form: PollForm, now: datetime) -> datetime:
-    """Return when to close. Raises Refused if that is no time to come."""
+    """Return when to close. Raises ProblemError if that is no time to come."""
     if form.do is not Do.CLOSE_AT:
         return now + timedelta(minutes=int(form.do.removeprefix("close-")))
     try:
@@ -174,9 +166,9 @@ def closes_at(form: PollForm, now: datetime) -> datetime:
             at = datetime.combine(now, time.fromisoformat(form.time), UTC)
             at += timedelta(days=at <= now)
     except (ValueError, OverflowError):
-        raise Refused(errors.NOT_A_TIME) from None
+        raise ProblemError(errors.NOT_A_TIME) from None
     if at <= now:
-        raise Refused(errors.NOT_A_TIME)
+        raise ProblemError(errors.NOT_A_TIME)
     return at
 
 
