@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 import pytest
 
 from voting.poll.ballot import Version
+from voting.poll.consequences import consequences
 from voting.poll.lifecycle import Event, Poll
 from voting.poll.question import Question
 from voting.poll.results import VoteCounts
-from voting.reconcile.consequences import consequences
 
 AT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 COUNTS, HIDDEN = VoteCounts(1_234, (1_000, 234)), VoteCounts(1_234, None)
@@ -40,7 +40,7 @@ KEPT = "Its totals and timeline are kept, its votes are deleted."
             [
                 "Reopen round 3? This revokes its final result:",
                 "Cats 1,000, Dogs 234, final since 2030-01-02 03:04:05 UTC.",
-                "`voting status` keeps listing it as revoked.",
+                "It stays listed as revoked.",
             ],
         ),
         (

@@ -15,6 +15,12 @@ from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
 from voting.database.poll import close_poll, reopen_poll, reveal_results, start_round
 from voting.database.totals import fetch_result
+from voting.poll.consequences import (
+    consequences,
+    describe,
+    in_utc,
+    reveal_consequences,
+)
 from voting.poll.lifecycle import Event, Phase, Poll
 from voting.queue.state import QueueState
 from voting.reconcile.changes import (
@@ -24,12 +30,6 @@ from voting.reconcile.changes import (
     fetch_settled_status,
     fetch_status,
     wait_until_final,
-)
-from voting.reconcile.consequences import (
-    consequences,
-    describe,
-    in_utc,
-    reveal_consequences,
 )
 from voting.settings import ShowResultsSettings, load_settings
 

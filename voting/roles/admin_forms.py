@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import Literal
 
 from voting.database.questions import PreparedQuestion
+from voting.poll.consequences import consequences, reveal_consequences
 from voting.poll.lifecycle import Event, LifecycleState, Phase, Poll
 from voting.poll.question import Question
 from voting.reconcile.changes import Status
-from voting.reconcile.consequences import consequences, reveal_consequences
 from voting.web import errors
 from voting.web.errors import Problem, ProblemError
 from voting.web.texts import text

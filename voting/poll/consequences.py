@@ -1,4 +1,4 @@
-"""What an operator's change does, in words: to be read before it is confirmed. Pure."""
+"""What an operator's change does, in words: to be read before it is confirmed."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -53,7 +53,7 @@ def _reopen(poll: Poll, counts: VoteCounts) -> Iterator[str]:
     if poll.final_at is not None:
         yield f"Reopen round {poll.round}? This revokes its final result:"
         yield f"{describe(poll.question, counts)}, final since {in_utc(poll.final_at)}."
-        yield "`voting status` keeps listing it as revoked."
+        yield "It stays listed as revoked."
 
 
 def _ask_again(poll: Poll, counts: VoteCounts) -> Iterator[str]:
