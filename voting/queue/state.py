@@ -229,6 +229,15 @@ class QueueState:
         reply: Any = await self.queue.raw_redis.xrange(key, min=f"({version}", count=1)
         return Version.parse(reply[0][0]) if reply else None
 
+    async def backlog_age(self, progress: GroupProgress) -> float:
+        """Return the seconds since the oldest uncounted ballot was cast, by Redis' clock.
+
+        0 if there is none.
+        """
+        oldest = progress.oldest_pending or await self.next_entry_after(progress.last_delivered)
+        now = await self.clock()
+        return 0.0 if oldest is None else max(0.0, now - oldest.ms / 1000)
+
     async def vanished_entries(self) -> int:
         """Return how many entries were deleted before they were counted. Raises StreamMissing.
 

@@ -53,18 +53,25 @@ from voting.reconcile.changes import (
     wait_until_final,
 )
 from voting.roles import admin_forms as forms
-from voting.roles.admin_forms import Confirmation, Do, PollForm, QuestionForm
+from voting.roles.admin_forms import Action, Confirmation, PollForm, QuestionForm
 from voting.roles.overview import Overview
 from voting.settings import AdminSettings
 from voting.telemetry import metrics, tracing
 from voting.web import errors
-from voting.web.admission import LOOPBACK, Admission
+from voting.web.access_control import LOOPBACK, AccessControl
 from voting.web.cookies import cookie_name, read_cookies
 from voting.web.errors import Problem, ProblemError
-from voting.web.headers import NO_STORE, PARTIAL, Header, html_response, request_headers
+from voting.web.headers import (
+    NO_STORE,
+    PARTIAL,
+    Header,
+    html_response,
+    request_headers,
+    see_other,
+)
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
-from voting.web.svg import qr_code
+from voting.web.svg import address_and_code
 from voting.web.texts import text
 
 # Bytes. The longest question has 920 characters, of twelve bytes each in percent-encoding.
@@ -118,12 +125,9 @@ class AdminRole:
         """Why the next question was not asked, until the next form."""
         self._task: asyncio.Task[None] | None = None
         self._auditing: asyncio.Task[Audit] | None = None
-        url = settings.vote_url
+        address, code = address_and_code(settings.vote_url)
         self._pages = Pages(
-            settings,
-            code=qr_code(url) if url else None,
-            address=re.sub(r"^https?://", "", url or ""),
-            has_token=settings.token is not None,
+            settings, address=address, code=code, has_token=settings.token is not None
         )
 
     def create_app(self) -> Litestar:
@@ -145,7 +149,7 @@ class AdminRole:
             ],
             max_body=MAX_BODY,
             csrf_config=csrf,
-            middleware=[Admission(self._settings.token, self._settings.port)],
+            middleware=[AccessControl(self._settings.token, self._settings.port)],
         )
 
     async def ready(self) -> bool:
@@ -246,7 +250,7 @@ class AdminRole:
             "closed": poll.phase is not Phase.OPEN,
             "closes_at": poll.closes_at,
             "seen": forms.seen(poll),
-            "actions": forms.offered(
+            "actions": forms.allowed_actions(
                 poll, hidden=hidden, asking=asking, conflict=overview.conflict is not None
             ),
             "rounds": self._earlier_rounds(poll.round, wanted=wanted),
@@ -281,7 +285,7 @@ class AdminRole:
         if confirmation is not None:
             return await self._page(request, confirmation=confirmation)
         metrics.ADMIN_CHANGES.labels(data.do.kind, "done").inc()
-        return _see_other("/?totals=1" if _wants_totals(request) else "/")
+        return see_other("/?totals=1" if _wants_totals(request) else "/")
 
     async def _change(self, form: PollForm) -> Confirmation | None:
         """Do what the form asks, unless it is to be confirmed first. Raises ProblemError."""
@@ -291,13 +295,13 @@ class AdminRole:
             )
             poll = found.poll
             self._check(form, found)
-            prepared = await self._next(form) if form.do is Do.NEXT else None
+            prepared = await self._next(form) if form.do is Action.NEXT else None
             lines = forms.losses(form, found, prepared)
             if lines and not form.confirm:
                 return Confirmation(lines, "/", f"do_{form.do}", form.confirmed())
             if prepared is not None and poll.phase is not Phase.FINAL:
                 await self._ask_later(poll, prepared)
-            elif form.do is Do.REVEAL:  # of which Redis knows nothing
+            elif form.do is Action.REVEAL:  # of which Redis knows nothing
                 await reveal_results(self._engine, poll, number=form.round)
             else:
                 await change_poll(self._state, self._engine, await self._plan(form, poll, prepared))
@@ -317,17 +321,17 @@ class AdminRole:
             raise ProblemError(forms.changed(form.seen, found.poll))
         if form.round is not None:
             earlier = {each.round for each in found.finals if each.counts is None}
-            if form.do is not Do.REVEAL or form.round not in earlier - {found.poll.round}:
+            if form.do is not Action.REVEAL or form.round not in earlier - {found.poll.round}:
                 raise ProblemError(errors.CHANGED_MEANWHILE)
             return
         hidden = found.counts.by_option is None
-        offered = forms.offered(
+        allowed = forms.allowed_actions(
             found.poll,
             hidden=hidden,
             asking=self._asking is not None,
             conflict=found.conflict is not None,
         )
-        if form.do not in offered:
+        if form.do not in allowed:
             raise ProblemError(errors.CHANGED_MEANWHILE)
 
     async def _next(self, form: PollForm) -> PreparedQuestion:
@@ -338,13 +342,13 @@ class AdminRole:
 
     async def _plan(self, form: PollForm, poll: Poll, prepared: PreparedQuestion | None) -> Change:
         match form.do:
-            case Do.CLOSE:
+            case Action.CLOSE:
                 return partial(close_poll, seen=poll)
-            case Do.KEEP | Do.REOPEN:
+            case Action.KEEP | Action.REOPEN:
                 return partial(reopen_poll, seen=poll)
-            case Do.AGAIN:
+            case Action.AGAIN:
                 return partial(start_round, ended=poll.round, question=poll.question)
-            case Do.NEXT if prepared is not None:
+            case Action.NEXT if prepared is not None:
                 return _ask(poll, prepared)
         now = datetime.fromtimestamp(await self._state.clock(), UTC)
         return partial(close_poll, at=forms.closes_at(form, now), seen=poll)
@@ -399,7 +403,7 @@ class AdminRole:
             return await self._page(request, problem=refused.problem, draft=draft)
         if confirmation is not None:
             return await self._page(request, confirmation=confirmation)
-        return _see_other("/?write#write" if data.do == "add" else "/#questions")
+        return see_other("/?write#write" if data.do == "add" else "/#questions")
 
     async def _change_questions(self, form: QuestionForm) -> Confirmation | None:
         """Do what the form asks, unless it is to be confirmed first. Raises ProblemError."""
@@ -486,12 +490,6 @@ def _wants_totals(request: _Request) -> bool:
 
 def _respond(page: str, *headers: Header, status: int = 200) -> ASGIResponse:
     return html_response(page, [NO_STORE, *headers], status=status)
-
-
-def _see_other(address: str) -> ASGIResponse:
-    response = ASGIResponse(status_code=303, headers={"Location": address})
-    response.headers.headers.append(NO_STORE)
-    return response
 
 
 async def run(settings: AdminSettings) -> None:

@@ -17,7 +17,7 @@ from voting.web.errors import Problem, ProblemError
 from voting.web.texts import text
 
 
-class Do(StrEnum):
+class Action(StrEnum):
     """The buttons that change the poll."""
 
     KEEP = "keep"
@@ -41,7 +41,7 @@ class Do(StrEnum):
 class PollForm:
     """What a button of the page sends."""
 
-    do: Do
+    do: Action
     seen: str = ""
     """The state of the poll that the page showed."""
     next: str = ""
@@ -93,7 +93,9 @@ class Confirmation:
     fields: Mapping[str, object]
 
 
-def offered(poll: Poll, *, hidden: bool, asking: bool, conflict: bool) -> tuple[Do, ...]:
+def allowed_actions(
+    poll: Poll, *, hidden: bool, asking: bool, conflict: bool
+) -> tuple[Action, ...]:
     """Return what may be done in the state that the poll is in, in the page's order.
 
     `hidden`: whether the totals are kept back. `asking`: the next question is being asked.
@@ -101,12 +103,15 @@ def offered(poll: Poll, *, hidden: bool, asking: bool, conflict: bool) -> tuple[
     """
     is_open = poll.allows(Event.CLOSE)
     allowed = {
-        Do.KEEP: is_open and (conflict or poll.lifecycle_state is LifecycleState.SCHEDULED),
-        **dict.fromkeys((Do.CLOSE, Do.CLOSE_1, Do.CLOSE_5, Do.CLOSE_10, Do.CLOSE_AT), is_open),
-        Do.NEXT: not asking,
-        Do.AGAIN: poll.allows(Event.START_ROUND),
-        Do.REOPEN: not is_open,
-        Do.REVEAL: hidden,
+        Action.KEEP: is_open and (conflict or poll.lifecycle_state is LifecycleState.SCHEDULED),
+        **dict.fromkeys(
+            (Action.CLOSE, Action.CLOSE_1, Action.CLOSE_5, Action.CLOSE_10, Action.CLOSE_AT),
+            is_open,
+        ),
+        Action.NEXT: not asking,
+        Action.AGAIN: poll.allows(Event.START_ROUND),
+        Action.REOPEN: not is_open,
+        Action.REVEAL: hidden,
     }
     return tuple(do for do, is_allowed in allowed.items() if is_allowed)
 
@@ -145,19 +150,19 @@ def losses(form: PollForm, found: Status, prepared: PreparedQuestion | None) -> 
     `prepared` is the question to ask next.
     """
     do = form.do
-    if do is Do.REOPEN and found.phase is Phase.FINAL:
+    if do is Action.REOPEN and found.phase is Phase.FINAL:
         return consequences(Event.REOPEN, found.poll, found.counts)
-    if do in {Do.AGAIN, Do.NEXT}:
+    if do in {Action.AGAIN, Action.NEXT}:
         question = prepared.question if prepared else None
         return consequences(Event.START_ROUND, found.poll, found.counts, question=question)
-    if do is Do.REVEAL:
+    if do is Action.REVEAL:
         return reveal_consequences(form.round or found.poll.round)
     return []
 
 
 def closes_at(form: PollForm, now: datetime) -> datetime:
     """Return when to close. Raises ProblemError if that is no time to come."""
-    if form.do is not Do.CLOSE_AT:
+    if form.do is not Action.CLOSE_AT:
         return now + timedelta(minutes=int(form.do.removeprefix("close-")))
     try:
         if form.instant:

@@ -104,15 +104,10 @@ class Overview:
 
     async def _sample(self) -> QueueSample:
         progress = await self._state.progress()
-        oldest = progress.oldest_pending
-        if oldest is None:
-            oldest = await self._state.next_entry_after(progress.last_delivered)
-        added = await self._state.entries_added()
-        rate = self._rate.add(monotonic(), added)
-        await self._state.clock()
+        rate = self._rate.add(monotonic(), await self._state.entries_added())
         return QueueSample(
             backlog=progress.backlog,
-            oldest=(self._state.age(oldest) or 0.0) if oldest else 0.0,
+            oldest=await self._state.backlog_age(progress),
             rate=rate,
             dead_letters=await self._state.dead_letter_count(),
             known=await self._state.poll_identity(),

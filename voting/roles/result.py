@@ -1,6 +1,5 @@
 """ROLE=result: the pages that show the totals, the same as JSON, and exports."""
 
-import re
 from dataclasses import replace
 from functools import partial
 from math import inf, nan
@@ -32,7 +31,7 @@ from voting.web.errors import ProblemError
 from voting.web.headers import PARTIAL, conditional_response, make_etag, request_headers
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
-from voting.web.svg import draw, qr_code
+from voting.web.svg import address_and_code, draw
 
 # Seconds between two queries for the totals. As pages poll every second, a vote is shown within two
 # seconds of its commit, and within three if a proxy caches the response for as long as it may.
@@ -64,9 +63,7 @@ class ResultRole:
         self._result = SingleFlight[PublicResult](self._fetch, ttl=RESULT_TTL)
         self._finals = SingleFlight[list[PublicFinal]](self._fetch_finals, ttl=RESULT_TTL)
         self._fetched_at = nan
-        # The address of the vote page, without its scheme for people, and as a code for phones.
-        self._address = re.sub(r"^https?://", "", settings.vote_url or "")
-        self._code = qr_code(settings.vote_url) if settings.vote_url else None
+        self._address, self._code = address_and_code(settings.vote_url)
         self._timeline: PollResult
         self._timeline_expires = -inf
         # The pages rendered from a result, and their ETags, by template.

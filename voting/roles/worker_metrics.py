@@ -84,14 +84,10 @@ class QueueMonitor:
 
     async def _fetch_queue(self) -> _Values:
         progress = await self._state.progress()
-        oldest = progress.oldest_pending
-        if oldest is None:
-            oldest = await self._state.next_entry_after(progress.last_delivered)
-        await self._state.clock()
         return {
             metrics.BACKLOG: progress.backlog,
             metrics.PENDING: progress.pending,
-            metrics.BACKLOG_AGE: 0.0 if oldest is None else self._state.age(oldest),
+            metrics.BACKLOG_AGE: await self._state.backlog_age(progress),
         }
 
     async def _fetch_server(self) -> _Values:

@@ -98,6 +98,13 @@ def html_response(body: str, headers: Iterable[Header], *, status: int = 200) ->
     return response
 
 
+def see_other(location: str, *headers: Header) -> ASGIResponse:
+    """Return a redirect to a page, which no cache stores."""
+    response = ASGIResponse(status_code=303, headers={"Location": location})
+    response.headers.headers += [NO_STORE, *headers]
+    return response
+
+
 def make_etag(body: str) -> bytes:
     """Return the ETag of a body: 80 bits of its SHA-256."""
     return b'"%b"' % hashlib.sha256(body.encode()).hexdigest()[:20].encode()

@@ -1,5 +1,6 @@
 """SVG paths: the timeline of a poll, and a QR code."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -100,3 +101,8 @@ def qr_code(address: str) -> QrCode:
             path += f"M{x} {y}h{width}v1h-{width}z" if dark else ""
             x += width
     return QrCode(path, len(matrix) + 2 * QUIET_ZONE)
+
+
+def address_and_code(url: str | None) -> tuple[str, QrCode | None]:
+    """Return the address of a page without its scheme, for people, and as a code for phones."""
+    return re.sub(r"^https?://", "", url or ""), qr_code(url) if url else None

@@ -1,4 +1,4 @@
-"""Who may use a page that listens on loopback only.
+"""Access control of a page that listens on loopback only.
 
 Any program on this machine reaches such a port, and so does every page that its browser shows:
 under a name that a foreign site lets point here (DNS rebinding), or by a form that it sends here.
@@ -7,17 +7,16 @@ under a name that a foreign site lets point here (DNS rebinding), or by a form t
 import hashlib
 import re
 from hmac import compare_digest
-from typing import cast
 from urllib.parse import parse_qsl
 
 from litestar.middleware import ASGIMiddleware
 from litestar.response.base import ASGIResponse
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from voting.web import errors
 from voting.web.cookies import cookie_name, read_cookies
 from voting.web.errors import ProblemError
-from voting.web.headers import NO_STORE, RequestHeaders, is_same_origin, request_headers
+from voting.web.headers import RequestHeaders, is_same_origin, request_headers, see_other
 
 LOOPBACK = "127.0.0.1"
 
@@ -25,7 +24,7 @@ _OWN_NAMES = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNO
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
-class Admission(ASGIMiddleware):
+class AccessControl(ASGIMiddleware):
     """Refuses requests under a foreign name, from a foreign page, and without the token.
 
     `GET /?token=...` puts the token into a cookie, for the port that browsers know: they send
@@ -42,27 +41,23 @@ class Admission(ASGIMiddleware):
         headers = request_headers(scope)
         if not _OWN_NAMES.fullmatch(headers.get(b"host", b"")):
             raise ProblemError(errors.FOREIGN_HOST)
-        if cast("HTTPScope", scope)["method"] not in _SAFE_METHODS and not is_same_origin(
-            headers, None
-        ):
+        if scope.get("method") not in _SAFE_METHODS and not is_same_origin(headers, None):
             raise ProblemError(errors.FOREIGN_ORIGIN)
         if self._known is None or scope["path"].startswith("/static/"):
             await next_app(scope, receive, send)
         elif scope["path"] == "/" and compare_digest(_digest(_token(scope)), self._known):
-            await self._remember()(scope, receive, send)
+            await self._set_cookie()(scope, receive, send)
         elif self._has_cookie(headers):
             await next_app(scope, receive, send)
         else:
             raise ProblemError(errors.NO_TOKEN)
 
-    def _remember(self) -> ASGIResponse:
+    def _set_cookie(self) -> ASGIResponse:
         """Return to the page without the token in its address, which others may see."""
-        response = ASGIResponse(status_code=303, headers={"Location": "/"})
         # Not strict: a link of another page, such as a terminal in a browser, would get no page.
         # Forms of another site are refused anyway.
         cookie = f"{self._cookie}={self._known}; Path=/; HttpOnly; SameSite=lax"
-        response.headers.headers += [NO_STORE, (b"set-cookie", cookie.encode())]
-        return response
+        return see_other("/", (b"set-cookie", cookie.encode()))
 
     def _has_cookie(self, headers: RequestHeaders) -> bool:
         found = read_cookies(headers).get(self._cookie, ())

@@ -3,7 +3,7 @@ from litestar import get, post
 from support.asgi import client_of
 
 from voting.settings import PageSettings
-from voting.web.admission import Admission
+from voting.web.access_control import AccessControl
 from voting.web.pages import Pages
 from voting.web.static_files import static_url
 
@@ -21,7 +21,7 @@ async def write() -> str:
 
 
 def visitor(token=TOKEN, port=8082, base_url="http://localhost:8082"):
-    app = Pages(PageSettings()).create_app([read, write], middleware=[Admission(token, port)])
+    app = Pages(PageSettings()).create_app([read, write], middleware=[AccessControl(token, port)])
     return client_of(app, base_url)
 
 
