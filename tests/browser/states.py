@@ -375,7 +375,7 @@ state("admin-audit-failed")(_audited(FILL))
 def _(stage: Stage) -> Iterator[Page]:
     page = stage.visitors.open(stage.site.up.admin)
     with stage.site.up.frozen("valkey-server"):
-        expect(page.locator(".problem")).to_contain_text("The queue can't be reached")
+        expect(page.locator(".problem")).to_contain_text("This page can't reach the queue")
         yield page
 
 

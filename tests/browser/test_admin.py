@@ -113,7 +113,7 @@ def test_an_evening(led, visitors):
     expect_phase(admin, "Final result")
     press(second, "close-10")
     expect(second.get_by_role("alert")).to_contain_text(
-        "The result is final now. Nothing was done."
+        "The result is final now. Nothing was changed."
     )
     expect_phase(second, "Final result")
     assert closes_at(led) is None
@@ -130,7 +130,7 @@ def test_an_evening(led, visitors):
 def _survive_a_killed_queue(led: Site, admin: Page, voter: Page) -> None:
     [valkey] = led.up.children("valkey-server")
     valkey.suspend()  # first: it would be back before the page polls
-    expect(admin.locator(".problem")).to_contain_text("The queue can't be reached")
+    expect(admin.locator(".problem")).to_contain_text("This page can't reach the queue")
     valkey.kill()
     expect(admin.locator(".problem")).to_have_count(0)
     choose(voter, "a")
@@ -150,7 +150,7 @@ def _end(admin: Page, voter: Page, result: Page) -> None:
     expect(admin.locator("#questions li")).to_have_count(1)
 
     admin.locator("#audit button").click()
-    expect(admin.locator("#audited")).to_contain_text("All agrees: 0 votes")
+    expect(admin.locator("#audited")).to_contain_text("Queue, votes and totals agree: 0 votes")
 
 
 def test_what_is_typed_stays_while_the_page_is_live(led, visitors):
@@ -230,7 +230,7 @@ def test_the_keyboard_is_enough(led, visitors):
     keys.press("q")
     expect(page.get_by_role("img", name="QR code of localhost:")).to_be_visible()
     keys.press("a")
-    expect(page.locator("#audited")).to_contain_text("All agrees")
+    expect(page.locator("#audited")).to_contain_text("totals agree")
 
 
 def key_of(part: Locator) -> str:

@@ -183,7 +183,7 @@ async def test_a_time_of_day_is_in_utc_and_a_moment_of_the_browser_as_it_is(clie
 async def test_what_is_no_time_to_come_changes_nothing(client, engine, when):
     response = await press(client, "close-at", **when)
     assert response.status_code == 422
-    assert "no time to come" in response.text
+    assert "not a time in the future" in response.text
     assert (await fetch_result(engine)).poll.revision == 0
 
 
@@ -310,7 +310,7 @@ async def test_a_role_that_ends_meanwhile_leaves_a_closed_poll_and_the_question(
     ("change", "said"),
     [
         ("close", "Voting is closed now."),
-        ("close-5", "Voting is open, and has another time to close now."),
+        ("close-5", "Voting is open; its time to close has changed."),
     ],
 )
 async def test_a_page_that_shows_an_earlier_state_changes_nothing(client, engine, change, said):
@@ -319,7 +319,10 @@ async def test_a_page_that_shows_an_earlier_state_changes_nothing(client, engine
     revision = (await fetch_result(engine)).poll.revision
     response = await press(client, "close-10", page)
     assert response.status_code == 409
-    assert f"It was changed meanwhile. {said} Nothing was done. Look again." in texts(response.text)
+    assert (
+        f"This page was out of date. {said} Nothing was changed. It shows the present state now."
+        in texts(response.text)
+    )
     assert (await fetch_result(engine)).poll.revision == revision
 
 
@@ -397,7 +400,9 @@ async def test_the_queue_is_shown_with_its_age_and_the_voters_who_wait(client, p
     page = texts((await client.get("/live")).text)
     assert "0 have voted" in page
     assert "3 wait to be counted" in page
-    assert re.search(r"3 voters wait for their receipts, the first for 3\d s\.", page)
+    assert re.search(
+        r"3 voters have not been told yet that their votes are counted, the first for 3\d s\.", page
+    )
 
 
 async def write(client, do="add", question=TEA, **more):
@@ -504,7 +509,7 @@ async def test_an_audit_answers_in_words(client, engine, poll):
     await until(asking_says(client, "4 have voted"))
     page = (await client.get("/")).text
     response = await client.post("/audit", data=fields(page, "/audit"))
-    assert "All agrees: 4 votes" in texts(response.text)
+    assert "Queue, votes and totals agree: 4 votes" in texts(response.text)
     await execute(engine, "UPDATE tally SET votes = votes + 1")
     response = await client.post("/audit", data=fields(page, "/audit"))
     assert "the tally is not the sum of the votes" in texts(response.text)
@@ -527,7 +532,7 @@ async def test_audits_that_are_asked_for_at_once_are_one(client, monkeypatch):
     await client.get("/")  # the page goes on meanwhile
     end.set()
     for each in await asyncio.gather(*both):
-        assert "All agrees" in texts(each.text)
+        assert "totals agree" in texts(each.text)
     assert len(started) == 1
 
 
@@ -547,7 +552,7 @@ async def test_without_the_database_the_page_says_so_and_changes_nothing(client,
 
 def is_back(client):
     async def back():
-        return "can't be reached" not in (await client.get("/live")).text
+        return "can't" not in texts((await client.get("/live")).text)
 
     return back
 
@@ -586,7 +591,7 @@ async def test_a_change_whose_answer_is_lost_is_not_called_undone(leading, monke
 async def test_without_the_queue_the_page_says_so(client, poll):
     await poll.admin.delete(poll.queue.stream_key)
     page = texts((await client.get("/live")).text)
-    assert "The queue can't be reached" in page
+    assert "This page can't reach the queue" in page
     assert re.search(r"Since \d\d:\d\d:\d\d UTC", page)
 
 
@@ -603,7 +608,7 @@ async def test_a_queue_is_called_away_once_it_was_slow_for_a_while(
                 assert "can't be reached" not in page
                 assert "0 wait to be counted" in page
             monkeypatch.setattr(overview, "PATIENCE", 0)
-            await until(asking_says(client, "The queue can't be reached"))
+            await until(asking_says(client, "can't reach the queue"))
         await until(is_back(client))
 
 
@@ -671,9 +676,9 @@ async def test_no_response_is_stored_and_each_is_protected(leading):
         for cookie in page.headers.get_list("set-cookie"):
             assert "HttpOnly" in cookie
             assert "samesite=lax" in cookie.lower()
-        assert "the address that voting up printed" in texts(page.text)
+        assert "Everyone with the address that has the token" in texts(page.text)
     async with leading("none") as client:
-        assert "the port-forward has said who you are" in texts((await client.get("/")).text)
+        assert "everyone who can connect to it can lead" in texts((await client.get("/")).text)
 
 
 async def test_viewers_share_each_query(leading, monkeypatch):

@@ -1,6 +1,6 @@
-"""An operator's changes of the poll: what they are made by, and bringing them to both servers.
+"""An operator's change of the poll, made in Postgres and then in Redis.
 
-Commands and the admin page share it.
+For commands and the admin page.
 """
 
 import asyncio

@@ -372,7 +372,7 @@ class AdminRole:
 
     async def _ask_once_final(self, poll: Poll, prepared: PreparedQuestion, asking: Asking) -> None:
         def show(said: str) -> None:
-            asking.said = f"{said}."
+            asking.said = f"{said[:1].upper()}{said[1:]}."
 
         try:
             # If it was closed to ask, to be opened and closed again is a change too.

@@ -1,4 +1,4 @@
-"""What the admin page shows: asked of both servers once a second, whatever the number of pages."""
+"""What the admin page shows: fetched once a second at most, for all open pages."""
 
 import asyncio
 from collections import deque

@@ -57,7 +57,7 @@ INTERNAL_ERROR = Problem(500, "Something broke on our side.", "Please try again 
 
 # The admin page, before it looks at the poll
 FOREIGN_HOST = Problem(
-    421, "This page has another address.", "Open it as localhost, with the port that it has."
+    421, "This page opens on this machine only.", "Open http://localhost with the same port."
 )
 FOREIGN_ORIGIN = Problem(
     403, "This came from another site.", "Nothing was changed. Open the page itself."
@@ -65,17 +65,16 @@ FOREIGN_ORIGIN = Problem(
 NO_TOKEN = Problem(
     403,
     "This page opens with its token only.",
-    "Open the address that voting up printed: it has the token. Each start makes a new one.",
+    "Open the address that ends in ?token=…: voting up prints it at each start.",
 )
 OLD_FORM = Problem(
     403, "This form is out of date.", "Nothing was changed. Go back to the page and try again."
 )
 
 # A form of the admin page
-CHANGED_MEANWHILE = Problem(409, "It was changed meanwhile.", "Nothing was done. Look again.")
-OTHER_QUESTION = Problem(
-    409, "The prepared questions were changed meanwhile.", "Nothing was done. Look again."
-)
+_OUT_OF_DATE = "Nothing was changed. It shows the present state now."
+CHANGED_MEANWHILE = Problem(409, "This page was out of date.", _OUT_OF_DATE)
+OTHER_QUESTION = Problem(409, "The prepared questions were changed meanwhile.", _OUT_OF_DATE)
 NOT_ASKED = Problem(
     409,
     "The next question was not asked.",
@@ -83,7 +82,9 @@ NOT_ASKED = Problem(
     "Look at the round, and press Next question again.",
 )
 NOT_SURE = Problem(503, "That may not be done everywhere yet.", "Look again in a moment.")
-NOT_A_TIME = Problem(422, "This is no time to come.", "Nothing was changed. Choose a later one.")
+NOT_A_TIME = Problem(
+    422, "That is not a time in the future.", "Nothing was changed. Choose a later one."
+)
 INVALID_QUESTION = Problem(422, "This can't be asked.", "Change it and try again.")
 QUEUE_AWAY = Problem(
     503, "The queue can't be reached.", "Nothing was changed. Please try again in a moment."

@@ -81,21 +81,25 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "admin": "Lead the vote",
     "not_known": "The question can't be read right now.",
     "open": "Open",
-    "planned": "Open until a time",
+    "planned": "Open until the planned time",
     "closing": "Closing: the queue has not confirmed it yet.",
     "in_all": ("has voted", "have voted"),
     "a_second": "votes a second",
     "waiting": ("waits to be counted", "wait to be counted"),
     "receipts": (
-        "One voter waits for the receipt, for {age} s.",
-        "{n:,} voters wait for their receipts, the first for {age} s.",
+        "One voter has not been told yet that the vote is counted, for {age} s.",
+        "{n:,} voters have not been told yet that their votes are counted, the first for {age} s.",
     ),
-    "queue_away": "The queue can't be reached: no vote is taken. Voters are told so.",
+    "queue_away": (
+        "This page can't reach the queue. Votes that the queue can't take are refused, and voters "
+        "are told."
+    ),
     "database_away": (
-        "The database can't be reached: votes are taken, and counted later. Nothing can be changed."
+        "The database can't be reached: votes are accepted, and counted later. Nothing can be "
+        "changed here until then."
     ),
     "since": "Since {time}.",
-    "dead": ("{n:,} entry can't be counted.", "{n:,} entries can't be counted."),
+    "dead": ("{n:,} ballot can't be counted.", "{n:,} ballots can't be counted."),
     "asking": "Next is “{title}”, once all votes of this round are counted.",
     "still_hidden": "Totals are hidden from the public.",
     "show_totals": "Show them here",
@@ -120,7 +124,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "does_again": "In a new round, from zero.",
     "do_next": "Next question",
     "does_next": "Asks “{title}”.",
-    "does_next_later": "Closes this one, counts it, then asks “{title}”.",
+    "does_next_later": "Asks “{title}” once this round is closed and counted.",
     "do_reveal": "Reveal the result",
     "does_reveal": "Shows the totals to all.",
     "do_remove": "Delete",
@@ -128,7 +132,7 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "removes": "Delete the prepared question “{title}”?",
     "now_asks": "Another question is asked now: “{title}”.",
     "now_open": "Voting is open now.",
-    "now_scheduled": "Voting is open, and has another time to close now.",
+    "now_scheduled": "Voting is open; its time to close has changed.",
     "now_counting": "Voting is closed now.",
     "now_final": "The result is final now.",
     "earlier_rounds": "Earlier rounds",
@@ -153,12 +157,14 @@ TEXTS: dict[str, str | tuple[str, str]] = {
     "do_audit": "Audit",
     "does_audit": "Compares queue, votes and totals. Voting goes on meanwhile.",
     "audited": (
-        "All agrees: {n:,} vote, and {entries:,} ballots that the queue still has.",
-        "All agrees: {n:,} votes, and {entries:,} ballots that the queue still has.",
+        "Queue, votes and totals agree: {n:,} vote, and {entries:,} ballots still in the queue.",
+        "Queue, votes and totals agree: {n:,} votes, and {entries:,} ballots still in the queue.",
     ),
-    "wrong": "Something does not agree:",
-    "needs_token": "This page is open to all who have the address that voting up printed.",
-    "needs_no_token": "This page asks for no password: the port-forward has said who you are.",
+    "wrong": "Queue, votes and totals do not agree:",
+    "needs_token": "Everyone with the address that has the token can lead the vote.",
+    "needs_no_token": (
+        "This page asks for no token: everyone who can connect to it can lead the vote."
+    ),
     "reload": "Look again",
 }
 
