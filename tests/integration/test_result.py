@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from support.asgi import client_of
-from support.database import ask, execute, insert_tally, question_of
+from support.database import ask, execute, fail_to_connect, insert_tally, question_of
 from support.wait import until
 
 from voting.database import counting, totals
@@ -84,17 +84,6 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(totals, "fetch_result", noting)
     return found
-
-
-def fail_to_connect(patch, engine):
-    class Failing:
-        async def __aenter__(self):
-            raise OSError("gone")
-
-        async def __aexit__(self, *_):
-            pass
-
-    patch.setattr(type(engine), "connect", lambda _: Failing())
 
 
 def trigger(page):

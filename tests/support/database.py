@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import pytest
 from sqlalchemy import CursorResult, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -147,3 +148,17 @@ async def waits_for_lock(connection: AsyncConnection, condition: str) -> bool:
 async def all_counted(state: QueueState) -> bool:
     """Whether workers have counted and acknowledged every entry."""
     return (await state.progress()).backlog == 0
+
+
+def fail_to_connect(patch: pytest.MonkeyPatch, engine: AsyncEngine) -> None:
+    """Have every connection and transaction of an engine fail, as without a server."""
+
+    class Failing:
+        async def __aenter__(self) -> None:
+            raise OSError("gone")
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    for name in ("connect", "begin"):
+        patch.setattr(type(engine), name, lambda _: Failing())
