@@ -1,36 +1,9 @@
 """The admin page as a browser without JavaScript uses it: by its forms."""
 
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from typing import Self
 
 import httpx
-
-
-@dataclass
-class Form:
-    """A form of a page: its hidden fields, and the name and value of each button."""
-
-    action: str
-    fields: dict[str, str] = field(default_factory=dict)
-    buttons: list[tuple[str | None, str | None]] = field(default_factory=list)
-
-
-class _Reader(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.forms: list[Form] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        name, value = given.get("name"), given.get("value")
-        if tag == "form":
-            self.forms.append(Form(given.get("action") or "/"))
-        elif tag == "input" and given.get("type") == "hidden" and self.forms:
-            self.forms[-1].fields[name or ""] = value or ""
-        elif tag == "button" and self.forms:
-            self.forms[-1].buttons.append((name, value))
+from support.forms import read_forms
 
 
 class OperatorPage:
@@ -57,7 +30,7 @@ class OperatorPage:
 
     def offers(self, do: str) -> bool:
         """Whether the page has a button for that."""
-        return any(("do", do) in form.buttons for form in _Reader(self.text).forms)
+        return any(("do", do) in form.buttons for form in read_forms(self.text))
 
     def press(self, do: str, **given: str) -> None:
         """Press a button of a form filled with `given`, and confirm what the page then asks."""
@@ -66,6 +39,6 @@ class OperatorPage:
             self._send(page, (None, None), {})
 
     def _send(self, page: str, button: tuple[str | None, str | None], given: dict[str, str]) -> str:
-        form = next(each for each in _Reader(page).forms if button in each.buttons)
+        form = next(each for each in read_forms(page) if button in each.buttons)
         sent = self._client.post(form.action, data=form.fields | given)
         return sent.raise_for_status().text

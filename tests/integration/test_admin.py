@@ -13,6 +13,7 @@ import pytest
 from support.app import RoleProcess
 from support.asgi import client_of
 from support.database import execute, fail_to_connect
+from support.forms import read_forms
 from support.proxy import Proxy
 from support.wait import until
 from support.workers import working
@@ -83,14 +84,13 @@ async def counting(poll, engine):
 
 def fields(page, action="/"):
     """Return the hidden fields of the page's first form with that action."""
-    forms = re.compile(rf'<form[^>]* action="{re.escape(action)}"[^>]*>.*?</form>', re.DOTALL)
-    form = forms.search(page)[0]
-    found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form)
-    return {name: html.unescape(value) for name, value in found}
+    return next(form.fields for form in read_forms(page) if form.action == action)
 
 
 def offered(page):
-    return re.findall(r'<button id="do-([^"]+)"', page)
+    """Return the changes of the poll that the page has a button for."""
+    buttons = [each for form in read_forms(page) if form.action == "/" for each in form.buttons]
+    return [value for name, value in buttons if name == "do"]
 
 
 def texts(page):
