@@ -425,7 +425,7 @@ class AdminRole:
         return None
 
     async def _add(self, form: QuestionForm) -> None:
-        if (form.once, form.question) not in self._added:
+        if (form.once, form.question) not in self._added:  # pressed twice
             await add_questions(self._engine, [form.question])
             self._added.append((form.once, form.question))
 

@@ -161,7 +161,7 @@ def losses(form: PollForm, found: Status, prepared: PreparedQuestion | None) -> 
 
 
 def closes_at(form: PollForm, now: datetime) -> datetime:
-    """Return when to close. Raises ProblemError if that is no time to come."""
+    """Return when to close. Raises ProblemError if that is not in the future."""
     if form.do is not Action.CLOSE_AT:
         return now + timedelta(minutes=int(form.do.removeprefix("close-")))
     try:
