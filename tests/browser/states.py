@@ -342,7 +342,7 @@ def _(stage: Stage) -> Iterator[Page]:
         stage.site.up.vote("a")
         for page in _led("site", PREPARE, press="next")(stage):
             page.locator("#confirm button").click()
-            expect(page.locator(".progress")).to_contain_text("1 votes are not counted yet")
+            expect(page.locator(".progress")).to_contain_text("1 left to count")
             yield page
             page.locator("#do-reopen").click()
             expect(page.get_by_role("alert")).to_contain_text("was not asked")

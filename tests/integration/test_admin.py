@@ -208,7 +208,7 @@ async def test_while_a_round_is_counted_the_page_says_so_and_next_is_not_offered
     page = (await client.get("/")).text
     assert "Next is “Tea or coffee?”" in page
     assert offered(page) == ["reopen"]
-    await until(asking_says(client, "2 votes are not counted yet"))
+    await until(asking_says(client, "2 left to count"))
     await press(client, "reopen")
     await until(asking_says(client, "The next question was not asked."))
     assert await phase(engine) is Phase.OPEN

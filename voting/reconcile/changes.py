@@ -164,7 +164,7 @@ async def wait_until_final(
                 f"the poll is closed, but its totals are not final after {seconds:g} s{reason}"
             )
         backlog = await count_backlog(state)
-        left = reason or f": {'?' if backlog is None else backlog} votes are not counted yet"
+        left = reason or f": {'?' if backlog is None else backlog} left to count"
         if left != shown:
             show(f"waiting for final totals{left}")
             shown = left
