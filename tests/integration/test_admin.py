@@ -45,6 +45,19 @@ def _uncached(monkeypatch):
     monkeypatch.setattr(overview, "TTL", 0)
 
 
+async def test_a_role_that_is_there_before_the_queue_waits_without_a_warning(
+    stream, engine, caplog
+):
+    started = overview.Overview(stream, engine)
+    assert not await started.ready()
+    assert (started.queue_away, caplog.messages) == (None, [])
+    await reconcile(engine, stream)
+    assert await started.ready()
+    await stream.admin.delete(stream.queue.stream_key)
+    assert not await started.ready()
+    assert started.queue_away is not None
+
+
 @pytest.fixture
 async def poll(engine, stream):
     """The poll, with a queue; without a worker nothing is counted."""

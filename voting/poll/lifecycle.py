@@ -58,8 +58,8 @@ TRANSITIONS = {
     Event.CLOSE_CONFIRMED: Transition(frozenset({LifecycleState.CLOSING}), LifecycleState.COUNTING),
     # Guard: everything up to the poll's last version is counted and acknowledged.
     Event.ALL_COUNTED: Transition(frozenset({LifecycleState.COUNTING}), LifecycleState.FINAL),
-    # Guard: it is the round, closed or not, with the time to close and the final result if any, that
-    # the operator saw.
+    # Guard: it is the round, closed or not, that the operator saw, with the same time to close and
+    # the same final result, if any.
     Event.REOPEN: Transition(frozenset(LifecycleState), LifecycleState.OPEN),
     # Guard: it is the round that the operator saw. The next round begins after the last version.
     Event.START_ROUND: Transition(frozenset({LifecycleState.FINAL}), LifecycleState.OPEN),

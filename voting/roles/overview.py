@@ -2,17 +2,20 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 from typing import Any
 
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.questions import PreparedQuestion, fetch_questions
 from voting.database.totals import fetch_last_results, fetch_result
 from voting.poll.results import FinalResult, PollResult
+from voting.queue.client import StreamMissing
 from voting.queue.state import PollIdentity, QueueState, find_conflict
 from voting.settings import SettingsError
 from voting.web.cache import SingleFlight
@@ -95,12 +98,22 @@ class Overview:
 
     async def ready(self) -> bool:
         """Whether both servers respond. Raises SettingsError if one can't be used."""
+        if self.queue.value is None and not await self._has_queue():
+            return False  # which is nothing to warn of, as a worker may start later
         parts = (self.result, self.queue)
         for each in parts:
             await each.get()
             if isinstance(each.error, SettingsError):
                 raise each.error
         return all(each.value is not None and not each.stale for each in parts)
+
+    async def _has_queue(self) -> bool:
+        with suppress(RedisError, SettingsError):  # those are for the sample to tell
+            try:
+                await self._state.progress()
+            except StreamMissing:
+                return False
+        return True
 
     async def _sample(self) -> QueueSample:
         progress = await self._state.progress()
