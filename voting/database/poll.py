@@ -220,17 +220,11 @@ async def start_round(  # noqa: PLR0913 - what a round begins with
     current round, or not final, or if the prepared question is another by now, or gone.
     """
     async with _exclusive(engine, known.revision) as connection:
+        if prepared is not None:
+            await _remove_prepared(connection, prepared, question)
         await _call(connection, START_ROUND, **_next_round(ended, question, known))
         if closes_at is not None:
             await connection.execute(update(models.Poll).values(closes_at=closes_at))
-        if prepared is not None:
-            asked = delete(models.PreparedQuestion).where(
-                models.PreparedQuestion.id == prepared,
-                models.PreparedQuestion.title == question.title,
-                models.PreparedQuestion.names == question.names,
-            )
-            if (await connection.execute(asked)).rowcount == 0:
-                raise PollChanged
 
 
 async def reveal_results(
@@ -252,8 +246,9 @@ async def reveal_results(
         .values(revealed=True)
     )
     async with _exclusive(engine, 0) as connection:
-        if (await connection.execute(reveal)).rowcount == 0:
-            raise PollChanged
+        revealed = await connection.execute(reveal)
+    if revealed.rowcount == 0:
+        raise PollChanged
 
 
 # Workers' changes
@@ -332,6 +327,17 @@ async def declare_final(engine: AsyncEngine, last_version: Version) -> bool:
     async with engine.connect() as connection:
         declared = await connection.execute(FINALIZE, last_version._asdict())
         return bool(declared.scalar_one())
+
+
+async def _remove_prepared(connection: AsyncConnection, number: int, question: Question) -> None:
+    """Remove a prepared question. Raises PollChanged if it is another by now, or gone."""
+    asked = delete(models.PreparedQuestion).where(
+        models.PreparedQuestion.id == number,
+        models.PreparedQuestion.title == question.title,
+        models.PreparedQuestion.names == question.names,
+    )
+    if (await connection.execute(asked)).rowcount == 0:
+        raise PollChanged
 
 
 def _next_round(ended: int, question: Question, known: Known) -> dict[str, Any]:
