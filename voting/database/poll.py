@@ -245,10 +245,7 @@ async def reveal_results(
         )
         .values(revealed=True)
     )
-    async with _exclusive(engine, 0) as connection:
-        revealed = await connection.execute(reveal)
-    if revealed.rowcount == 0:
-        raise PollChanged
+    await _change_poll(engine, reveal, known_revision=0)
 
 
 # Workers' changes
