@@ -61,12 +61,8 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
 
     Votes are refused from then on. Totals are final once all accepted ballots are counted.
     """
-
-    async def plan(state: QueueState, engine: AsyncEngine) -> tuple[Status, datetime | None]:
-        closes_at = await _resolve(state, at, "--at")
-        return await _plan(state, engine), closes_at
-
     failure = "the poll can't be closed"
+    plan = partial(_plan_until, at=at, option="--at")
     found, closes_at = run_on_servers(data, failure, plan)
     poll = found.poll
     if not poll.allows(Event.CLOSE):
@@ -164,11 +160,7 @@ def ask(
     """
     question = options.parse_question(title, names)
     failure = "the question can't be asked"
-
-    async def plan(state: QueueState, engine: AsyncEngine) -> tuple[Status, datetime | None]:
-        closes_at = await _resolve(state, close_at, "--close-at")
-        return await _plan(state, engine), closes_at
-
+    plan = partial(_plan_until, at=close_at, option="--close-at")
     found, closes_at = run_on_servers(data, failure, plan)
     if not yes:
         _confirm(consequences(Event.START_ROUND, found.poll, found.counts, question=question))
@@ -224,6 +216,14 @@ async def _show(state: QueueState, engine: AsyncEngine) -> None:
 async def _plan(state: QueueState, engine: AsyncEngine) -> Status:
     settings = load_settings(ShowResultsSettings, os.environ)
     return await fetch_settled_status(state, engine, settings.show_results)
+
+
+async def _plan_until(
+    state: QueueState, engine: AsyncEngine, *, at: Moment | None, option: str
+) -> tuple[Status, datetime | None]:
+    """Return the status, and the time of an option by Redis' clock."""
+    closes_at = await _resolve(state, at, option)
+    return await _plan(state, engine), closes_at
 
 
 async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
