@@ -141,9 +141,9 @@ async def wait_until_final(
     """
     reason = shown = ""
     end = asyncio.get_running_loop().time() + seconds
+    was_closed = seen.phase is not Phase.OPEN
     while True:
         poll = (await fetch_result(engine)).poll
-        was_closed = seen.phase is not Phase.OPEN
         if (
             poll.round != seen.round
             or poll.phase is Phase.OPEN
