@@ -524,19 +524,26 @@ async def test_an_open_page_does_not_go_back_to_an_earlier_question(voter, prepa
     assert question_in(page.text)[0] == "And to drink?"
 
 
-async def test_an_open_page_stays_while_its_question_can_not_be_read(prepared, monkeypatch):
+@pytest.fixture
+def answers(prepared, monkeypatch):
+    """What reads the rules of the poll: the last of these."""
     answers = [prepared.vote.cast_rules]
 
     async def read():
         return await answers[-1]()
 
-    async def fail():
-        raise ConnectionError("away")
-
     monkeypatch.setattr(prepared.vote, "cast_rules", read)
+    return answers
+
+
+async def fail_to_read():
+    raise ConnectionError("away")
+
+
+async def test_an_open_page_stays_while_its_question_can_not_be_read(prepared, answers):
     async with browser(prepared) as client:
         await client.get("/")
-        answers.append(fail)
+        answers.append(fail_to_read)
         page = await client.get("/?round=2", headers=HTMX)  # of a process that is ahead
         assert (page.status_code, page.headers["voting-fragment"]) == (204, "1")
         answers.pop()  # Redis has no other: the database was restored
@@ -550,19 +557,10 @@ async def test_any_query_gets_the_question(voter, query):
     assert question_in(page.text)[0] == "Which &lt;pets&gt;?"
 
 
-async def test_no_question_is_called_over_while_redis_does_not_say_so(prepared, monkeypatch):
-    answers = [prepared.vote.cast_rules]
-
-    async def read():
-        return await answers[-1]()
-
-    async def fail():
-        raise ConnectionError("away")
-
-    monkeypatch.setattr(prepared.vote, "cast_rules", read)
+async def test_no_question_is_called_over_while_redis_does_not_say_so(prepared, answers):
     async with browser(prepared) as client:
         await client.get("/")
-        answers.append(fail)
+        answers.append(fail_to_read)
         for number, status in ((2, 503), (1, 303)):
             answer = await client.post("/vote", data=form("a", number))
             assert answer.status_code == status
