@@ -1,4 +1,4 @@
-"""Asking the question of the environment, as long as that can mislead nobody."""
+"""Asking the question of the environment, as long as no voter is misled."""
 
 import asyncio
 from contextlib import suppress
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 async def follow_environment(engine: AsyncEngine, state: QueueState, question: Question) -> None:
-    """Ask `question`, unless that is so already, or somebody has voted or asked another.
+    """Ask `question`, unless that is so already, there are votes, or another was asked.
 
     Pages may show the earlier question, and send votes for it at any moment: so this is a round of
     its own, and the earlier one is closed first. If it got a vote meanwhile, it is opened again.
