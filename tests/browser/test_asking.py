@@ -78,6 +78,18 @@ def test_an_open_page_has_the_next_question_within_two_seconds(site, visitors, a
     assert page.evaluate("window.known")  # no reload
 
 
+def test_the_title_gets_the_focus_that_a_choice_lost_when_the_poll_was_closed(site, visitors, ask):
+    page = visitors.open(site.vote)
+    choose(page, "a")
+    site.up.close_poll()
+    expect_receipt(page, "Voting is closed.")
+    expect(page.locator("#choice-a")).not_to_be_focused()
+    ask(*NEXT)
+    expect_question(page, *NEXT)
+    expect(page.locator("h1")).to_be_focused()
+    expect(page.locator("#spoken")).to_be_empty()
+
+
 @pytest.mark.parametrize("key", ["Enter", "Space"])
 def test_a_vote_of_a_page_that_is_behind_counts_for_no_question(site, visitors, ask, key):
     visitors.expect_status(409)

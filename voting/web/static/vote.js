@@ -11,7 +11,7 @@ const spoken = document.getElementById("spoken");
 const REACTION = 500; // milliseconds
 let shown = ballot().dataset.round;
 let changed = -REACTION;
-let hadFocus = false;
+let hadFocus = false; // a choice, or one that lost it as the poll was closed
 let problem = problemIn(ballot()); // of the last poll
 
 function ballot() {
@@ -59,7 +59,7 @@ window.addEventListener("pageshow", () => showSent(null)); // back from another 
 
 // Before another question is shown, or the poll is closed or opened.
 document.addEventListener("htmx:before:swap", ({ detail: { ctx, tasks } }) => {
-  hadFocus = document.activeElement.matches(".choice");
+  if (document.activeElement !== document.body) hadFocus = document.activeElement.matches(".choice");
   const part = tasks[0]?.fragment;
   const next = part?.querySelector("#ballot");
   const notes = document.getElementById("notes");
