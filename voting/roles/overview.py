@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -108,11 +107,12 @@ class Overview:
         return all(each.value is not None and not each.stale for each in parts)
 
     async def _has_queue(self) -> bool:
-        with suppress(RedisError, SettingsError):  # those are for the sample to tell
-            try:
-                await self._state.progress()
-            except StreamMissing:
-                return False
+        try:
+            await self._state.progress()
+        except StreamMissing:
+            return False
+        except RedisError:
+            return True  # the sample tells
         return True
 
     async def _sample(self) -> QueueSample:
