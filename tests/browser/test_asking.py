@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-import redis
 from playwright.sync_api import Page, expect
 from support.environ import ENVIRON
 from support.wait import wait_for
@@ -159,7 +158,7 @@ def test_a_page_without_a_question_shows_it_once_it_is_known(site, visitors, jav
     visitors.expect_status(503)
     open_page = visitors.open(site.vote)
     with site.up.frozen("worker"):
-        with redis.Redis.from_url(site.up.servers.redis_url) as client:
+        with site.up.redis_client() as client:
             client.delete("{voting}:poll")
         wait_for("the role to know", lambda: httpx.get(site.vote).status_code == 503)
         page = visitors.open(site.vote, javascript=javascript)
@@ -179,7 +178,7 @@ def test_an_open_page_keeps_its_question_while_redis_does_not_know_it(site, visi
     page = visitors.open(site.vote)
     alert = page.get_by_role("alert")
     with site.up.frozen("worker"):
-        with redis.Redis.from_url(site.up.servers.redis_url) as client:
+        with site.up.redis_client() as client:
             client.delete("{voting}:poll")
         wait_for("the role to know", lambda: httpx.get(site.vote).status_code == 503)
         choose(page, "a")
@@ -206,7 +205,7 @@ def test_the_loss_of_the_queue_is_told_in_place_of_an_earlier_problem(site, visi
     choose(page, "a")
     expect_receipt(page, "Cats", "is counted")
     with site.up.frozen("worker"):
-        with redis.Redis.from_url(site.up.servers.redis_url) as client:
+        with site.up.redis_client() as client:
             client.delete("{voting}:poll", "{voting}:ballots")
         wait_for("the role to know", lambda: httpx.get(site.vote).status_code == 503)
         choose(page, "b")

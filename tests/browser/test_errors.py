@@ -8,7 +8,6 @@ from http.cookies import SimpleCookie
 
 import httpx
 import pytest
-import redis
 from playwright.sync_api import Page, expect
 from support.wait import DEADLINE
 
@@ -27,7 +26,7 @@ def test_an_error_says_whether_the_vote_was_recorded_and_moves_no_button(site, v
     expect_receipt(page, "Cats", "is counted")
     before = boxes(page)
     alert = page.get_by_role("alert")
-    with redis.Redis.from_url(site.up.servers.redis_url) as client, ExitStack() as exits:
+    with site.up.redis_client() as client, ExitStack() as exits:
         client.client_pause(60_000, all=False)  # it reads a vote and does not answer
         exits.callback(client.client_unpause)
         choose(page, "b")

@@ -209,7 +209,7 @@ class VotingUp:
         self.open_poll()
         wait_for("all ballots to be counted", self._all_counted)
         self.sql("TRUNCATE votes, tally, finals, final_totals")
-        with self._redis() as client:
+        with self.redis_client() as client:
             client.xtrim("{voting}:ballots", maxlen=0, approximate=False)
 
     def open_poll(self) -> None:
@@ -248,11 +248,12 @@ class VotingUp:
         wait_for("the vote page to show the change", is_shown)
 
     def _all_counted(self) -> bool:
-        with self._redis() as client:
+        with self.redis_client() as client:
             [group] = client.xinfo_groups("{voting}:ballots")
         return group["lag"] == group["pending"] == 0
 
-    def _redis(self) -> redis.Redis:
+    def redis_client(self) -> redis.Redis:
+        """Return a client of the queue with all rights."""
         return redis.Redis.from_url(self.servers.redis_url)
 
 
