@@ -49,11 +49,14 @@ _REDIS_TLS_PARAMETERS = {
     *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
 }
 _POSTGRES = ("postgresql", "postgres")
+_SENTINEL = ("redis+sentinel", "rediss+sentinel")
 _PARAMETERS = {
     **dict.fromkeys(_POSTGRES, _POSTGRES_PARAMETERS),
     "redis": _REDIS_PARAMETERS,
     "rediss": _REDIS_PARAMETERS | _REDIS_TLS_PARAMETERS,
     "unix": _REDIS_PARAMETERS,
+    "redis+sentinel": set[str](),
+    "rediss+sentinel": _REDIS_TLS_PARAMETERS,
 }
 _TLS_VERSIONS = {"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 _VALUES = {
@@ -84,10 +87,14 @@ def _server_url(*schemes: str) -> AfterValidator:
             raise ValueError(f"must be a URL that starts with {'://, '.join(schemes)}://")
         url = _SERVER.fullmatch(rest)
         hosts = url["hosts"].split(",") if url else []
-        several = len(hosts) > 1 and (scheme not in _POSTGRES or not all(hosts))
-        if url is None or several or not all(map(_is_host, hosts)):
+        may_be_several = scheme in (*_POSTGRES, *_SENTINEL) and all(hosts)
+        if url is None or (len(hosts) > 1 and not may_be_several) or not all(map(_is_host, hosts)):
             raise ValueError(f"is not like {scheme}://user:password@host:port/name: {_ESCAPES}")
-        if scheme.startswith("redis") and not re.fullmatch(r"/?\d*", url["path"] or ""):
+        if scheme in _SENTINEL:
+            named = all(not host.startswith(":") for host in hosts) and all(hosts)
+            if not named or not re.fullmatch(r"/[\w.-]+", url["path"] or ""):
+                raise ValueError(f"is not like {scheme}://host:port,host:port,host:port/primary")
+        elif scheme.startswith("redis") and not re.fullmatch(r"/?\d*", url["path"] or ""):
             raise ValueError(f"has no number as its database: {scheme}://host:port/0")
         _check_parameters(url["query"], _PARAMETERS[scheme])
         return value
@@ -187,7 +194,9 @@ class Settings(BaseModel):
 
 
 class RedisSettings(Settings):
-    redis_url: Annotated[SecretStr, _server_url("redis", "rediss", "unix")]
+    redis_url: Annotated[SecretStr, _server_url("redis", "rediss", "unix", *_SENTINEL)]
+    # How many must have a write on disk before it is acknowledged.
+    redis_replicas: Annotated[int, Field(ge=0)] = 0
 
 
 class DatabaseSettings(Settings):

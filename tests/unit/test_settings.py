@@ -184,7 +184,11 @@ def test_a_password_with_a_character_of_urls_is_refused_with_how_to_write_it(nam
             for each in ("h:99999", "a,b:6379", "[::1:]")
         ),
         ("REDIS_URL", "redis://h?db=x", "db must be a number"),
-        ("REDIS_URL", "redis+sentinel://h/x", "starts with redis://, rediss://, unix://"),
+        ("REDIS_URL", "sentinel://h/x", "starts with redis://, rediss://, unix://"),
+        ("REDIS_URL", "redis+sentinel://a,b,c", "is not like redis+sentinel://host:port,"),
+        ("REDIS_URL", "redis+sentinel://a,,c/voting", "is not like redis+sentinel://user"),
+        ("REDIS_URL", "redis+sentinel://:26379/voting", "is not like redis+sentinel://host"),
+        ("REDIS_URL", "redis+sentinel://a/voting?db=1", "takes no parameter db"),
         ("REDIS_URL", "redis://h/votes", "has no number as its database"),
         ("REDIS_URL", "rediss://h?ssl_cert_reqs=CERT_NONE", "ssl_cert_reqs must be one of none"),
         ("REDIS_URL", "redis://h?ssl_cert_reqs=none", "takes no parameter ssl_cert_reqs"),

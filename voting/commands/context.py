@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database.engine import DATABASE_ERRORS, create_engine, in_one_line
 from voting.database.poll import PollChanged
-from voting.queue.client import Queue, StreamMissing, connect
+from voting.queue.client import Queue, StreamMissing
 from voting.queue.state import PollConflict, QueueState
 from voting.reconcile.changes import ChangeError
 from voting.settings import ServersSettings, default_data_dir, load_settings
@@ -40,7 +40,7 @@ def run_on_servers(
     url = settings.database_url.get_secret_value()
 
     async def run() -> _Result:
-        queue = Queue(connect(settings.redis_url.get_secret_value()))
+        queue = Queue.of(settings)
         engine = create_engine(url, name="voting-operator", **limits)
         try:
             return await work(QueueState(queue), engine)

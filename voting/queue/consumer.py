@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
 import structlog
-from redis.exceptions import ResponseError
 
 from voting.poll.ballot import Version
 from voting.queue.client import GROUP, Queue, detect_missing_stream, load_script
@@ -21,8 +19,9 @@ log = structlog.get_logger(__name__)
 class Consumer:
     """One consumer of the group. Each process needs a `name` of its own.
 
-    Entries that it reads or claims stay pending until `acknowledge` or `dead_letter`. Methods raise
-    redis' own errors if Redis fails.
+    Entries that it reads or claims stay pending until `acknowledge` or `dead_letter`. They outlive
+    the loss of the primary: else another ballot could get the id of one that is counted, or a later
+    vote a lower one. Methods raise redis' own errors if Redis fails.
     """
 
     def __init__(self, queue: Queue, name: str) -> None:
@@ -43,7 +42,7 @@ class Consumer:
         read = ("XREADGROUP", "GROUP", GROUP, self._name, *limits, *streams)
         commands = [self._xack(acknowledge), read] if acknowledge else [read]
         with detect_missing_stream():
-            *_, reply = await self._execute(*commands)
+            *_, reply = await self._queue.execute(*commands, replicated=True)
         return parse_entries(reply[0][1]) if reply else []
 
     async def claim_idle(self, *, min_idle: float, count: int) -> list[Entry]:
@@ -51,9 +50,10 @@ class Consumer:
 
         Raises StreamMissing.
         """
+        arguments = (self._queue.stream_key, GROUP, self._name, int(min_idle * 1000), "0-0")
         with detect_missing_stream():
-            _, claimed, deleted = await self._queue.raw_redis.xautoclaim(
-                self._queue.stream_key, GROUP, self._name, int(min_idle * 1000), count=count
+            [[_, claimed, deleted]] = await self._queue.execute(
+                ("XAUTOCLAIM", *arguments, "COUNT", count), replicated=True
             )
         if deleted:
             log.error("pending entries were deleted before they were counted", entries=len(deleted))
@@ -62,7 +62,7 @@ class Consumer:
     async def acknowledge(self, ids: Sequence[bytes]) -> None:
         """Acknowledge entries whose ballots are committed."""
         if ids:
-            await self._execute(self._xack(ids))
+            await self._queue.execute(self._xack(ids))
 
     async def dead_letter(self, entry: Entry, reason: str) -> None:
         """Move an entry that can never be counted to the dead letters, atomically."""
@@ -89,18 +89,3 @@ class Consumer:
 
     def _xack(self, ids: Sequence[bytes]) -> tuple[Any, ...]:
         return ("XACK", self._queue.stream_key, GROUP, *ids)
-
-    async def _execute(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Send commands at once and return their replies, without redis-py's callbacks."""
-        pool: Any = self._queue.redis.connection_pool  # its methods have no types
-        connection = await pool.get_connection()
-        try:
-            # hiredis packs in C, redis-py does not: a worker's Python takes 4.3 µs for a vote
-            # instead of 5.0.
-            await connection.send_packed_command(b"".join(map(hiredis.pack_command, commands)))
-            return [await connection.read_response() for _ in commands]
-        except ResponseError:
-            await connection.disconnect()  # the replies to the other commands are still to come
-            raise
-        finally:
-            await pool.release(connection)

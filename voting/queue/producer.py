@@ -15,6 +15,7 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, 
 
 from voting.poll.ballot import Ballot, Version
 from voting.queue.client import OBSOLETE, Queue, UnsuitableRedis, load_script
+from voting.queue.sentinel import NotReplicated
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +93,7 @@ class Caster:
     """
 
     def __init__(self, queue: Queue, *, timeout: float = CAST_TIMEOUT) -> None:
+        self._queue = queue
         self._pool: Any = queue.redis.connection_pool  # its methods have no types
         self._keys = (queue.stream_key, queue.poll_key)
         self._timeout = timeout
@@ -171,12 +173,17 @@ class Caster:
             command = ("EVAL", CAST, 2, *self._keys, redis_deadline, number, *ballots)
             status, now, *ids = await _execute(connection, deadline + REPLY_GRACE, *command)
             self._set_clock(connection, int(now))
+            if ids:
+                async with asyncio.timeout_at(deadline + REPLY_GRACE):
+                    await self._queue.wait_for_replicas(connection)
         except _REFUSALS as error:
             self._log_refusal(str(error))
             if isinstance(error, OBSOLETE):
                 await connection.disconnect(nowait=True)
             raise NotRecorded(f"Redis refuses to write: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
+            if isinstance(error, NotReplicated):
+                self._log_refusal(str(error))
             # The call may still arrive, even if the connection broke early. If the voter could vote
             # again before the deadline, the older ballot might be appended after the newer one.
             await asyncio.sleep(deadline + REPLY_GRACE - loop.time())

@@ -21,6 +21,10 @@ SYNC_POLL = load_script("sync_poll")
 
 SYNC_TIMEOUT = 2.0  # seconds
 
+# Seconds after which a replica that was not heard of does not count, as in the servers' setting
+# min-replicas-max-lag.
+MAX_LAG = 3
+
 # One entry that stays pending must not make all newer ballots look uncounted. More than these only
 # are pending while workers are at work.
 KNOWN_PENDING = 1_000
@@ -116,7 +120,7 @@ class QueueState:
         """Create the stream and its group if missing, and set the rules that casts obey.
 
         New ids will be above `newest`. After this returns or raises, the call can no longer take
-        effect. Raises PollConflict.
+        effect. What it returns outlives the loss of the primary. Raises PollConflict.
         """
         loop = asyncio.get_running_loop()
         deadline = await self.clock() + SYNC_TIMEOUT
@@ -128,7 +132,9 @@ class QueueState:
             *(poll.round, json.dumps([poll.question.title, *poll.question.names])),
         )
         try:
-            reply = await self._redis.eval(SYNC_POLL, 2, *self._keys, GROUP, *rules)
+            [reply] = await self.queue.execute(
+                ("EVAL", SYNC_POLL, 2, *self._keys, GROUP, *rules), replicated=True
+            )
         except RedisError as error:
             if conflict := _conflict(str(error)):
                 raise PollConflict(conflict) from error
@@ -253,6 +259,12 @@ class QueueState:
         """Whether entries were deleted from the stream."""
         info: Any = await self._redis.xinfo_stream(self.queue.stream_key)
         return bool(info["entries-added"] > info["length"])
+
+    async def replicas(self) -> int:
+        """Return how many replicas follow the primary closely enough to acknowledge votes."""
+        info: Any = await self._redis.info("replication")
+        found = [info[f"slave{number}"] for number in range(info["connected_slaves"])]
+        return sum(each["state"] == "online" and each["lag"] <= MAX_LAG for each in found)
 
     async def dead_letter_count(self) -> int:
         return int(await self._redis.xlen(self.queue.dead_letters_key))

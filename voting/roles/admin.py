@@ -40,7 +40,7 @@ from voting.database.totals import fetch_result
 from voting.poll.lifecycle import Phase, Poll
 from voting.poll.question import Question
 from voting.poll.results import PublicFinal, publish, publish_final
-from voting.queue.client import Queue, StreamMissing, connect
+from voting.queue.client import Queue, StreamMissing
 from voting.queue.state import QueueState
 from voting.reconcile.audit import Audit, audit
 from voting.reconcile.changes import (
@@ -497,7 +497,7 @@ async def run(settings: AdminSettings) -> None:
     url = settings.database_url.get_secret_value()
     engine = create_engine(url, name="voting-admin")
     audits = create_engine(url, name="voting-audit", pool_size=1, patience=None)
-    queue = Queue(connect(settings.redis_url.get_secret_value()))
+    queue = Queue.of(settings)
     flush_traces = tracing.start("admin", settings)
     role = AdminRole(QueueState(queue), engine, settings, audits=audits)
     server = HTTPServer(role.create_app(), LOOPBACK, settings.port)

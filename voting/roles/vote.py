@@ -17,7 +17,7 @@ from opentelemetry.trace import Span
 
 from voting.poll.ballot import Ballot, Version
 from voting.poll.lifecycle import CastRules
-from voting.queue.client import Queue, connect
+from voting.queue.client import Queue
 from voting.queue.producer import (
     Caster,
     CastError,
@@ -413,7 +413,7 @@ def _shown_round(query: bytes) -> int:
 
 async def run(settings: VoteSettings) -> None:
     """Run the role until a signal stops it."""
-    queue = Queue(connect(settings.redis_url.get_secret_value()))
+    queue = Queue.of(settings)
     state = QueueState(queue)
     flush_traces = tracing.start("vote", settings)
     role = VoteRole(Caster(queue), state, settings)

@@ -27,7 +27,7 @@ from voting.database.engine import (
 )
 from voting.poll.ballot import QueuedBallot, Version
 from voting.poll.question import Question
-from voting.queue.client import Queue, StreamMissing, connect
+from voting.queue.client import Queue, StreamMissing
 from voting.queue.consumer import Consumer
 from voting.queue.entry import Entry
 from voting.queue.state import PollConflict, QueueState
@@ -326,7 +326,7 @@ class _Locked(Exception):
 
 async def run(settings: WorkerSettings) -> None:
     """Run the role until a signal stops it."""
-    queue = Queue(connect(settings.redis_url.get_secret_value()))
+    queue = Queue.of(settings)
     url = settings.database_url.get_secret_value()
     engine = create_engine(url, name="voting-worker", pool_size=CONCURRENT_BATCHES + 2)
     flush_traces = tracing.start("worker", settings)

@@ -23,6 +23,8 @@ _SERVER_GAUGES = (
     metrics.DEAD_LETTER_ENTRIES,
     metrics.MEMORY_USED,
     metrics.FSYNC_ALWAYS,
+    metrics.QUEUE_REPLICAS,
+    metrics.QUEUE_REPLICAS_REQUIRED,
 )
 
 # The worker itself logs these.
@@ -97,4 +99,6 @@ class QueueMonitor:
             metrics.DEAD_LETTER_ENTRIES: await self._state.dead_letter_count(),
             metrics.MEMORY_USED: await self._state.memory_used_ratio(),
             metrics.FSYNC_ALWAYS: self._fsync_probe.observe(fsynced=fsynced),
+            metrics.QUEUE_REPLICAS: await self._state.replicas(),
+            metrics.QUEUE_REPLICAS_REQUIRED: self._state.queue.replicas,
         }

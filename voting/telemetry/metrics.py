@@ -127,6 +127,13 @@ MEMORY_USED = _monitored(
     "voting_redis_memory_used_ratio",
     "Share of its memory that Redis uses; votes are refused above 0.9.",
 )
+QUEUE_REPLICAS = _monitored(
+    "voting_queue_replicas", "Replicas of Redis that follow closely enough to acknowledge votes."
+)
+QUEUE_REPLICAS_REQUIRED = _monitored(
+    "voting_queue_replicas_required",
+    "Replicas that must have a vote on disk before it is acknowledged; with fewer, none is.",
+)
 PROBLEMS = _monitored(
     "voting_integrity_problems",
     "Reasons why totals can't be declared final: unsafe settings, or votes that are missing.",
