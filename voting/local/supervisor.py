@@ -61,6 +61,10 @@ class Program:
     user: int | None = None
     log: Path | None = None
     """The file for its output; None for the output of this process."""
+    umask: int = -1
+    """-1: that of this process."""
+    prepare: Callable[[], Awaitable[None]] | None = None
+    """Awaited before each start."""
 
 
 @dataclass
@@ -80,9 +84,9 @@ class Child:
 
     async def start(self) -> None:
         """Run the program and wait until it is ready. Raises StartError."""
-        process = await self._spawn()
         try:
             async with asyncio.timeout(START_TIMEOUT):
+                process = await self._spawn()
                 while not await self.program.ready():
                     if process.returncode is not None:
                         raise StartError(f"{self.program.name} {_exit(process)}{self._log_tail()}")
@@ -90,6 +94,8 @@ class Child:
         except TimeoutError:
             message = f"{self.program.name} was not ready in {START_TIMEOUT:.0f} s"
             raise StartError(message + self._log_tail()) from None
+        except OSError as error:
+            raise StartError(f"{self.program.name} can't be started: {error}") from None
         self._monitoring = asyncio.create_task(self._monitor(process))
 
     async def stop(self, seconds: float) -> None:
@@ -128,6 +134,8 @@ class Child:
                 self.report(f"{self.program.name} can't be restarted, retrying: {error}")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
+        if self.program.prepare is not None:
+            await self.program.prepare()
         with self.program.log.open("ab") if self.program.log else nullcontext() as output:
             self._log_start = output.tell() if output else 0
             self._process = await asyncio.create_subprocess_exec(
@@ -138,6 +146,7 @@ class Child:
                 stderr=output and subprocess.STDOUT,
                 process_group=self.guardian.group,
                 pass_fds=(self.guardian.lock,),
+                umask=self.program.umask,
                 user=self.program.user,
                 group=self.program.user,
                 extra_groups=None if self.program.user is None else [],
