@@ -22,6 +22,7 @@ import segno
 from voting.local import servers
 from voting.local.address import Address, resolve
 from voting.local.data_dir import DataDir, acquire_lock, published_urls, secret_key, socket_dir
+from voting.local.replication import Machines, has_queue
 from voting.local.supervisor import Child, Guardian, Program, StartError, responds
 from voting.settings import Role, bind_problem, default_data_dir
 
@@ -30,6 +31,7 @@ from voting.settings import Role, bind_problem, default_data_dir
 _STOP_ORDER = (
     (("vote", "result", "admin"), 12.0),
     (("worker",), 12.0),
+    (("Sentinel",), 12.0),  # it would replace a primary that stops
     (("Valkey", "Postgres"), 60.0),
 )
 
@@ -85,12 +87,19 @@ _PORT = click.IntRange(0, 65535)
     metavar="ROLE=N",
     help="Run N processes of a role. Can be repeated for other roles.",
 )
-def up(
+@click.option(
+    "--replicated",
+    is_flag=True,
+    help="Keep the queue three times: three Valkeys, of which Sentinels choose the primary.",
+)
+def up(  # noqa: PLR0913 - the options of the command line
+    *,
     data: Path,
     vote_port: int,
     result_port: int,
     admin_port: int,
     scale: tuple[tuple[Role, int], ...],
+    replicated: bool,
 ) -> None:
     """Run the whole app on this machine.
 
@@ -98,11 +107,14 @@ def up(
     the address to listen on (default: 127.0.0.1); with HOST=0.0.0.0 other machines can vote. The
     admin page is for this machine only.
     """
+    if replicated and os.environ.get("REDIS_URL"):
+        raise click.UsageError("--replicated starts the servers of the queue: unset REDIS_URL")
     ports = {Role.VOTE: vote_port, Role.RESULT: result_port, Role.ADMIN: admin_port}
     processes = {**dict.fromkeys(Role, 1), **dict(scale)}
     try:
         address = resolve(os.environ.get("HOST") or "127.0.0.1")
-        asyncio.run(Stack(data.absolute(), ports, processes, address).run())
+        stack = Stack(data.absolute(), ports, processes, address, replicated)
+        asyncio.run(stack.run())
     except StartError as error:
         raise click.ClickException(str(error)) from None
 
@@ -115,6 +127,7 @@ class Stack:
     ports: dict[Role, int]
     scale: Mapping[Role, int]
     address: Address
+    replicated: bool
     _children: list[Child] = field(default_factory=list)
     _exits: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -150,14 +163,15 @@ class Stack:
         environ = {"LOG_LEVEL": "warning", "LOG_FORMAT": "console", **given}
         if "SECRET_KEYS" not in environ:
             environ["SECRET_KEYS"] = secret_key(self.data)
-        embedded = []
+        embedded: list[Child] = []
         if "DATABASE_URL" not in environ:
             environ["DATABASE_URL"] = data_dir.database_url()
             programs = await asyncio.to_thread(servers.prepare_postgres, data_dir, guardian)
             embedded.append(child(servers.postgres(data_dir, programs)))
         if "REDIS_URL" not in environ:
-            environ["REDIS_URL"] = data_dir.redis_url
-            embedded.append(child(servers.valkey(data_dir)))
+            queue, settings = self._queue(data_dir)
+            environ = {**settings, **environ}
+            embedded += map(child, queue)
         await self._start_children(embedded)
         self._exits.enter_context(published_urls(self.data, environ))
         await self._migrate(guardian, environ)
@@ -185,6 +199,20 @@ class Stack:
         if os.isatty(1) and not urls["VOTE_URL"].startswith(_LOOPBACK):
             _show_qr_code(urls["VOTE_URL"])
         _echo("Ctrl-C stops everything and keeps the votes")
+
+    def _queue(self, data_dir: DataDir) -> tuple[list[Program], dict[str, str]]:
+        """Return the servers of the queue, and the settings of the roles that use it."""
+        # Workers would wait in vain for the votes of the other queue.
+        if has_queue(self.data, replicated=not self.replicated):
+            option = "without" if self.replicated else "with"
+            raise StartError(
+                f"the votes in {self.data} were queued {option} --replicated: start so again, or"
+                " choose another directory with --data"
+            )
+        if not self.replicated:
+            return [servers.valkey(data_dir)], {"REDIS_URL": data_dir.redis_url}
+        machines = Machines.of(self.data)
+        return machines.programs(), {"REDIS_URL": machines.url, "REDIS_REPLICAS": "1"}
 
     async def _start_children(self, children: Iterable[Child]) -> None:
         started = list(children)
