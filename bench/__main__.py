@@ -6,12 +6,13 @@ from pathlib import Path
 from bench.accept import accept
 from bench.count import count
 from bench.growth import growth
+from bench.replicas import replicas
 from bench.results import Results, machine
 from bench.show import see, show
 from bench.size import size
 from bench.stack import stack
 
-PARTS = {part.__name__: part for part in (size, accept, count, show, see, growth)}
+PARTS = {part.__name__: part for part in (size, accept, replicas, count, show, see, growth)}
 
 
 def main() -> None:

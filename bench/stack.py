@@ -93,14 +93,20 @@ class Stack:
         asked = "UPDATE rounds SET asked = true"
         self.sql("TRUNCATE votes, tally, final_totals, options", insert, asked, "CHECKPOINT")
 
-    def role(self, role: Role, number: int = 1) -> AbstractContextManager[Processes]:
-        """Run processes of a role, with the rights that it has in the deployment."""
-        urls = {
+    def role(
+        self, role: Role, number: int = 1, *, urls: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[Processes]:
+        """Run processes of a role, with the rights that it has in the deployment.
+
+        `urls` are settings that differ, of another queue.
+        """
+        own = {
             "REDIS_URL": self.servers.redis_url(None if role is Role.RESULT else role),
             "DATABASE_URL": self.servers.database_url(TEMPLATE, f"voting_{role}"),
             "SECRET_KEYS": KEY,
         }
-        own = {key: value for key, value in urls.items() if key not in WITHHELD_ENV[role]}
+        own |= urls or {}
+        own = {key: value for key, value in own.items() if key not in WITHHELD_ENV[role]}
         return self._running([PYTHON, "-P", "-m", "voting"], number, {**own, "ROLE": role})
 
     def bare(self, body: Path, number: int = 1) -> AbstractContextManager[Processes]:

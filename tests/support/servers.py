@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -156,12 +156,23 @@ class Servers:
     @contextmanager
     def running(self, program: Program) -> Iterator[Child]:
         """Run one more program."""
-        child = Child(program, self._guardian, print)
-        self._loop.run_until_complete(child.start())
-        try:
+        with self.running_together([program]) as [child]:
             yield child
+
+    @contextmanager
+    def running_together(self, programs: Iterable[Program]) -> Iterator[list[Child]]:
+        """Run more programs, which start at the same time and end in the opposite order."""
+        children = [Child(each, self._guardian, print) for each in programs]
+
+        async def start() -> None:
+            await asyncio.gather(*(each.start() for each in children))
+
+        try:
+            self._loop.run_until_complete(start())
+            yield children
         finally:
-            self._loop.run_until_complete(child.stop(30))
+            for child in reversed(children):
+                self._loop.run_until_complete(child.stop(30))
 
     def database_url(self, name: str, user: str = "postgres") -> str:
         return as_user(self.folders.database_url(name), user)
