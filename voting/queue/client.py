@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any, Self
@@ -22,6 +22,12 @@ LEAST_VERSION = (7, 2)
 
 OBSOLETE = (ReadOnlyError, MasterDownError)
 """Errors that are about the connection, not the command: it leads to a replica."""
+
+
+def leads_elsewhere(error: Exception) -> bool:
+    """Whether a refusal is about the connection: another server may be the primary by now."""
+    return isinstance(error, OBSOLETE) or str(error).startswith("NOREPLICAS")
+
 
 # Seconds in which replicas have to confirm a write.
 REPLICAS_TIMEOUT = 2.0
@@ -74,10 +80,17 @@ class Queue:
     async def close(self) -> None:
         await self.redis.aclose()
 
-    async def execute(self, *commands: tuple[Any, ...], replicated: bool = False) -> list[Any]:
+    async def execute(
+        self,
+        *commands: tuple[Any, ...],
+        replicated: bool = False,
+        touch: Callable[[Any], tuple[Any, ...]] | None = None,
+    ) -> list[Any]:
         """Send commands at once and return their replies, without redis-py's callbacks.
 
-        If `replicated`, they outlive the loss of this primary then: raises NotReplicated.
+        If `replicated`, they outlive the loss of this primary then: raises NotReplicated. If the
+        last of them may block, `touch` makes a command that writes from its reply: WAITAOF, as
+        WAIT, covers nothing that a client has written while it was unblocked (Valkey 9.1).
         """
         pool: Any = self.redis.connection_pool  # its methods have no types
         connection = await pool.get_connection()
@@ -88,6 +101,9 @@ class Queue:
             replies = [await connection.read_response() for _ in commands]
             if replicated:
                 async with asyncio.timeout(REPLICAS_TIMEOUT):
+                    if self.replicas and touch is not None and replies[-1]:
+                        await connection.send_command(*touch(replies[-1]))
+                        await connection.read_response()
                     await self.wait_for_replicas(connection)
         except ResponseError:
             await connection.disconnect()  # the replies to the other commands are still to come

@@ -13,6 +13,8 @@ from voting.queue.state import QueueState
 DEAD_LETTER = load_script("dead_letter")
 DELETE_IDLE_CONSUMERS = load_script("delete_idle_consumers")
 
+_ONE = ("COUNT", 1, "JUSTID")
+
 log = structlog.get_logger(__name__)
 
 
@@ -42,7 +44,7 @@ class Consumer:
         read = ("XREADGROUP", "GROUP", GROUP, self._name, *limits, *streams)
         commands = [self._xack(acknowledge), read] if acknowledge else [read]
         with detect_missing_stream():
-            *_, reply = await self._queue.execute(*commands, replicated=True)
+            *_, reply = await self._queue.execute(*commands, replicated=True, touch=self._claim)
         return parse_entries(reply[0][1]) if reply else []
 
     async def claim_idle(self, *, min_idle: float, count: int) -> list[Entry]:
@@ -86,6 +88,11 @@ class Consumer:
         uncounted = progress.oldest_pending or progress.last_delivered
         first = uncounted if before is None else min(before, uncounted)
         await self._queue.redis.xtrim(self._queue.stream_key, minid=str(first), approximate=False)
+
+    def _claim(self, reply: Any) -> tuple[Any, ...]:
+        """Claim an entry that this consumer has just read: a write, also if memory is full."""
+        first = reply[0][1][0][0]
+        return ("XAUTOCLAIM", self._queue.stream_key, GROUP, self._name, 0, first, *_ONE)
 
     def _xack(self, ids: Sequence[bytes]) -> tuple[Any, ...]:
         return ("XACK", self._queue.stream_key, GROUP, *ids)

@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
 from voting.poll.ballot import Ballot, Version
-from voting.queue.client import OBSOLETE, Queue, UnsuitableRedis, load_script
+from voting.queue.client import Queue, UnsuitableRedis, leads_elsewhere, load_script
 from voting.queue.sentinel import NotReplicated
 
 log = structlog.get_logger(__name__)
@@ -178,7 +178,7 @@ class Caster:
                     await self._queue.wait_for_replicas(connection)
         except _REFUSALS as error:
             self._log_refusal(str(error))
-            if isinstance(error, OBSOLETE):
+            if leads_elsewhere(error):
                 await connection.disconnect(nowait=True)
             raise NotRecorded(f"Redis refuses to write: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
