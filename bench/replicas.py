@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from uvloop import run
-from voting.local.replication import Machines
 
 from bench import load
 from bench.accept import SECONDS
 from bench.results import Results
 from bench.stack import Stack
 from bench.votes import vote_requests
+from voting.local.replication import Machines
 from voting.settings import Role
 
 CONNECTIONS = (64, 512)

@@ -153,6 +153,29 @@ async def test_a_worker_gets_no_entry_that_no_replica_has(pair, state):
     assert await consumer.read(count=10, block=0.01) == []
 
 
+async def test_a_read_that_waited_gets_no_entry_that_no_replica_has(pair, state):
+    reading = asyncio.create_task(Consumer(state.queue, "me").read(count=10, block=5))
+
+    async def blocked():
+        return (await pair.admin.info("clients"))["blocked_clients"]
+
+    await until(blocked)
+    fields = dict(zip(("voter", "choice"), ballot().encode(), strict=True))
+    with pair.frozen():
+        await pair.admin.xadd(state.queue.stream_key, fields)
+        with pytest.raises(NotReplicated):
+            await reading
+
+
+async def test_a_dead_letter_is_on_the_replica_before_its_entry_is_acknowledged(pair, state):
+    await pair.admin.xadd(state.queue.stream_key, {"no": "ballot"})
+    consumer = Consumer(state.queue, "me")
+    [entry] = await consumer.read(count=1, block=0.01)
+    with pair.frozen(), pytest.raises(NotReplicated):
+        await consumer.dead_letter(entry, "no ballot")
+    assert await state.dead_letter_count() == 1
+
+
 @pytest.mark.parametrize("reason", ["appendonly is disabled", "no permissions"])
 async def test_a_server_that_cannot_wait_has_the_ballot_nevertheless(pair, state, reason, caplog):
     """So it is not called refused: the voter may vote again, but the first may count."""

@@ -84,13 +84,12 @@ class Queue:
         self,
         *commands: tuple[Any, ...],
         replicated: bool = False,
-        touch: Callable[[Any], tuple[Any, ...]] | None = None,
+        write_after: Callable[[Any], tuple[Any, ...]] | None = None,
     ) -> list[Any]:
         """Send commands at once and return their replies, without redis-py's callbacks.
 
         If `replicated`, they outlive the loss of this primary then: raises NotReplicated. If the
-        last of them may block, `touch` makes a command that writes from its reply: WAITAOF, as
-        WAIT, covers nothing that a client has written while it was unblocked (Valkey 9.1).
+        last of them may block, `write_after` makes of its reply, if any, a command that writes.
         """
         pool: Any = self.redis.connection_pool  # its methods have no types
         connection = await pool.get_connection()
@@ -101,8 +100,8 @@ class Queue:
             replies = [await connection.read_response() for _ in commands]
             if replicated:
                 async with asyncio.timeout(REPLICAS_TIMEOUT):
-                    if self.replicas and touch is not None and replies[-1]:
-                        await connection.send_command(*touch(replies[-1]))
+                    if self.replicas and write_after and replies[-1]:
+                        await connection.send_command(*write_after(replies[-1]))
                         await connection.read_response()
                     await self.wait_for_replicas(connection)
         except ResponseError:

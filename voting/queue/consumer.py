@@ -13,8 +13,6 @@ from voting.queue.state import QueueState
 DEAD_LETTER = load_script("dead_letter")
 DELETE_IDLE_CONSUMERS = load_script("delete_idle_consumers")
 
-_ONE = ("COUNT", 1, "JUSTID")
-
 log = structlog.get_logger(__name__)
 
 
@@ -44,7 +42,9 @@ class Consumer:
         read = ("XREADGROUP", "GROUP", GROUP, self._name, *limits, *streams)
         commands = [self._xack(acknowledge), read] if acknowledge else [read]
         with detect_missing_stream():
-            *_, reply = await self._queue.execute(*commands, replicated=True, touch=self._claim)
+            *_, reply = await self._queue.execute(
+                *commands, replicated=True, write_after=self._claim_first
+            )
         return parse_entries(reply[0][1]) if reply else []
 
     async def claim_idle(self, *, min_idle: float, count: int) -> list[Entry]:
@@ -67,11 +67,13 @@ class Consumer:
             await self._queue.execute(self._xack(ids))
 
     async def dead_letter(self, entry: Entry, reason: str) -> None:
-        """Move an entry that can never be counted to the dead letters, atomically."""
+        """Move an entry that can never be counted to the dead letters, atomically.
+
+        That outlives the loss of the primary: its batch is acknowledged next, maybe at another.
+        """
         keys = (self._queue.stream_key, self._queue.dead_letters_key)
-        await self._queue.redis.eval(
-            DEAD_LETTER, 2, *keys, GROUP, entry.id, reason, *entry.fields_flat
-        )
+        arguments = (GROUP, entry.id, reason, *entry.fields_flat)
+        await self._queue.execute(("EVAL", DEAD_LETTER, 2, *keys, *arguments), replicated=True)
 
     async def delete_idle_consumers(self, min_idle: float) -> int:
         """Delete consumers without pending entries that have not read for `min_idle` seconds.
@@ -89,10 +91,15 @@ class Consumer:
         first = uncounted if before is None else min(before, uncounted)
         await self._queue.redis.xtrim(self._queue.stream_key, minid=str(first), approximate=False)
 
-    def _claim(self, reply: Any) -> tuple[Any, ...]:
-        """Claim an entry that this consumer has just read: a write, also if memory is full."""
+    def _claim_first(self, reply: Any) -> tuple[Any, ...]:
+        """Return a command that claims the first entry just read: a write after that of the read.
+
+        WAITAOF waits for the writes of its own connection, and Redis attributes that of a read
+        which was blocked to the client that has appended the entry.
+        """
         first = reply[0][1][0][0]
-        return ("XAUTOCLAIM", self._queue.stream_key, GROUP, self._name, 0, first, *_ONE)
+        group = (self._queue.stream_key, GROUP, self._name)
+        return ("XAUTOCLAIM", *group, 0, first, "COUNT", 1, "JUSTID")
 
     def _xack(self, ids: Sequence[bytes]) -> tuple[Any, ...]:
         return ("XACK", self._queue.stream_key, GROUP, *ids)

@@ -23,7 +23,7 @@ RENEW_AFTER = 0.4
 
 # Sentinels replace a primary that has not answered for `down-after-milliseconds`. One that is
 # trusted has answered this much later than that would take, in ms: so its lease has ended at least
-# 1.5 s before. By then Sentinels have read again, as they do each second, how far its replicas are.
+# 1.5 s before. From then on they read each second how far its replicas are, before they choose one.
 MARGIN_MS = 2_500
 
 # Seconds for which a primary that was in doubt is not trusted as long as a Sentinel is silent: that
