@@ -24,7 +24,7 @@ OTHERS = {
     "impostor": ("default", {"app.kubernetes.io/name": "traefik", "k8s-app": "kube-dns"}),
 }
 
-TCP = (53, 443, 5432, 6379, 6443, 8000, 8080, 8082, 9090)
+TCP = (53, 443, 5432, 6379, 6443, 8000, 8080, 8082, 9090, 26379)
 PORTS = ("53/UDP", *(f"{number}/TCP" for number in TCP))
 
 

@@ -4,12 +4,31 @@ import re
 from collections.abc import Iterator
 
 from voting.queue.client import GROUP, Queue, connect
+from voting.queue.sentinel import LEASE, MARGIN_MS
 from voting.settings import Role
 
-from .rendering import Resource, matches, of, one, pod, title, workloads
+from .rendering import Resource, labels, matches, of, one, pod, title, workloads
+from .wiring import POD_NAME
 
 # Kinds with the ends of the names of their limits.
 AUTOSCALERS = {"HorizontalPodAutoscaler": "Replicas", "ScaledObject": "ReplicaCount"}
+
+PATHS_OF_SCRIPT = {"data": "/data", "config": "/etc/valkey", "users": "/etc/valkey-users"}
+REDIS_PORTS = {6379: "redis", 26379: "sentinel"}
+
+# Seconds that a stopping primary waits for its replicas: Valkey's `shutdown-timeout`.
+SHUTDOWN_TIMEOUT = 10
+
+# Seconds between two pings of a Sentinel, and between two looks at the offsets of replicas while a
+# primary is down.
+SENTINEL_PERIOD = 1
+
+SENTINEL_SETTINGS = (
+    "sentinel resolve-hostnames yes",
+    "sentinel announce-hostnames yes",
+    "sentinel failover-timeout voting 2000",
+    "sentinel parallel-syncs voting 1",
+)
 
 
 def size(text: str) -> int:
@@ -31,9 +50,13 @@ def autoscalers(resources: list[Resource]) -> dict[str, tuple[int, int]]:
     }
 
 
+def read_conf(resources: list[Resource], name: str) -> dict[str, str]:
+    text = one(resources, "ConfigMap", "redis")["data"][name]
+    return dict(re.findall(r"^([a-z-]+) (\S+)", text, re.MULTILINE))
+
+
 def redis_syncs_before_it_replies(resources: list[Resource]) -> Iterator[str]:
-    text = one(resources, "ConfigMap", "redis")["data"]["valkey.conf"]
-    settings = dict(re.findall(r"^([a-z-]+) (\S+)", text, re.MULTILINE))
+    settings = read_conf(resources, "valkey.conf")
     wanted = {"dir": "/data", "appendonly": "yes", "appendfsync": "always"}
     wanted |= {"maxmemory-policy": "noeviction"}
     yield from (f"{name} is not {value}" for name, value in wanted.items() - settings.items())
@@ -68,10 +91,92 @@ def data_is_on_persistent_volumes(resources: list[Resource]) -> Iterator[str]:
             for each in pod(stateful)["volumes"]
             if "persistentVolumeClaim" in each
         }
-        if on_claims != {name: paths[name]} or name not in claims:
+        templates = stateful["spec"].get("volumeClaimTemplates", [])
+        # A pod's claim is named after the template and the pod.
+        for each in templates:
+            on_claims[name] = mounts.get(each["metadata"]["name"])
+        if on_claims != {name: paths[name]} or (name in claims) is bool(templates):
             yield f"{name} does not keep its data on its volume"
-        if stateful["spec"]["replicas"] != 1:
-            yield f"{name} has more than one pod"
+        if stateful["spec"]["replicas"] != 1 and not templates:
+            yield f"the pods of {name} share a volume"
+
+
+def a_vote_is_on_two_disks(resources: list[Resource]) -> Iterator[str]:
+    if one(resources, "ConfigMap", "voting")["data"]["REDIS_REPLICAS"] != "1":
+        yield "roles acknowledge what no replica has"
+    settings = read_conf(resources, "replicated.conf")
+    wanted = {"min-replicas-to-write": "1", "min-replicas-max-lag": "3"}
+    yield from (f"{name} is not {value}" for name, value in wanted.items() - settings.items())
+
+
+def redis_has_three_servers_and_sentinels(resources: list[Resource]) -> Iterator[str]:
+    stateful = one(resources, "StatefulSet", "redis")
+    # One after the other, the first would wait for the Sentinels of the others forever.
+    if (stateful["spec"]["replicas"], stateful["spec"]["podManagementPolicy"]) != (3, "Parallel"):
+        yield "not all three start at once"
+    [server], [sentinel] = pod(stateful)["containers"], pod(stateful).get("initContainers", [{}])
+    if sentinel.get("restartPolicy") != "Always" or "startupProbe" not in sentinel:
+        yield "a server starts before its Sentinel"
+    for name, container in (("server", server), ("sentinel", sentinel)):
+        if container.get("command") != ["sh", "/etc/valkey/redis.sh", name]:
+            yield f"{name} is not started by the script"
+        if container.get("image") != server["image"]:
+            yield f"{name} has another version"
+        mounts = {each["name"]: each["mountPath"] for each in container.get("volumeMounts", [])}
+        if not mounts.items() >= PATHS_OF_SCRIPT.items():
+            yield f"{name} does not find its files"
+
+
+def redis_is_on_three_nodes(resources: list[Resource]) -> Iterator[str]:
+    stateful = one(resources, "StatefulSet", "redis")
+    affinity = pod(stateful).get("affinity", {}).get("podAntiAffinity", {})
+    for each in affinity.get("requiredDuringSchedulingIgnoredDuringExecution", []):
+        if each["topologyKey"] == "kubernetes.io/hostname" and matches(
+            each["labelSelector"], labels(stateful)
+        ):
+            return
+    yield "a machine may take two of three with it"
+
+
+def each_pod_of_redis_has_a_stable_name(resources: list[Resource]) -> Iterator[str]:
+    for number in range(3):
+        name = f"redis-{number}"
+        spec = one(resources, "Service", name)["spec"]
+        if spec["selector"] != {POD_NAME: name} or not spec.get("publishNotReadyAddresses"):
+            yield f"{name} does not lead to the pod, whatever its state"
+        if spec.get("clusterIP") == "None":
+            yield f"{name} can't be resolved when the pod is gone"
+        if {each["port"]: each["targetPort"] for each in spec["ports"]} != REDIS_PORTS:
+            yield f"{name} does not lead to server and Sentinel"
+
+
+def redis_hands_over_before_it_stops(resources: list[Resource]) -> Iterator[str]:
+    spec = pod(one(resources, "StatefulSet", "redis"))
+    [server] = spec["containers"]
+    script = ["sh", "/etc/valkey/redis.sh"]
+    for name, hook, command in (
+        ("preStop", server.get("lifecycle", {}).get("preStop", {}), "hand-over"),
+        ("readiness", server["readinessProbe"], "ready"),
+    ):
+        if hook.get("exec", {}).get("command") != [*script, command]:
+            yield f"{name} does not {command}"
+    text = one(resources, "ConfigMap", "redis")["data"]["redis.sh"]
+    hand_over = int(re.search(r"^HAND_OVER=(\d+)$", text, re.MULTILINE)[1])
+    if spec["terminationGracePeriodSeconds"] < hand_over + SHUTDOWN_TIMEOUT + 10:
+        yield "Kubernetes kills a server before it has handed over"
+    if one(resources, "PodDisruptionBudget", "redis")["spec"]["maxUnavailable"] != 1:
+        yield "a drain may evict two servers"
+
+
+def sentinels_agree_with_the_lease(resources: list[Resource]) -> Iterator[str]:
+    settings = one(resources, "ConfigMap", "redis")["data"]["sentinel.conf"]
+    for line in SENTINEL_SETTINGS:
+        if line not in settings.splitlines():
+            yield f"there is no {line}"
+    text = one(resources, "ConfigMap", "redis")["data"]["redis.sh"]
+    [least] = re.findall(r"down-after-milliseconds voting \$\(\((\d+) \+ ", text)
+    if int(least) <= MARGIN_MS + 1000 * (LEASE + SENTINEL_PERIOD):
+        yield "a Sentinel replaces a primary that clients still trust"
 
 
 def namespaces_are_restricted(resources: list[Resource]) -> Iterator[str]:

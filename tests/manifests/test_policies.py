@@ -21,7 +21,7 @@ from .rendering import (
     workloads,
 )
 
-KIND, PRODUCTION = OVERLAYS
+KIND, REPLICATED, PRODUCTION = OVERLAYS
 
 Change = Callable[[list[Resource]], object]
 Policy = Callable[[list[Resource]], Iterator[str]]
@@ -48,13 +48,26 @@ def container(resources: list[Resource], kind: str = "Deployment", name: str = "
     return pod(one(resources, kind, name))["containers"][0]
 
 
-def replace_in_conf(old: str, new: str) -> Change:
+def replace_in_conf(old: str, new: str, name: str = "valkey.conf") -> Change:
     def change(resources: list[Resource]) -> None:
         data = one(resources, "ConfigMap", "redis")["data"]
-        assert old in data["valkey.conf"]
-        data["valkey.conf"] = data["valkey.conf"].replace(old, new)
+        assert old in data[name]
+        data[name] = data[name].replace(old, new)
 
     return change
+
+
+def redis(resources: list[Resource]) -> Resource:
+    return pod(one(resources, "StatefulSet", "redis"))
+
+
+def data_mount(resources: list[Resource]) -> Resource:
+    [mount] = [
+        each
+        for each in container(resources, "StatefulSet", "redis")["volumeMounts"]
+        if each["name"] == "data"
+    ]
+    return mount
 
 
 def network_policy(resources: list[Resource], name: str) -> Resource:
@@ -197,12 +210,6 @@ EVERYWHERE: Mistakes = {
         replace_in_conf("noeviction", "allkeys-lru"),
         replace_in_conf("maxmemory 1gb", "maxmemory 2gb"),
     ],
-    policies.data_is_on_persistent_volumes: [
-        lambda r: container(r, "StatefulSet", "redis")["volumeMounts"][0].update(mountPath="/var"),
-        lambda r: pod(one(r, "StatefulSet", "redis"))["volumes"][0].pop("persistentVolumeClaim"),
-        lambda r: r.remove(one(r, "PersistentVolumeClaim", "redis")),
-        lambda r: spec(r, "StatefulSet", "redis").update(replicas=2),
-    ],
     policies.namespaces_are_restricted: [
         lambda r: one(r, "Namespace", "voting")["metadata"]["labels"].update(
             {"pod-security.kubernetes.io/enforce": "baseline"}
@@ -224,6 +231,64 @@ EVERYWHERE: Mistakes = {
     ],
 }
 
+WITH_ONE_REDIS: Mistakes = {
+    policies.data_is_on_persistent_volumes: [
+        lambda r: data_mount(r).update(mountPath="/var"),
+        lambda r: redis(r)["volumes"][0].pop("persistentVolumeClaim"),
+        lambda r: r.remove(one(r, "PersistentVolumeClaim", "redis")),
+        lambda r: spec(r, "StatefulSet", "redis").update(replicas=2),
+    ],
+}
+
+WITH_REPLICAS: Mistakes = {
+    policies.data_is_on_persistent_volumes: [
+        lambda r: data_mount(r).update(mountPath="/var"),
+        lambda r: spec(r, "StatefulSet", "redis").pop("volumeClaimTemplates"),
+        lambda r: r.append({"kind": "PersistentVolumeClaim", "metadata": {"name": "redis"}}),
+    ],
+    policies.a_vote_is_on_two_disks: [
+        lambda r: one(r, "ConfigMap", "voting")["data"].update(REDIS_REPLICAS="0"),
+        replace_in_conf("min-replicas-to-write 1", "", "replicated.conf"),
+        replace_in_conf("min-replicas-max-lag 3", "min-replicas-max-lag 30", "replicated.conf"),
+    ],
+    policies.redis_has_three_servers_and_sentinels: [
+        lambda r: spec(r, "StatefulSet", "redis").update(replicas=2),
+        lambda r: spec(r, "StatefulSet", "redis").update(podManagementPolicy="OrderedReady"),
+        lambda r: redis(r)["initContainers"][0].pop("restartPolicy"),
+        lambda r: redis(r)["initContainers"][0].pop("startupProbe"),
+        lambda r: redis(r)["initContainers"][0].update(command=["valkey-server", "--sentinel"]),
+        lambda r: redis(r)["initContainers"][0].update(image="valkey/valkey:8"),
+        lambda r: redis(r)["initContainers"][0]["volumeMounts"].pop(),
+        lambda r: redis(r)["containers"][0].update(command=["valkey-server"]),
+    ],
+    policies.each_pod_of_redis_has_a_stable_name: [
+        lambda r: spec(r, "Service", "redis-1").pop("publishNotReadyAddresses"),
+        lambda r: spec(r, "Service", "redis-1").update(
+            selector=labels(one(r, "StatefulSet", "redis"))
+        ),
+        lambda r: spec(r, "Service", "redis-1").update(clusterIP="None"),
+        lambda r: spec(r, "Service", "redis-1")["ports"].pop(),
+    ],
+    policies.redis_hands_over_before_it_stops: [
+        lambda r: redis(r)["containers"][0].pop("lifecycle"),
+        lambda r: redis(r)["containers"][0]["readinessProbe"].update(exec={"command": ["true"]}),
+        lambda r: redis(r).update(terminationGracePeriodSeconds=30),
+        lambda r: spec(r, "PodDisruptionBudget", "redis").update(maxUnavailable=2),
+    ],
+    policies.sentinels_agree_with_the_lease: [
+        replace_in_conf("announce-hostnames yes", "announce-hostnames no", "sentinel.conf"),
+        replace_in_conf("failover-timeout voting 2000", "", "sentinel.conf"),
+        replace_in_conf("(6500 + ", "(2500 + ", "redis.sh"),
+    ],
+    wiring.only_the_listed_pairs_may_connect: [
+        *EVERYWHERE[wiring.only_the_listed_pairs_may_connect],
+        lambda r: network_policy(r, "redis-peers")["ingress"][1].pop("from"),
+        lambda r: network_policy(r, "redis-peers")["ingress"][0].pop("ports"),
+        lambda r: network_policy(r, "redis-peers")["egress"].clear(),
+        lambda r: r.remove(one(r, "NetworkPolicy", "sentinel")),
+    ],
+}
+
 IN_KIND: Mistakes = {
     policies.postgres_buffers_a_quarter_of_its_memory: [
         lambda r: container(r, "StatefulSet", "postgres")["resources"]["limits"].update(
@@ -238,6 +303,12 @@ IN_KIND: Mistakes = {
 }
 
 IN_PRODUCTION: Mistakes = {
+    policies.redis_is_on_three_nodes: [
+        lambda r: redis(r).pop("affinity"),
+        lambda r: redis(r)["affinity"]["podAntiAffinity"][
+            "requiredDuringSchedulingIgnoredDuringExecution"
+        ][0].update(topologyKey="topology.kubernetes.io/zone"),
+    ],
     policies.postgres_buffers_a_quarter_of_its_memory: [
         lambda r: postgres(r)["postgresql"]["parameters"].update(shared_buffers="1GB"),
     ],
@@ -279,7 +350,11 @@ IN_PRODUCTION: Mistakes = {
     ],
 }
 
-POLICIES = {KIND: EVERYWHERE | IN_KIND, PRODUCTION: EVERYWHERE | IN_PRODUCTION}
+POLICIES = {
+    KIND: EVERYWHERE | WITH_ONE_REDIS | IN_KIND,
+    REPLICATED: EVERYWHERE | WITH_REPLICAS | IN_KIND,
+    PRODUCTION: EVERYWHERE | WITH_REPLICAS | IN_PRODUCTION,
+}
 HOLDS = [(overlay, policy) for overlay in OVERLAYS for policy in POLICIES[overlay]]
 MISTAKES = [
     (overlay, policy, change) for overlay, policy in HOLDS for change in POLICIES[overlay][policy]

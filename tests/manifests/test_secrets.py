@@ -16,7 +16,7 @@ from voting.settings import ROLE_SETTINGS, MigrateSettings, Role, load_settings
 from .rendering import DEPLOY, OVERLAYS, Resource, of, one, pod, render
 from .wiring import each_secret_that_is_read_exists, secret_variables
 
-KIND, PRODUCTION = OVERLAYS
+*_, PRODUCTION = OVERLAYS
 SCRIPT = DEPLOY / PRODUCTION / "make_secrets.py"
 
 # The Secret whose DATABASE_URL is for each user of Postgres.
@@ -80,18 +80,49 @@ def test_the_urls_have_existing_services_users_and_passwords(resources):
     for user, name in DATABASE_USERS.items():
         url = urlsplit(secret_data(resources, name)["DATABASE_URL"])
         assert (url.hostname in names, url.username, url.path) == (True, user, "/voting")
-    lines = secret_data(resources, "redis")["users.acl"].splitlines()
-    passwords = {words[1]: words[3] for words in map(shlex.split, lines)}
+    redis = secret_data(resources, "redis")
+    replicated = one(resources, "StatefulSet", "redis")["spec"]["replicas"] > 1
+    servers = [f"redis-{number}:26379" for number in range(3)] if replicated else ["redis"]
+    assert {each.partition(":")[0] for each in servers} <= names
     for name in ("vote", "worker", "admin"):
         url = urlsplit(secret_data(resources, name)["REDIS_URL"])
-        assert (url.hostname in names, url.username, url.path) == (True, name, "/0")
-        hashed = hashlib.sha256(url.password.encode()).hexdigest()
-        assert passwords[name] in {f">{url.password}", f"#{hashed}"}
+        assert url.scheme == ("redis+sentinel" if replicated else "redis")
+        login, _, hosts = url.netloc.partition("@")
+        assert (login.partition(":")[0], hosts.split(",")) == (name, servers)
+        # Sentinels' name of the primary, or the number of the database.
+        assert url.path == ("/voting" if replicated else "/0")
+        for file in ("users.acl", "sentinel.acl") if replicated else ("users.acl",):
+            assert is_password(url.password, redis[file], name)
+    if replicated:
+        for name, file in (
+            ("replica", "replication.acl"),
+            ("sentinel", "replication.acl"),
+            ("sentinel", "sentinel.acl"),
+        ):
+            assert is_password(redis[f"{name}-password"], redis[file], name)
+
+
+def is_password(password: str, acl: str, user: str) -> bool:
+    """Whether an ACL file has this password for a user."""
+    [rule] = [words[3] for words in map(shlex.split, acl.splitlines()) if words[1] == user]
+    return rule in {f">{password}", f"#{hashlib.sha256(password.encode()).hexdigest()}"}
+
+
+def test_an_unauthenticated_client_may_only_ping():
+    """A server or a Sentinel."""
+    for file in ("kind/voting/users.acl", "kind-replicated/voting/sentinel.acl"):
+        [line] = [
+            line
+            for line in (DEPLOY / "overlays" / file).read_text().splitlines()
+            if "nopass" in line or "user default" in line
+        ]
+        assert line == "user default on nopass -@all +ping"
 
 
 def test_each_production_user_has_its_own_random_password():
     secrets = make_secrets()
-    assert ">" not in secret_data(secrets, "redis")["users.acl"]
+    redis = secret_data(secrets, "redis")
+    assert not any(">" in text for text in redis.values())
     passwords = [
         urlsplit(url).password
         for name in ("vote", "worker", "result", "admin", "migrate")
@@ -99,7 +130,8 @@ def test_each_production_user_has_its_own_random_password():
         if variable in {"REDIS_URL", "DATABASE_URL"}
     ]
     passwords.append(secret_data(secrets, "keda")["password"])
-    assert len(passwords) == 8
+    passwords += [redis[f"{name}-password"] for name in ("replica", "sentinel")]
+    assert len(passwords) == 10
     assert len(set(passwords)) == len(passwords)
     assert min(map(len, passwords)) >= 48
     assert make_secrets() != secrets

@@ -42,6 +42,8 @@ FIXED = {
     *("CLAIM_MIN_IDLE", "MAINTENANCE_INTERVAL"),
 }
 
+POD_NAME = "statefulset.kubernetes.io/pod-name"
+
 APP_PAIRS = {
     "vote → redis 6379/TCP",
     "worker → redis 6379/TCP",
@@ -57,6 +59,14 @@ APP_PAIRS = {
         for name in (*ROLE_SETTINGS, "migrate", "redis", "postgres", "other pod")
         for protocol in ("UDP", "TCP")
     ),
+}
+
+REPLICA_PAIRS = {
+    "vote → redis 26379/TCP",
+    "worker → redis 26379/TCP",
+    "admin → redis 26379/TCP",
+    "redis → redis 6379/TCP",
+    "redis → redis 26379/TCP",
 }
 
 OPERATOR_PAIRS = {
@@ -165,6 +175,12 @@ def every_setting_is_in_the_configmaps_of_its_readers(resources: list[Resource])
 
 def selectors_match_pods(resources: list[Resource]) -> Iterator[str]:
     pods = [labels(each) for each in workloads(resources)]
+    # Kubernetes labels each pod of a StatefulSet with its name.
+    pods += [
+        labels(each) | {POD_NAME: f"{each['metadata']['name']}-{number}"}
+        for each in of(resources, "StatefulSet")
+        for number in range(each["spec"]["replicas"])
+    ]
     pods += [{"cnpg.io/cluster": each["metadata"]["name"]} for each in of(resources, "Cluster")]
     paths = {
         "Service": lambda spec: {"matchLabels": spec["selector"]},
@@ -192,8 +208,10 @@ def services_target_container_ports(resources: list[Resource]) -> Iterator[str]:
             names = {
                 port["name"] for each in containers(workload) for port in each.get("ports", [])
             }
+            name = selector["matchLabels"].get(POD_NAME, "").rpartition("-")[0]
+            selected = name == workload["metadata"]["name"] or matches(selector, labels(workload))
             for port in service["spec"]["ports"]:
-                if matches(selector, labels(workload)) and port["targetPort"] not in names:
+                if selected and port["targetPort"] not in names:
                     yield f"{title(service)} leads to no {port['targetPort']}"
         if service["spec"].get("type") == "NodePort" and title(service) != "Service traefik":
             yield f"{title(service)} opens a port of each node"
@@ -225,6 +243,8 @@ def the_ingress_leads_only_to_pages(resources: list[Resource]) -> Iterator[str]:
 
 def only_the_listed_pairs_may_connect(resources: list[Resource]) -> Iterator[str]:
     expected = APP_PAIRS | (OPERATOR_PAIRS if of(resources, "Cluster") else set())
+    if one(resources, "StatefulSet", "redis")["spec"]["replicas"] > 1:
+        expected |= REPLICA_PAIRS
     ours = {each.name for each in all_pods(resources) if each.namespace == NAMESPACE}
     for direction, end in (("Egress", 0), ("Ingress", 1)):
         found = allowed(resources, direction)

@@ -11,13 +11,20 @@ import secrets
 import sys
 from pathlib import Path
 
-# The rights of Redis' users are those of the overlay `kind`.
-USERS = Path(__file__).parent.parent / "kind/voting/users.acl"
+# The rights of Redis' users are those of the overlays for kind.
+OVERLAYS = Path(__file__).parent.parent
+USERS = (
+    OVERLAYS / "kind/voting/users.acl",
+    OVERLAYS / "kind-replicated/voting/replication.acl",
+    OVERLAYS / "kind-replicated/voting/sentinel.acl",
+)
+SENTINELS = "redis-0:26379,redis-1:26379,redis-2:26379"
 
 
 def make() -> list[dict[str, object]]:
-    """Return all Secrets. Each password is in one URL and in at most one other Secret."""
-    redis = {name: secrets.token_hex(24) for name in ("vote", "worker", "admin", "keda")}
+    """Return all Secrets. Each password is in one URL at most, and in at most one other Secret."""
+    names = ("vote", "worker", "admin", "keda", "replica", "sentinel")
+    redis = {name: secrets.token_hex(24) for name in names}
     users = {
         "migrate": "voting",
         "worker": "voting_worker",
@@ -27,7 +34,7 @@ def make() -> list[dict[str, object]]:
     postgres = {name: secrets.token_hex(24) for name in users}
 
     def redis_url(name: str) -> str:
-        return f"redis://{name}:{redis[name]}@redis/0"
+        return f"redis+sentinel://{name}:{redis[name]}@{SENTINELS}/voting"
 
     def database_url(name: str) -> str:
         return f"postgresql://{users[name]}:{postgres[name]}@postgres-rw/voting?sslmode=require"
@@ -42,7 +49,12 @@ def make() -> list[dict[str, object]]:
         secret("result", DATABASE_URL=database_url("result")),
         secret("admin", REDIS_URL=redis_url("admin"), DATABASE_URL=database_url("admin")),
         secret("migrate", DATABASE_URL=database_url("migrate")),
-        secret("redis", **{"users.acl": acl(redis)}),
+        secret(
+            "redis",
+            **{path.name: acl(path, redis) for path in USERS},
+            # Servers and Sentinels log in to each other.
+            **{f"{name}-password": redis[name] for name in ("replica", "sentinel")},
+        ),
         secret("keda", username="keda", password=redis["keda"]),
         secret("postgres-owner", basic, **login("migrate")),
         secret("postgres-worker", basic, **login("worker")),
@@ -51,14 +63,14 @@ def make() -> list[dict[str, object]]:
     ]
 
 
-def acl(passwords: dict[str, str]) -> str:
-    """Return the ACL file of Redis, with the hash of each user's password."""
-    text = USERS.read_text()
+def acl(path: Path, passwords: dict[str, str]) -> str:
+    """Return an ACL file of Redis, with the hash of each user's password."""
+    text = path.read_text()
     for name, password in passwords.items():
         digest = hashlib.sha256(password.encode()).hexdigest()
         text = text.replace(f"user {name} on >insecure", f"user {name} on #{digest}")
     if ">" in text:
-        sys.exit(f"a user of {USERS} would keep its published password")
+        sys.exit(f"a user of {path} would keep its published password")
     return text
 
 
