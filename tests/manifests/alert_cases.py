@@ -19,6 +19,8 @@ UP = {role: pod("up", role) for role in ("vote", "result", "worker", "admin")}
 READY = {role: pod("voting_ready", role, f'role="{role}"') for role in UP}
 ACCEPTED = pod("voting_ballots_accepted_total", "vote")
 FSYNC_ALWAYS = pod("voting_redis_fsync_always", "worker")
+REPLICAS = pod("voting_queue_replicas", "worker")
+REQUIRED = pod("voting_queue_replicas_required", "worker")
 PROBLEMS = pod("voting_integrity_problems", "worker")
 BACKLOG = pod("voting_backlog_ballots", "worker")
 AGE = pod("voting_backlog_age_seconds", "worker")
@@ -27,6 +29,9 @@ MEMORY = pod("voting_redis_memory_used_ratio", "worker")
 TOTALS_AGE = pod("voting_totals_age_seconds", "result")
 COUNTING = pod("voting_poll_phase", "result", 'phase="counting"')
 VOLUME_FREE = f'kubelet_volume_stats_available_bytes{{{NAMESPACE},persistentvolumeclaim="redis"}}'
+# Of a pod's own claim.
+REPLICA_FREE = VOLUME_FREE.replace('"redis"', '"data-redis-1"')
+REPLICA_CAPACITY = REPLICA_FREE.replace("available", "capacity")
 OTHER_VOLUME = 'kubelet_volume_stats_{}_bytes{{namespace="other",persistentvolumeclaim="redis"}}'
 
 UNKNOWN = "NaN " * 81
@@ -41,6 +46,8 @@ NORMAL = {
     ballots_refused("round_over"): "0+1000x80",
     ballots_refused("unknown"): "0+1x80",  # one in a thousand
     FSYNC_ALWAYS: "1x80",
+    REPLICAS: "2x43 1x36",  # one has been away for nine minutes
+    REQUIRED: "1x80",
     PROBLEMS: "0x80",
     BACKLOG: "20000x80",  # many, but not growing
     AGE: "5x80",
@@ -64,6 +71,11 @@ ALERT_CASES = [
     (("VotingBallotsRefused",), {ballots_refused("unavailable"): "0+20x80"}),
     (("VotingBallotsRefused",), {ballots_refused("unknown"): "0+20x80"}),
     (("VotingNotDurable",), {FSYNC_ALWAYS: "0x80"}),
+    (("VotingNotReplicated",), {REPLICAS: "2x72 0x8"}),
+    (("VotingNotReplicated", "VotingReplicaMissing"), {REPLICAS: "0x80"}),
+    (("VotingReplicaMissing",), {REPLICAS: "1x80"}),
+    ((), {REPLICAS: "0x80", REQUIRED: "0x80"}),
+    ((), {REPLICAS: UNKNOWN}),
     (("VotingNotFinal",), {COUNTING: "0x60 1x20"}),
     (("VotingIntegrity",), {PROBLEMS: "0x70 1x10"}),
     # A second worker could not read the setting.
@@ -79,4 +91,5 @@ ALERT_CASES = [
     (("VotingTotalsStale",), {TOTALS_AGE: "0+15x80"}),
     (("VotingRedisMemory",), {MEMORY: "0.8x80"}),
     (("VotingVolumeFilling",), {VOLUME_FREE: "10x80"}),
+    (("VotingVolumeFilling",), {REPLICA_FREE: "10x80", REPLICA_CAPACITY: "100x80"}),
 ]
