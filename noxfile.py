@@ -128,7 +128,7 @@ def manifests(session: nox.Session) -> None:
     # Offline, so that the result depends on this repository alone.
     session.run("zizmor", "--offline", "--strict-collection", "--persona", "pedantic", ".github")
     rendered = Path(session.create_tmp())
-    for overlay in ("kind", "production"):
+    for overlay in ("kind", "kind-replicated", "production"):
         text = session.run("kubectl", "kustomize", f"deploy/overlays/{overlay}", silent=True)
         (rendered / f"{overlay}.yaml").write_text(text)
     shutil.copy("Dockerfile", rendered)
@@ -220,7 +220,8 @@ def e2e_local(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """The same through the Ingress of a cluster, and Kubernetes itself: docker, kind, kubectl.
 
-    `-- --keep` keeps the cluster, `-- --use-existing` uses the one that was kept.
+    `-- --keep` keeps the cluster, `-- --use-existing` uses the one that was kept, `-- --replicated`
+    runs Redis in three pods.
     """
     missing = session.run("python", "e2e/needs.py", silent=True, success_codes=[0, 1])
     if missing:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from support.wait import wait_for
 
+from e2e import overlay
 from e2e.kind import Kind
 from e2e.running import CommandError
 from e2e.target import Page, Role, Server, Servers, Target
@@ -35,13 +36,14 @@ PAUSE = 0.5  # seconds between two requests to the cluster
 
 
 class Cluster(Target):
-    """The overlay `kind`: two pods each of vote and result; worker, admin, Redis and Postgres."""
+    """An overlay for kind: two pods each of vote and result; worker, admin, Redis and Postgres."""
 
     patience = 180.0
 
     def __init__(self, kind: Kind, log: Callable[[str], None], started: datetime) -> None:
         self.kind = kind
         self._log = log
+        self.replicated = kind.overlay == overlay.REPLICATED
         # New tags: a node does not pull a tag that it already has.
         self.tags = [f"{started:%Y%m%d%H%M%S}-{number}" for number in (1, 2)]
 
@@ -89,15 +91,12 @@ class Cluster(Target):
             self._wait(f"the page of {page}", lambda page=page: self._responds(page))
 
     def kill(self, part: Role | Server) -> None:
-        pod = self.pods(part)[0]
-        name, before = pod["metadata"]["name"], _container(pod, part)
-        container = before["containerID"].removeprefix("containerd://")
-        # From the node: the kernel ignores SIGKILL for PID 1 from inside its own namespace.
-        pid = "crictl inspect --output go-template --template '{{.info.pid}}'"
-        self.kind.node("bash", "-c", f"kill -9 $({pid} {container})")
+        name = self.primary() if part == "redis" else self.pods(part)[0]["metadata"]["name"]
+        before = _container(self._pod(name), part)
+        self._signal("KILL", before)
 
         def replaced() -> bool:
-            now = _container(self.kind.get("pod", name, f"--namespace={NAMESPACE}"), part)
+            now = _container(self._pod(name), part)
             return now["restartCount"] > before["restartCount"] and "running" in now["state"]
 
         self._wait(f"another {part}", replaced)
@@ -108,11 +107,12 @@ class Cluster(Target):
 
     @contextmanager
     def unavailable(self, server: Server) -> Iterator[None]:
+        replicas = self._replicas(server)
         self._scale(server, 0)
         try:
             yield
         finally:
-            self._scale(server, 1)
+            self._scale(server, replicas)
             self.ready()
 
     def metrics(self, role: Role) -> list[str]:
@@ -144,7 +144,7 @@ class Cluster(Target):
             self._secret("worker", name) for name in ("DATABASE_URL", "REDIS_URL")
         )
         with (
-            self.kind.forward(NAMESPACE, "redis-0", PORTS["redis"]) as redis,
+            self.kind.forward(NAMESPACE, self.primary(), PORTS["redis"]) as redis,
             self.kind.forward(NAMESPACE, "postgres-0", PORTS["postgres"]) as postgres,
         ):
             yield Servers(_at(database_url, postgres), _at(redis_url, redis))
@@ -164,6 +164,60 @@ class Cluster(Target):
         selector = f"--selector=app.kubernetes.io/component={component}"
         return list(self.kind.get("pods", f"--namespace={NAMESPACE}", selector)["items"])
 
+    def _pod(self, name: str) -> Any:
+        return self.kind.get("pod", name, f"--namespace={NAMESPACE}")
+
+    def primary(self) -> str:
+        """Return the name of the pod of Redis that takes writes."""
+        if not self.replicated:
+            return "redis-0"
+        name = ""
+
+        def known() -> bool:
+            nonlocal name
+            for pod in self.pods("redis"):
+                words = ("exec", pod["metadata"]["name"], "--container=redis", "--")
+                with suppress(CommandError):
+                    name = self.kubectl(*words, "sh", "/etc/valkey/redis.sh", "primary").strip()
+                    if name:
+                        return True
+            return False
+
+        self._wait("a primary", known)
+        return name
+
+    def claim(self, server: Server) -> str:
+        """Return the name of the claim of a server's first pod."""
+        return f"data-{server}-0" if server == "redis" and self.replicated else server
+
+    def volume(self, claim: str) -> str | None:
+        """Return the name of a claim's volume, or None if it has none yet."""
+        found = self.kind.get("persistentvolumeclaim", claim, f"--namespace={NAMESPACE}")
+        return found["spec"].get("volumeName")
+
+    def freeze(self, name: str) -> None:
+        """Suspend a pod of Redis with its Sentinel, as if its machine was gone."""
+        pod = self._pod(name)
+        for container in ("redis", "sentinel"):
+            self._signal("STOP", _container(pod, container))
+
+    def replace(self, name: str) -> None:
+        """Delete a pod of Redis that is frozen and its disk, and wait until another is ready."""
+        claim = f"data-{name}"
+        before = self.volume(claim)
+        # It goes with the pod. The controller makes the next pod once the claim is gone.
+        self.kubectl("delete", "persistentvolumeclaim", claim, "--wait=false")
+        self.kubectl("delete", "pod", name, "--grace-period=1", timeout=120)
+        self._wait(f"another disk of {name}", lambda: self.volume(claim) not in {before, None})
+        self._wait(f"another {name}", lambda: is_ready(self._pod(name)))
+        self.ready()
+
+    def _signal(self, signal: str, container: Any) -> None:
+        name = container["containerID"].removeprefix("containerd://")
+        # From the node: the kernel ignores signals for PID 1 from inside its own namespace.
+        pid = "crictl inspect --output go-template --template '{{.info.pid}}'"
+        self.kind.node("bash", "-c", f"kill -{signal} $({pid} {name})")
+
     def migrated(self, tag: str) -> bool:
         """Whether the Job of this version is complete."""
         status = self.kind.get("job", f"migrate-{tag}", f"--namespace={NAMESPACE}")["status"]
@@ -176,6 +230,9 @@ class Cluster(Target):
         """Scale a role, and wait until its pods are ready."""
         self._scale(role, replicas)
         self._rolled_out(WORKLOADS[role])
+
+    def _replicas(self, part: Role | Server) -> int:
+        return int(self.kind.get(WORKLOADS[part], f"--namespace={NAMESPACE}")["spec"]["replicas"])
 
     def _scale(self, part: Role | Server, replicas: int) -> None:
         self.kubectl("scale", WORKLOADS[part], f"--replicas={replicas}")
@@ -217,9 +274,17 @@ class Cluster(Target):
 
 
 def _container(pod: Any, name: str) -> Any:
-    """Return the status of a container."""
-    [found] = [each for each in pod["status"]["containerStatuses"] if each["name"] == name]
+    """Return the status of a container, or of a sidecar."""
+    status = pod["status"]
+    every = [*status["containerStatuses"], *status.get("initContainerStatuses", ())]
+    [found] = [each for each in every if each["name"] == name]
     return found
+
+
+def is_ready(pod: Any) -> bool:
+    return any(
+        each["type"] == "Ready" and is_true(each) for each in pod["status"].get("conditions", ())
+    )
 
 
 def is_true(condition: Any) -> bool:
@@ -228,7 +293,9 @@ def is_true(condition: Any) -> bool:
 
 
 def _at(url: str, port: int) -> str:
-    """Replace the host and port of a URL by a port of this machine."""
+    """Replace the host and port of a URL, or the Sentinels in it, by a port of this machine."""
     parts = urlsplit(url)
+    if parts.scheme == "redis+sentinel":
+        parts = parts._replace(scheme="redis", path="/0")
     credentials, _, _ = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()

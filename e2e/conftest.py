@@ -8,6 +8,7 @@ import pytest
 from browser.conftest import browser, visitors  # noqa: F401 - fixtures
 from support.app import data_folder
 
+from e2e import overlay
 from e2e.cluster import Cluster
 from e2e.kind import Kind
 from e2e.local import Local
@@ -24,18 +25,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", choices=("local", "cluster"), default="local")
     parser.addoption("--keep", action="store_true", help="do not delete the cluster")
     parser.addoption("--use-existing", action="store_true", help="use the cluster that was kept")
+    parser.addoption("--replicated", action="store_true", help="run Redis in three pods")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cluster: about Kubernetes itself; needs --target=cluster")
+    for line in (
+        "cluster: about Kubernetes itself; needs --target=cluster",
+        "replicated: about three pods of Redis; needs --replicated",
+    ):
+        config.addinivalue_line("markers", line)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--target") == "local":
-        here = [item for item in items if not item.get_closest_marker("cluster")]
-        config.hook.pytest_deselected(items=[item for item in items if item not in here])
-        items[:] = here
-    else:
+    local = config.getoption("--target") == "local"
+    others = {"cluster"} if local else set()
+    if not config.getoption("--replicated"):
+        others.add("replicated")
+    here = [item for item in items if not any(map(item.get_closest_marker, others))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in here])
+    items[:] = here
+    if not local:
         for item in items:
             # Each wait has its own, shorter timeout.
             item.add_marker(pytest.mark.timeout(2400))
@@ -60,7 +69,8 @@ def log(pytestconfig: pytest.Config) -> Callable[[str], None]:
 @pytest.fixture(scope="session")
 def kind(pytestconfig, k8s_manager, log) -> Iterator[Kind]:
     """A kind cluster, deleted at the end even if the app could not be started on it."""
-    kind = Kind(k8s_manager("kind")(CLUSTER), log)
+    applied = overlay.REPLICATED if pytestconfig.getoption("--replicated") else overlay.KIND
+    kind = Kind(k8s_manager("kind")(CLUSTER), log, applied)
     pytestconfig.stash[KIND] = kind
     yield kind
     if pytestconfig.getoption("--keep") or pytestconfig.getoption("--use-existing"):

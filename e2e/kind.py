@@ -45,12 +45,13 @@ TAIL = 40  # lines of each log that are printed; the file has more
 class Kind:
     """A cluster of one node. A port of this machine is forwarded to its ingress controller.
 
-    `log` is called with each step before it starts.
+    `log` is called with each step before it starts. `overlay` is the folder that is applied.
     """
 
-    def __init__(self, manager: AClusterManager, log: Callable[[str], None]) -> None:
+    def __init__(self, manager: AClusterManager, log: Callable[[str], None], overlay: str) -> None:
         self._manager = manager
         self._log = log
+        self.overlay = overlay
         self.kubeconfig = FOLDER / "kubeconfig"
         self._config = FOLDER / "kind.yaml"
         self.reports = 0  # written so far
@@ -74,7 +75,7 @@ class Kind:
         self.delete()
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
-        template = (ROOT / overlay.OVERLAY / "cluster.yaml").read_text()
+        template = (ROOT / overlay.KIND / "cluster.yaml").read_text()
         self._config.write_text(overlay.cluster(template, self.name, free_port()))
         self._log(f"creating the cluster {self.name}")
         self._ensure()
@@ -121,7 +122,7 @@ class Kind:
 
     def apply(self, tag: str) -> None:
         """Apply the overlay with this tag of the image."""
-        self._log(f"applying {overlay.OVERLAY} with the image {tag}")
+        self._log(f"applying {self.overlay} with the image {tag}")
         self.kubectl("apply", "--kustomize", str(self.render(tag)), timeout=120)
 
     def render(self, tag: str) -> Path:
@@ -129,7 +130,8 @@ class Kind:
         folder = FOLDER / f"overlay-{tag}"
         folder.mkdir(exist_ok=True)
         app = (ROOT / overlay.APP / "kustomization.yaml").read_text()
-        text = overlay.kustomization(app, os.path.relpath(ROOT, folder), tag, self.port)
+        applied = os.path.relpath(ROOT / self.overlay, folder)
+        text = overlay.kustomization(app, applied, tag, self.port)
         (folder / "kustomization.yaml").write_text(text)
         return folder
 

@@ -1,9 +1,10 @@
-"""The overlay `kind` with this run's image and port."""
+"""An overlay for kind with this run's image and port."""
 
 import yaml
 
-OVERLAY = "deploy/overlays/kind"
-APP = f"{OVERLAY}/voting"
+KIND = "deploy/overlays/kind"
+REPLICATED = "deploy/overlays/kind-replicated"
+APP = f"{KIND}/voting"
 
 
 def cluster(text: str, name: str, port: int) -> str:
@@ -16,8 +17,8 @@ def cluster(text: str, name: str, port: int) -> str:
     return yaml.safe_dump(config, sort_keys=False)
 
 
-def kustomization(app: str, root: str, tag: str, port: int) -> str:
-    """Return an overlay of `root`/`OVERLAY`. `app` is the text of the kustomization in `APP`."""
+def kustomization(app: str, overlay: str, tag: str, port: int) -> str:
+    """Return an overlay of `overlay`. `app` is the text of the kustomization in `APP`."""
     # The replacements put the new tag into the Job's name.
     replacements = yaml.safe_load(app)["replacements"]
     urls = {page: f"http://{page}.localhost:{port}" for page in ("vote", "result")}
@@ -25,7 +26,7 @@ def kustomization(app: str, root: str, tag: str, port: int) -> str:
         {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
-            "resources": [f"{root}/{OVERLAY}"],
+            "resources": [overlay],
             "images": [{"name": "voting", "newTag": tag}],
             "replacements": replacements,
             "configMapGenerator": [

@@ -65,6 +65,14 @@ ALLOWED = {
     "default/stranger": {"dns"},
 }
 
+# In addition, if Redis has three pods: each has a Sentinel, and they connect to each other.
+WITH_SENTINELS = {
+    "vote": {"sentinel"},
+    "worker": {"sentinel"},
+    "admin": {"sentinel"},
+    "redis": {"redis", "sentinel"},
+}
+
 
 @pytest.fixture(scope="module")
 def client_pods(cluster) -> Iterator[None]:
@@ -94,9 +102,11 @@ def listeners(cluster, client_pods) -> dict[str, str]:  # noqa: ARG001 - listens
     dns = cluster.kind.get("pods", "--namespace=kube-system", "--selector=k8s-app=kube-dns")
     last = {part: address(cluster.pods(part)[-1]) for part in WORKLOADS}
     strangers = ("voting/stranger", "default/stranger")
+    sentinel = {"sentinel": f"{last['redis']}:26379"} if cluster.replicated else {}
     return {
         "dns": f"{address(dns['items'][0])}:53",
         **{server: f"{last[server]}:{port}" for server, port in PORTS.items()},
+        **sentinel,
         **{page: f"{last[page]}:8080" for page in ("vote", "result")},
         **{f"operations of {role}": f"{last[role]}:9090" for role in get_args(Role)},
         "admin page": f"{last['admin']}:{ADMIN_PORT}",
@@ -109,16 +119,19 @@ def test_each_pair_is_allowed_or_denied(cluster, listeners, source):
     pod = find_pod(cluster, source)
     # A pod may always connect to itself.
     others = {name: to for name, to in listeners.items() if not to.startswith(f"{address(pod)}:")}
+    allowed = ALLOWED[source]
+    if cluster.replicated:
+        allowed = allowed | WITH_SENTINELS.get(source, set())
     reached: set[str] = set()
 
     def all_allowed_reached() -> bool:
         # Denied addresses are tried as often as allowed ones.
         found = try_connect(cluster, pod, list(others.values()))
         reached.update(name for name, to in others.items() if to in found)
-        return reached >= ALLOWED[source]
+        return reached >= allowed
 
     wait_for(f"what {source} may reach", all_allowed_reached)
-    assert reached == ALLOWED[source]
+    assert reached == allowed
 
 
 def test_the_admin_page_is_on_the_loopback_address_of_its_pod_only(cluster):
@@ -146,8 +159,10 @@ def test_no_service_has_the_operations_port_or_the_admin_page(cluster):
         service["metadata"]["name"]: [each["targetPort"] for each in service["spec"]["ports"]]
         for service in cluster.kind.get("services", f"--namespace={NAMESPACE}")["items"]
     }
-    pages = {"vote": ["http"], "result": ["http"]}
-    assert ports == {**pages, "redis": ["redis"], "postgres": ["postgres"]}
+    expected = {"vote": ["http"], "result": ["http"], "redis": ["redis"], "postgres": ["postgres"]}
+    if cluster.replicated:
+        expected |= {f"redis-{number}": ["redis", "sentinel"] for number in range(3)}
+    assert ports == expected
 
 
 def find_pod(cluster: Cluster, name: str) -> Any:

@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import pytest
 
-from e2e.cluster import NAMESPACE, Cluster, is_true
+from e2e.cluster import NAMESPACE, Cluster, is_ready
 from e2e.running import CommandError
-from e2e.target import Role
+from e2e.target import Role, Server
 from voting.load.client import Connection
 from voting.load.record import Acknowledgement
 
@@ -81,14 +81,15 @@ async def test_scaling_workers_loses_nothing(cluster):
 
 
 async def test_deleting_the_pods_of_both_servers_loses_nothing(cluster):
-    claims = {name: volume_of(cluster, name) for name in ("redis", "postgres")}
+    volumes = volumes_of(cluster)
     async with cluster.load() as voters:
         await voters.wait_for_more(1000, Acknowledgement.ACKNOWLEDGED)
-        words = ("delete", "pod", "redis-0", "postgres-0", "--timeout=150s")
+        primary = await asyncio.to_thread(cluster.primary)
+        words = ("delete", "pod", primary, "postgres-0", "--timeout=150s")
         await asyncio.to_thread(cluster.kubectl, *words, timeout=160)
         await asyncio.to_thread(cluster.ready)
         await voters.wait_for_more(1000, Acknowledgement.ACKNOWLEDGED)
-    assert {name: volume_of(cluster, name) for name in ("redis", "postgres")} == claims
+    assert volumes_of(cluster) == volumes
 
 
 async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
@@ -146,16 +147,9 @@ def names(cluster: Cluster) -> set[str]:
     return {pod["metadata"]["name"] for page in ("vote", "result") for pod in cluster.pods(page)}
 
 
-def is_ready(pod: Any) -> bool:
-    return any(
-        each["type"] == "Ready" and is_true(each) for each in pod["status"].get("conditions", [])
-    )
-
-
-def volume_of(cluster: Cluster, name: str) -> str:
-    """Return the name of a claim's volume."""
-    claim = cluster.kind.get("persistentvolumeclaim", name, f"--namespace={NAMESPACE}")
-    return claim["spec"]["volumeName"]
+def volumes_of(cluster: Cluster) -> list[str | None]:
+    """Return the names of the volumes of both servers' first pods."""
+    return [cluster.volume(cluster.claim(server)) for server in get_args(Server)]
 
 
 def generations(cluster: Cluster) -> dict[str, Any]:
