@@ -15,7 +15,7 @@ NUMBER=${POD_NAME##*-}
 PODS="${POD_NAME%-*}-0 ${POD_NAME%-*}-1 ${POD_NAME%-*}-2"
 
 # Seconds that a hand-over may take. Stopping the server takes up to ten more.
-HAND_OVER=30
+HAND_OVER=20
 
 main() {
     case $1 in
@@ -139,13 +139,17 @@ is_ready() {
 # Coordinated: the primary takes no writes until the next one has all of them. A failover without that word
 # may lose acknowledged votes while this server runs.
 hand_over() {
-    info=$(ask 127.0.0.1 6379 info replication) || exit 0
-    has role:master || exit 0
-    ask "$POD_NAME" 26379 sentinel failover voting coordinated || exit 0
     waited=0
     while [ "$waited" -lt "$HAND_OVER" ]; do
-        primary=$(find_primary)
-        [ -z "$primary" ] || [ "$primary" = "$POD_NAME" ] || exit 0
+        info=$(ask 127.0.0.1 6379 info replication) || exit 0
+        if has role:master; then
+            # Refused while one is in progress, and until the Sentinel has seen a replica that follows.
+            ask "$POD_NAME" 26379 sentinel failover voting coordinated || :
+        else
+            # The Sentinel of this pod may have to tell the others.
+            primary=$(find_primary)
+            [ -z "$primary" ] || [ "$primary" = "$POD_NAME" ] || exit 0
+        fi
         sleep 1
         waited=$((waited + 1))
     done
