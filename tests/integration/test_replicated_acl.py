@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
-from support.servers import DEPLOY, USERS, Servers
+from support.servers import DEPLOY, USERS, Servers, passwords
 from support.wait import wait_for
 
 from voting.local import servers as embedded
@@ -27,6 +27,8 @@ from voting.queue.state import QueueState
 
 COMPONENT = DEPLOY / "components/redis-replicated"
 SECRETS = DEPLOY / "overlays/kind-replicated/voting"
+# That of every user.
+[PASSWORD] = set(passwords().values()) - {"nopass"}
 # For what the tests look at.
 EVERYTHING = "user tests on >insecure ~* &* +@all\n"
 
@@ -101,7 +103,7 @@ class Machines:
 
     @contextmanager
     def client(self, port: int, user: str) -> Iterator[Redis]:
-        login = {"username": user, "password": "insecure"}
+        login = {"username": user, "password": PASSWORD}
         with Redis(host="127.0.0.1", port=port, decode_responses=True, **login) as client:
             yield client
 
@@ -172,7 +174,7 @@ def test_roles_may_do_all_that_they_do(machines: Machines):
     async def act() -> None:
         clients = {
             user: connect(
-                f"redis+sentinel://{user}:insecure@127.0.0.1:{machines.sentinel_port}/voting"
+                f"redis+sentinel://{user}:{PASSWORD}@127.0.0.1:{machines.sentinel_port}/voting"
             )
             for user in ("vote", "worker", "admin")
         }

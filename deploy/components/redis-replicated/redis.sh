@@ -36,7 +36,9 @@ say() {
 ask() {
     host=$1 port=$2
     shift 2
-    REDISCLI_AUTH=$(cat "$USERS/sentinel-password") timeout 2 \
+    password=$(cat "$USERS/sentinel-password")
+    # Versions of valkey-cli differ in the variable that they read.
+    VALKEYCLI_AUTH=$password REDISCLI_AUTH=$password timeout 2 \
         valkey-cli --user sentinel --no-auth-warning -e -h "$host" -p "$port" "$@"
 }
 
