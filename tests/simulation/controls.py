@@ -8,9 +8,11 @@ from sqlalchemy import text
 
 from voting.database import poll
 from voting.queue import producer, state
-from voting.queue.client import GROUP
+from voting.queue.client import GROUP, Queue
 from voting.queue.consumer import Consumer
 from voting.queue.entry import Entry
+from voting.queue.producer import Caster
+from voting.queue.sentinel import PrimaryPool
 from voting.queue.state import GroupProgress
 from voting.roles.worker import Worker
 
@@ -94,6 +96,49 @@ def scheduled_close_ignored():
     return _patch_text(producer, "CAST", "or (closes_at and now >= closes_at)", "")
 
 
+@contextmanager
+def no_wait_for_replicas():
+    create = Caster.__init__
+
+    def create_impatient(self, queue, **options):
+        create(self, Queue(queue.redis, name=queue.name), **options)
+
+    with mock.patch.object(Caster, "__init__", create_impatient):
+        yield
+
+
+@contextmanager
+def _not_replicated(*names):
+    """Take the replies of these commands or scripts from the primary alone."""
+    execute, names = Queue.execute, {*names}
+
+    async def execute_alone(self, *commands, replicated=False, **options):
+        alone = not names.isdisjoint(commands[-1][:2])
+        return await execute(self, *commands, replicated=replicated and not alone, **options)
+
+    with mock.patch.object(Queue, "execute", execute_alone):
+        yield
+
+
+def unreplicated_entries_counted():
+    return _not_replicated("XREADGROUP", "XAUTOCLAIM")
+
+
+def unreplicated_close():
+    return _not_replicated(state.SYNC_POLL)
+
+
+def primary_not_confirmed():
+    return mock.patch.object(PrimaryPool, "confirm")
+
+
+# What the simulation says of each mistake that only a queue on three machines can reveal.
+REPLICATED = {
+    no_wait_for_replicas: "is not in the queue",
+    unreplicated_entries_counted: "is counted, and not queued|dead letters",
+    unreplicated_close: "was taken after the close|queue was called lost",
+    primary_not_confirmed: "is not in the queue",
+}
 CONTROLS = {
     control.__name__: control
     for control in (
@@ -108,5 +153,6 @@ CONTROLS = {
         option_of_another_round_counted,
         scheduled_close_ignored,
         statement_unknown_to_the_model,
+        *REPLICATED,
     )
 }

@@ -10,6 +10,7 @@ from functools import cache, partial
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import SentinelManagedConnection
 from simulation.loop import NO_PROCESS, PROCESS, State
 from simulation.redis_model import BLOCKED, ErrorReply, Status
 
@@ -92,16 +93,33 @@ class Faults:
 
 
 class Server:
-    """A server. A restart breaks its connections and keeps its data."""
+    """A server. A restart breaks its connections and keeps its data.
+
+    Suspended, it does what it is asked to once it is resumed.
+    """
 
     def __init__(self, faults):
         self.faults = faults
         self.up = True
+        self.suspended = False
         self.links = []
+        self._deferred = []
 
     def stop(self):
         self.up = False
         self.break_links()
+
+    def run(self, effect, *args):
+        if self.suspended:
+            self._deferred.append(partial(effect, *args))
+        else:
+            effect(*args)
+
+    def resume(self):
+        self.suspended = False
+        deferred, self._deferred = self._deferred, []
+        for effect in deferred:
+            effect()
 
     def break_links(self):
         links, self.links = self.links, []
@@ -150,7 +168,7 @@ class Link:
                 delay = self._faults.long_delay(0.1, 30)
         if not self._silent:
             self._arrived = max(self._arrived, self._loop.time() + delay)
-            arrive = partial(self._arrive, step, fault, effect)
+            arrive = partial(self._server.run, self._arrive, step, fault, effect)
             self._loop.call_at(self._arrived, arrive, context=NO_PROCESS)
 
     def _arrive(self, step, fault, effect):
@@ -232,6 +250,8 @@ class RedisLink(Link):
     def __init__(self, server, redis):
         super().__init__(server)
         self._redis = redis
+        self._written = 0
+        """The server's offset after the latest command of this connection that changed it."""
         self._parser = hiredis.Reader()
         self.reader = asyncio.StreamReader(loop=self._loop)
         self._waits = []
@@ -266,13 +286,33 @@ class RedisLink(Link):
         def answer(reply):
             done([reply])
 
+        if command[0] == b"WAITAOF":
+            self._wait_for_replicas(*map(int, command[2:]), answer)
+            return
+        before = self._redis.offset
         reply = self._redis.execute(command, answer)
         if reply is not BLOCKED:
+            if self._redis.offset != before:
+                self._written = self._redis.offset
             answer(reply)
             return
+        # The change that ends the wait is not this connection's: WAITAOF does not wait for it.
         self._waits.append(answer)
         block = int(command[command.index(b"BLOCK") + 1]) / 1000
-        self._loop.call_later(block, self._redis.time_out, answer)
+        self._later(block, self._redis.time_out, answer)
+
+    def _wait_for_replicas(self, replicas, milliseconds, answer):
+        def count(least):
+            if (found := self._redis.acknowledged(self._written)) >= least:
+                answer([1, found])
+                return True
+            return False
+
+        if not count(replicas):
+            self._later(milliseconds / 1000, count, 0)
+
+    def _later(self, seconds, effect, *args):
+        self._loop.call_later(seconds, self._server.run, effect, *args)
 
     def receive(self, replies):
         self.reader.feed_data(b"".join(map(encode, replies)))
@@ -313,6 +353,59 @@ def client(server, redis):
     pool.connection_class = RedisConnection
     del pool.connection_kwargs["host"]
     pool.connection_kwargs |= {"server": server, "redis": redis, "driver_info": None}
+    return made
+
+
+class PrimaryConnection(RedisConnection, SentinelManagedConnection):
+    """Leads to the machine that the Sentinels call the primary."""
+
+    def __init__(self, *, machines, **options):
+        self._machines = machines
+        super().__init__(server=None, redis=None, **options)
+
+    async def _connect(self):
+        self._redis = next(each for each in self._machines if each.name == self.host)
+        self._server = self._redis.server
+        await super()._connect()
+
+
+class SentinelClient:
+    """The client of a Sentinel, which is on the other side of the network too."""
+
+    def __init__(self, sentinel, faults):
+        self._sentinel = sentinel
+        self._faults = faults
+
+    async def sentinel_master(self, _):
+        fault = self._faults.draw(PROCESS.get(), "ask a Sentinel", ("silence before", "late reply"))
+        loop = asyncio.get_running_loop()
+        reply = loop.create_future()
+        if fault != "silence before":
+            later = partial(loop.call_later, context=NO_PROCESS)
+            later(self._faults.delay(), self._answer, reply, fault, later)
+        return await reply
+
+    def _answer(self, reply, fault, later):
+        if self._sentinel.up:
+            delay = self._faults.delay(1.0 if fault else 0.002)
+            later(delay, _resolve, reply, self._sentinel.describe())
+
+    async def aclose(self):
+        pass
+
+
+def _resolve(reply, result):
+    if not reply.done():
+        reply.set_result(result)
+
+
+def client_of_primary(machines, sentinels, faults):
+    """Create the app's client of a primary that Sentinels watch, with connections to models."""
+    made = connect("redis+sentinel://one,two,three/voting")
+    pool = made.connection_pool
+    pool.connection_class = PrimaryConnection
+    pool.connection_kwargs |= {"machines": machines, "driver_info": None}
+    pool.sentinel_manager.sentinels = [SentinelClient(each, faults) for each in sentinels]
     return made
 
 

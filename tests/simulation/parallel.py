@@ -26,8 +26,8 @@ class Summary:
     steps: int = 0
 
 
-def run_seeds(number, control=None, processes=None):
-    """Run the seeds below `number` on all cores, until one fails."""
+def run_seeds(seeds, control=None, processes=None):
+    """Run seeds on all cores, until one fails."""
     processes = processes or os.cpu_count()
     summary = Summary()
     # Spawned processes have hash seeds of their own: traces must not depend on them.
@@ -36,7 +36,7 @@ def run_seeds(number, control=None, processes=None):
     ) as pool:
         # With a mistake the first seeds fail, and what was sent to a process is run to its end.
         chunk = 1 if control else 10
-        for run, steps, digest in pool.map(_run, range(number), chunksize=chunk):
+        for run, steps, digest in pool.map(_run, seeds, chunksize=chunk):
             summary.steps += steps
             summary.digests[run.seed] = digest
             summary.seen.update(run.seen)

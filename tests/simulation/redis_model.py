@@ -120,6 +120,8 @@ class Redis:
         self.memory_full = False
         self.appended = []
         """Every entry ever added to a stream, as (key, id, fields)."""
+        self.offset = 0
+        """How many changes its replicas have to follow, if it has any."""
         self._clock = clock
         self._waiting = {}
 
@@ -130,6 +132,10 @@ class Redis:
             self._waiting[callback] = args
         self._unblock_reads()
         return reply
+
+    def acknowledged(self, offset):  # noqa: ARG002 - for servers with replicas
+        """Return how many replicas have all changes up to `offset` on disk."""
+        return 0
 
     def transaction(self, commands):
         return [self._reply(args) for args in commands]
@@ -370,7 +376,7 @@ class Redis:
             return 0
         return sum(group.pending.pop(_id(each), None) is not None for each in ids)
 
-    def do_xautoclaim(self, key, name, consumer, idle, start, _, count):
+    def do_xautoclaim(self, key, name, consumer, idle, start, _, count, *just_id):
         stream, group = self._group(key, name)
         now = group.consumers[consumer] = self.now()
         found, deleted_ids, next_start = [], [], b"0-0"
@@ -383,9 +389,11 @@ class Redis:
                 del group.pending[version]
                 deleted_ids.append(b"%d-%d" % version)
             elif now - entry.delivered_at >= int(idle):
-                group.pending[version] = PendingEntry(consumer, now, entry.deliveries + 1)
+                deliveries = entry.deliveries + (not just_id)
+                group.pending[version] = PendingEntry(consumer, now, deliveries)
                 found.append((version, stream.entries[version]))
-        return [next_start, _entries(found), deleted_ids]
+        entries = _entries(found)
+        return [next_start, [each for each, _ in entries] if just_id else entries, deleted_ids]
 
     def do_xpending(self, key, name, *args):
         _, group = self._group(key, name)

@@ -13,9 +13,10 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 from simulation.loop import NO_PROCESS, Process, State, VirtualLoop
-from simulation.network import FAULTS, Faults, Server, client
+from simulation.network import FAULTS, Faults, Server, client, client_of_primary
 from simulation.postgres_model import Engine, Postgres
-from simulation.redis_model import ErrorReply, Redis
+from simulation.redis_model import ErrorReply
+from simulation.replication import FAILURES, Cluster, Machine
 from support.checker import FinalState, Vote, check
 from support.database import question_of
 
@@ -25,6 +26,7 @@ from voting.load.record import Acknowledgement, VoteResult
 from voting.poll.ballot import Ballot, Version
 from voting.poll.lifecycle import Phase
 from voting.poll.question import CHOICES
+from voting.queue import client as client_module
 from voting.queue.client import GROUP, Queue, StreamMissing
 from voting.queue.entry import Entry
 from voting.queue.producer import (
@@ -69,6 +71,11 @@ class Run:
         return [f"{at:9.3f}  {actor}: {step}" for at, actor, step in self.trace[-(last or 0) :]]
 
 
+def is_replicated(seed):
+    """Whether the queue of a seed is on three machines."""
+    return seed % 5 == 0
+
+
 def run(seed):
     """Run a seed and return its result."""
     loop = VirtualLoop()
@@ -92,9 +99,8 @@ class World:
         kinds = [each for each in FAULTS if self._random.random() < 0.6]
         rate = self._random.choice((0.0, 0.04, 0.1, 0.2))
         self._faults = Faults(self._random, rate=rate, kinds=kinds)
-        self._clock_ahead = START
-        self._redis = Redis(self._redis_clock)
-        self._redis_server = Server(self._faults)
+        self._redis = Machine("one", loop, self._faults, START)
+        self._cluster = None
         question = question_of(self._random.choice(OPTIONS))
         self._postgres = Postgres(lambda: loop.time() + START, question)
         self._postgres_server = Server(self._faults)
@@ -106,10 +112,11 @@ class World:
         self._names = Counter()
         self._vote, self._workers = {}, {}
         self._healing = False
+        self._failovers = 0
         self.wrong = []
 
     def _redis_clock(self):
-        return self._loop.time() + self._clock_ahead
+        return self._loop.time() + self._redis.ahead
 
     def constants(self):
         """Draw the worker's constants."""
@@ -121,6 +128,7 @@ class World:
             (worker_module, "BATCH_SIZE"): batch_size,
             (worker_module, "CONCURRENT_BATCHES"): concurrent_batches,
             (worker_module, "READ_BLOCK"): 4.0,
+            (client_module, "_WAIT_MS"): 20,  # fewer steps than with 2
             (worker_module, "random"): self._random,
             (maintenance, "CLAIM_COUNT"): batch_size,
             (maintenance, "RETENTION_SECONDS"): draw((3600, 2)),
@@ -129,17 +137,26 @@ class World:
         }
 
     async def run(self):
-        self._mark_repeats()
+        machines = [self._redis]
+        if is_replicated(self.seed):
+            behind = [START - self._random.choice((0, 0, 1, 5)) for _ in range(2)]
+            for name, ahead in zip(("two", "three"), behind, strict=True):
+                machines.append(Machine(name, self._loop, self._faults, ahead))
+            self._cluster = Cluster(machines, self._random, self._faults, self._promoted)
+        for each in machines:
+            self._mark_repeats(each)
         self._faults.enabled = True
         for slot in range(self._random.randint(1, 2)):
             self._spawn(self._supervise(self._vote, slot, self._vote_process))
         for slot in range(self._random.choice((1, 1, 2, 3))):
             self._spawn(self._supervise(self._workers, slot, self._worker))
         voters = [self._spawn(self._voter()) for _ in range(self._random.randint(2, 5))]
-        events = self._spawn(self._run_events())
+        events = [self._spawn(self._run_events())]
+        if self._cluster is not None:
+            events.append(self._spawn(self._run_failures()))
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                await asyncio.gather(*voters, events)
+                await asyncio.gather(*voters, *events)
         except TimeoutError:
             self.wrong.append(f"a voter has no response after {ANSWER_TIMEOUT:.0f} s")
         healed_at = self._loop.time()
@@ -177,7 +194,11 @@ class World:
             ended.set_result(None)
 
     def _queue(self):
-        queue = Queue(client(self._redis_server, self._redis), name="voting")
+        if (cluster := self._cluster) is None:
+            queue = Queue(client(self._redis.server, self._redis))
+        else:
+            redis = client_of_primary(cluster.machines, cluster.sentinels, self._faults)
+            queue = Queue(redis, replicas=1)
         self._queues.append(queue)
         return queue
 
@@ -276,9 +297,44 @@ class World:
         for _ in range(self._random.choice((0, 2, 4, 6))):
             await asyncio.sleep(self._random.uniform(0, 5))
             event = self._random.choice(EVENTS)
+            if self._cluster is not None and event in ONE_SERVER_ALONE:
+                continue
             if await event(self) is not False:
                 self._faults.log("world", event.__name__.replace("_", " ").strip())
                 self._faults.seen["world", event.__name__] += 1
+
+    async def _run_failures(self):
+        """Have one machine fail at a time: the next only when all are in sync again."""
+        for _ in range(self._random.randint(1, 3)):
+            await asyncio.sleep(self._random.uniform(0, 5))
+            failure = self._random.choice(FAILURES)
+            name = failure.__name__
+            before, primary = self._postgres.poll, self._cluster.primary
+            self._faults.log("world", f"begins to {name.replace('_', ' ')}")
+            asking = self._spawn(self._ask_meanwhile()) if self._random.random() < 0.5 else None
+            await failure(self._cluster)
+            while not self._cluster.in_sync():
+                await asyncio.sleep(0.1)
+            self._faults.log("world", "all machines are in sync")
+            if asking is not None:
+                await asking
+            poll, seen = self._postgres.poll, self._faults.seen
+            seen["world", name] += 1
+            seen["another round", name] += poll.round > before.round
+            seen["close", name] += poll.last_version not in {None, before.last_version}
+            seen["failover", name] += self._cluster.primary is not primary
+
+    async def _ask_meanwhile(self):
+        await asyncio.sleep(self._random.uniform(0, 8))
+        await self._ask()
+
+    def _promoted(self, machine):
+        """Forget what the primary before had alone: it is not in the queue any more."""
+        self._redis = machine
+        self._failovers += 1
+        kept = {version for key, version, _ in machine.appended if key == BALLOTS}
+        self._poison &= kept
+        self._repeated &= kept
 
     def _random_process(self):
         processes = self._random.choice((self._vote, self._workers))
@@ -302,16 +358,19 @@ class World:
         return process.suspend(self._faults.long_delay(1, 40)) if process else False
 
     async def _restart_redis(self):
-        self._redis_server.stop()
+        self._redis.server.stop()
         await asyncio.sleep(self._random.uniform(0.01, 4))
-        self._redis_server.up = True
+        self._redis.server.up = True
 
     async def _destroy_group(self):
+        if self._redis.server.suspended:
+            return False
         self._redis.execute([b"XGROUP", b"DESTROY", BALLOTS, GROUP.encode()], None)
+        return None
 
     async def _add_poison(self):
         stream = self._redis.keys.get(BALLOTS)
-        if stream is None:
+        if stream is None or self._redis.server.suspended:
             return False
         ms = max(stream.last_id.ms, self._redis.now()) + 1
         good = [b"voter", self._random.randbytes(16), b"choice", b"a"]
@@ -333,9 +392,10 @@ class World:
         return None
 
     async def _fill_memory(self):
-        self._redis.memory_full = True
+        redis = self._redis
+        redis.memory_full = True
         await asyncio.sleep(self._random.uniform(1, 12))
-        self._redis.memory_full = False
+        redis.memory_full = False
 
     async def _lose_volume(self):
         # The app can't recover uncounted entries of a lost volume, nor measure delays by a Redis
@@ -345,15 +405,15 @@ class World:
             if self._loop.time() > until:
                 return False
             await asyncio.sleep(0.05)
-        self._redis_server.stop()
+        self._redis.server.stop()
         self._redis.execute([b"FLUSHALL"], None)
-        self._clock_ahead -= self._random.choice((0, 1, 3600))
+        self._redis.ahead -= self._random.choice((0, 1, 3600))
         self._faults.no_delays_until = self._loop.time() + CLOCK_MAX_AGE + 5
-        self._redis_server.up = True
+        self._redis.server.up = True
         return None
 
     async def _step_clock_forward(self):
-        self._clock_ahead += self._random.choice((0.5, 3))
+        self._redis.ahead += self._random.choice((0.5, 3))
 
     async def _stop_postgres(self):
         self._postgres_server.stop()
@@ -437,7 +497,8 @@ class World:
             ]
         # Ids are times, unless a higher id exists that Redis did not generate from its clock.
         from_elsewhere = {("world", "_add_poison"), ("world", "_lose_volume")}
-        if poll.closed_at is not None and not from_elsewhere & self._faults.seen.keys():
+        clocks = 1 + self._failovers
+        if poll.closed_at and clocks == 1 and not from_elsewhere & self._faults.seen.keys():
             until = poll.closed_at.timestamp() * 1000
             if poll.closes_at is None:
                 until += 1  # an operator may close the poll within a ballot's millisecond
@@ -495,6 +556,7 @@ class World:
     async def _check_rounds(self):
         poll = self._postgres.poll
         dead, entries = set(), {}
+        queued = {version for key, version, _ in self._redis.appended if key == BALLOTS}
         for key, version, fields in self._redis.appended:
             if key == DEAD:
                 dead.add(Version.parse(fields[fields.index(b"id") + 1]))
@@ -505,6 +567,8 @@ class World:
         for at, votes, totals in [*self._postgres.finals, now]:
             backlog = self._backlog() or 0 if at is poll else 0
             self._check_round(at, votes, totals, (backlog, dead, entries))
+            counted = {version for _, version in votes.values()}
+            self.wrong += [f"{each} is counted, and not queued" for each in counted - queued]
         self._check_places()
         self._check_no_late_votes(poll)
         if poll.queue_lost_at is not None and ("world", "_lose_volume") not in self._faults.seen:
@@ -569,17 +633,17 @@ class World:
             if (now := self._postgres.totals(poll)) != totals:
                 self.wrong.append(f"round {number} ended with {totals}, and has {now}")
 
-    def _mark_repeats(self):
+    def _mark_repeats(self, redis):
         """Record the entries that the fault `twice` appends: the app does not cause them."""
-        append = self._redis.do_xadd
+        append = redis.do_xadd
 
         def do_xadd(key, *args):
             reply = append(key, *args)
-            if self._faults.repeating and reply is not None:
+            if self._faults.repeating and reply is not None and redis is self._redis:
                 self._repeated.add(Version.parse(reply))
             return reply
 
-        self._redis.do_xadd = do_xadd
+        redis.do_xadd = do_xadd
 
 
 EVENTS = (
@@ -599,3 +663,6 @@ EVENTS = (
     *(World._finish_poll,) * 3,
     *(World._ask,) * 4,
 )
+
+# Of all three machines this would be more than one failure.
+ONE_SERVER_ALONE = {World._restart_redis, World._lose_volume}
