@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial, wraps
 from operator import itemgetter
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
@@ -21,8 +22,10 @@ from redis.exceptions import OutOfMemoryError
 from simulation.network import Faults, Server, client
 from simulation.postgres_model import Engine, Postgres
 from simulation.redis_model import BLOCKED, Redis
+from simulation.replication import Machine as Replicated
 from sqlalchemy.exc import DBAPIError
 from support.database import ask, execute, question_of
+from support.wait import until
 
 from voting.database import counting
 from voting.database.engine import _sqlstate, create_engine
@@ -192,6 +195,15 @@ class QueueMachine(Machine):
         self._record(
             self.both(lambda on: on.consumer(consumer).claim_idle(min_idle=min_idle, count=count))
         )
+
+    @rule(start=st.sampled_from(["0-0", "1-1"]), count=st.integers(1, 4))
+    def claim_ids(self, start, count):
+        arguments = (self.real.queue.stream_key, GROUP, "one", 0, start, "COUNT", count, "JUSTID")
+        self.both(lambda on: on.queue.execute(("XAUTOCLAIM", *arguments)))
+
+    @rule(replicas=st.integers(0, 1))
+    def wait_for_replicas(self, replicas):
+        self.both(partial(_acknowledgements, replicas=replicas))
 
     def _record(self, entries):
         if isinstance(entries, list):
@@ -464,6 +476,12 @@ async def _deliveries(on):
     return [[each[name] for name in names] for each in pending], summary
 
 
+async def _acknowledgements(on, replicas):
+    """Return how many replicas have it on disk: without one, none. The primary may not yet."""
+    [[_, acknowledged]] = await on.queue.execute(("WAITAOF", 0, replicas, 1))
+    return acknowledged
+
+
 async def _consumers(on):
     consumers = await on.redis.xinfo_consumers(on.queue.stream_key, GROUP)
     return [(each["name"], each["pending"]) for each in consumers]
@@ -507,3 +525,49 @@ def test_a_blocked_read_gets_its_reply(after):
         case "nothing":
             redis.time_out(answer)
             assert answers == [None]
+
+
+@pytest.mark.parametrize(("blocked", "covered"), [(False, 0), (True, 1)])
+async def test_waitaof_does_not_wait_for_what_a_blocked_read_has_got(servers, blocked, covered):
+    primary = Replicated("one", asyncio.get_running_loop(), Faults(), 1.0)
+    primary.feeds["a replica"] = SimpleNamespace(
+        send=lambda _: None, acknowledged=lambda: 0, heard_at=lambda: 0
+    )
+    _, replica = await asyncio.open_unix_connection(servers.folders.run / "valkey.sock")
+    replica.write(b"PSYNC ? -1\r\n")  # and never acknowledge what follows
+    real = [connect(servers.redis_url()) for _ in range(2)]
+
+    async def is_online():
+        info = await real[0].info("replication")
+        return info["connected_slaves"] == 1 and info["slave0"]["state"] == "online"
+
+    try:
+        await until(is_online)
+        await real[0].connection_pool.disconnect()
+        model = [client(primary.server, primary) for _ in range(2)]
+        for clients in (model, real):
+            assert await _acknowledgements_of_a_read(*clients, blocked=blocked) == covered
+            for each in clients:
+                await each.aclose()
+    finally:
+        replica.close()
+        await replica.wait_closed()
+
+
+async def _acknowledgements_of_a_read(reader, other, *, blocked):
+    """Read as a client that has written nothing. Return how many replicas have what it read."""
+    queue, other = (Queue(each, name="test-blocked") for each in (reader, other))
+    await other.execute(("XGROUP", "CREATE", queue.stream_key, GROUP, "0", "MKSTREAM"))
+    append = ("XADD", queue.stream_key, "1-1", "field", "value")
+    if not blocked:
+        await other.execute(append)
+    read = ("XREADGROUP", "GROUP", GROUP, "me", "BLOCK", 9000, "STREAMS", queue.stream_key, ">")
+    reading = asyncio.create_task(queue.execute(read))
+    if blocked:
+        await until(lambda: other.redis.xinfo_consumers(queue.stream_key, GROUP))
+        await other.execute(append)
+    [[[_, [entry]]]] = await reading
+    assert entry[0] == b"1-1"
+    [[_, acknowledged]] = await queue.execute(("WAITAOF", 0, 1, 1))
+    await other.execute(("DEL", queue.stream_key))
+    return acknowledged
