@@ -4,6 +4,7 @@ import pytest
 import pytest_asyncio
 from support.app import data_folder
 
+from faults.replicated import ReplicatedStack
 from faults.runs import table
 from faults.stack import Stack
 
@@ -13,6 +14,14 @@ async def stack() -> AsyncIterator[Stack]:
     with data_folder() as folder:
         folder.joinpath("run").mkdir()
         async with Stack(folder) as stack:
+            yield stack
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def replicated() -> AsyncIterator[ReplicatedStack]:
+    with data_folder() as folder:
+        folder.joinpath("run").mkdir()
+        async with ReplicatedStack(folder) as stack:
             yield stack
 
 

@@ -13,7 +13,9 @@ from sqlalchemy import text
 
 from voting.database import counting
 from voting.queue import producer
+from voting.queue.client import Queue
 from voting.queue.consumer import Consumer
+from voting.queue.sentinel import PrimaryPool
 from voting.queue.state import QueueState
 from voting.web.cookies import Cookies
 
@@ -93,3 +95,19 @@ def client_retries() -> None:
             return await execute(connection, deadline, *command)
 
     producer._execute = execute_twice
+
+
+def no_wait_for_replicas() -> None:
+    async def wait(*_: object) -> None:
+        pass
+
+    Queue.wait_for_replicas = wait
+
+
+def no_lease() -> None:
+    """Trust the server that a connection leads to, whatever Sentinels say of it."""
+
+    async def confirm(*_: object) -> None:
+        pass
+
+    PrimaryPool.confirm = confirm

@@ -1,7 +1,8 @@
 """Runs one fault under load, checks the final state, and sums up many runs in a table."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Self
 
 from support.checker import FinalState, Verdict, check_rounds
@@ -15,6 +16,14 @@ from voting.poll.question import MAX_OPTIONS, MIN_OPTIONS
 from voting.settings import Role
 
 RATE = 2_000.0  # votes a second, while questions follow each other
+
+
+Moment = Callable[[], Awaitable[None]]
+"""What happens at the same time as something else."""
+
+
+async def nothing() -> None:
+    pass
 
 
 class Rounds:
@@ -31,18 +40,25 @@ class Rounds:
         state = stack.state
         return cls(stack, await state.counts(), await state.newest_entry(), kept=kept)
 
-    async def ask(self, options: int, voters: Voters | None = None) -> None:
+    async def ask(
+        self,
+        options: int,
+        voters: Voters | None = None,
+        *,
+        while_closing: Moment = nothing,
+        while_asking: Moment = nothing,
+    ) -> None:
         """End the round, and ask a question with so many options in the next.
 
         Some of `voters` look at their page in between, when everything has been counted.
         """
-        poll = await self._stack.end_round()
+        poll, _ = await asyncio.gather(self._stack.end_round(), while_closing())
         await self._read(poll.round)
         if voters is not None:
             await voters.read_receipts(limit=50)
         assert poll.last_version is not None
         self._earlier, self._since = Counter(), poll.last_version
-        await self._stack.start_round(poll.round, options)
+        await asyncio.gather(self._stack.start_round(poll.round, options), while_asking())
 
     async def final_states(self) -> Mapping[int, FinalState]:
         """Return the state of each round, of the current one once all is counted."""

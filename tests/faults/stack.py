@@ -82,22 +82,31 @@ class Stack:
         self._exit.push_async_callback(self.stop)
         programs = await asyncio.to_thread(embedded.prepare_postgres, self.folders)
         await self.start(embedded.postgres(self.folders, programs))
-        await self.start(with_users(embedded.valkey(self.folders), self.folders.data))
+        self.queue = await self.start_queue()
+        self.queue_state = QueueState(self.queue)
+        self._exit.push_async_callback(self.queue.close)
         await fetch(self.folders.database_url(), f"CREATE DATABASE {TEMPLATE}")
         await asyncio.to_thread(make_roles, self.folders, programs)
         await asyncio.to_thread(migrate, as_user(self.database_url, "voting"))
-        run = self.folders.run
-        self.redis = await self._exit.enter_async_context(Proxy(run / "valkey.sock"))
-        self.postgres = await self._exit.enter_async_context(Proxy(run / ".s.PGSQL.5432"))
-        self.queue = Queue(connect(self.folders.redis_url))
-        self.queue_state = QueueState(self.queue)
-        self._exit.push_async_callback(self.queue.close)
+        server = self.folders.run / ".s.PGSQL.5432"
+        self.postgres = await self._exit.enter_async_context(Proxy(server))
         result = self.address(Role.RESULT)
         self.state = StateReader(self.database_url, self.queue_state, result)
         await self.start_roles()
 
     async def __aexit__(self, *_: object) -> None:
         await self._exit.aclose()
+
+    async def start_queue(self) -> Queue:
+        """Start the queue's server and the proxy to it."""
+        await self.start(with_users(embedded.valkey(self.folders), self.folders.data))
+        server = self.folders.run / "valkey.sock"
+        self.redis = await self._exit.enter_async_context(Proxy(server))
+        return Queue(connect(self.folders.redis_url))
+
+    def queue_settings(self, role: Role) -> dict[str, str]:
+        address = f"127.0.0.1:{self.redis.port}"
+        return {"REDIS_URL": f"redis://{role}:{passwords().get(role)}@{address}"}
 
     # --- processes
 
@@ -115,9 +124,9 @@ class Stack:
 
     def role(self, role: Role, name: str, *patches: str) -> Program:
         ops = self._port(f"ops of {name}")
-        redis, postgres = f"127.0.0.1:{self.redis.port}", f"127.0.0.1:{self.postgres.port}"
+        postgres = f"127.0.0.1:{self.postgres.port}"
         urls = {
-            "REDIS_URL": f"redis://{role}:{passwords().get(role)}@{redis}",
+            **self.queue_settings(role),
             "DATABASE_URL": f"postgresql://voting_{role}@{postgres}/{TEMPLATE}",
             "SECRET_KEYS": KEY,
         }

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from support.checker import FinalState, Vote
 from support.database import fetch
 from support.wait import until
@@ -59,7 +61,7 @@ class StateReader:
             nonlocal backlog
             try:
                 backlog = (await self._state.progress()).backlog
-            except StreamMissing:
+            except (RedisError, StreamMissing):
                 return False
             return backlog == 0
 
