@@ -5,16 +5,17 @@ Prints a table, and each wrong thing; exits with 1 if anything is wrong.
 
 import argparse
 import asyncio
+import shutil
 import sys
+import tempfile
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
-from support.app import data_folder
 from support.checker import Verdict, check_rounds
 from support.voters import Voters
 
@@ -24,8 +25,9 @@ from faults.stack import KEY
 from voting.load.record import Acknowledgement
 from voting.settings import Role
 
-# Votes that were due while none was acknowledged are sent afterwards.
-RATE = 400.0  # votes a second
+RATE = 600.0  # votes a second
+
+VOTES = 3_000  # acknowledged for each loss
 
 
 @dataclass
@@ -78,10 +80,10 @@ async def lose(stack: ReplicatedStack, number: int) -> Losses:
             lost = await stack.lose_primary()
             await stack.replaced(lost)
             await stack.ready()
-            await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
+            await voters.wait_for(count * VOTES, Acknowledgement.ACKNOWLEDGED)
             periods.append((begin, time.time()))
             took = periods[-1][1] - begin
-            _say(f"loss {count} of {number}: machine {lost}, in sync again after {took:.1f} s")
+            _say(f"loss {count} of {number}: machine {lost}, next after {took:.1f} s")
     states = await rounds.final_states()
     await voters.read_receipts()
     losses.verdict = check_rounds(voters.results, states, voters.receipts)
@@ -99,19 +101,27 @@ async def main() -> int:
     parser.add_argument("--stacks", type=int, default=4, help="one after the other, each new")
     options = parser.parse_args()
     rows, total = [HEAD], Losses()
-    for stack in range(options.stacks):
-        number = (options.losses + stack) // options.stacks
-        async with AsyncExitStack() as exits:
-            folder = exits.enter_context(data_folder())
-            folder.joinpath("run").mkdir()
-            running = await exits.enter_async_context(ReplicatedStack(folder))
-            losses = await lose(running, number)
-        total.add(stack + 1, losses)
-        rows.append(losses.row(stack + 1))
-        _say("\n".join((HEAD, rows[-1], *losses.wrong)))
-    rows.append(total.row("**all**"))
-    _say("\n".join(["", *total.wrong, *rows]))
+    for stack in range(1, options.stacks + 1):
+        folder = _new_folder()
+        async with ReplicatedStack(folder) as running:
+            losses = await lose(running, (options.losses + stack - 1) // options.stacks)
+        if losses.wrong:
+            _say(f"stack {stack}: the logs are in {folder}")
+        else:
+            shutil.rmtree(folder)
+        total.add(stack, losses)
+        rows.append(losses.row(stack))
+        _say("\n".join((HEAD, rows[-1])))
+    _say("\n".join(("", *total.wrong, "", *rows, total.row("**all**"))))
     return 1 if total.wrong else 0
+
+
+def _new_folder() -> Path:
+    """Make one whose path is short enough for sockets, and which other users may traverse."""
+    folder = Path(tempfile.mkdtemp(prefix="voting-losses-"))
+    folder.chmod(0o711)
+    folder.joinpath("run").mkdir()
+    return folder
 
 
 def _say(text: str) -> None:
