@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from faults import replicated
 from faults.faults import FAULTS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,7 +42,8 @@ def test_each_promise_is_shown_by_tests_and_faults_that_exist(row):
     assert shown
     for each in shown:
         path, _, name = each.rpartition("::")
-        assert name in (functions(path) if path else {fault.__name__ for fault in FAULTS})
+        faults = {fault.__name__ for fault in (*FAULTS, *replicated.FAULTS)}
+        assert name in (functions(path) if path else faults)
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row[0]) for row in rows("SECURITY.md")])
