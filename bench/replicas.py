@@ -17,7 +17,7 @@ from voting.local.replication import Machines
 from voting.settings import Role
 
 CONNECTIONS = (64, 512)
-LONE_RATE, LONE_SECONDS = 4, 5  # of one voter at a time, votes a second
+LONE_RATE, LONE_SECONDS = 4, 5  # votes a second, and for how long
 
 
 def replicas(stack: Stack, results: Results, options: Namespace) -> None:
