@@ -1,4 +1,6 @@
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
@@ -8,21 +10,27 @@ from faults.replicated import ReplicatedStack
 from faults.runs import table
 from faults.stack import Stack
 
+_Stack = TypeVar("_Stack", bound=Stack)
+
+
+@asynccontextmanager
+async def running(kind: type[_Stack]) -> AsyncIterator[_Stack]:
+    with data_folder() as folder:
+        folder.joinpath("run").mkdir()
+        async with kind(folder) as stack:
+            yield stack
+
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def stack() -> AsyncIterator[Stack]:
-    with data_folder() as folder:
-        folder.joinpath("run").mkdir()
-        async with Stack(folder) as stack:
-            yield stack
+    async with running(Stack) as stack:
+        yield stack
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def replicated() -> AsyncIterator[ReplicatedStack]:
-    with data_folder() as folder:
-        folder.joinpath("run").mkdir()
-        async with ReplicatedStack(folder) as stack:
-            yield stack
+    async with running(ReplicatedStack) as stack:
+        yield stack
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from functools import partial
-from inspect import iscoroutinefunction
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -19,6 +18,7 @@ from support.servers import as_user, standby_away
 from support.voters import CONNECTIONS, Voters
 from support.wait import until
 
+from faults import faults_of
 from faults.stack import PROCESSES, Stack, suspended
 from voting.database.poll import Known, close_poll, reopen_poll
 from voting.database.totals import fetch_result
@@ -383,13 +383,7 @@ async def everything_is_restarted(stack: Stack, _: Voters) -> None:
     await stack.restart()
 
 
-FAULTS: tuple[Fault, ...] = tuple(
-    each
-    for name, each in list(globals().items())
-    if getattr(each, "__module__", "") == __name__
-    and iscoroutinefunction(each)
-    and not name.startswith("_")
-)
+FAULTS: tuple[Fault, ...] = faults_of(globals())
 
 # After these the queue does not hold all ballots that were cast.
 FORGETTING = (

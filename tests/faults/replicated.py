@@ -9,7 +9,6 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from support.replicated import ReplicatedServers
 from support.voters import Voters
 from support.wait import until
 
+from faults import faults_of
 from faults.runs import Rounds
 from faults.stack import KEY, Stack
 from voting.load.record import Acknowledgement
@@ -254,17 +254,18 @@ async def replicas_are_frozen(stack: ReplicatedStack, voters: Voters, _: Rounds)
 
 
 async def primary_is_frozen(stack: ReplicatedStack, voters: Voters, _: Rounds) -> None:
-    number = await stack.primary()
-    async with stack.frozen(number):
-        await stack.replaced(number)
-        await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
+    await _primary_is_frozen(stack, voters, sentinels=False)
 
 
 async def primary_and_its_sentinel_are_frozen(
     stack: ReplicatedStack, voters: Voters, _: Rounds
 ) -> None:
+    await _primary_is_frozen(stack, voters, sentinels=True)
+
+
+async def _primary_is_frozen(stack: ReplicatedStack, voters: Voters, *, sentinels: bool) -> None:
     number = await stack.primary()
-    async with stack.frozen(number, sentinels=True):
+    async with stack.frozen(number, sentinels=sentinels):
         await stack.replaced(number)
         await voters.wait_for_more(100, Acknowledgement.ACKNOWLEDGED)
 
@@ -292,13 +293,7 @@ def _restarted(stack: ReplicatedStack, number: int, before: dict[str, int]) -> b
     return all(stack.servers.pids.get(name) not in {before[name], None} for name in names)
 
 
-FAULTS: tuple[Fault, ...] = tuple(
-    each
-    for name, each in list(globals().items())
-    if getattr(each, "__module__", "") == __name__
-    and iscoroutinefunction(each)
-    and not name.startswith("_")
-)
+FAULTS: tuple[Fault, ...] = faults_of(globals())
 
 
 async def run(stack: ReplicatedStack, fault: Fault, votes: int = 300) -> Verdict:
