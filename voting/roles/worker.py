@@ -41,6 +41,11 @@ from voting.web.server import serve
 BATCH_SIZE = 2_000  # entries: larger batches are hardly faster, and take more memory
 CONCURRENT_BATCHES = 2  # one waits for a server while the other runs: 1.4 times as fast as 1
 READ_BLOCK = 1.0  # seconds that a read waits for the first entry
+
+# Seconds between two reads, so that entries gather: each batch takes two fsyncs of Redis, for which
+# votes wait, and a commit. With a worker beside them, two vote processes accept XX of what they
+# accept without; YY if it reads at once.
+LINGER = 0.1
 BACKOFF = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before each retry; the last repeats
 
 log = structlog.get_logger(__name__)
@@ -87,6 +92,7 @@ class Worker:
         self._maintenance = Maintenance(self._consumer, self._state, engine, timing)
         self._tracing = tracing.CountTracing()
         self._stop = asyncio.Event()
+        self._next_read = 0.0  # by the event loop's clock
         # For each server, the number of tasks that retry because it is down.
         self._down: Counter[str] = Counter()
 
@@ -118,9 +124,18 @@ class Worker:
             while not self._stop.is_set():
                 batch = await self._retry(partial(self._read_after, batch))
                 await self._count_batch(batch)
+                await self._linger()
             await self._retry(partial(self._consumer.acknowledge, batch.ids))
         except _Stopping:
             self._abandon(batch)
+
+    async def _linger(self) -> None:
+        """Wait until the next read is due, or for `stop`."""
+        loop = asyncio.get_running_loop()
+        while not self._stop.is_set() and loop.time() < self._next_read:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._next_read):
+                    await self._stop.wait()
 
     async def _maintain(self) -> None:
         with suppress(_Stopping):
@@ -158,6 +173,8 @@ class Worker:
         except StreamMissing:
             await self._maintenance.sync_poll()
             return _EMPTY
+        if 0 < len(entries) < BATCH_SIZE:  # after a full batch there may be more
+            self._next_read = asyncio.get_running_loop().time() + LINGER
         return self._decode(entries)
 
     def _decode(self, entries: Sequence[Entry]) -> _Batch:
