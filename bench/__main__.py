@@ -11,8 +11,9 @@ from bench.results import Results, machine
 from bench.show import see, show
 from bench.size import size
 from bench.stack import stack
+from bench.watch import watch
 
-PARTS = {part.__name__: part for part in (size, accept, replicas, count, show, see, growth)}
+PARTS = {part.__name__: part for part in (size, accept, replicas, count, show, see, watch, growth)}
 
 
 def main() -> None:

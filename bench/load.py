@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -24,6 +24,8 @@ class Outcome:
     due: list[float] = field(default_factory=list)
     """Of a paced load: when each request was due that has its response, by perf_counter."""
     responses: int = 0  # all, with those outside of that time
+    used: float = 0.0
+    """Of a polled load: how far its meter went in that time."""
 
     def expect(self, status: int) -> None:
         """Raise AssertionError if there are responses of another status."""
@@ -126,6 +128,62 @@ async def paced(
             while number < total or due:
                 send_due()
                 await asyncio.sleep(0.001)
+    return outcome
+
+
+async def polled(
+    url: str,
+    requests: Sequence[bytes],
+    seconds: float,
+    period: float,
+    meter: Callable[[], float] = lambda: 0.0,
+) -> Outcome:
+    """Send each request every `period` seconds on a connection of its own, evenly spread.
+
+    A latency starts when the request was due. While the last response is missing, the connection
+    does not send. `meter` is read once all are connected and have settled, and at the end; the
+    outcome's seconds are those between, longer than `seconds` if responses came late. Raises
+    TimeoutError if responses are missing, as when the server closes a connection.
+    """
+    outcome = Outcome(seconds)
+    due: dict[Sender, deque[float]] = {}
+    request: dict[Sender, bytes] = {}
+    number, missing = 0, 0
+    pause = period / len(requests)
+    total = round((SETTLE + seconds) / pause)
+    before: float | None = None
+
+    def on_response(sender: Sender, status: int) -> None:
+        nonlocal missing
+        now, waiting = perf_counter(), due[sender]
+        since = waiting.popleft()
+        missing -= 1
+        outcome.responses += 1
+        if since >= start + SETTLE:
+            outcome.statuses[status] += 1
+            outcome.latencies.add(now - since)
+        if waiting:
+            sender.send(request[sender])
+
+    async with _connected(url, len(requests), on_response) as senders:
+        request.update(zip(senders, requests, strict=True))
+        due.update((each, deque()) for each in senders)
+        start = perf_counter()
+        async with asyncio.timeout(SETTLE + seconds + TIMEOUT):
+            while number < total or missing:
+                now = perf_counter()
+                if before is None and now >= start + SETTLE:
+                    before = meter()
+                while number < total and (moment := start + number * pause) <= now:
+                    sender = senders[number % len(senders)]
+                    due[sender].append(moment)
+                    missing += 1
+                    if len(due[sender]) == 1:
+                        sender.send(request[sender])
+                    number += 1
+                await asyncio.sleep(0.001)
+        outcome.used = meter() - (before or 0.0)
+        outcome.seconds = perf_counter() - start - SETTLE
     return outcome
 
 
