@@ -7,13 +7,16 @@ from bench.accept import accept
 from bench.count import count
 from bench.growth import growth
 from bench.replicas import replicas
+from bench.rest import rest
 from bench.results import Results, machine
 from bench.show import see, show
 from bench.size import size
 from bench.stack import stack
 from bench.watch import watch
 
-PARTS = {part.__name__: part for part in (size, accept, replicas, count, show, see, watch, growth)}
+PARTS = {
+    part.__name__: part for part in (size, accept, replicas, count, show, see, watch, rest, growth)
+}
 
 
 def main() -> None:

@@ -64,6 +64,13 @@ class Processes:
         times = [psutil.Process(each.pid).cpu_times() for each in self._children]
         return sum(each.user + each.system for each in times)
 
+    def wake_ups(self) -> int:
+        """Return how often threads of all processes went to sleep so far (Linux only)."""
+        folders = (Path(f"/proc/{each.pid}/task") for each in self._children)
+        files = chain.from_iterable(each.glob("*/status") for each in folders)
+        # Next to last is `voluntary_ctxt_switches: 123`.
+        return sum(int(each.read_text().splitlines()[-2].split()[1]) for each in files)
+
 
 class Stack:
     """Postgres and Valkey of the benchmark's own, and the roles that it starts."""
