@@ -6,6 +6,7 @@ from pathlib import Path
 from bench.accept import accept
 from bench.count import count
 from bench.growth import growth
+from bench.lived import lived
 from bench.replicas import replicas
 from bench.rest import rest
 from bench.results import Results, machine
@@ -15,7 +16,8 @@ from bench.stack import stack
 from bench.watch import watch
 
 PARTS = {
-    part.__name__: part for part in (size, accept, replicas, count, show, see, watch, rest, growth)
+    part.__name__: part
+    for part in (size, accept, lived, replicas, count, show, see, watch, rest, growth)
 }
 
 

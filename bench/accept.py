@@ -16,16 +16,12 @@ from voting.settings import Role
 
 SECONDS = 1.2
 WAYS = ((1, 64), (1, 512), (2, 64), (2, 512))  # processes, connections
-HALF = "accept, 2 processes, 64 connections"  # latencies are measured at half its rate
 MILLION = 1_000_000
 
 
 def accept(stack: Stack, results: Results, options: Namespace) -> None:
-    """Measure without a worker: the load, Redis and vote have the machine.
-
-    `options.beside`: the URL of another app's vote page, which is measured too.
-    """
-    plain, fragment = vote_requests(), vote_requests(*HTMX)
+    """Measure without a worker, beside a handler that queues nothing."""
+    plain, least = vote_requests(), vote_requests(path="/least")
     with ExitStack() as exits:
         apps = {each: exits.enter_context(stack.role(Role.VOTE, each)) for each in (1, 2)}
         bare = {each: exits.enter_context(stack.bare(Path(__file__), each)) for each in (1, 2)}
@@ -33,12 +29,10 @@ def accept(stack: Stack, results: Results, options: Namespace) -> None:
         for _ in range(options.repeats):
             for number, connections in WAYS:
                 way = f"{number} process{'es'[: 2 * number - 2]}, {connections} connections"
+                _measure(results, f"uvicorn alone, {way}", bare[number], least, connections)
                 limit = f"bare handler, {way}"
                 _measure(results, limit, bare[number], plain, connections)
                 _measure(results, f"accept, {way}", apps[number], plain, connections, limit)
-            if options.beside:
-                _measure_other(results, options.beside)
-            _measure(results, f"{HALF}, htmx", apps[2], fragment, 64, status=200)
             _measure(results, "GET /, 1 process", apps[1], page_requests("/"), 64, status=200)
             cookies = {"Cookie": counted_voter()}
             part = httpx.get(apps[1].url, headers={"HX-Request": "true"} | cookies)
@@ -47,7 +41,6 @@ def accept(stack: Stack, results: Results, options: Namespace) -> None:
             for depth in (1, 100):
                 rate = run(queue.append(stack.redis_socket, 50_000, connections=50, depth=depth))
                 results.add(f"bare append, 50 connections, {depth} at once", rate, "votes/s")
-            _measure_half(results, apps[2], plain)
             results.add("vote, under load", apps[2].resident(), "MB", "vote, idle")
         while apps[2].counter("voting_ballots_accepted_total") < MILLION:
             run(load.closed(apps[2].url, plain, 64, SECONDS * 2))
@@ -69,20 +62,3 @@ def _measure(
     used = app.processor_seconds() - before
     results.add(name, outcome.rate(status), "a second", limit)
     results.add(f"{name}: processor", 1e6 * used / outcome.responses, "µs")
-
-
-def _measure_half(results: Results, app: Processes, requests: Iterator[bytes]) -> None:
-    rate = results.median(HALF) / 2
-    outcome = run(load.paced(app.url, requests, 512, SECONDS * 3, rate))
-    outcome.expect(303)
-    for percent in (50, 99):
-        name = f"accept at half that rate, p{percent}"
-        results.add(name, 1e3 * outcome.percentile(percent), "ms")
-
-
-def _measure_other(results: Results, url: str) -> None:
-    """Measure the other app, which closes each connection after a response."""
-    requests = vote_requests(path="/", form="vote=")
-    for connections in (8, 64):
-        outcome = run(load.closed_and_reconnecting(url, requests, connections, SECONDS))
-        results.add(f"the other app, {connections} connections", outcome.rate(200), "a second")

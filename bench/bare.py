@@ -1,7 +1,7 @@
-"""The limit of a web role: minimal Litestar handlers, alone with uvicorn.
+"""The limits of a web role: minimal Litestar handlers, and uvicorn alone.
 
 `python -m bench.bare BODY`: POST /vote reads form and cookie as the vote role does, and queues
-nothing; GET /tally returns the content of the file BODY.
+nothing; GET /tally returns the content of the file BODY. POST /least reaches no framework.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from voting.roles.run import tune_gc
 from voting.web.cookies import VoterCookies
@@ -44,8 +45,23 @@ def create_app(key: str, body: str) -> Litestar:
     return Litestar([vote, tally, ready], openapi_config=None, logging_config=None)
 
 
+def in_front_of(app: ASGIApp) -> ASGIApp:
+    """Answer POST /least in front of `app`."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/least":
+            await app(scope, receive, send)
+            return
+        await receive()
+        headers = [(b"location", b"/"), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 303, "headers": headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return handle
+
+
 def main() -> None:
-    app = create_app(os.environ["SECRET_KEYS"], Path(sys.argv[1]).read_text())
+    app = in_front_of(create_app(os.environ["SECRET_KEYS"], Path(sys.argv[1]).read_text()))
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", server_header=False
     )

@@ -49,6 +49,7 @@ async def closed(url: str, requests: Iterator[bytes], connections: int, seconds:
     start = perf_counter() + SETTLE
     end = start + seconds
     in_flight, done = connections, asyncio.Event()
+    sent: dict[Sender, float] = {}
 
     def on_response(sender: Sender, status: int) -> None:
         nonlocal in_flight
@@ -57,6 +58,8 @@ async def closed(url: str, requests: Iterator[bytes], connections: int, seconds:
         if now < end:
             if now >= start:
                 outcome.statuses[status] += 1
+                outcome.latencies.add(now - sent[sender])
+            sent[sender] = now
             sender.send(next(requests))
             return
         in_flight -= 1
@@ -65,6 +68,7 @@ async def closed(url: str, requests: Iterator[bytes], connections: int, seconds:
 
     async with _connected(url, connections, on_response) as senders:
         for each in senders:
+            sent[each] = perf_counter()
             each.send(next(requests))
         async with asyncio.timeout(SETTLE + seconds + TIMEOUT):
             await done.wait()

@@ -93,6 +93,7 @@ class Stack:
     def reset(self, options: int = MIN_OPTIONS) -> None:
         """Empty the queue and the tables, and have a question with so many options."""
         with Redis.from_url(self.servers.redis_url()) as redis:
+            redis.xgroup_setid("{voting}:ballots", "workers", "$")
             redis.xtrim("{voting}:ballots", maxlen=0, approximate=False)
         keys = ", ".join(f"('{key}')" for key in CHOICES[:options])
         insert = f"INSERT INTO options SELECT round, key, key FROM poll, (VALUES {keys}) AS _ (key)"

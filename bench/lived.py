@@ -1,0 +1,82 @@
+"""How many votes are accepted as the app is lived: while a worker counts them."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import product
+
+from uvloop import run
+
+from bench import load
+from bench.results import Results
+from bench.stack import Processes, Stack
+from bench.votes import HTMX, VOTERS, vote_requests
+from voting.settings import Role
+
+SECONDS = 2.0
+CONNECTIONS = (64, 512)
+FEW = 2_000  # voters, who vote again and again: their rows are updated
+PROCESSES = 2
+
+# As many votes of a voter as there are, by the same code.
+_NO_LIMIT = {"VOTES_PER_MINUTE": "1000000"}
+
+
+def lived(stack: Stack, results: Results, options: Namespace) -> None:
+    """Measure each way to vote without a worker and with one, by turns.
+
+    `options.beside`: the URL of another app's vote page, which is measured in the same run.
+    """
+    forms = {"form": (), "htmx": HTMX}
+    ways = {
+        (name, number): vote_requests(*headers, number=number)
+        for (name, headers), number in product(forms.items(), (FEW, VOTERS))
+    }
+    with stack.role(Role.VOTE, PROCESSES, urls=_NO_LIMIT) as votes:
+        for _ in range(options.repeats):
+            for ((name, number), requests), connections in product(ways.items(), CONNECTIONS):
+                way = f"{name}, {number:,} voters, {connections} connections"
+                status = 200 if name == "htmx" else 303
+                for worker in (False, True):
+                    stack.reset()
+                    _measure(
+                        stack, results, votes, way, requests, connections, status, worker=worker
+                    )
+            if options.beside:
+                _measure_other(results, options.beside)
+    stack.reset()
+
+
+def _measure(
+    stack: Stack,
+    results: Results,
+    votes: Processes,
+    way: str,
+    requests: Iterator[bytes],
+    connections: int,
+    status: int,
+    *,
+    worker: bool,
+) -> None:
+    alone, row = f"accept alone, {way}", f"accept, {way}"
+    with ExitStack() as exits:
+        if worker:
+            exits.enter_context(stack.role(Role.WORKER))
+        before = votes.processor_seconds()
+        outcome = run(load.closed(votes.url, requests, connections, SECONDS))
+        used = votes.processor_seconds() - before
+    if not worker:
+        results.add(alone, outcome.rate(status), "a second")
+        return
+    results.add(row, outcome.rate(status), "a second", alone)
+    results.add(f"{row}: processor", 1e6 * used / outcome.responses, "µs")
+    for percent in (50, 99):
+        results.add(f"{row}: p{percent}", 1e3 * outcome.percentile(percent), "ms")
+
+
+def _measure_other(results: Results, url: str) -> None:
+    """Measure the other app, which closes each connection after a response."""
+    requests = vote_requests(path="/", form="vote=")
+    for connections in (8, 64):
+        outcome = run(load.closed_and_reconnecting(url, requests, connections, SECONDS))
+        results.add(f"the other app, {connections} connections", outcome.rate(200), "a second")
