@@ -20,6 +20,7 @@ async def prepared(stream):
 def uncached_totals(monkeypatch):
     """Have the result role query Postgres for each request."""
     monkeypatch.setattr(result, "RESULT_TTL", 0)
+    monkeypatch.setattr(result, "FINALS_TTL", 0)
 
 
 @pytest.fixture
