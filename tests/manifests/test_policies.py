@@ -40,6 +40,11 @@ def trigger(resources: list[Resource]) -> Resource:
     return spec(resources, "ScaledObject", "worker")["triggers"][0]["metadata"]
 
 
+def target(resources: list[Resource]) -> Resource:
+    [metric] = spec(resources, "HorizontalPodAutoscaler", "vote")["metrics"]
+    return metric["containerResource"]["target"]
+
+
 def postgres(resources: list[Resource]) -> Resource:
     return of(resources, "Cluster")[0]["spec"]
 
@@ -324,8 +329,9 @@ IN_PRODUCTION: Mistakes = {
         lambda r: vote(r)["spec"].update(replicas=3),
         lambda r: spec(r, "ScaledObject", "worker").update(minReplicaCount=0),
     ],
-    policies.pods_are_added_before_they_reach_their_limit: [
-        lambda r: container(r)["resources"]["limits"].update(cpu="500m"),
+    policies.pods_are_added_before_they_need_more_than_they_request: [
+        lambda r: target(r).update(averageUtilization=100),
+        lambda r: target(r).pop("averageUtilization"),
     ],
     policies.the_worker_scales_by_its_own_stream: [
         lambda r: trigger(r).update(stream="ballots"),
