@@ -69,6 +69,10 @@ async def votes(engine):
     return (await fetch_result(engine)).totals.votes
 
 
+async def has_votes(engine, number):
+    return await votes(engine) == number
+
+
 def counted(stream, engine, number):
     async def check():
         return await votes(engine) == number and (await stream.progress()).backlog == 0
@@ -111,6 +115,26 @@ async def test_ballots_become_votes(stream, engine, caplog):
     totals = (await fetch_result(engine)).totals
     assert totals.counts == (30, 12)
     assert "stream missing" not in caplog.text  # it is the first of this poll
+
+
+async def test_after_a_read_entries_gather(stream, engine, monkeypatch, pending):
+    monkeypatch.setattr(worker_module, "CONCURRENT_BATCHES", 1)
+    monkeypatch.setattr(worker_module, "LINGER", DEADLINE)
+    async with working(stream, engine):
+        await stream.cast_many(1)
+        await until(partial(has_votes, engine, 1))  # the first does not wait
+        await stream.cast_many(5)
+    assert (await stream.progress()).backlog == 5
+    assert await pending() == 0  # stopped, it has acknowledged what it counted
+
+
+async def test_a_worker_that_is_behind_reads_at_once(prepared, engine, monkeypatch):
+    monkeypatch.setattr(worker_module, "BATCH_SIZE", 5)
+    monkeypatch.setattr(worker_module, "CONCURRENT_BATCHES", 1)
+    monkeypatch.setattr(worker_module, "LINGER", 2 * DEADLINE)
+    await prepared.cast_many(12)
+    async with working(prepared, engine):
+        await until(partial(has_votes, engine, 12))
 
 
 async def test_several_workers_count_each_ballot_once(stream, engine, monkeypatch):

@@ -43,8 +43,8 @@ CONCURRENT_BATCHES = 2  # one waits for a server while the other runs: 1.4 times
 READ_BLOCK = 1.0  # seconds that a read waits for the first entry
 
 # Seconds between two reads, so that entries gather: each batch takes two fsyncs of Redis, for which
-# votes wait, and a commit. With a worker beside them, two vote processes accept XX of what they
-# accept without; YY if it reads at once.
+# votes wait, and a commit. With a worker beside them, two vote processes accept 0.95 of what they
+# accept without; 0.7 if it reads at once.
 LINGER = 0.1
 BACKOFF = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # seconds before each retry; the last repeats
 
