@@ -11,8 +11,8 @@ from voting.load.pages import PageError, fetch_totals
 from voting.load.record import Acknowledgement, Totals, VoteResult
 from voting.poll.ballot import Choice
 
-# Seconds without a change after which totals are stable: the app reads them once a second, and a
-# proxy may keep them for one more.
+# Seconds without a change after which totals are stable: a proxy may keep them for one, and while
+# the app is overloaded it reads them late.
 STABLE_SECONDS = 4.0
 
 _STABLE_TIMEOUT = 15.0  # seconds in which totals have to become stable before the first vote
