@@ -197,7 +197,7 @@ def _counted(on: str, path: str, statements: list[str]) -> State:
             wait_for("the timeline to be new", lambda: _is_new(site))
             yield stage.visitors.open(site.result + path)
             site.up.sql(OPEN)
-            site.up.sql("TRUNCATE tally, finals, final_totals")
+            site.up.empty("tally", "final_totals", "finals")
 
     return make
 
@@ -309,7 +309,7 @@ def _led(on: str, *statements: str, press: str | None = None) -> State:
             yield page
             site.up.sql(OPEN)
             site.up.sql("UPDATE rounds SET revealed = false")
-            site.up.sql("TRUNCATE tally, finals, final_totals, questions")
+            site.up.empty("tally", "final_totals", "finals", "questions")
 
     return make
 
