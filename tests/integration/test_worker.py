@@ -75,7 +75,7 @@ async def has_votes(engine, number):
 
 def counted(stream, engine, number):
     async def check():
-        return await votes(engine) == number and (await stream.progress()).backlog == 0
+        return await has_votes(engine, number) and (await stream.progress()).backlog == 0
 
     return check
 
