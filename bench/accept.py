@@ -29,15 +29,15 @@ def accept(stack: Stack, results: Results, options: Namespace) -> None:
         for _ in range(options.repeats):
             for number, connections in WAYS:
                 way = f"{number} process{'es'[: 2 * number - 2]}, {connections} connections"
-                _measure(results, f"uvicorn alone, {way}", bare[number], least, connections)
+                measure(results, f"uvicorn alone, {way}", bare[number], least, connections)
                 limit = f"bare handler, {way}"
-                _measure(results, limit, bare[number], plain, connections)
-                _measure(results, f"accept, {way}", apps[number], plain, connections, limit)
-            _measure(results, "GET /, 1 process", apps[1], page_requests("/"), 64, status=200)
+                measure(results, limit, bare[number], plain, connections)
+                measure(results, f"accept, {way}", apps[number], plain, connections, limit)
+            measure(results, "GET /, 1 process", apps[1], page_requests("/"), 64, status=200)
             cookies = {"Cookie": counted_voter()}
             part = httpx.get(apps[1].url, headers={"HX-Request": "true"} | cookies)
             polls = page_requests("/", *HTMX, f"If-None-Match: {part.headers['etag']}")
-            _measure(results, "GET / by an open page, 1 process", apps[1], polls, 64, status=304)
+            measure(results, "GET / by an open page, 1 process", apps[1], polls, 64, status=304)
             for depth in (1, 100):
                 rate = run(queue.append(stack.redis_socket, 50_000, connections=50, depth=depth))
                 results.add(f"bare append, 50 connections, {depth} at once", rate, "votes/s")
@@ -48,7 +48,7 @@ def accept(stack: Stack, results: Results, options: Namespace) -> None:
     stack.reset()
 
 
-def _measure(
+def measure(
     results: Results,
     name: str,
     app: Processes,
@@ -56,9 +56,12 @@ def _measure(
     connections: int,
     limit: str | None = None,
     status: int = 303,
-) -> None:
+    seconds: float = SECONDS,
+) -> load.Outcome:
+    """Add the rate of a closed loop and the processor that a response takes."""
     before = app.processor_seconds()
-    outcome = run(load.closed(app.url, requests, connections, SECONDS))
+    outcome = run(load.closed(app.url, requests, connections, seconds))
     used = app.processor_seconds() - before
     results.add(name, outcome.rate(status), "a second", limit)
     results.add(f"{name}: processor", 1e6 * used / outcome.responses, "µs")
+    return outcome

@@ -1,15 +1,14 @@
 """How many votes are accepted as the app is lived: while a worker counts them."""
 
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import product
 
 from uvloop import run
 
 from bench import load
+from bench.accept import measure
 from bench.results import Results
-from bench.stack import Processes, Stack
+from bench.stack import Stack
 from bench.votes import HTMX, VOTERS, vote_requests
 from voting.settings import Role
 
@@ -32,46 +31,25 @@ def lived(stack: Stack, results: Results, options: Namespace) -> None:
         (name, number): vote_requests(*headers, number=number)
         for (name, headers), number in product(forms.items(), (FEW, VOTERS))
     }
-    with stack.role(Role.VOTE, PROCESSES, urls=_NO_LIMIT) as votes:
+    with stack.role(Role.VOTE, PROCESSES, settings=_NO_LIMIT) as votes:
         for _ in range(options.repeats):
             for ((name, number), requests), connections in product(ways.items(), CONNECTIONS):
                 way = f"{name}, {number:,} voters, {connections} connections"
                 status = 200 if name == "htmx" else 303
-                for worker in (False, True):
-                    stack.reset()
-                    _measure(
-                        stack, results, votes, way, requests, connections, status, worker=worker
+                alone = f"accept alone, {way}"
+                stack.reset()
+                measure(results, alone, votes, requests, connections, None, status, SECONDS)
+                stack.reset()
+                row = f"accept, {way}"
+                with stack.role(Role.WORKER):
+                    outcome = measure(
+                        results, row, votes, requests, connections, alone, status, SECONDS
                     )
+                for percent in (50, 99):
+                    results.add(f"{row}: p{percent}", 1e3 * outcome.percentile(percent), "ms")
             if options.beside:
                 _measure_other(results, options.beside)
     stack.reset()
-
-
-def _measure(
-    stack: Stack,
-    results: Results,
-    votes: Processes,
-    way: str,
-    requests: Iterator[bytes],
-    connections: int,
-    status: int,
-    *,
-    worker: bool,
-) -> None:
-    alone, row = f"accept alone, {way}", f"accept, {way}"
-    with ExitStack() as exits:
-        if worker:
-            exits.enter_context(stack.role(Role.WORKER))
-        before = votes.processor_seconds()
-        outcome = run(load.closed(votes.url, requests, connections, SECONDS))
-        used = votes.processor_seconds() - before
-    if not worker:
-        results.add(alone, outcome.rate(status), "a second")
-        return
-    results.add(row, outcome.rate(status), "a second", alone)
-    results.add(f"{row}: processor", 1e6 * used / outcome.responses, "µs")
-    for percent in (50, 99):
-        results.add(f"{row}: p{percent}", 1e3 * outcome.percentile(percent), "ms")
 
 
 def _measure_other(results: Results, url: str) -> None:

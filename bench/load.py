@@ -140,7 +140,7 @@ async def polled(
     requests: Sequence[bytes],
     seconds: float,
     period: float,
-    meter: Callable[[], float] = lambda: 0.0,
+    meter: Callable[[], float],
 ) -> Outcome:
     """Send each request every `period` seconds on a connection of its own, evenly spread.
 

@@ -25,8 +25,8 @@ def replicas(stack: Stack, results: Results, options: Namespace) -> None:
     for _ in range(options.repeats):
         for number in (0, 1):
             stack.sql("UPDATE poll SET has_queue = false")  # or a new queue would be a loss
-            with _queue(stack, number) as urls:
-                _measure(stack, results, number, urls)
+            with _queue(stack, number) as settings:
+                _measure(stack, results, number, settings)
     stack.reset()
 
 
@@ -42,11 +42,11 @@ def _queue(stack: Stack, number: int) -> Iterator[Mapping[str, str]]:
             yield {"REDIS_URL": machines.url, "REDIS_REPLICAS": str(number)}
 
 
-def _measure(stack: Stack, results: Results, number: int, urls: Mapping[str, str]) -> None:
+def _measure(stack: Stack, results: Results, number: int, settings: Mapping[str, str]) -> None:
     requests, of = vote_requests(), "1 replica" if number else "no replica"
     with ExitStack() as exits:
-        exits.enter_context(stack.role(Role.WORKER, urls=urls))
-        votes = exits.enter_context(stack.role(Role.VOTE, 2, urls=urls))
+        exits.enter_context(stack.role(Role.WORKER, settings=settings))
+        votes = exits.enter_context(stack.role(Role.VOTE, 2, settings=settings))
         for connections in CONNECTIONS:
             outcome = run(load.closed(votes.url, requests, connections, 2 * SECONDS))
             name = "accept, {}, " + f"{connections} connections"

@@ -102,18 +102,18 @@ class Stack:
         self.sql("TRUNCATE votes, tally, final_totals, options", insert, asked, "CHECKPOINT")
 
     def role(
-        self, role: Role, number: int = 1, *, urls: Mapping[str, str] | None = None
+        self, role: Role, number: int = 1, *, settings: Mapping[str, str] | None = None
     ) -> AbstractContextManager[Processes]:
         """Run processes of a role, with the rights that it has in the deployment.
 
-        `urls` are settings that differ, of another queue.
+        `settings` are those that differ.
         """
         own = {
             "REDIS_URL": self.servers.redis_url(None if role is Role.RESULT else role),
             "DATABASE_URL": self.servers.database_url(TEMPLATE, f"voting_{role}"),
             "SECRET_KEYS": KEY,
         }
-        own |= urls or {}
+        own |= settings or {}
         own = {key: value for key, value in own.items() if key not in WITHHELD_ENV[role]}
         return self._running([PYTHON, "-P", "-m", "voting"], number, {**own, "ROLE": role})
 
