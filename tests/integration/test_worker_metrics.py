@@ -67,6 +67,12 @@ async def test_the_backlog_age_is_that_of_the_oldest_uncounted_ballot(prepared):
     assert 60 <= gauge_value("backlog_age_seconds") < 120
 
 
+async def test_a_backlog_of_none_has_no_age_whatever_is_cast_meanwhile(prepared):
+    progress = await prepared.progress()
+    await prepared.append_ballot(ago=60)
+    assert await prepared.backlog_age(progress) == 0
+
+
 async def test_the_memory_ratio_is_of_the_machine_without_a_limit(stream):
     monitor = QueueMonitor(stream.queue)
     await monitor.collect()

@@ -238,8 +238,10 @@ class QueueState:
     async def backlog_age(self, progress: GroupProgress) -> float:
         """Return the seconds since the oldest uncounted ballot was cast, by Redis' clock.
 
-        0 if there is none.
+        0 if `progress` knows of none: a ballot that was cast since then is not of that backlog.
         """
+        if progress.backlog == 0:
+            return 0.0
         oldest = progress.oldest_pending or await self.next_entry_after(progress.last_delivered)
         now = await self.clock()
         return 0.0 if oldest is None else max(0.0, now - oldest.ms / 1000)
