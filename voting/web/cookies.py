@@ -3,15 +3,14 @@
 The signed voter id, the receipt of the latest recorded vote, and votes without an answer.
 """
 
-import hashlib
+import hmac
 import re
 import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
-
-from itsdangerous import BadSignature, Signer
 
 from voting.poll.ballot import Choice, Version
 from voting.web.headers import Header, RequestHeaders
@@ -41,27 +40,37 @@ class VoterCookies:
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        # Keys are derived once, as `Signer` derives them for each cookie: 4.0 µs instead of 6.4, of
-        # the 70 of a vote.
-        self._signer = lru_cache(maxsize=1)(partial(_make_signer, keys))
+        self._keys = keys
+        self._derived = lru_cache(maxsize=1)(self._derive)
 
     def mint(self, poll: str) -> str:
         """Return the cookie of a new voter: 128 random bits in hex, and their signature."""
-        return self._signer(poll).sign(secrets.token_hex(16)).decode("ascii")
+        voter = secrets.token_hex(16)
+        return f"{voter}.{self.sign(voter, poll)}"
+
+    def sign(self, voter: str, poll: str) -> str:
+        return _sign(self._derived(poll)[0], voter)
 
     def read(self, cookie: str, poll: str) -> UUID | None:
         """Return the voter, or None if the cookie is tampered with, of another key or poll."""
+        voter, _, signature = cookie.partition(".")
         try:
-            return UUID(self._signer(poll).unsign(cookie).decode("ascii"))
-        except (BadSignature, ValueError):
+            for key in self._derived(poll):
+                if hmac.compare_digest(signature, _sign(key, voter)):
+                    return UUID(voter)
+        except (TypeError, ValueError):  # not ASCII, not a voter
             return None
+        return None
+
+    def _derive(self, poll: str) -> list[bytes]:
+        """Return a key for each key, with which nothing but voters of this poll is signed."""
+        salt = f"voting.voter.{poll}".encode()
+        return [hmac.digest(key.encode(), salt, "sha256") for key in self._keys]
 
 
-def _make_signer(keys: Sequence[str], poll: str) -> Signer:
-    signer = partial(Signer, digest_method=hashlib.sha256)
-    derive = partial(signer, salt=f"voting.voter.{poll}", key_derivation="hmac")
-    # Reversed, as it signs with the last.
-    return signer([derive(key).derive_key() for key in reversed(keys)], key_derivation="none")
+def _sign(key: bytes, voter: str) -> str:
+    """Return what `itsdangerous.Signer` does, in two thirds of its time."""
+    return urlsafe_b64encode(hmac.digest(key, voter.encode(), "sha256")).decode().rstrip("=")
 
 
 class Receipt(NamedTuple):
