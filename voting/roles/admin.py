@@ -15,7 +15,6 @@ from litestar import Litestar, Request, get, post
 from litestar.config.csrf import CSRFConfig
 from litestar.enums import RequestEncodingType
 from litestar.params import Body
-from litestar.response.base import ASGIResponse
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -65,6 +64,7 @@ from voting.web.headers import (
     NO_STORE,
     PARTIAL,
     Header,
+    PageResponse,
     html_response,
     request_headers,
     see_other,
@@ -165,19 +165,19 @@ class AdminRole:
 
     # Pages
 
-    async def _get_page(self, request: _Request) -> ASGIResponse:
+    async def _get_page(self, request: _Request) -> PageResponse:
         return await self._page(request)
 
-    async def _get_live(self, request: _Request) -> ASGIResponse:
+    async def _get_live(self, request: _Request) -> PageResponse:
         return await self._part(request, "_live.html")
 
-    async def _get_questions(self, request: _Request) -> ASGIResponse:
+    async def _get_questions(self, request: _Request) -> PageResponse:
         return await self._part(request, "_questions.html")
 
-    async def _get_rounds(self, request: _Request) -> ASGIResponse:
+    async def _get_rounds(self, request: _Request) -> PageResponse:
         return await self._part(request, "_rounds.html")
 
-    async def _part(self, request: _Request, template: str) -> ASGIResponse:
+    async def _part(self, request: _Request, template: str) -> PageResponse:
         return _respond(self._pages.render(template, **await self._context(request)), PARTIAL)
 
     async def _page(
@@ -186,7 +186,7 @@ class AdminRole:
         *,
         problem: Problem | None = None,
         **shown: object,
-    ) -> ASGIResponse:
+    ) -> PageResponse:
         context = await self._context(request, fresh=True)
         edited = request.query_params.get("edit")
         drafts = [each for each in context["questions"] or () if str(each.id) == edited]
@@ -275,7 +275,7 @@ class AdminRole:
         self,
         request: _Request,
         data: Annotated[PollForm, Body(media_type=RequestEncodingType.URL_ENCODED)],
-    ) -> ASGIResponse:
+    ) -> PageResponse:
         self._failed = None
         try:
             confirmation = await self._change(data)
@@ -395,7 +395,7 @@ class AdminRole:
         self,
         request: _Request,
         data: Annotated[QuestionForm, Body(media_type=RequestEncodingType.URL_ENCODED)],
-    ) -> ASGIResponse:
+    ) -> PageResponse:
         try:
             confirmation = await self._change_questions(data)
         except ProblemError as refused:
@@ -447,7 +447,7 @@ class AdminRole:
 
     # Audit
 
-    async def _post_audit(self, request: _Request) -> ASGIResponse:
+    async def _post_audit(self, request: _Request) -> PageResponse:
         """Run an audit, or wait for the one that runs."""
         if self._auditing is None or self._auditing.done():
             self._auditing = asyncio.create_task(audit(self._state, self._audits))
@@ -488,7 +488,7 @@ def _wants_totals(request: _Request) -> bool:
     return request.query_params.get("totals") == "1"
 
 
-def _respond(page: str, *headers: Header, status: int = 200) -> ASGIResponse:
+def _respond(page: str, *headers: Header, status: int = 200) -> PageResponse:
     return html_response(page, [NO_STORE, *headers], status=status)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from litestar import Litestar, Request, Response, get
 from litestar.params import FromPath
-from litestar.response.base import ASGIResponse
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.database import totals
@@ -28,7 +27,14 @@ from voting.telemetry import metrics, tracing
 from voting.web import errors
 from voting.web.cache import SingleFlight
 from voting.web.errors import ProblemError
-from voting.web.headers import PARTIAL, conditional_response, make_etag, request_headers
+from voting.web.headers import (
+    PARTIAL,
+    PageResponse,
+    conditional_response,
+    make_etag,
+    request_headers,
+    see_other,
+)
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
 from voting.web.svg import address_and_code, draw
@@ -108,7 +114,7 @@ class ResultRole:
         status = 200 if result else 503
         return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
 
-    async def _get_rounds(self, request: _Request) -> ASGIResponse:
+    async def _get_rounds(self, request: _Request) -> PageResponse:
         """List the rounds that are over, the newest first."""
         finals = await self._finals.get()
         if finals is None:
@@ -116,13 +122,13 @@ class ResultRole:
         page = self._pages.render("rounds.html", rounds=finals)
         return _respond(request, page, make_etag(page))
 
-    async def _get_round(self, request: _Request, number: FromPath[int]) -> ASGIResponse:
+    async def _get_round(self, request: _Request, number: FromPath[int]) -> PageResponse:
         """Show a round that is over; the one that runs has a page of its own."""
         result = await self._result.get()
         if result is None:
             raise ProblemError(errors.DATABASE_UNAVAILABLE)
         if number == result.poll.round:
-            return ASGIResponse(status_code=303, headers={"Location": "/"})
+            return see_other("/")
         if not 0 < number < result.poll.round:
             raise ProblemError(errors.NO_ROUND)
         kept = self._round(number)
@@ -148,7 +154,7 @@ class ResultRole:
         page = self._render("round.html", publish(found, self._settings.show_results), stale=False)
         return page, make_etag(page)
 
-    async def _get_page(self, request: _Request) -> ASGIResponse:
+    async def _get_page(self, request: _Request) -> PageResponse:
         """Return a page, rendered once for all clients while the result is the same."""
         template = request.route_handler.opt["template"]
         result = await self._result.get()
@@ -159,7 +165,7 @@ class ResultRole:
             body = self._render(template, result, stale=self._result.stale)
             self._rendered[template] = body, make_etag(body)
         response = _respond(request, *self._rendered[template])
-        metrics.RESULT_RESPONSES.labels(str(response.status_code)).inc()
+        metrics.RESULT_RESPONSES.labels(str(response.status)).inc()
         return response
 
     def _render(self, template: str, result: PublicResult | None, *, stale: bool) -> str:
@@ -211,7 +217,7 @@ class ResultRole:
         return replace(result, timeline=timeline)
 
 
-def _respond(request: _Request, page: str, etag: bytes) -> ASGIResponse:
+def _respond(request: _Request, page: str, etag: bytes) -> PageResponse:
     return conditional_response(request_headers(request.scope), page, _PAGE_HEADERS, etag=etag)
 
 

@@ -10,13 +10,18 @@ from hmac import compare_digest
 from urllib.parse import parse_qsl
 
 from litestar.middleware import ASGIMiddleware
-from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from voting.web import errors
 from voting.web.cookies import cookie_name, read_cookies
 from voting.web.errors import ProblemError
-from voting.web.headers import RequestHeaders, is_same_origin, request_headers, see_other
+from voting.web.headers import (
+    PageResponse,
+    RequestHeaders,
+    is_same_origin,
+    request_headers,
+    see_other,
+)
 
 LOOPBACK = "127.0.0.1"
 
@@ -52,7 +57,7 @@ class AccessControl(ASGIMiddleware):
         else:
             raise ProblemError(errors.NO_TOKEN)
 
-    def _set_cookie(self) -> ASGIResponse:
+    def _set_cookie(self) -> PageResponse:
         """Return to the page without the token in its address, which others may see."""
         # Not strict: a link of another page, such as a terminal in a browser, would get no page.
         # Forms of another site are refused anyway.

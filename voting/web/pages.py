@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Litestar
 from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.template import TemplateConfig
-from litestar.types import ControllerRouterHandler
+from litestar.types import ControllerRouterHandler, Message, Scope
 
 from voting.settings import PageSettings
 from voting.web.errors import error_page
@@ -36,7 +36,7 @@ class Pages:
         self, settings: PageSettings, clock: Callable[[], float] = time.time, **context: object
     ) -> None:
         self._clock = clock
-        self._secure = settings.secure
+        self.security_headers = security_headers(secure=settings.secure)
         self._environment = Environment(
             loader=PackageLoader("voting.web"),
             autoescape=True,
@@ -68,6 +68,11 @@ class Pages:
     def _set_clock(self, page: str) -> str:
         return page.replace(_CLOCK, str(int(self._clock() * 1000)))
 
+    async def _add_security_headers(self, message: Message, _: Scope) -> None:
+        # As a hook: a middleware would miss 404 and 405, which Litestar's router answers.
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *self.security_headers]
+
     def create_app(
         self,
         handlers: Sequence[ControllerRouterHandler],
@@ -80,7 +85,7 @@ class Pages:
             [*handlers, static_file],
             template_config=TemplateConfig(instance=JinjaTemplateEngine(None, self._environment)),
             exception_handlers={Exception: error_page},
-            before_send=[security_headers(secure=self._secure)],
+            before_send=[self._add_security_headers],
             request_max_body_size=max_body,
             openapi_config=None,  # on the public port; OPS_PORT serves the description
             logging_config=None,
