@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.accept import accept
 from bench.count import count
 from bench.growth import growth
-from bench.lived import lived
+from bench.lived import lived, scale
 from bench.replicas import replicas
 from bench.rest import rest
 from bench.results import Results, machine
@@ -17,7 +17,7 @@ from bench.watch import watch
 
 PARTS = {
     part.__name__: part
-    for part in (size, accept, lived, replicas, count, show, see, watch, rest, growth)
+    for part in (size, accept, lived, scale, replicas, count, show, see, watch, rest, growth)
 }
 
 

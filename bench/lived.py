@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from itertools import product
+from time import process_time
 
 from uvloop import run
 
@@ -52,9 +53,27 @@ def lived(stack: Stack, results: Results, options: Namespace) -> None:
     stack.reset()
 
 
+def scale(stack: Stack, results: Results, options: Namespace) -> None:
+    """Measure several vote processes and workers, and what the load takes of their cores."""
+    requests = vote_requests()
+    for _ in range(options.repeats):
+        for processes, workers in product((1, 2, 4), (1, 2, 4)):
+            stack.reset()
+            with (
+                stack.role(Role.VOTE, processes, settings=_NO_LIMIT) as votes,
+                stack.role(Role.WORKER, workers),
+            ):
+                row = f"accept, {processes} vote, {workers} worker"
+                before = process_time()
+                outcome = measure(results, row, votes, requests, 512, seconds=SECONDS)
+                used = process_time() - before
+                results.add(f"{row}: load", 1e6 * used / outcome.responses, "µs")
+    stack.reset()
+
+
 def _measure_other(results: Results, url: str) -> None:
     """Measure the other app, which closes each connection after a response."""
     requests = vote_requests(path="/", form="vote=")
-    for connections in (8, 64):
+    for connections in CONNECTIONS:
         outcome = run(load.closed_and_reconnecting(url, requests, connections, SECONDS))
         results.add(f"the other app, {connections} connections", outcome.rate(200), "a second")
