@@ -423,6 +423,7 @@ def _respond_with(problem: Problem, page: str, headers: list[Header]) -> PageRes
 
 @asgi("/vote", copy_scope=False)
 async def _other_methods(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    """Refuse a request for /vote that is no POST: those do not reach the router."""
     raise MethodNotAllowedException(headers={"allow": "POST"})
 
 
