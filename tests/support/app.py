@@ -164,19 +164,19 @@ class VotingUp:
     @contextmanager
     def frozen(self, part: str) -> Iterator[None]:
         """Suspend a role or server, named as for `children`."""
-        family = [
-            process
-            for parent in self.children(part)
-            for process in (parent, *parent.children(recursive=True))
-        ]
+        family = self.children(part)
         assert family
-        for process in family:
-            process.suspend()
+        for process in family:  # while it grows: what is suspended starts no others
+            # A server process may be ending: the server, once resumed, waits for it.
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+                family += process.children()
         try:
             yield
         finally:
             for process in family:
-                process.resume()
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def interrupt(self) -> int:
         """Press Ctrl-C and return the exit code."""
