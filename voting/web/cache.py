@@ -41,7 +41,7 @@ class SingleFlight(Generic[_Value]):
         if asyncio.get_running_loop().time() >= self._expires:
             self._start()
         # While refreshes fail, callers get the last value at once instead of after a timeout.
-        if self._refreshing is not None and (self.value is None or not self.stale):
+        if not self.stale or self.value is None:
             await self._finish()
         return self.value
 
