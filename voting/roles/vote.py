@@ -105,8 +105,8 @@ class VoteRole:
         self._cookies = Cookies(keys, secure=settings.secure, port=settings.public_port)
         # Redis' clock, by which polls close and votes are too old.
         self._now = state.now
-        context = {"unanswered": self._cookies.unanswered_name, "unknown": errors.UNKNOWN}
-        self._pages = Pages(settings, self._now, **context)
+        unanswered = self._cookies.unanswered_name
+        self._pages = Pages(settings, self._now, unanswered=unanswered, unknown=errors.UNKNOWN)
         self._rate_limit = RateLimit(settings.votes_per_minute)
         self._progress = SingleFlight[GroupProgress](state.progress, ttl=QUEUE_STATE_TTL)
         self._rules = SingleFlight[CastRules | None](state.cast_rules, ttl=RULES_TTL)
