@@ -8,7 +8,7 @@ import pytest
 from voting.poll.ballot import Version
 from voting.poll.lifecycle import TRANSITIONS, Event, LifecycleState, Phase, Poll
 
-PAGE = Path(__file__).parent.parent.parent / "docs/lifecycle.md"
+PAGE = Path(__file__).parent.parent.parent / "docs/explanation/lifecycle.md"
 AT = datetime(2030, 1, 2, tzinfo=UTC)
 
 POLLS = {

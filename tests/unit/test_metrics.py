@@ -8,7 +8,7 @@ import pytest
 from voting.settings import Role
 from voting.telemetry import metrics
 
-PAGE = (Path(__file__).parent.parent.parent / "docs/operations.md").read_text()
+PAGE = (Path(__file__).parent.parent.parent / "docs/reference/metrics.md").read_text()
 ROWS = re.findall(r"^\| `(voting_\w+)` \| (\w+)\*? \| (.+) \|$", PAGE, re.MULTILINE)
 
 

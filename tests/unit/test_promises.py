@@ -31,7 +31,11 @@ def functions(path: str) -> set[str]:
 
 PROMISES = [
     pytest.param(row, id=row[-3].strip()[:60])
-    for page in ("docs/reliability.md", "SECURITY.md", "docs/threat-model.md")
+    for page in (
+        "docs/explanation/reliability.md",
+        "docs/explanation/threat-model.md",
+        "SECURITY.md",
+    )
     for row in rows(page)
 ]
 
