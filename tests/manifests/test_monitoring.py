@@ -125,6 +125,14 @@ def test_each_alert_has_a_paragraph():
     assert sorted(paragraphs()) == sorted(alert["alert"] for alert in alerts())
 
 
+def test_the_page_on_metrics_has_each_alert_with_its_severity_and_its_wait():
+    page = (DEPLOY.parent / "docs/reference/metrics.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\(\S+\) \| (\w+) \| ?(\w*) ?\| .+ \|$", page, re.MULTILINE)
+    assert rows == [
+        (alert["alert"], alert["labels"]["severity"], alert.get("for", "")) for alert in alerts()
+    ]
+
+
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
 def test_each_alert_has_a_severity_an_effect_on_voters_and_a_runbook(alert: Resource):
     assert alert["labels"] in ({"severity": "critical"}, {"severity": "warning"})

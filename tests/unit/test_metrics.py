@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from voting.settings import Role
 from voting.telemetry import metrics
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/reference/metrics.md").read_text()
-ROWS = re.findall(r"^\| `(voting_\w+)` \| (\w+)\*? \| (.+) \|$", PAGE, re.MULTILINE)
+ROWS = re.findall(r"^\| `(voting_\w+)` \| (\w+) \|(.*)\| (\w+)\*? \| .+ \|$", PAGE, re.MULTILINE)
 
 
 def names(registry):
@@ -24,7 +25,17 @@ def names(registry):
 def test_the_page_has_each_metric_once_with_its_role():
     there = [(name, "every") for name in names(metrics._EVERY)]
     there += [(name, role) for role in Role for name in names(metrics.OF_ROLE[role])]
-    assert sorted((name, role) for name, role, _ in ROWS) == sorted(there)
+    assert sorted((name, role) for name, _, _, role in ROWS) == sorted(there)
+
+
+def test_the_page_has_the_type_and_the_labels_of_each_metric():
+    made = [each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)]
+    there = {}
+    for each in made:
+        [family] = each.describe()
+        suffix = "_total" if family.type == "counter" else ""
+        there[family.name + suffix] = (family.type, list(each._labelnames))
+    assert {name: (kind, re.findall(r"`(\w+)`", labels)) for name, kind, labels, _ in ROWS} == there
 
 
 @pytest.mark.parametrize("role", Role)

@@ -1,14 +1,11 @@
 """The code and the tests that SECURITY.md and the pages on reliability and threats name exist."""
 
-import ast
 import re
-from pathlib import Path
 
 import pytest
 from faults import replicated
 from faults.faults import FAULTS
-
-ROOT = Path(__file__).parent.parent.parent
+from support.docs import ROOT, functions
 
 
 def rows(page: str) -> list[list[str]]:
@@ -19,14 +16,6 @@ def rows(page: str) -> list[list[str]]:
 
 def references(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
-
-
-def functions(path: str) -> set[str]:
-    """Find the functions that a file defines."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {
-        each.name for each in ast.parse((ROOT / path).read_text()).body if isinstance(each, kinds)
-    }
 
 
 PROMISES = [
