@@ -1,12 +1,12 @@
 """Rules for the workflows that no linter checks."""
 
-import ast
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from support.docs import blocks, sessions
 
 from voting import __version__
 
@@ -31,16 +31,6 @@ def unpinned(text: str) -> list[str]:
     used = re.findall(r"^ *(?:- )?uses: *(.*)", text, re.MULTILINE)
     pinned = re.compile(r"\$/.*|[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     return [each for each in used if not pinned.fullmatch(each)]
-
-
-def sessions() -> dict[str, bool]:
-    """Return each session of nox, and whether `nox` without arguments runs it."""
-    found = {}
-    for node in ast.parse((ROOT / "noxfile.py").read_text()).body:
-        for each in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
-            if ast.unparse(each).startswith("nox.session"):
-                found[node.name] = "default=False" not in ast.unparse(each)
-    return found
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -87,9 +77,8 @@ def test_every_session_is_run():
 
 
 def test_all_checks_are_run_with_the_command_of_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    [command] = re.findall(r"^## Check it\n\n```console\n\$ (.+)$", readme, re.MULTILINE)
-    assert command.endswith("nox")
+    commands = [each for block in blocks(Path("README.md")) for each in block.commands]
+    [command] = [each for each in commands if each.endswith("bin/nox")]
     assert any(step.get("run") == command for step in JOBS["check/nox"]["steps"])
     assert (ROOT / ".ci/run").read_text().splitlines()[-1] == command
 
