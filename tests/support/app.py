@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -79,16 +79,20 @@ class VotingUp:
     """A running `voting up` on free ports; `output` is what it has printed so far."""
 
     def __init__(
-        self, data: Path, *options: str, popen: Mapping[str, Any] | None = None, **environ: str
+        self,
+        data: Path,
+        *options: str,
+        program: Sequence[str] = (sys.executable, "-P", "-m", "voting", "up"),
+        popen: Mapping[str, Any] | None = None,
+        **environ: str,
     ) -> None:
         self.data = data
         self.servers = DataDir(data, data / "run")
         # Not in the folder, which a test may fill or make unreadable.
         self._log = Path(tempfile.mkstemp(prefix="voting-up-", suffix=".log")[1])
-        command = [sys.executable, "-P", "-m", "voting", "up", "--data", str(data)]
         with self._log.open("wb") as log:
             self.process = psutil.Popen(
-                [*command, *FREE_PORTS, *options],
+                [*program, "--data", str(data), *FREE_PORTS, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -180,13 +184,18 @@ class VotingUp:
 
     def interrupt(self) -> int:
         """Press Ctrl-C and return the exit code."""
-        self.process.send_signal(signal.SIGINT)
+        self._started.send_signal(signal.SIGINT)
         return self.process.wait(DEADLINE)
 
     def kill(self) -> None:
         if self.process.poll() is None:
-            self.process.kill()  # its guardian ends the others
+            self._started.kill()  # its guardian ends the others
             self.process.wait(DEADLINE)
+
+    @property
+    def _started(self) -> psutil.Process:
+        """The process of the command, for which a shell waits if one has started it."""
+        return self.process.children()[0] if self.process.name() == "bash" else self.process
 
     def close(self) -> None:
         """End it and its processes, if a test has not."""
