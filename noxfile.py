@@ -128,7 +128,7 @@ def manifests(session: nox.Session) -> None:
     # Offline, so that the result depends on this repository alone.
     session.run("zizmor", "--offline", "--strict-collection", "--persona", "pedantic", ".github")
     rendered = Path(session.create_tmp())
-    for overlay in ("kind", "kind-replicated", "production"):
+    for overlay in ("kind", "kind-gateway", "kind-replicated", "production"):
         text = session.run("kubectl", "kustomize", f"deploy/overlays/{overlay}", silent=True)
         (rendered / f"{overlay}.yaml").write_text(text)
     shutil.copy("Dockerfile", rendered)

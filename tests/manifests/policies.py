@@ -255,6 +255,19 @@ def voters_use_tls(resources: list[Resource]) -> Iterator[str]:
         covered = {host for each in ingress["spec"].get("tls", []) for host in each["hosts"]}
         hosts = {rule["host"] for rule in ingress["spec"]["rules"]}
         yield from (f"{host} has no certificate" for host in hosts - covered)
+    certificates = {
+        each["name"]: each.get("tls", {}).get("certificateRefs")
+        for gateway in of(resources, "Gateway")
+        for each in gateway["spec"]["listeners"]
+        if each["protocol"] == "HTTPS"
+    }
+    for route in of(resources, "HTTPRoute"):
+        [parent], [rule] = route["spec"]["parentRefs"], route["spec"]["rules"]
+        schemes = [
+            each.get("requestRedirect", {}).get("scheme") for each in rule.get("filters", [])
+        ]
+        if not certificates.get(parent["sectionName"]) and schemes != ["https"]:
+            yield f"{title(route)} has no certificate"
     for name in ("VOTE_URL", "RESULT_URL"):
         if not data[name].startswith("https://"):
             yield f"{name} has no TLS"

@@ -16,7 +16,12 @@ DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
 Resource = dict[str, Any]
 
-OVERLAYS = ("overlays/kind", "overlays/kind-replicated", "overlays/production")
+OVERLAYS = (
+    "overlays/kind",
+    "overlays/kind-gateway",
+    "overlays/kind-replicated",
+    "overlays/production",
+)
 COMPONENTS = tuple(sorted(f"components/{each.name}" for each in (DEPLOY / "components").iterdir()))
 ALL = ("base", *COMPONENTS, *OVERLAYS)
 

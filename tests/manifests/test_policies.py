@@ -21,7 +21,7 @@ from .rendering import (
     workloads,
 )
 
-KIND, REPLICATED, PRODUCTION = OVERLAYS
+KIND, GATEWAY, REPLICATED, PRODUCTION = OVERLAYS
 
 Change = Callable[[list[Resource]], object]
 Policy = Callable[[list[Resource]], Iterator[str]]
@@ -82,6 +82,21 @@ def network_policy(resources: list[Resource], name: str) -> Resource:
 def backend(resources: list[Resource]) -> Resource:
     rule = one(resources, "Ingress", "voting")["spec"]["rules"][0]
     return rule["http"]["paths"][0]["backend"]["service"]
+
+
+def listener(resources: list[Resource], name: str) -> Resource:
+    [found] = [
+        each for each in spec(resources, "Gateway", "voting")["listeners"] if each["name"] == name
+    ]
+    return found
+
+
+def rule(resources: list[Resource], route: str = "vote") -> Resource:
+    return spec(resources, "HTTPRoute", route)["rules"][0]
+
+
+def removed_headers(resources: list[Resource]) -> list[str]:
+    return rule(resources)["filters"][0]["requestHeaderModifier"]["remove"]
 
 
 def variable(name: str, secret: str) -> Resource:
@@ -169,12 +184,8 @@ EVERYWHERE: Mistakes = {
             {"app.kubernetes.io/component": "vote"}
         ),
     ],
-    wiring.the_ingress_leads_only_to_pages: [
-        lambda r: backend(r).update(port={"name": "ops"}),
-        lambda r: backend(r).update(port={"number": 9090}),
-        lambda r: backend(r).update(name="result"),
-        lambda r: one(r, "ConfigMap", "voting")["data"].update(RESULT_URL="https://other.example"),
-        lambda r: spec(r, "Service", "vote")["ports"][0].update(targetPort="ops"),
+    wiring.every_page_has_a_way_in: [
+        lambda r: [r.remove(each) for each in of(r, "Ingress", "HTTPRoute")],
     ],
     pods.probes_request_the_right_paths: [
         lambda r: container(r)["livenessProbe"]["httpGet"].update(path="/readyz"),
@@ -294,6 +305,49 @@ WITH_REPLICAS: Mistakes = {
     ],
 }
 
+WITH_INGRESS: Mistakes = {
+    wiring.every_page_has_a_way_in: [lambda r: spec(r, "Ingress", "voting")["rules"].pop()],
+    wiring.the_ingress_leads_only_to_pages: [
+        lambda r: backend(r).update(port={"name": "ops"}),
+        lambda r: backend(r).update(port={"number": 9090}),
+        lambda r: backend(r).update(name="result"),
+        lambda r: one(r, "ConfigMap", "voting")["data"].update(RESULT_URL="https://other.example"),
+        lambda r: spec(r, "Service", "vote")["ports"][0].update(targetPort="ops"),
+    ],
+}
+
+WITH_GATEWAY: Mistakes = {
+    wiring.every_page_has_a_way_in: [lambda r: r.remove(one(r, "HTTPRoute", "result"))],
+    wiring.the_gateway_leads_only_to_pages: [
+        lambda r: rule(r)["backendRefs"][0].update(port=9090),
+        lambda r: rule(r)["backendRefs"][0].update(name="result"),
+        lambda r: one(r, "ConfigMap", "voting")["data"].update(RESULT_URL="https://other.example"),
+        lambda r: spec(r, "HTTPRoute", "vote").update(hostnames=["other.example"]),
+        lambda r: listener(r, "vote").update(hostname="other.example"),
+        lambda r: listener(r, "vote").update(name="other"),
+        lambda r: spec(r, "HTTPRoute", "vote")["parentRefs"][0].update(name="other"),
+        lambda r: spec(r, "Service", "vote")["ports"][0].update(port=8080),
+        lambda r: spec(r, "Service", "vote")["ports"][0].update(targetPort="ops"),
+    ],
+    wiring.the_gateway_removes_the_traces_of_clients: [
+        lambda r: rule(r).pop("filters"),
+        lambda r: rule(r, "result").update(filters=[]),
+        lambda r: removed_headers(r).remove("traceparent"),
+        lambda r: removed_headers(r).remove("tracestate"),
+        lambda r: removed_headers(r).remove("baggage"),
+    ],
+}
+
+IN_KIND_WITH_GATEWAY: Mistakes = {
+    wiring.traefik_serves_the_gateway: [
+        lambda r: r.remove(one(r, "GatewayClass", "traefik")),
+        lambda r: spec(r, "Gateway", "voting").update(gatewayClassName="other"),
+        lambda r: listener(r, "result").update(port=80),
+        lambda r: container(r, name="traefik")["args"].remove("--providers.kubernetesgateway=true"),
+        lambda r: container(r, name="traefik")["args"].remove("--entrypoints.web.address=:8000"),
+    ],
+}
+
 IN_KIND: Mistakes = {
     policies.postgres_buffers_a_quarter_of_its_memory: [
         lambda r: container(r, "StatefulSet", "postgres")["resources"]["limits"].update(
@@ -351,15 +405,23 @@ IN_PRODUCTION: Mistakes = {
         lambda r: postgres(r).pop("smartShutdownTimeout"),
     ],
     policies.voters_use_tls: [
-        lambda r: spec(r, "Ingress", "voting").pop("tls"),
+        lambda r: listener(r, "vote").update(protocol="HTTP"),
+        lambda r: listener(r, "result").pop("tls"),
+        lambda r: rule(r, "redirect")["filters"][0]["requestRedirect"].update(scheme="http"),
+        lambda r: spec(r, "HTTPRoute", "vote")["parentRefs"][0].update(sectionName="http"),
         lambda r: one(r, "ConfigMap", "voting")["data"].update(VOTE_URL="http://vote.example.com"),
+    ],
+    wiring.the_gateway_leads_only_to_pages: [
+        *WITH_GATEWAY[wiring.the_gateway_leads_only_to_pages],
+        lambda r: spec(r, "HTTPRoute", "redirect")["hostnames"].pop(),
     ],
 }
 
 POLICIES = {
-    KIND: EVERYWHERE | WITH_ONE_REDIS | IN_KIND,
-    REPLICATED: EVERYWHERE | WITH_REPLICAS | IN_KIND,
-    PRODUCTION: EVERYWHERE | WITH_REPLICAS | IN_PRODUCTION,
+    KIND: EVERYWHERE | WITH_INGRESS | WITH_ONE_REDIS | IN_KIND,
+    GATEWAY: EVERYWHERE | WITH_GATEWAY | WITH_ONE_REDIS | IN_KIND | IN_KIND_WITH_GATEWAY,
+    REPLICATED: EVERYWHERE | WITH_INGRESS | WITH_REPLICAS | IN_KIND,
+    PRODUCTION: EVERYWHERE | WITH_GATEWAY | WITH_REPLICAS | IN_PRODUCTION,
 }
 HOLDS = [(overlay, policy) for overlay in OVERLAYS for policy in POLICIES[overlay]]
 MISTAKES = [
@@ -407,15 +469,27 @@ def test_the_job_has_the_parts_of_the_tag_in_its_name(tmp_path: Path, suffix: st
 def test_an_address_and_the_namespace_are_set_in_one_place(tmp_path: Path):
     changes = [("vote.example.com", "a.example.org"), ("result.example.com", "b.example.org/c")]
     resources = production(tmp_path, *changes, ("namespace: voting", "namespace: other"))
-    hosts = [rule["host"] for rule in spec(resources, "Ingress", "voting")["rules"]]
+    hosts = [listener(resources, page)["hostname"] for page in ("vote", "result")]
     assert hosts == ["a.example.org", "b.example.org"]
     assert {each["metadata"].get("namespace", "other") for each in resources} == {"other"}
     for policy in (
         policies.voters_use_tls,
         policies.the_worker_scales_by_its_own_stream,
-        wiring.the_ingress_leads_only_to_pages,
+        wiring.the_gateway_leads_only_to_pages,
     ):
         assert list(policy(resources)) == []
+
+
+def test_an_ingress_in_place_of_the_gateway_holds_the_same_policies(tmp_path: Path):
+    changes = [("- gateway", "- ingress"), ("vote.example.com", "a.example.org")]
+    resources = production(tmp_path, *changes)
+    assert of(resources, "Gateway", "HTTPRoute") == []
+    for policy in EVERYWHERE | WITH_INGRESS | WITH_REPLICAS | IN_PRODUCTION:
+        assert list(policy(resources)) == []
+    hosts = [rule["host"] for rule in spec(resources, "Ingress", "voting")["rules"]]
+    assert hosts == ["a.example.org", "result.example.com"]
+    spec(resources, "Ingress", "voting").pop("tls")
+    assert list(policies.voters_use_tls(resources)) != []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

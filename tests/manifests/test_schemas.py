@@ -16,15 +16,17 @@ VERSIONS = [
     if (match := re.fullmatch(r"v?1\.(\d+).*-strict", path.name)) and int(match[1]) >= OLDEST
 ]
 
-# Custom resources of the operators in production/README.md. These tests have no schemas of them;
-# `kubectl apply --dry-run=server` finds their misspelt fields.
+GATEWAY_API = {"Gateway", "GatewayClass", "HTTPRoute"}
+# Custom resources of the operators in production/README.md and of the Gateway API. This repository
+# has no schemas of them; `kubectl apply --dry-run=server` finds their misspelt fields.
 CUSTOM = {
+    *GATEWAY_API,
     *("Cluster", "ObjectStore", "ScheduledBackup"),
     *("ScaledObject", "TriggerAuthentication"),
     *("ServiceMonitor", "PrometheusRule"),
 }
 # Resources without a namespace.
-GLOBAL = {"Namespace", "ClusterRole", "ClusterRoleBinding", "IngressClass"}
+GLOBAL = {"Namespace", "ClusterRole", "ClusterRoleBinding", "IngressClass", "GatewayClass"}
 
 validate = partial(kubernetes_validate.validate, strict=True)
 

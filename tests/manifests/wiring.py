@@ -83,6 +83,8 @@ OPERATOR_PAIRS = {
     "postgres → any 6443/TCP",
 }
 
+# With these a client would decide which of its requests are traced, in which trace.
+TRACE_HEADERS = {"traceparent", "tracestate", "baggage"}
 
 # The admin page listens on loopback only: those who may forward a port to it need no token.
 NO_TOKEN = {"name": "ADMIN_TOKEN", "value": "none"}
@@ -239,6 +241,79 @@ def the_ingress_leads_only_to_pages(resources: list[Resource]) -> Iterator[str]:
             address = settings[f"{backend['name'].upper()}_URL"]
             if urlsplit(address).hostname != rule["host"]:
                 yield f"{rule['host']} leads to {backend['name']}, whose address is {address}"
+
+
+def every_page_has_a_way_in(resources: list[Resource]) -> Iterator[str]:
+    backends = {
+        path["backend"]["service"]["name"]
+        for ingress in of(resources, "Ingress")
+        for rule in ingress["spec"]["rules"]
+        for path in rule["http"]["paths"]
+    }
+    backends |= {
+        backend["name"] for route in of(resources, "HTTPRoute") for backend in _backends(route)
+    }
+    yield from (f"nothing leads to {page}" for page in {"vote", "result"} - backends)
+
+
+def _backends(route: Resource) -> list[Resource]:
+    [rule] = route["spec"]["rules"]
+    return rule.get("backendRefs", [])
+
+
+def the_gateway_leads_only_to_pages(resources: list[Resource]) -> Iterator[str]:
+    settings = one(resources, "ConfigMap", "voting")["data"]
+    hosts = {
+        page: urlsplit(settings[f"{page.upper()}_URL"]).hostname for page in ("vote", "result")
+    }
+    listeners = {
+        (gateway["metadata"]["name"], each["name"]): each
+        for gateway in of(resources, "Gateway")
+        for each in gateway["spec"]["listeners"]
+    }
+    for route in of(resources, "HTTPRoute"):
+        [parent] = route["spec"]["parentRefs"]
+        listener = listeners.get((parent["name"], parent["sectionName"]), {})
+        names = route["spec"]["hostnames"]
+        if not listener or listener.get("hostname", names[0]) != names[0]:
+            yield f"{title(route)} is not at {parent['sectionName']}"
+        backends = _backends(route)
+        # A route without one redirects.
+        expected = [hosts.get(each["name"]) for each in backends] or list(hosts.values())
+        if names != expected:
+            yield f"{title(route)} has the hosts {names}, the addresses have {expected}"
+        for backend in backends:
+            [port] = one(resources, "Service", backend["name"])["spec"]["ports"]
+            if port["port"] != backend["port"] or port["targetPort"] != "http":
+                yield f"{title(route)} leads to {backend}"
+
+
+def the_gateway_removes_the_traces_of_clients(resources: list[Resource]) -> Iterator[str]:
+    for route in filter(_backends, of(resources, "HTTPRoute")):
+        [rule] = route["spec"]["rules"]
+        removed = {
+            name
+            for each in rule.get("filters", [])
+            if each["type"] == "RequestHeaderModifier"
+            for name in each["requestHeaderModifier"].get("remove", [])
+        }
+        yield from (f"{title(route)} lets {name} in" for name in TRACE_HEADERS - removed)
+
+
+def traefik_serves_the_gateway(resources: list[Resource]) -> Iterator[str]:
+    [container] = pod(one(resources, "Deployment", "traefik"))["containers"]
+    if "--providers.kubernetesgateway=true" not in container["args"]:
+        yield "it looks for no Gateway"
+    [port] = [each["containerPort"] for each in container["ports"] if each["name"] == "web"]
+    if f"--entrypoints.web.address=:{port}" not in container["args"]:
+        yield f"nothing listens on {port}"
+    classes = {each["metadata"]["name"] for each in of(resources, "GatewayClass")}
+    for gateway in of(resources, "Gateway"):
+        if gateway["spec"]["gatewayClassName"] not in classes:
+            yield f"{title(gateway)} is not of {classes}"
+        for listener in gateway["spec"]["listeners"]:
+            if listener["port"] != port:
+                yield f"{listener['name']} is at {listener['port']}, Traefik at {port}"
 
 
 def only_the_listed_pairs_may_connect(resources: list[Resource]) -> Iterator[str]:
