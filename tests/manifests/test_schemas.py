@@ -7,6 +7,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
+from . import crds
 from .rendering import ALL, COMPONENTS, DEPLOY, OVERLAYS, of, one, render
 
 OLDEST = 34  # of version 1
@@ -50,6 +51,27 @@ def test_a_misspelt_field_is_found(version: str):
     vote["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         validate(vote, version)
+
+
+@pytest.mark.parametrize("overlay", ["overlays/kind-gateway", "overlays/production"])
+def test_the_gateway_matches_the_schemas_of_its_crds(gateway_api: Path, overlay: str):
+    found = of(render(overlay), *GATEWAY_API)
+    assert {"Gateway", "HTTPRoute"} <= {each["kind"] for each in found}
+    for resource in found:
+        schema = crds.schema(gateway_api, resource)
+        crds.validate(resource, schema)
+        assert list(crds.missing_defaults(resource, schema)) == []
+
+
+def test_a_field_that_a_crd_has_not_and_a_missing_default_are_found(gateway_api: Path):
+    gateway = one(render("overlays/production"), "Gateway", "voting")
+    schema = crds.schema(gateway_api, gateway)
+    listener = gateway["spec"]["listeners"][0]
+    listener["hostnames"] = listener.pop("hostname")
+    with pytest.raises(crds.ValidationError):
+        crds.validate(gateway, schema)
+    del listener["tls"]["mode"]
+    assert list(crds.missing_defaults(gateway, schema)) == ["spec.listeners.0.tls.mode"]
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
