@@ -2,7 +2,7 @@
 
     python make_secrets.py | kubectl apply --namespace voting -f -
 
-Or pipe it into a tool that seals or stores Secrets. The certificate of the Ingress is not included.
+Or pipe it into a tool that seals or stores Secrets. The certificate of the pages is not included.
 """
 
 import hashlib
