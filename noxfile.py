@@ -114,7 +114,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def manifests(session: nox.Session) -> None:
-    """What `deploy/`, the Dockerfile and `.github/` contain: syntax, policies, our own rules."""
+    """What `deploy/`, the Dockerfile and `.github/` contain: syntax, policies, our own rules.
+
+    `-- --gateway-api=FOLDER` also validates the Gateway against its CRDs: `config/crd/standard` of
+    the Gateway API.
+    """
     session.install("--require-hashes", "-r", "requirements/manifests.txt")
     session.run("yamllint", "--strict", "deploy", ".github")
     session.run("hadolint", "Dockerfile")
@@ -221,7 +225,8 @@ def e2e(session: nox.Session) -> None:
     """The same through the Ingress of a cluster, and Kubernetes itself: docker, kind, kubectl.
 
     `-- --keep` keeps the cluster, `-- --use-existing` uses the one that was kept, `-- --replicated`
-    runs Redis in three pods.
+    runs Redis in three pods. `-- --gateway` goes through a Gateway instead. Its CRDs come from the
+    Internet, or from `--gateway-api=FOLDER`: `config/crd/standard` of the Gateway API.
     """
     missing = session.run("python", "e2e/needs.py", silent=True, success_codes=[0, 1])
     if missing:

@@ -1,4 +1,4 @@
-"""The app on a kind cluster, reached through the Ingress."""
+"""The app on a kind cluster, reached through the Ingress, or through a Gateway."""
 
 import base64
 from collections.abc import Callable, Iterator
@@ -44,17 +44,25 @@ class Cluster(Target):
         self.kind = kind
         self._log = log
         self.replicated = kind.overlay == overlay.REPLICATED
+        self.gateway = kind.overlay == overlay.GATEWAY
         # New tags: a node does not pull a tag that it already has.
         self.tags = [f"{started:%Y%m%d%H%M%S}-{number}" for number in (1, 2)]
 
     @classmethod
-    def start(cls, kind: Kind, log: Callable[[str], None], *, existing: bool) -> "Cluster":
-        """Build and deploy the app of this folder, and wait until it is ready."""
+    def start(
+        cls, kind: Kind, log: Callable[[str], None], gateway_api: str, *, existing: bool
+    ) -> "Cluster":
+        """Build and deploy the app of this folder, and wait until it is ready.
+
+        `gateway_api` is a folder or URL with the CRDs for a Gateway.
+        """
         cluster = cls(kind, log, datetime.now(UTC))
         if existing:
             kind.use()
         else:
             kind.create()
+        if cluster.gateway:
+            kind.install_gateway_api(gateway_api)
         kind.build(*cluster.tags)
         cluster.apply(cluster.tags[0])
         cluster.command("open", "--yes")
@@ -65,6 +73,13 @@ class Cluster(Target):
         self.kind.apply(tag)
         self._log("waiting for the ingress controller")
         self._rolled_out("deployment/traefik", "traefik", PULL_TIMEOUT)
+        if self.gateway:
+            self._log("waiting for the Gateway")
+            self.kubectl(
+                *("wait", "gateway/voting", "--for=condition=Programmed"),
+                f"--timeout={self.patience:.0f}s",
+                timeout=self.patience + 10,
+            )
         self._log("waiting for the servers")
         for server in PORTS:
             self._rolled_out(WORKLOADS[server], seconds=PULL_TIMEOUT)
@@ -86,7 +101,7 @@ class Cluster(Target):
     def ready(self) -> None:
         for workload in WORKLOADS.values():
             self._rolled_out(workload)
-        # The ingress controller learns of ready endpoints with a delay.
+        # Traefik learns of ready endpoints with a delay.
         for page in ("vote", "result"):
             self._wait(f"the page of {page}", lambda page=page: self._responds(page))
 
@@ -106,13 +121,13 @@ class Cluster(Target):
         self.ready()
 
     @contextmanager
-    def unavailable(self, server: Server) -> Iterator[None]:
-        replicas = self._replicas(server)
-        self._scale(server, 0)
+    def unavailable(self, part: Role | Server) -> Iterator[None]:
+        replicas = self._replicas(part)
+        self._scale(part, 0)
         try:
             yield
         finally:
-            self._scale(server, replicas)
+            self._scale(part, replicas)
             self.ready()
 
     def metrics(self, role: Role) -> list[str]:
@@ -248,7 +263,7 @@ class Cluster(Target):
         )
 
     def _responds(self, page: Page) -> bool:
-        """Whether all pods of a page respond. The ingress controller uses them in turn."""
+        """Whether all pods of a page respond. Traefik uses them in turn."""
         with suppress(httpx.TransportError), self.visitor(page) as visitor:
             return all(visitor.get("/").status_code == httpx.codes.OK for _ in range(6))
         return False

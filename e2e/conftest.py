@@ -26,21 +26,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep", action="store_true", help="do not delete the cluster")
     parser.addoption("--use-existing", action="store_true", help="use the cluster that was kept")
     parser.addoption("--replicated", action="store_true", help="run Redis in three pods")
+    parser.addoption("--gateway", action="store_true", help="a Gateway in place of the Ingress")
+    what = "the folder or URL of its CRDs, which is on the Internet if none is given"
+    parser.addoption("--gateway-api", default=overlay.CRDS, metavar="FOLDER", help=what)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "cluster: about Kubernetes itself; needs --target=cluster",
         "replicated: about three pods of Redis; needs --replicated",
+        "gateway: about the Gateway; needs --gateway",
     ):
         config.addinivalue_line("markers", line)
+    if config.getoption("--replicated") and config.getoption("--gateway"):
+        raise pytest.UsageError("--replicated and --gateway: no overlay has both, run one")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     local = config.getoption("--target") == "local"
     others = {"cluster"} if local else set()
-    if not config.getoption("--replicated"):
-        others.add("replicated")
+    others |= {each for each in ("replicated", "gateway") if not config.getoption(f"--{each}")}
     here = [item for item in items if not any(map(item.get_closest_marker, others))]
     config.hook.pytest_deselected(items=[item for item in items if item not in here])
     items[:] = here
@@ -69,7 +74,11 @@ def log(pytestconfig: pytest.Config) -> Callable[[str], None]:
 @pytest.fixture(scope="session")
 def kind(pytestconfig, k8s_manager, log) -> Iterator[Kind]:
     """A kind cluster, deleted at the end even if the app could not be started on it."""
-    applied = overlay.REPLICATED if pytestconfig.getoption("--replicated") else overlay.KIND
+    applied = overlay.KIND
+    if pytestconfig.getoption("--replicated"):
+        applied = overlay.REPLICATED
+    if pytestconfig.getoption("--gateway"):
+        applied = overlay.GATEWAY
     kind = Kind(k8s_manager("kind")(CLUSTER), log, applied)
     pytestconfig.stash[KIND] = kind
     yield kind
@@ -84,7 +93,8 @@ def kind(pytestconfig, k8s_manager, log) -> Iterator[Kind]:
 @pytest.fixture(scope="session")
 def cluster(pytestconfig, kind, log) -> Cluster:
     """The app on that cluster."""
-    return Cluster.start(kind, log, existing=pytestconfig.getoption("--use-existing"))
+    source, existing = map(pytestconfig.getoption, ("--gateway-api", "--use-existing"))
+    return Cluster.start(kind, log, source, existing=existing)
 
 
 @pytest.hookimpl(wrapper=True)

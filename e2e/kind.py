@@ -27,23 +27,25 @@ FOLDER = Path(os.environ.get("E2E_FOLDER", ROOT / ".e2e"))
 # Seconds on a slow machine with a slow network: to build the image, and for each command of kind.
 BUILD, KIND = 1200, 600
 
+OBJECTS = "deployments,statefulsets,jobs,endpointslices,ingresses,networkpolicies"
+
 # The parts of a report, beside the logs of all containers.
 STATE = {
     "pods": ("get", "pods", "--all-namespaces", "--output=wide"),
     "events": ("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"),
     "pods, described": ("describe", "pods", "--all-namespaces"),
     "nodes, described": ("describe", "nodes"),
-    "objects": (
-        *("get", "deployments,statefulsets,jobs,endpointslices,ingresses,networkpolicies"),
-        *("--all-namespaces", "--output=yaml"),
-    ),
+    "objects": ("get", OBJECTS, "--all-namespaces", "--output=yaml"),
 }
+
+# With an own command: it fails where these kinds are not installed.
+GATEWAYS = ("get", "gatewayclasses,gateways,httproutes", "--all-namespaces", "--output=yaml")
 
 TAIL = 40  # lines of each log that are printed; the file has more
 
 
 class Kind:
-    """A cluster of one node. A port of this machine is forwarded to its ingress controller.
+    """A cluster of one node. A port of this machine is forwarded to Traefik there.
 
     `log` is called with each step before it starts. `overlay` is the folder that is applied.
     """
@@ -65,7 +67,7 @@ class Kind:
 
     @property
     def port(self) -> int:
-        """The port of this machine that is forwarded to the ingress controller."""
+        """The port of this machine that is forwarded to Traefik."""
         [node] = yaml.safe_load(self._config.read_text())["nodes"]
         return int(node["extraPortMappings"][0]["hostPort"])
 
@@ -119,6 +121,16 @@ class Kind:
         for name in names:
             with _with_output():
                 self._manager.load_image(name)
+
+    def install_gateway_api(self, source: str) -> None:
+        """Install the CRDs in `source`, a folder or its URL, and wait until they are served."""
+        self._log("installing the Gateway API")
+        files = (f"{source}/{overlay.GATEWAY_GROUP}_{kind}.yaml" for kind in overlay.GATEWAY_KINDS)
+        # By the server: they are longer than the annotation in which kubectl would keep them.
+        options = (f"--filename={file}" for file in files)
+        self.kubectl("apply", "--server-side", *options, timeout=120)
+        names = (f"crd/{kind}.{overlay.GATEWAY_GROUP}" for kind in overlay.GATEWAY_KINDS)
+        self.kubectl("wait", *names, "--for=condition=Established", "--timeout=60s", timeout=70)
 
     def apply(self, tag: str) -> None:
         """Apply the overlay with this tag of the image."""
@@ -187,7 +199,8 @@ class Kind:
         folder = FOLDER / re.sub(r"\W+", "-", name).strip("-")
         folder.mkdir(parents=True, exist_ok=True)
         report = [f"kept in {folder}"]
-        for title, words in STATE.items():
+        gateways = {"gateways": GATEWAYS} if self.overlay == overlay.GATEWAY else {}
+        for title, words in (STATE | gateways).items():
             text = self._kubectl_or_error(*words)
             (folder / f"{title}.txt").write_text(text)
             if title in {"pods", "events"}:

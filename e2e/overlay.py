@@ -3,8 +3,20 @@
 import yaml
 
 KIND = "deploy/overlays/kind"
+GATEWAY = "deploy/overlays/kind-gateway"
 REPLICATED = "deploy/overlays/kind-replicated"
 APP = f"{KIND}/voting"
+
+# The CRDs of the Gateway API 1.6.1 that Traefik waits for. A commit: a tag can be moved.
+CRDS = (
+    "https://raw.githubusercontent.com/kubernetes-sigs/gateway-api"
+    "/8bb74df00e56ec8f944d48c25e6c1c9c2f6848e3/config/crd/standard"
+)
+GATEWAY_GROUP = "gateway.networking.k8s.io"
+GATEWAY_KINDS = (
+    *("gatewayclasses", "gateways", "httproutes", "grpcroutes"),
+    *("tlsroutes", "referencegrants", "backendtlspolicies"),
+)
 
 
 def cluster(text: str, name: str, port: int) -> str:

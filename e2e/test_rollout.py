@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, get_args
 
+import httpx
 import pytest
+from support.wait import wait_for
 
 from e2e.cluster import NAMESPACE, Cluster, is_ready
 from e2e.running import CommandError
@@ -119,6 +121,22 @@ async def test_draining_the_node_leaves_a_pod_of_each_page(cluster):
     assert seen.keys() == {200}
 
 
+def test_without_its_pods_a_page_is_unavailable_not_unknown(cluster):
+    # "Implementations SHOULD return a 503", where the others are 500.
+    # https://gateway-api.sigs.k8s.io/reference/api-spec/main/spec/
+    statuses = {500, 503} if cluster.gateway else {503}
+
+    def unavailable() -> bool:
+        with suppress(httpx.TransportError), cluster.visitor("vote") as visitor:
+            response = visitor.get("/")
+            own = "Content-Security-Policy" in response.headers  # only the pages send it
+            return response.status_code in statuses and not own
+        return False
+
+    with cluster.unavailable("vote"):
+        wait_for("no vote page", unavailable, cluster.patience)
+
+
 def test_applying_twice_changes_nothing(cluster):
     tag = roles(cluster)[0]["spec"]["containers"][0]["image"].partition(":")[2]
     # `kubectl diff` exits with 0 for "no differences were found", and with 1 for differences.
@@ -155,6 +173,8 @@ def volumes_of(cluster: Cluster) -> list[str | None]:
 def generations(cluster: Cluster) -> dict[str, Any]:
     """Return the UID and the generation of each object."""
     kinds = "deployments,statefulsets,jobs,services,ingresses,networkpolicies,configmaps,secrets"
+    if cluster.gateway:
+        kinds += ",gateways,httproutes"
     found = cluster.kind.get(
         f"{kinds},pods,poddisruptionbudgets,serviceaccounts,persistentvolumeclaims",
         f"--namespace={NAMESPACE}",

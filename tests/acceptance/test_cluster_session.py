@@ -43,6 +43,20 @@ kubectl --kubeconfig FOLDER/kubeconfig get pods --namespace=voting --selector=ap
 kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting exec admin-1 --container=admin -- voting open --yes
 """  # noqa: E501 - a command is a line
 
+# As STARTED, with CRDs before it and a Gateway in it.
+GATEWAY_INSTALLED = """\
+kubectl --kubeconfig FOLDER/kubeconfig apply --server-side --filename=CRDS/gateway.networking.k8s.io_gatewayclasses.yaml --filename=CRDS/gateway.networking.k8s.io_gateways.yaml --filename=CRDS/gateway.networking.k8s.io_httproutes.yaml --filename=CRDS/gateway.networking.k8s.io_grpcroutes.yaml --filename=CRDS/gateway.networking.k8s.io_tlsroutes.yaml --filename=CRDS/gateway.networking.k8s.io_referencegrants.yaml --filename=CRDS/gateway.networking.k8s.io_backendtlspolicies.yaml
+kubectl --kubeconfig FOLDER/kubeconfig wait crd/gatewayclasses.gateway.networking.k8s.io crd/gateways.gateway.networking.k8s.io crd/httproutes.gateway.networking.k8s.io crd/grpcroutes.gateway.networking.k8s.io crd/tlsroutes.gateway.networking.k8s.io crd/referencegrants.gateway.networking.k8s.io crd/backendtlspolicies.gateway.networking.k8s.io --for=condition=Established --timeout=60s
+"""  # noqa: E501 - as above
+
+GATEWAY_PROGRAMMED = """\
+kubectl --kubeconfig FOLDER/kubeconfig --namespace=voting wait gateway/voting --for=condition=Programmed --timeout=180s
+"""  # noqa: E501 - as above
+
+GATEWAYS_REPORTED = """\
+kubectl --kubeconfig FOLDER/kubeconfig get gatewayclasses,gateways,httproutes --all-namespaces --output=yaml
+"""  # noqa: E501 - as above
+
 CHECKED = """\
 kubectl --kubeconfig FOLDER/kubeconfig get job migrate-T-1 --namespace=voting --output=json
 """
@@ -141,6 +155,29 @@ def test_a_cluster_is_kept_and_reused(session):
     used = session.run(PASSES, "--use-existing")
     assert used.returncode == 0, used.stdout + used.stderr
     assert session.log == USED + STARTED + CHECKED
+
+
+def test_a_gateway_has_its_crds_before_it_and_is_waited_for(session):
+    done = session.run(PASSES, "--gateway", "--gateway-api=CRDS")
+    assert done.returncode == 0, done.stdout + done.stderr
+    traefik = next(line for line in STARTED.splitlines(keepends=True) if "traefik" in line)
+    started = STARTED.replace(traefik, traefik + GATEWAY_PROGRAMMED)
+    assert session.log == CREATED + GATEWAY_INSTALLED + started + CHECKED + REMOVED
+    assert "applying deploy/overlays/kind-gateway with the image" in done.stdout
+
+
+def test_without_a_folder_the_crds_are_those_of_a_commit_and_a_failure_is_reported(session):
+    assert session.run(FAILS, "--gateway").returncode == 1
+    [line] = [line for line in session.log.splitlines() if "--server-side" in line]
+    commits = re.findall(r"=https://[a-z./-]+/([0-9a-f]{40})/config/crd/standard/", line)
+    assert (len(commits), len(set(commits))) == (7, 1)
+    assert GATEWAYS_REPORTED in session.log
+
+
+def test_a_gateway_and_a_replicated_redis_are_refused_together(session):
+    done = session.run(PASSES, "--gateway", "--replicated")
+    assert done.returncode == 4
+    assert "no overlay has both" in done.stderr
 
 
 def test_a_failure_is_reported_with_pods_events_and_logs_and_the_cluster_removed(session):
