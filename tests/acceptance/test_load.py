@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -138,6 +139,15 @@ def test_a_load_goes_on_with_the_next_question_and_both_rounds_are_checked(start
 
     again = voting("load", "--check", str(record))
     assert again.stdout == f"{verdict}\n"
+
+
+def test_pages_whose_addresses_are_https_take_a_load_over_http(start, data):
+    """As in a cluster, where the load uses the Services and not the Ingress."""
+    up = start(data, VOTE_URL="https://vote.example", RESULT_URL="https://result.example").ready()
+    assert httpx.get(up.address("vote")).headers["set-cookie"].startswith("__Host-voter=")
+    load = voting("load", *at(up), "--votes", "100", "--wait", "60", "--check")
+    assert (load.returncode, counts(load.stdout)) == (0, (100, 0, 0))
+    assert load.stdout.splitlines()[-1].startswith("exact: ")
 
 
 def test_a_lost_vote_and_a_vote_of_another_voter_are_found(running, tmp_path):

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager, closing, nullcontext, suppress
 import pytest
 import trustme
 
+from voting.load.check import Verdict
 from voting.load.client import Connection, NoResponse, NotSent
+from voting.load.command import _once_ready
 from voting.load.pages import (
     Form,
     PageError,
@@ -22,6 +24,7 @@ from voting.load.pages import (
 )
 from voting.load.record import Acknowledgement, Totals
 from voting.poll.ballot import Choice
+from voting.settings import LoadSettings, load_settings
 
 VOTER = f"voter={'0' * 32}.signature"
 FORM = Form(7, (Choice.A, Choice.B))
@@ -256,3 +259,23 @@ async def test_the_totals_of_an_earlier_round_are_those_of_its_export():
     async with connected(response(body=json.dumps(tally(3, 2)))) as page:
         assert (await fetch_totals(page, 4)).round == 4
     assert page.requests[0].startswith("GET /export.json?round=4 HTTP/1.1\r\n")
+
+
+async def test_a_load_that_waits_begins_once_each_page_is_ready():
+    async def begin(_):
+        return Verdict(agrees=True, line="exact: a 3, b 2")
+
+    page = response(200, f"Set-Cookie: {VOTER}", body=NEXT)
+    totals = response(body=json.dumps(tally(3, 2)))
+    async with (
+        connected(None, response(404), response(503), page) as vote_page,
+        connected(response(503), totals) as result_page,
+    ):
+        urls = {"VOTE_URL": vote_page.url, "RESULT_URL": result_page.url}
+        settings = load_settings(LoadSettings, urls)
+        assert await _once_ready(settings, 30, begin, None) == await begin(None)
+    assert (len(vote_page.requests), len(result_page.requests)) == (4, 2)
+    async with connected(response(503)) as page:
+        settings = load_settings(LoadSettings, {"VOTE_URL": page.url})
+        with pytest.raises(PageUnavailable):
+            await _once_ready(settings, 0.1, begin, None)

@@ -20,7 +20,7 @@ from voting.load.check import Expected, Verdict, wait_until_stable
 from voting.load.check import check as check_result
 from voting.load.client import Connection
 from voting.load.generator import LoadGenerator
-from voting.load.pages import PageError, PageUnavailable, new_voter, offered
+from voting.load.pages import PageError, PageUnavailable, fetch_totals, new_voter, offered
 from voting.load.record import Header, RecordError, RecordWriter, Totals, read_record
 from voting.load.report import Report, echo
 from voting.poll.ballot import Choice
@@ -30,6 +30,7 @@ THIS_LOAD = Path("-")  # the value of --check without a file
 
 RATE = 100.0  # votes a second, without --rate and --votes
 
+_RETRY_INTERVAL = 0.5  # seconds, with --wait
 
 _COUNT = click.IntRange(min=1)
 _FILE = click.Path(path_type=Path)
@@ -83,6 +84,13 @@ def _choices(text: str) -> frozenset[Choice]:
 @click.option(
     "--result-url", metavar="URL", help="Default: RESULT_URL, else http://localhost:8081."
 )
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0,
+    metavar="SECONDS",
+    help="Wait this long for each page to be ready.",
+)
 @click.option("--record", type=_FILE, metavar="FILE", help="Write what each voter was told.")
 @click.option(
     "--check",
@@ -99,10 +107,11 @@ def _choices(text: str) -> frozenset[Choice]:
     metavar="SECONDS",
     help="Fail after the result has differed without changing for this long.",
 )
-def load(
+def load(  # noqa: PLR0913 - its options
     *,
     vote_url: str | None,
     result_url: str | None,
+    wait: float,
     record: Path | None,
     check: Path | None,
     timeout: float,
@@ -130,6 +139,8 @@ def load(
         settings = load_settings(LoadSettings, environ)
         patience = timeout if check else None
         command: _Command = partial(_load, settings, options, record, patience)
+        if wait:
+            command = partial(_once_ready, settings, wait, command)
     else:
         command = partial(_check_record, check, result_url, timeout)
     sys.exit(uvloop.run(_run(command)))
@@ -172,6 +183,25 @@ async def _run(command: _Command) -> int:
         return 0
     echo(verdict.line)
     return 0 if verdict.agrees else 1
+
+
+async def _once_ready(
+    settings: LoadSettings, seconds: float, command: _Command, signals: _Signals
+) -> Verdict | None:
+    """Run the command once each page is ready. Raises PageError if one is not after `seconds`."""
+    loop = asyncio.get_running_loop()
+    for url, read in ((settings.vote_url, new_voter), (settings.result_url, fetch_totals)):
+        end = loop.time() + seconds
+        async with Connection(url) as page:
+            while True:
+                try:
+                    await read(page)
+                    break
+                except PageError:
+                    if loop.time() >= end:
+                        raise
+                await asyncio.sleep(_RETRY_INTERVAL)
+    return await command(signals)
 
 
 async def _load(
