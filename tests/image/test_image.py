@@ -147,6 +147,12 @@ def test_the_image_has_the_migrations():
     assert failed.stderr.startswith("Error: the database can't be migrated: ")
 
 
+def test_the_image_has_the_load_generator():
+    failed = run("load", "--check", VOTE_URL="http://127.0.0.1:1", RESULT_URL="http://127.0.0.1:1")
+    assert failed.returncode == 1
+    assert failed.stderr == "Error: no response from http://127.0.0.1:1/: Connection refused\n"
+
+
 def test_voting_up_without_its_servers_fails_with_one_line():
     refused = run("up", "--data=/app")
     assert refused.returncode == 1
