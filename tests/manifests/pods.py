@@ -124,11 +124,12 @@ def roles_wait_for_the_schema(resources: list[Resource]) -> Iterator[str]:
 
 
 def the_job_is_named_after_its_image(resources: list[Resource]) -> Iterator[str]:
-    [job] = of(resources, "Job")
+    job = one(resources, "Job", "migrate")
     images = {each["image"] for _, each in every_container(resources) if "voting" in each["image"]}
     tags = {image.partition(":")[2].partition("@")[0].replace(".", "-") for image in images}
-    if tags != {job["metadata"]["name"].removeprefix("migrate-")} or len(images) != 1:
-        yield f"{title(job)} migrates for {sorted(images)}"
+    names = {each["metadata"]["name"].partition("-")[2] for each in of(resources, "Job")}
+    if tags != names or len(images) != 1:
+        yield f"Jobs for {sorted(names)} run {sorted(images)}"
     spec = pod(job)
     [container] = spec["containers"]
     references = [each["configMapRef"]["name"] for each in container["envFrom"]]

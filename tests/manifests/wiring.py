@@ -69,6 +69,10 @@ REPLICA_PAIRS = {
     "redis → redis 26379/TCP",
 }
 
+# Pods of the components load and load-check, and where each may connect to.
+LOADS = {"load", "check"}
+LOAD_ENDS = {"vote 8080/TCP", "result 8080/TCP", "dns 53/UDP", "dns 53/TCP"}
+
 OPERATOR_PAIRS = {
     "keda → redis 6379/TCP",
     "prometheus → vote 9090/TCP",
@@ -321,6 +325,8 @@ def only_the_listed_pairs_may_connect(resources: list[Resource]) -> Iterator[str
     if one(resources, "StatefulSet", "redis")["spec"]["replicas"] > 1:
         expected |= REPLICA_PAIRS
     ours = {each.name for each in all_pods(resources) if each.namespace == NAMESPACE}
+    for name in LOADS & ours:
+        expected |= {f"{name} → {end}" for end in LOAD_ENDS}
     for direction, end in (("Egress", 0), ("Ingress", 1)):
         found = allowed(resources, direction)
         listed = {pair for pair in expected if pair.rpartition(" ")[0].split(" → ")[end] in ours}
