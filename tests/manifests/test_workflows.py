@@ -22,7 +22,8 @@ JOBS = {
 # The permissions of each job that may do more than read.
 WRITERS = {
     "release/image": {"contents": "read"}
-    | dict.fromkeys(("packages", "id-token", "attestations"), "write")
+    | dict.fromkeys(("packages", "id-token", "attestations"), "write"),
+    "release/manifests": dict.fromkeys(("contents", "packages", "id-token"), "write"),
 }
 
 
@@ -53,7 +54,7 @@ def test_an_unpinned_action_is_found(used: str):
     assert unpinned(f"steps:\n  - uses: {used}\n") == [used]
 
 
-def test_only_the_release_job_may_write():
+def test_only_the_jobs_of_a_release_may_write():
     assert all(each["permissions"] == {"contents": "read"} for each in WORKFLOWS.values())
     permissions = {name: job.get("permissions") for name, job in JOBS.items()}
     assert {name: each for name, each in permissions.items() if each is not None} == WRITERS
@@ -64,8 +65,10 @@ def test_nothing_is_released_unchecked_or_by_a_fork():
     assert jobs["check"]["uses"] == "$/.github/workflows/check.yml"
     assert set(jobs["image"]["needs"]) == {"version", "check"}
     assert jobs["check"]["needs"] == "version"
+    assert jobs["manifests"]["needs"] == "image"
     assert jobs["version"]["if"] == "${{ !github.event.repository.fork }}"
-    assert not any("if" in jobs[name] for name in ("check", "image"))
+    assert not any("if" in jobs[name] for name in ("check", "image", "manifests"))
+    assert all(jobs[name]["environment"] == "release" for name in ("image", "manifests"))
 
 
 def test_every_session_is_run():
