@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def combine(folder: Path, *names: str) -> list[Resource]:
     outer = [each for each in LAST if each in names]
     inner = [each for each in names if each not in LAST]
     app = DEPLOY / "overlays/kind/voting"
+    shutil.copytree(app, folder / "app")
     kustomization = yaml.safe_load((app / "kustomization.yaml").read_text())
     # What fits the size of one machine. An autoscaler sets the replicas.
     del kustomization["patches"], kustomization["replicas"]
@@ -80,8 +82,6 @@ def combine(folder: Path, *names: str) -> list[Resource]:
         parts = inner if name else outer
         text["components"] = [os.path.relpath(DEPLOY / PREFIX / each, place) for each in parts]
         (place / "kustomization.yaml").write_text(yaml.dump(text))
-    for file in ("namespace.yaml", "users.acl"):
-        (folder / "app" / file).write_text((app / file).read_text())
     relative = os.path.relpath(DEPLOY / "base", folder / "app")
     path = folder / "app/kustomization.yaml"
     path.write_text(path.read_text().replace("../../../base", relative))
