@@ -114,19 +114,20 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def manifests(session: nox.Session) -> None:
-    """What `deploy/`, the Dockerfile and `.github/` contain: syntax, policies, our own rules.
+    """`deploy/`, `compose.yaml`, the Dockerfile and `.github/`: syntax, policies, our own rules.
 
     `-- --gateway-api=FOLDER` also validates the Gateway against its CRDs: `config/crd/standard` of
     the Gateway API.
     """
     session.install("--require-hashes", "-r", "requirements/manifests.txt")
-    session.run("yamllint", "--strict", "deploy", ".github")
+    session.run("yamllint", "--strict", "deploy", ".github", "compose.yaml")
     session.run("hadolint", "Dockerfile")
     workflows = sorted(map(str, Path(".github/workflows").iterdir()))
     for schema, files in (
         ("vendor.github-workflows", workflows),
         ("custom.github-workflows-require-timeout", workflows),
         ("vendor.dependabot", [".github/dependabot.yml"]),
+        ("vendor.compose-spec", ["compose.yaml"]),
     ):
         session.run("check-jsonschema", "--builtin-schema", schema, *files)
     # Offline, so that the result depends on this repository alone.

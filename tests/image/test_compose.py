@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from e2e.operator_page import OperatorPage
 from support.app import post_vote
 from support.wait import wait_for
 
+from e2e.operator_page import OperatorPage
 from voting.local.address import resolve
 
 ROOT = Path(__file__).parent.parent.parent
@@ -118,7 +118,7 @@ def test_an_operator_of_this_machine_leads_the_vote(compose):
     compose("restart", "admin")
     wait_for("the admin page", lambda: compose.answers(compose.admin))
     with OperatorPage(compose.admin) as page:
-        page.press("open")
+        page.press("reopen")
         wait_for("the poll to be open", lambda: compose.phase() == "open")
 
 
