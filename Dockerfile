@@ -27,6 +27,7 @@ ARG VERSION=0
 ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="voting" \
       org.opencontainers.image.description="A voting app: every acknowledged vote is on disk and counted exactly once." \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${COMMIT}"
 ENV PATH=/app/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 COMMIT=${COMMIT}

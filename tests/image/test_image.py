@@ -113,6 +113,24 @@ def test_the_image_has_no_tools_and_no_servers(content):
     assert content["tools"] == []
 
 
+def test_the_labels_say_which_version_of_what_this_is():
+    inspect = {
+        "docker": ("image", "inspect", "--format={{json .Config.Labels}}"),
+        "podman": ("image", "inspect", "--format={{json .Config.Labels}}"),
+        "buildah": ("inspect", "--type=image", "--format={{json .OCIv1.Config.Labels}}"),
+    }[ENGINE]
+    found = json.loads(execute(ENGINE, *inspect, IMAGE).stdout)
+    prefix = "org.opencontainers.image."
+    labels = {name.removeprefix(prefix): found[name] for name in found if prefix in name}
+    assert labels.pop("description").startswith("A voting app: ")
+    assert labels.items() >= {
+        ("title", "voting"),
+        ("licenses", "Apache-2.0"),
+        ("version", __version__),
+        ("revision", os.environ["VOTING_COMMIT"]),
+    }
+
+
 def test_the_command_prints_its_version():
     assert run("--version").stdout.strip() == __version__
 
