@@ -61,7 +61,8 @@ class Compose:
         return done.stdout
 
     def up(self) -> None:
-        self("up", "--detach")
+        # podman needs systemd to run health checks by itself.
+        self("up", "--detach", *(["--wait"] if ENGINE == "docker" else []))
         wait_for("the page of voters", lambda: self.answers(self.vote))
         wait_for("the result", lambda: self.answers(self.result))
         wait_for("the admin page", lambda: self.answers(self.admin))
