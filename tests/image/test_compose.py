@@ -11,6 +11,7 @@ import httpx
 import pytest
 import yaml
 from support.app import post_vote
+from support.environ import ENVIRON
 from support.wait import wait_for
 
 from e2e.operator_page import OperatorPage
@@ -45,12 +46,13 @@ class Compose:
     """The project `voting-test`, beside one that the user of the tests may have."""
 
     def __init__(self) -> None:
-        self.vote, self.result, self.admin = (f"http://127.0.0.1:{port}" for port in free_ports(3))
-        ports = {
-            f"{page.upper()}_PORT": url.rpartition(":")[2]
-            for page, url in (("vote", self.vote), ("result", self.result), ("admin", self.admin))
+        ports = dict(zip(("vote", "result", "admin"), free_ports(3), strict=True))
+        self.vote, self.result, self.admin = (f"http://127.0.0.1:{port}" for port in ports.values())
+        self._environ = {
+            **ENVIRON,
+            **{f"{page.upper()}_PORT": str(port) for page, port in ports.items()},
+            "VOTING_IMAGE": IMAGE,
         }
-        self._environ = {**os.environ, **ports, "VOTING_IMAGE": IMAGE, "ADMIN_TOKEN": "none"}
 
     def __call__(self, *words: str) -> str:
         command = [*COMPOSE[ENGINE], "--project-name=voting-test", *words]
