@@ -260,7 +260,13 @@ class RoleSettings(Settings):
         return bool(self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint)
 
 
+LanguageCode = Literal["en", "de", "fr", "es", "pt", "ja", "ar"]
+
+
 class PageSettings(RoleSettings):
+    # Of every page; without it, the best that each client accepts. Not LANGUAGE, which desktops set
+    # for gettext's programs, and which `voting up` would take over.
+    page_language: LanguageCode | None = None
     vote_url: _WebAddress | None = None
     result_url: _WebAddress | None = None
 

@@ -75,8 +75,8 @@ def test_what_will_happen_is_said_with_the_votes_and_nothing_changes_without_a_y
     code, output = prompted(running, "no", "ask", "What now?", "Tea", "Coffee")
     assert code == 1
     assert re.match(
-        r"Ask 'What now\?' in the next round now\?\n"
-        r"  Round 1, 'Cats or Dogs\?', has 0 votes\.\n"
+        r"Ask “What now\?” in the next round now\?\n"
+        r"  Round 1, “Cats or Dogs\?”, has 0 votes\.\n"
         r"  It is open: it is closed now, and final before the next begins\.\n",
         output,
     )

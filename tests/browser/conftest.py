@@ -67,6 +67,7 @@ class Visitors:
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
+        self.locale: str | None = None  # of the browser, whose own is English
         self._contexts: list[BrowserContext] = []
         self._errors: list[str] = []
         self._hosts: set[str] = set()
@@ -75,7 +76,9 @@ class Visitors:
     def open(self, address: str, *, javascript: bool = True, **options: Any) -> Page:
         """Open `address` as a new visitor, without cookies."""
         self._hosts.add(urlsplit(address).netloc)
-        context = self._browser.new_context(java_script_enabled=javascript, **options)
+        context = self._browser.new_context(
+            java_script_enabled=javascript, locale=self.locale, **options
+        )
         self._contexts.append(context)
         context.on("console", lambda message: self._record(message.type, message.text))
         context.on("weberror", lambda error: self._record("error", str(error.error)))

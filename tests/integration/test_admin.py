@@ -479,7 +479,7 @@ async def test_a_question_that_is_sent_twice_is_added_once(client, operator):
 async def test_an_invalid_question_is_shown_with_what_is_wrong(client, operator):
     response = await write(client, question=Question("Really?", ("Yes", "Yes")))
     assert response.status_code == 422
-    assert "option 2 is the same as option 1." in texts(response.text)
+    assert "option 2 is the same as option 1" in texts(response.text)
     assert ">Yes\nYes</textarea>" in response.text
     assert await fetch_questions(operator) == []
 

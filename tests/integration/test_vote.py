@@ -161,7 +161,7 @@ async def test_an_open_page_polls_a_part_of_the_page_that_is_not_sent_again_unch
     first = await poll_of(voter)
     assert first.text.startswith('<form id="ballot"')
     assert first.headers["cache-control"] == "private, no-cache"
-    assert first.headers["vary"] == "cookie, hx-request"
+    assert first.headers["vary"] == "accept-language, cookie, hx-request"
     known = {"If-None-Match": first.headers["etag"]}
     again = await poll_of(voter, **known)
     assert (again.status_code, again.content) == (304, b"")
@@ -346,7 +346,7 @@ async def test_as_long_as_the_poll_is_not_known_votes_are_refused_and_no_cookie_
         assert (page.status_code, page.headers.get_list("set-cookie")) == (503, [])
         assert page.headers["retry-after"] == "2"
         assert "<title>Vote</title>" in page.text
-        assert "We can&#39;t take votes right now" in page.text
+        assert "We can't take votes right now" in page.text
         assert "not recorded" not in page.text.partition("<template")[0]
         assert "<form" not in page.text
         # It asks again until there is a question: with JavaScript, and without.
@@ -842,7 +842,7 @@ async def test_a_vote_is_in_flight_until_it_is_answered(voter, prepared, monkeyp
 
 def in_doubt(page):
     """Whether the page itself says so, not its template for lost connections."""
-    return "We don&#39;t know whether" in page.partition("<template")[0]
+    return "We don't know whether" in page.partition("<template")[0]
 
 
 def unanswered(client):

@@ -75,7 +75,7 @@ def test_every_session_is_run():
     named = set(" ".join(re.findall(r"nox -s ([\w ]+)", TEXTS["check"])).split())
     by_default = {name for name, runs in sessions().items() if runs}
     # No workflow runs these: they write files, measure, or repeat a part of the checks.
-    others = {"lock", "screenshots", "bench", "quick"}
+    others = {"lock", "screenshots", "translations", "bench", "quick"}
     assert named == sessions().keys() - by_default - others
 
 

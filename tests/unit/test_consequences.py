@@ -17,8 +17,8 @@ PLANNED = replace(OPEN, closes_at=AT)
 COUNTING = replace(OPEN, state="closed", closed_at=AT, last_version=Version(1, 0))
 FINAL = replace(COUNTING, final_at=AT)
 
-ASK = "Ask 'What now?' in the next round now?"
-HAS = "Round 3, 'Cats or Dogs?', has 1,234 votes."
+ASK = "Ask “What now?” in the next round now?"
+HAS = "Round 3, “Cats or Dogs?”, has 1,234 votes."
 KEPT = "Its totals and timeline are kept, its votes are deleted."
 
 

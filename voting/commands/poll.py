@@ -15,13 +15,9 @@ from voting.commands.context import exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
 from voting.database.poll import close_poll, reopen_poll, reveal_results, start_round
 from voting.database.totals import fetch_result
-from voting.poll.consequences import (
-    consequences,
-    describe,
-    in_utc,
-    reveal_consequences,
-)
+from voting.poll.consequences import consequences, describe, reveal_consequences
 from voting.poll.lifecycle import Event, Phase, Poll
+from voting.poll.message import in_utc
 from voting.queue.state import QueueState
 from voting.reconcile.changes import (
     Change,

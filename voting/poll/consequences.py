@@ -1,9 +1,11 @@
 """What an operator's change does, in words: to be read before it is confirmed."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 from voting.poll.lifecycle import Event, Phase, Poll
+from voting.poll.message import Message, ngettext
+from voting.poll.message import gettext as _
 from voting.poll.question import Question
 from voting.poll.results import VoteCounts
 
@@ -15,7 +17,7 @@ def consequences(
     *,
     closes_at: datetime | None = None,
     question: Question | None = None,
-) -> list[str]:
+) -> list[Message]:
     """Return a question to the operator and what follows from a yes, a line each.
 
     Empty if there is nothing to confirm. `closes_at` is the time of a planned close; the next round
@@ -33,49 +35,74 @@ def consequences(
     return list(lines)
 
 
-def reveal_consequences(number: int) -> list[str]:
+def reveal_consequences(number: int) -> list[Message]:
     """Return the same for totals of a round, which are revealed."""
-    return [f"Show the totals of round {number} to everybody?", "It can't be undone."]
+    return [
+        _("Show the totals of round %(number)s to everybody?", number=number),
+        _("It can't be undone."),
+    ]
 
 
-def _close(poll: Poll, closes_at: datetime | None) -> Iterator[str]:
-    yield f"Close round {poll.round} {f'at {in_utc(closes_at)}' if closes_at else 'now'}?"
-    yield ("Votes are refused from then on. Ballots accepted before are counted, then it is final.")
+def _close(poll: Poll, closes_at: datetime | None) -> Iterator[Message]:
+    if closes_at:
+        yield _("Close round %(number)s at %(time)s?", number=poll.round, time=closes_at)
+    else:
+        yield _("Close round %(number)s now?", number=poll.round)
+    yield _(
+        "Votes are refused from then on. Ballots accepted before are counted, then it is final."
+    )
     if poll.closes_at is not None:
-        yield f"This replaces the close planned for {in_utc(poll.closes_at)}."
+        yield _("This replaces the close planned for %(time)s.", time=poll.closes_at)
 
 
-def _reopen(poll: Poll, counts: VoteCounts) -> Iterator[str]:
+def _reopen(poll: Poll, counts: VoteCounts) -> Iterator[Message]:
     if poll.phase is Phase.OPEN and poll.closes_at is not None:
-        yield f"Keep round {poll.round} open? This cancels its close at {in_utc(poll.closes_at)}."
+        yield _(
+            "Keep round %(number)s open? This cancels its close at %(time)s.",
+            number=poll.round,
+            time=poll.closes_at,
+        )
     if poll.phase is Phase.COUNTING:
-        yield f"Reopen round {poll.round}? Its last ballots are being counted."
+        yield _("Reopen round %(number)s? Its last ballots are being counted.", number=poll.round)
     if poll.final_at is not None:
-        yield f"Reopen round {poll.round}? This revokes its final result:"
-        yield f"{describe(poll.question, counts)}, final since {in_utc(poll.final_at)}."
-        yield "It stays listed as revoked."
+        yield _("Reopen round %(number)s? This revokes its final result:", number=poll.round)
+        totals = _totals(poll.question, counts)
+        yield _("%(totals)s, final since %(time)s.", totals=totals, time=poll.final_at)
+        yield _("It stays listed as revoked.")
 
 
-def _ask_again(poll: Poll, counts: VoteCounts) -> Iterator[str]:
-    yield "Ask the same in the next round now?"
-    yield f"This deletes the {counts.votes:,} votes of round {poll.round}."
-    yield "Its totals and timeline are kept."
+def _ask_again(poll: Poll, counts: VoteCounts) -> Iterator[Message]:
+    yield _("Ask the same in the next round now?")
+    yield ngettext(
+        "This deletes the vote of round %(number)s.",
+        "This deletes the %(num)s votes of round %(number)s.",
+        counts.votes,
+        number=poll.round,
+    )
+    yield _("Its totals and timeline are kept.")
 
 
-def _ask(poll: Poll, counts: VoteCounts, question: Question) -> Iterator[str]:
-    yield f"Ask {question.title!r} in the next round now?"
-    yield f"Round {poll.round}, {poll.question.title!r}, has {counts.votes:,} votes."
+def _ask(poll: Poll, counts: VoteCounts, question: Question) -> Iterator[Message]:
+    yield _("Ask “%(title)s” in the next round now?", title=question.title)
+    yield ngettext(
+        "Round %(number)s, “%(title)s”, has %(num)s vote.",
+        "Round %(number)s, “%(title)s”, has %(num)s votes.",
+        counts.votes,
+        number=poll.round,
+        title=poll.question.title,
+    )
     if poll.phase is Phase.OPEN:
-        yield "It is open: it is closed now, and final before the next begins."
-    yield "Its totals and timeline are kept, its votes are deleted."
+        yield _("It is open: it is closed now, and final before the next begins.")
+    yield _("Its totals and timeline are kept, its votes are deleted.")
 
 
 def describe(question: Question, counts: VoteCounts) -> str:
     """Return the votes of each option or, while those are hidden, of all together."""
+    return ", ".join(_totals(question, counts))
+
+
+def _totals(question: Question, counts: VoteCounts) -> list[Message]:
     if counts.by_option is None:
-        return f"{counts.votes:,} in total"
-    return question.describe(counts.by_option)
-
-
-def in_utc(at: datetime | None) -> str:
-    return "?" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        return [_("%(votes)s in total", votes=counts.votes)]
+    totals = zip(question.names, counts.by_option, strict=True)
+    return [_("%(option)s %(votes)s", option=name, votes=votes) for name, votes in totals]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from voting.poll.ballot import Choice
+from voting.poll.message import Message
+from voting.poll.message import gettext as _
 
 CHOICES = tuple(Choice)
 
@@ -64,30 +66,53 @@ class Question:
             f"{name} {votes:,}" for name, votes in zip(self.names, counts, strict=True)
         )
 
-    def find_problems(self) -> list[str]:
+    def find_problems(self) -> list[Message]:
         """Return what is wrong with it, a line each."""
-        problems = [f"the title {each}" for each in find_text_problems(self.title, MAX_TITLE)]
+        problems = [
+            _("the title %(problem)s", problem=each)
+            for each in find_text_problems(self.title, MAX_TITLE)
+        ]
         if not MIN_OPTIONS <= len(self.names) <= MAX_OPTIONS:
             count = len(self.names)
-            problems.append(f"{MIN_OPTIONS} to {MAX_OPTIONS} options are needed, not {count}")
+            problems.append(
+                _(
+                    "%(least)s to %(most)s options are needed, not %(count)s",
+                    least=MIN_OPTIONS,
+                    most=MAX_OPTIONS,
+                    count=count,
+                )
+            )
         for number, name in enumerate(self.names, start=1):
-            problems += [f"option {number} {each}" for each in find_text_problems(name, MAX_NAME)]
+            problems += [
+                _("option %(number)s %(problem)s", number=number, problem=each)
+                for each in find_text_problems(name, MAX_NAME)
+            ]
             same = (n for n, each in enumerate(self.names, start=1) if is_same_text(each, name))
             if name and (first := next(same)) != number:
-                problems.append(f"option {number} is the same as option {first}")
+                problems.append(
+                    _(
+                        "option %(number)s is the same as option %(first)s",
+                        number=number,
+                        first=first,
+                    )
+                )
         return problems
 
 
-def find_text_problems(text: str, limit: int) -> Iterator[str]:
+def find_text_problems(text: str, limit: int) -> Iterator[Message]:
     """Yield what is wrong with a title or a name of at most `limit` characters."""
     if not text:
-        yield "is empty"
+        yield _("is empty")
     elif all(each in _BLANK or unicodedata.category(each) in _INVISIBLE for each in text):
-        yield "has no visible character"
+        yield _("has no visible character")
     if len(text) > limit:
-        yield f"has {len(text)} characters, {limit} at most are possible"
+        yield _(
+            "has %(count)s characters, %(limit)s at most are possible",
+            count=len(text),
+            limit=limit,
+        )
     if any(unicodedata.category(each) in _UNPRINTABLE for each in {*text} - _NEEDED):
-        yield "has a control character"
+        yield _("has a control character")
 
 
 def is_same_text(one: str, other: str) -> bool:

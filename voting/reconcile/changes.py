@@ -18,6 +18,8 @@ from voting.database.engine import DATABASE_ERRORS, in_one_line, is_uncertain
 from voting.database.poll import Known, PollChanged
 from voting.database.totals import fetch_final_results, fetch_result
 from voting.poll.lifecycle import Phase, Poll
+from voting.poll.message import Message, ngettext
+from voting.poll.message import gettext as _
 from voting.poll.results import PublicFinal, ShowResults, VoteCounts, publish, publish_final
 from voting.queue.client import StreamMissing
 from voting.queue.state import PollConflict, PollIdentity, QueueState, find_conflict
@@ -131,7 +133,7 @@ async def wait_until_final(
     seen: Poll,
     seconds: float = inf,
     *,
-    show: Callable[[str], object] = lambda _: None,
+    show: Callable[[Message], object] = lambda _: None,
 ) -> None:
     """Wait for the totals to be final, and declare them so, as a worker would within seconds.
 
@@ -139,7 +141,7 @@ async def wait_until_final(
     that was `seen` is opened again, or another has begun; if it was closed when it was `seen`, also
     if it was opened and closed meanwhile. Raises ChangeError after so many `seconds`.
     """
-    reason = shown = ""
+    reason, shown = "", None
     end = asyncio.get_running_loop().time() + seconds
     was_closed = seen.phase is not Phase.OPEN
     while True:
@@ -156,16 +158,26 @@ async def wait_until_final(
             if await finalize(engine, state, poll):
                 continue
         except Untrusted as error:
-            reason = f": {error}"
+            reason = str(error)
         except (StreamMissing, RedisError):
             pass
         if asyncio.get_running_loop().time() >= end:
-            raise ChangeError(
-                f"the poll is closed, but its totals are not final after {seconds:g} s{reason}"
-            )
-        backlog = await count_backlog(state)
-        left = reason or f": {'?' if backlog is None else backlog} left to count"
-        if left != shown:
-            show(f"waiting for final totals{left}")
-            shown = left
+            late = f"the poll is closed, but its totals are not final after {seconds:g} s"
+            raise ChangeError(f"{late}: {reason}" if reason else late)
+        said = _missing(reason, await count_backlog(state))
+        if said != shown:
+            show(said)
+            shown = said
         await asyncio.sleep(POLL_INTERVAL)
+
+
+def _missing(reason: str, backlog: int | None) -> Message:
+    if reason:
+        return _("Waiting for final totals: %(reason)s.", reason=reason)
+    if backlog is None:
+        return _("Waiting for final totals.")
+    return ngettext(
+        "Waiting for final totals: %(num)s left to count.",
+        "Waiting for final totals: %(num)s left to count.",
+        backlog,
+    )

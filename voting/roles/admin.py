@@ -37,6 +37,8 @@ from voting.database.questions import (
 )
 from voting.database.totals import fetch_result
 from voting.poll.lifecycle import Phase, Poll
+from voting.poll.message import Message
+from voting.poll.message import gettext as _
 from voting.poll.question import Question
 from voting.poll.results import PublicFinal, publish, publish_final
 from voting.queue.client import Queue, StreamMissing
@@ -69,10 +71,10 @@ from voting.web.headers import (
     request_headers,
     see_other,
 )
+from voting.web.languages import Language
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
 from voting.web.svg import address_and_code
-from voting.web.texts import text
 
 # Bytes. The longest question has 920 characters, of twelve bytes each in percent-encoding.
 MAX_BODY = 16_384
@@ -95,7 +97,7 @@ class Asking:
     """The next question, which is asked once the round that is being closed is final."""
 
     question: Question
-    said: str = ""
+    said: Message | None = None
     """What is still missing."""
 
 
@@ -127,7 +129,11 @@ class AdminRole:
         self._auditing: asyncio.Task[Audit] | None = None
         address, code = address_and_code(settings.vote_url)
         self._pages = Pages(
-            settings, address=address, code=code, has_token=settings.token is not None
+            settings,
+            address=address,
+            code=code,
+            has_token=settings.token is not None,
+            labels=forms.LABELS,
         )
 
     def create_app(self) -> Litestar:
@@ -178,7 +184,12 @@ class AdminRole:
         return await self._part(request, "_rounds.html")
 
     async def _part(self, request: _Request, template: str) -> PageResponse:
-        return _respond(self._pages.render(template, **await self._context(request)), PARTIAL)
+        language = self._language(request)
+        page = self._pages.render(language, template, **await self._context(request))
+        return _respond(language, page, PARTIAL)
+
+    def _language(self, request: _Request) -> Language:
+        return self._pages.language(request_headers(request.scope))
 
     async def _page(
         self,
@@ -194,9 +205,10 @@ class AdminRole:
         writes = "write" in request.query_params
         more = {"draft": draft, "writes": writes, "confirmation": None, "audit": None, **shown}
         more["once"] = secrets.token_hex(8)
-        page = self._pages.render("admin.html", problem=problem, **context, **more)
+        language = self._language(request)
+        page = self._pages.render(language, "admin.html", problem=problem, **context, **more)
         cookies = self._delete_old_cookies(request)
-        return _respond(page, *cookies, status=problem.status if problem else 200)
+        return _respond(language, page, *cookies, status=problem.status if problem else 200)
 
     def _delete_old_cookies(self, request: _Request) -> list[Header]:
         """Return headers that delete the cookies of earlier starts, once they are many.
@@ -298,7 +310,7 @@ class AdminRole:
             prepared = await self._next(form) if form.do is Action.NEXT else None
             lines = forms.losses(form, found, prepared)
             if lines and not form.confirm:
-                return Confirmation(lines, "/", f"do_{form.do}", form.confirmed())
+                return Confirmation(lines, "/", forms.LABELS[form.do], form.confirmed())
             if prepared is not None and poll.phase is not Phase.FINAL:
                 await self._ask_later(poll, prepared)
             elif form.do is Action.REVEAL:  # of which Redis knows nothing
@@ -371,8 +383,8 @@ class AdminRole:
         self._task = asyncio.create_task(self._ask_once_final(poll, prepared, self._asking))
 
     async def _ask_once_final(self, poll: Poll, prepared: PreparedQuestion, asking: Asking) -> None:
-        def show(said: str) -> None:
-            asking.said = f"{said[:1].upper()}{said[1:]}."
+        def show(said: Message) -> None:
+            asking.said = said
 
         try:
             # If it was closed to ask, to be opened and closed again is a change too.
@@ -408,7 +420,7 @@ class AdminRole:
     async def _change_questions(self, form: QuestionForm) -> Confirmation | None:
         """Do what the form asks, unless it is to be confirmed first. Raises ProblemError."""
         if form.do in {"add", "change"} and (problems := form.question.find_problems()):
-            raise ProblemError(replace(errors.INVALID_QUESTION, advice=f"{'; '.join(problems)}."))
+            raise ProblemError(replace(errors.INVALID_QUESTION, reasons=tuple(problems)))
         try:
             async with self._ordering:
                 match form.do:
@@ -441,8 +453,9 @@ class AdminRole:
             await remove_question(self._engine, form.id)
         else:
             fields = {"do": "remove", "id": form.id, "seen": form.seen, "confirm": "true"}
-            lines = [text("removes", title=found[0].question.title)]
-            return Confirmation(lines, "/questions", "do_remove", fields)
+            title = found[0].question.title
+            lines = [_("Delete the prepared question “%(title)s”?", title=title)]
+            return Confirmation(lines, "/questions", _("Delete"), fields)
         return None
 
     # Audit
@@ -488,8 +501,8 @@ def _wants_totals(request: _Request) -> bool:
     return request.query_params.get("totals") == "1"
 
 
-def _respond(page: str, *headers: Header, status: int = 200) -> PageResponse:
-    return html_response(page, [NO_STORE, *headers], status=status)
+def _respond(language: Language, page: str, *headers: Header, status: int = 200) -> PageResponse:
+    return html_response(page, [NO_STORE, *language.headers, *headers], status=status)
 
 
 async def run(settings: AdminSettings) -> None:

@@ -10,11 +10,12 @@ from typing import Literal
 from voting.database.questions import PreparedQuestion
 from voting.poll.consequences import consequences, reveal_consequences
 from voting.poll.lifecycle import Event, LifecycleState, Phase, Poll
+from voting.poll.message import Message
+from voting.poll.message import gettext as _
 from voting.poll.question import Question
 from voting.reconcile.changes import Status
 from voting.web import errors
 from voting.web.errors import Problem, ProblemError
-from voting.web.texts import text
 
 
 class Action(StrEnum):
@@ -35,6 +36,22 @@ class Action(StrEnum):
     def kind(self) -> str:
         """One of `metrics.CHANGES`."""
         return self.partition("-")[0]
+
+
+LABELS: Mapping[Action, Message] = {
+    Action.KEEP: _("Keep open"),
+    Action.CLOSE: _("Close now"),
+    Action.REOPEN: _("Open again"),
+    Action.NEXT: _("Next question"),
+    Action.AGAIN: _("Same question again"),
+    Action.REVEAL: _("Reveal the result"),
+}
+
+_NOW = {
+    Phase.OPEN: _("Voting is open now."),
+    Phase.COUNTING: _("Voting is closed now."),
+    Phase.FINAL: _("The result is final now."),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +104,9 @@ class QuestionForm:
 class Confirmation:
     """A question with what is lost by a yes, and the form that the page showed, to send again."""
 
-    lines: Sequence[str]
+    lines: Sequence[Message]
     action: str
-    label: str
+    label: Message
     fields: Mapping[str, object]
 
 
@@ -133,18 +150,17 @@ def seen_questions(questions: Sequence[PreparedQuestion] | None) -> str:
 
 def changed(seen: str, poll: Poll) -> Problem:
     """Say what has changed since the page showed the state `seen`."""
-    number, _, rest = seen.partition(".")
-    phase = rest.partition(".")[2]
+    number, phase = seen.partition(".")[0], seen.rpartition(".")[2]
     if number != str(poll.round):
-        what = text("now_asks", title=poll.question.title)
-    elif phase != poll.phase:
-        what = text(f"now_{poll.phase}")
+        what = _("Another question is asked now: “%(title)s”.", title=poll.question.title)
+    elif phase == poll.phase and poll.closes_at:
+        what = _("Voting is open; its time to close has changed.")
     else:
-        what = text("now_scheduled" if poll.closes_at else "now_open")
-    return replace(errors.CHANGED_MEANWHILE, advice=what + f" {errors.CHANGED_MEANWHILE.advice}")
+        what = _NOW[poll.phase]
+    return replace(errors.CHANGED_MEANWHILE, reasons=(what,))
 
 
-def losses(form: PollForm, found: Status, prepared: PreparedQuestion | None) -> list[str]:
+def losses(form: PollForm, found: Status, prepared: PreparedQuestion | None) -> list[Message]:
     """Return what is to be confirmed, and what is lost by it; empty if nothing is.
 
     `prepared` is the question to ask next.

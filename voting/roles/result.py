@@ -35,6 +35,7 @@ from voting.web.headers import (
     request_headers,
     see_other,
 )
+from voting.web.languages import Language
 from voting.web.pages import Pages
 from voting.web.server import HTTPServer, serve
 from voting.web.svg import address_and_code, draw
@@ -76,11 +77,11 @@ class ResultRole:
         self._address, self._code = address_and_code(settings.vote_url)
         self._timeline: PollResult
         self._timeline_expires = -inf
-        # The pages rendered from a result, and their ETags, by template.
+        # The pages rendered from a result, and their ETags, by template and language.
         self._rendered_from: tuple[PublicResult | None, bool] | None = None
-        self._rendered: dict[str, tuple[str, bytes]] = {}
-        # Those of rounds that are over, by number: None if there is no final result.
-        self._rounds: dict[int, SingleFlight[tuple[str, bytes] | None]] = {}
+        self._rendered: dict[tuple[str, str], tuple[str, bytes]] = {}
+        # Those of rounds that are over, by number and language: None if there is no final result.
+        self._rounds: dict[tuple[int, str], SingleFlight[tuple[str, bytes] | None]] = {}
         for phase in Phase:
             metrics.PHASE.labels(phase).set(nan)
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._fetched_at)
@@ -119,8 +120,9 @@ class ResultRole:
         finals = await self._finals.get()
         if finals is None:
             raise ProblemError(errors.DATABASE_UNAVAILABLE)
-        page = self._pages.render("rounds.html", rounds=finals)
-        return _respond(request, page, make_etag(page))
+        language = self._language(request)
+        page = self._pages.render(language, "rounds.html", rounds=finals)
+        return _respond(request, language, page, make_etag(page))
 
     async def _get_round(self, request: _Request, number: FromPath[int]) -> PageResponse:
         """Show a round that is over; the one that runs has a page of its own."""
@@ -131,46 +133,56 @@ class ResultRole:
             return see_other("/")
         if not 0 < number < result.poll.round:
             raise ProblemError(errors.NO_ROUND)
-        kept = self._round(number)
+        language = self._language(request)
+        kept = self._round(number, language)
         page = await kept.get()
         if page is None:
             raise ProblemError(errors.DATABASE_UNAVAILABLE if kept.stale else errors.NO_ROUND)
-        return _respond(request, *page)
+        return _respond(request, language, *page)
 
-    def _round(self, number: int) -> SingleFlight[tuple[str, bytes] | None]:
-        if number not in self._rounds:
+    def _round(self, number: int, language: Language) -> SingleFlight[tuple[str, bytes] | None]:
+        key = number, language.code
+        if key not in self._rounds:
             if len(self._rounds) >= MAX_ROUNDS:
                 self._rounds.clear()
             # It changes only if it is revealed, or the database is restored.
-            fetch = partial(self._render_round, number)
-            self._rounds[number] = SingleFlight(fetch, ttl=TIMELINE_TTL)
-        return self._rounds[number]
+            fetch = partial(self._render_round, number, language)
+            self._rounds[key] = SingleFlight(fetch, ttl=TIMELINE_TTL)
+        return self._rounds[key]
 
-    async def _render_round(self, number: int) -> tuple[str, bytes] | None:
+    async def _render_round(self, number: int, language: Language) -> tuple[str, bytes] | None:
         async with self._engine.connect() as connection:
             found = await totals.fetch_past_result(connection, number, timeline=True)
         if found is None:
             return None
-        page = self._render("round.html", publish(found, self._settings.show_results), stale=False)
+        public = publish(found, self._settings.show_results)
+        page = self._render(language, "round.html", public, stale=False)
         return page, make_etag(page)
 
     async def _get_page(self, request: _Request) -> PageResponse:
         """Return a page, rendered once for all clients while the result is the same."""
-        template = request.route_handler.opt["template"]
+        template, language = request.route_handler.opt["template"], self._language(request)
+        key = template, language.code
         result = await self._result.get()
         state = (result, self._result.stale)
         if self._rendered_from != state:
             self._rendered_from, self._rendered = state, {}
-        if template not in self._rendered:
-            body = self._render(template, result, stale=self._result.stale)
-            self._rendered[template] = body, make_etag(body)
-        response = _respond(request, *self._rendered[template])
+        if key not in self._rendered:
+            body = self._render(language, template, result, stale=self._result.stale)
+            self._rendered[key] = body, make_etag(body)
+        response = _respond(request, language, *self._rendered[key])
         metrics.RESULT_RESPONSES.labels(str(response.status)).inc()
         return response
 
-    def _render(self, template: str, result: PublicResult | None, *, stale: bool) -> str:
+    def _language(self, request: _Request) -> Language:
+        return self._pages.language(request_headers(request.scope))
+
+    def _render(
+        self, language: Language, template: str, result: PublicResult | None, *, stale: bool
+    ) -> str:
         phase = result.poll.phase if result else None
         return self._pages.render(
+            language,
             template,
             result=result,
             phase=phase,
@@ -217,8 +229,9 @@ class ResultRole:
         return replace(result, timeline=timeline)
 
 
-def _respond(request: _Request, page: str, etag: bytes) -> PageResponse:
-    return conditional_response(request_headers(request.scope), page, _PAGE_HEADERS, etag=etag)
+def _respond(request: _Request, language: Language, page: str, etag: bytes) -> PageResponse:
+    headers = (*_PAGE_HEADERS, *language.headers)
+    return conditional_response(request_headers(request.scope), page, headers, etag=etag)
 
 
 async def run(settings: ResultSettings) -> None:

@@ -49,6 +49,7 @@ from voting.web.headers import (
     request_headers,
     see_other,
 )
+from voting.web.languages import Language
 from voting.web.pages import Pages
 from voting.web.rate_limit import RateLimit
 from voting.web.server import HTTPServer, serve
@@ -192,8 +193,9 @@ class VoteRole:
         if unanswered is not None:
             answer.append(self._cookies.delete_unanswered())
         if is_htmx(headers):
-            part = self._render_outcome("_ballot.html", receipt)
-            return html_response(part, [NO_STORE, PARTIAL, *answer])
+            language = self._pages.language(headers)
+            part = self._render_outcome(language, "_ballot.html", receipt)
+            return html_response(part, [NO_STORE, PARTIAL, *language.headers, *answer])
         return see_other("/", *answer)
 
     def _clock(self) -> Header:
@@ -300,14 +302,15 @@ class VoteRole:
             ]
         if problem in {errors.STRANGE_COOKIE, errors.NO_COOKIE} and self._rules.value:
             cookies = self._cookies.set_new_voter(jar, self._rules.value.database_id)
-        template, answer = "vote.html", [PARTIAL, self._clock(), *cookies]
+        language = self._pages.language(headers)
+        template, answer = "vote.html", [PARTIAL, self._clock(), *language.headers, *cookies]
         if is_htmx(headers):
             template = "_ballot.html"
             if self._rules.value is None:  # an open page keeps its question
                 template, answer = "_refusal.html", [*answer, *_TO_NOTES]
         unclear = unknown or (unanswered is not None and unanswered.earlier)
         receipt = None if unclear else self._receipt(jar, self._rules.value)
-        page = self._render_outcome(template, receipt, problem)
+        page = self._render_outcome(language, template, receipt, problem)
         answer.append((b"voting-recorded", b"unknown" if unknown else b"no"))
         return _respond_with(problem, page, answer)
 
@@ -319,19 +322,20 @@ class VoteRole:
         rules = await self._rules.get()
         if rules is not None and rules.round < shown:  # of another process
             rules = await self._rules.refresh()
-        answer = [PARTIAL, self._clock()]
+        language = self._pages.language(headers)
+        answer = [PARTIAL, self._clock(), *language.headers]
         behind = rules is not None and rules.round < shown and self._rules.stale
         if part and (rules is None or behind):  # an open page stays as it is
             return PageResponse(204, [NO_STORE, *answer])
         if rules is None:
-            page = self._render_outcome("vote.html", None, errors.NO_QUESTION)
+            page = self._render_outcome(language, "vote.html", None, errors.NO_QUESTION)
             return _respond_with(errors.NO_QUESTION, page, answer)
         voter = self._voter(jar, rules)
         # A page with a question has its cookie: if not, the answer to its vote says so.
         if voter is None and not shown:
             answer += self._cookies.set_new_voter(jar, rules.database_id)
         template = "_ballot.html" if part else "vote.html"
-        page = await self._render_status(template, jar if voter else {}, rules)
+        page = await self._render_status(language, template, jar if voter else {}, rules)
         if part:
             answer += _REVALIDATE
             return conditional_response(headers, page, answer, etag=_cached_etag(page))
@@ -341,7 +345,9 @@ class VoteRole:
         """Return the receipt of a voter; a new voter has none, whatever the cookie holds."""
         return self._cookies.receipt(jar) if self._voter(jar, rules) else None
 
-    async def _render_status(self, template: str, jar: Jar, rules: CastRules) -> str:
+    async def _render_status(
+        self, language: Language, template: str, jar: Jar, rules: CastRules
+    ) -> str:
         """Render the status of the latest vote of a voter, by the current state of the queue."""
         receipt = _of_this_round(self._cookies.receipt(jar), rules)
         problem = self._find_doubt(jar, receipt, rules)
@@ -354,7 +360,7 @@ class VoteRole:
             # Approximate: compares the clocks of two machines.
             late = not counted and time() - receipt.version.ms / 1000 > LATE_AFTER
         status = {"counted": counted, "late": late, "closed": not rules.open}
-        return self._render(template, receipt, rules, problem, answers=False, **status)
+        return self._render(language, template, receipt, rules, problem, answers=False, **status)
 
     def _find_doubt(self, jar: Jar, receipt: Receipt | None, rules: CastRules) -> Problem | None:
         """Return why a receipt may be wrong: a vote without an answer, or the queue was lost."""
@@ -367,7 +373,11 @@ class VoteRole:
         return None
 
     def _render_outcome(
-        self, template: str, receipt: Receipt | None, problem: Problem | None = None
+        self,
+        language: Language,
+        template: str,
+        receipt: Receipt | None,
+        problem: Problem | None = None,
     ) -> str:
         """Render the outcome of a cast, without a query: its ballot cannot be counted yet."""
         rules = self._rules.value
@@ -375,6 +385,7 @@ class VoteRole:
         closed = problem is errors.CLOSED or bool(problem and rules and not rules.open)
         receipt = _of_this_round(receipt, rules)
         return self._render(
+            language,
             template,
             receipt,
             rules,
@@ -387,24 +398,23 @@ class VoteRole:
 
     def _render(
         self,
+        language: Language,
         template: str,
         receipt: Receipt | None,
         rules: CastRules | None,
         problem: Problem | None = None,
-        *,
-        closed: bool,
         **status: bool,
     ) -> str:
-        if closed and problem:
+        if status["closed"] and problem:
             problem = problem.once_closed()
         return self._pages.render_cached(
+            language,
             template,
             choice=receipt and receipt.choice,
             round=rules and rules.round,
             question=rules and rules.question,
             closes_at=rules and rules.closes_at,
             problem=problem,
-            closed=closed,
             **status,
         )
 

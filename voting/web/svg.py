@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from itertools import groupby
 
 import segno
@@ -24,8 +24,8 @@ class Drawing:
     paths: tuple[str, ...]
     """Areas to draw from the last to the first on a ground of the last option: each covers an
     option but the last, and those before it. While results are hidden, one: the turnout."""
-    start: str
-    end: str
+    start: datetime
+    end: datetime
     shares: tuple[tuple[float, ...], ...]
     """Percentages in the order of time, of each option; empty while results are hidden."""
 
@@ -52,11 +52,10 @@ def draw(result: PublicResult | None) -> Drawing | None:
     if result.hidden:
         heights = [[each.counts.votes / most for each in drawn]]
     xs = [0, *(round(WIDTH * ((each.time - start) / (end - start))) for each in drawn)]
-    time_format = _time_format(end - start)
     return Drawing(
         tuple(_path(xs, each) for each in heights),
-        start.strftime(time_format),
-        end.strftime(time_format),
+        start,
+        end,
         () if result.hidden else tuple(zip(*shares, strict=True)),
     )
 
@@ -74,12 +73,6 @@ def _path(xs: Sequence[int], heights: Sequence[float]) -> str:
             moves.append(f"h{to_x - x}" if to_y == y else f"l{to_x - x} {to_y - y}")
             x, y = to_x, to_y
     return "".join(moves) + f"h{MARGIN}V{HEIGHT + MARGIN}z"
-
-
-def _time_format(duration: timedelta) -> str:
-    if duration >= timedelta(days=1):
-        return "%d %b, %H:%M"
-    return "%H:%M" if duration >= timedelta(hours=1) else "%H:%M:%S"
 
 
 @dataclass(frozen=True, slots=True)

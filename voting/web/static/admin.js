@@ -7,7 +7,8 @@ let sent = 0;
 function nameZone() {
   const zone = document.getElementById("zone");
   if (!zone || zone.dataset.named) return;
-  const parts = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" }).formatToParts();
+  const { lang } = document.documentElement;
+  const parts = new Intl.DateTimeFormat(lang, { timeZoneName: "short" }).formatToParts();
   const { value } = parts.find((part) => part.type === "timeZoneName");
   zone.textContent = zone.dataset.here.replace("{}", value);
   zone.dataset.named = true;

@@ -7,18 +7,19 @@ const [loaded] = performance.getEntriesByType("navigation");
 const received = performance.timeOrigin + (loaded ? loaded.responseStart : 0);
 let ahead = clock ? received - Number(clock.content) : 0;
 
-function spell(seconds) {
+function spell(seconds, units) {
+  const [hour, minute, second] = units.split(" ");
   const parts = [
-    [Math.floor(seconds / 3600), "h"],
-    [Math.floor(seconds / 60) % 60, "min"],
-    [seconds % 60, "s"],
+    [Math.floor(seconds / 3600), hour],
+    [Math.floor(seconds / 60) % 60, minute],
+    [seconds % 60, second],
   ];
   while (parts.length > 1 && parts[0][0] === 0) parts.shift();
   return parts.map((part) => part.join(" ")).join(" ");
 }
 
 function show(time, text, seconds) {
-  const words = text.replace("{}", spell(seconds));
+  const words = text.replace("{}", spell(seconds, time.dataset.units));
   if (time.textContent !== words) time.textContent = words;
 }
 
