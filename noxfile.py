@@ -325,6 +325,23 @@ def audit(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def translations(session: nox.Session) -> None:
+    """Bring the catalogs up to date with the texts of the pages: new ones are to be translated."""
+    install(session)
+    texts = str(Path(session.create_tmp()) / "voting.pot")
+    plain = ("--no-wrap", "--output-file", texts)
+    session.run(
+        *("pybabel", "extract", "--mapping-file=pyproject.toml", "--add-location=file", *plain),
+        "voting",
+    )
+    kept = ("--no-wrap", "--no-fuzzy-matching", "--ignore-obsolete", "--ignore-pot-creation-date")
+    session.run(
+        *("pybabel", "update", "--domain=voting", f"--input-file={texts}", *kept),
+        "--output-dir=voting/web/locales",
+    )
+
+
+@nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Lock the newest version of every dependency, with its hashes."""
     options = ("--universal", "--generate-hashes", "--upgrade", "--quiet")
