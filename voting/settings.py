@@ -137,8 +137,8 @@ def _web_address(value: str) -> str:
     return f"{scheme}://{host}{'' if port == default else port}"
 
 
-def _keys(value: object) -> object:
-    return [key.strip() for key in value.split(",")] if isinstance(value, str) else value
+def _split(value: object) -> object:
+    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
 
 
 def _differs_from(other: str) -> AfterValidator:
@@ -284,7 +284,7 @@ class LoadSettings(Settings):
 
 
 class VoteSettings(PageSettings, RedisSettings):
-    secret_keys: Annotated[tuple[_Key, ...], BeforeValidator(_keys), Field(min_length=1)]
+    secret_keys: Annotated[tuple[_Key, ...], BeforeValidator(_split), Field(min_length=1)]
     # For each voter; 0 means no limit.
     votes_per_minute: Annotated[int, Field(ge=0)] = 20
 
@@ -301,6 +301,9 @@ class VoteSettings(PageSettings, RedisSettings):
 
 
 class ResultSettings(PageSettings, ExportSettings):
+    # Origins of the pages that may embed the result.
+    embed_in: Annotated[tuple[_WebAddress, ...], BeforeValidator(_split)] = ()
+
     @property
     def secure(self) -> bool:
         return (self.result_url or "").startswith("https://")

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
@@ -75,7 +77,7 @@ class Visitors:
 
     def open(self, address: str, *, javascript: bool = True, **options: Any) -> Page:
         """Open `address` as a new visitor, without cookies."""
-        self._hosts.add(urlsplit(address).netloc)
+        self.allow_host(address)
         context = self._browser.new_context(
             java_script_enabled=javascript, locale=self.locale, **options
         )
@@ -86,6 +88,14 @@ class Visitors:
         page = context.new_page()
         page.goto(address)
         return page
+
+    def allow_host(self, address: str) -> None:
+        """Allow requests to the host of this address."""
+        self._hosts.add(urlsplit(address).netloc)
+
+    def expect_no_access(self) -> None:
+        """Allow console errors about responses that CORS keeps from a script."""
+        self._allowed.append("error: Access to fetch .* CORS policy")
 
     def expect_status(self, status: int) -> None:
         """Allow console errors about responses with this status."""
@@ -128,9 +138,31 @@ def running(**environ: str) -> Iterator[Site]:
     assert code == 0
 
 
+class Slides(BaseHTTPRequestHandler):
+    """Pages of another site, each with a frame of the page that `?` names."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(f'<iframe src="{unquote(urlsplit(self.path).query)}"></iframe>'.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="package")
-def one_site() -> Iterator[Site]:
-    with running() as site:
+def slides() -> Iterator[str]:
+    """Return the address of a site that may embed the result of `site`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slides) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="package")
+def one_site(slides) -> Iterator[Site]:
+    with running(EMBED_IN=slides) as site:
         yield site
 
 

@@ -45,9 +45,40 @@ def test_injected_markup_has_no_effect(site, visitors, name):
     assert page.evaluate(position) == "static"
 
 
-def test_a_page_can_not_be_framed(site, visitors):
+@pytest.fixture
+def embed(slides, visitors):
+    """Open a page of another origin with a frame, and return both."""
+
+    def open_(address, origin=slides):
+        visitors.allow_host(address)
+        page = visitors.open(f"{origin}/?{address}")
+        return page, page.frame_locator("iframe")
+
+    return open_
+
+
+def test_slides_can_embed_the_result_and_read_it(site, embed):
+    page, frame = embed(f"{site.result}/screen")
+    expect(frame.get_by_role("heading", name="Cats or Dogs?")).to_be_visible()
+    read = "async (url) => (await (await fetch(url)).json()).title"
+    assert page.evaluate(read, f"{site.result}/api/tally") == "Cats or Dogs?"
+
+
+def expect_blocked_frame(page):
+    page.frames[-1].wait_for_url("chrome-error://chromewebdata/", wait_until="commit")
+
+
+def test_a_page_can_not_be_framed(site, embed, visitors):
     visitors.expect_violations()
-    page = visitors.open(site.result)
-    page.set_content(f'<iframe src="{site.vote}"></iframe>')
-    expect(page.frame_locator("iframe").locator("body")).to_be_attached()
-    assert page.frame_locator("iframe").locator("#ballot").count() == 0
+    page, _ = embed(site.vote)
+    expect_blocked_frame(page)
+
+
+def test_another_site_can_not_embed_the_result_or_read_it(site, embed, slides, visitors):
+    visitors.expect_violations()
+    visitors.expect_no_response()
+    visitors.expect_no_access()
+    page, _ = embed(site.result, slides.replace("127.0.0.1", "localhost"))
+    expect_blocked_frame(page)
+    refused = "(url) => fetch(url).then(() => false, () => true)"
+    assert page.evaluate(refused, f"{site.result}/api/tally")

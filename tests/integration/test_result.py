@@ -160,6 +160,33 @@ async def test_the_api_has_names_and_votes(client, engine):
     }
 
 
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://slides.example.com", "https://slides.example.com"),
+        ("http://localhost:8000", "http://localhost:8000"),
+        ("https://example.com", None),
+        (None, None),
+    ],
+)
+async def test_pages_that_may_embed_the_result_may_read_it(reader, origin, allowed):
+    embed_in = "https://slides.example.com, http://localhost:8000/"
+    headers = {"Origin": origin} if origin else {}
+    async with viewer(reader, EMBED_IN=embed_in) as client:
+        answer = await client.get("/api/tally", headers=headers)
+        screen = await client.get("/screen")
+    assert answer.headers.get("access-control-allow-origin") == allowed
+    assert answer.headers["vary"] == "Origin"
+    _, _, ancestors = screen.headers["content-security-policy"].rpartition("frame-ancestors ")
+    assert ancestors == "https://slides.example.com http://localhost:8000"
+
+
+async def test_other_pages_may_not_read_the_result(client):
+    answer = await client.get("/api/tally", headers={"Origin": "https://slides.example.com"})
+    assert answer.status_code == 200
+    assert not {"vary", "access-control-allow-origin"} & set(answer.headers)
+
+
 async def test_while_postgres_is_unavailable_the_last_totals_are_shown_with_their_time(
     client, engine, monkeypatch
 ):

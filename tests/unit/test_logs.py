@@ -159,6 +159,7 @@ def test_a_start_logs_the_version_and_the_settings(lines):
         "port": 8080,
         "ops_port": 9090,
         "show_results": "always",
+        "embed_in": [],
         "database_url": "postgresql://db/x",
     }
 

@@ -69,7 +69,7 @@ class ResultRole:
     ) -> None:
         self._engine = engine
         self._settings = settings
-        self._pages = Pages(settings)
+        self._pages = Pages(settings, embed_in=settings.embed_in)
         self._exporter = Exporter(exports, settings)
         self._result = SingleFlight[PublicResult](self._fetch, ttl=RESULT_TTL)
         self._finals = SingleFlight[list[PublicFinal]](self._fetch_finals, ttl=FINALS_TTL)
@@ -108,12 +108,20 @@ class ResultRole:
             raise self._result.error
         return self._result.value is not None and not self._result.stale
 
-    async def _get_api_tally(self) -> Response[dict[str, Any]]:
-        """Return the result: 503 before the first query succeeded, `stale` while they fail."""
+    async def _get_api_tally(self, request: _Request) -> Response[dict[str, Any]]:
+        """Return the result: 503 before the first query succeeded, `stale` while they fail.
+
+        Scripts of the pages that may embed the result can read it too.
+        """
         result = await self._result.get()
         body = {**as_dict(result), "stale": self._result.stale}
         status = 200 if result else 503
-        return Response(body, status_code=status, headers={"Cache-Control": _CACHE})
+        headers = {"Cache-Control": _CACHE}
+        if self._settings.embed_in:
+            headers["Vary"] = "Origin"
+        if (origin := request.headers.get("origin")) in self._settings.embed_in:
+            headers["Access-Control-Allow-Origin"] = origin
+        return Response(body, status_code=status, headers=headers)
 
     async def _get_rounds(self, request: _Request) -> PageResponse:
         """List the rounds that are over, the newest first."""

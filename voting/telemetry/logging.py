@@ -133,7 +133,7 @@ def _console() -> ConsoleRenderer:
 
 def _mask(name: str, value: object) -> object:
     """Return the number of keys; of a URL its host, or nothing if it can't be parsed."""
-    if isinstance(value, tuple):
+    if name == "secret_keys" and isinstance(value, tuple):
         return len(value)
     # A collector's URL may have a password too.
     if not (isinstance(value, SecretStr) or name.startswith("otel_")):

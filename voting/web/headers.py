@@ -1,7 +1,7 @@
 """Headers of a request and of every response, the response itself, the cross-origin check."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -26,7 +26,7 @@ _UNUSED_FEATURES = (
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors "
     ),
     "X-Content-Type-Options": "nosniff",
     # Not no-referrer: browsers would then send `Origin: null` with the form, which the cross-origin
@@ -38,11 +38,15 @@ _SECURITY_HEADERS = {
 }
 
 
-def security_headers(*, secure: bool) -> list[Header]:
-    """Return the headers that every response has; `secure`: HSTS as well."""
+def security_headers(*, secure: bool, embed_in: Sequence[str] = ()) -> list[Header]:
+    """Return the headers that every response has; `secure`: HSTS as well.
+
+    Only pages of the origins `embed_in` may frame a response.
+    """
+    policy = _SECURITY_HEADERS["Content-Security-Policy"] + (" ".join(embed_in) or "'none'")
     # One year. Without includeSubDomains: another operator may own the names below this one.
     hsts = {"Strict-Transport-Security": "max-age=31536000"} if secure else {}
-    return encode_headers(_SECURITY_HEADERS | hsts)
+    return encode_headers(_SECURITY_HEADERS | {"Content-Security-Policy": policy} | hsts)
 
 
 def encode_headers(headers: Mapping[str, str]) -> list[Header]:

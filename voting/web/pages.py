@@ -28,18 +28,24 @@ _CLOCK = "\0clock\0"
 class Pages:
     """The templates, with what every page shows, and `context`.
 
-    `clock` returns the time that clients take for the server's, in seconds since 1970.
+    `clock` returns the time that clients take for the server's, in seconds since 1970. Pages of the
+    origins `embed_in` may frame these.
 
     Pages that many clients load are rendered here, as `litestar.response.Template` renders again
     for each response: 284 µs a page instead of 79.
     """
 
     def __init__(
-        self, settings: PageSettings, clock: Callable[[], float] = time.time, **context: object
+        self,
+        settings: PageSettings,
+        clock: Callable[[], float] = time.time,
+        *,
+        embed_in: Sequence[str] = (),
+        **context: object,
     ) -> None:
         self._clock = clock
         self._language = get_language(settings.page_language) if settings.page_language else None
-        self.security_headers = security_headers(secure=settings.secure)
+        self.security_headers = security_headers(secure=settings.secure, embed_in=embed_in)
         self._environment = Environment(
             loader=PackageLoader("voting.web"),
             autoescape=True,
