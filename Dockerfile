@@ -13,7 +13,7 @@ ARG REQUIREMENTS=app
 COPY requirements/build.txt requirements/${REQUIREMENTS}.txt requirements/
 RUN /build/bin/pip install --require-hashes -r requirements/build.txt \
  && /build/bin/pip --python /app/bin/python install --require-hashes -r requirements/${REQUIREMENTS}.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY migrations migrations
 COPY voting voting
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
