@@ -127,6 +127,7 @@ def manifests(session: nox.Session) -> None:
         ("vendor.github-workflows", workflows),
         ("custom.github-workflows-require-timeout", workflows),
         ("vendor.dependabot", [".github/dependabot.yml"]),
+        ("vendor.github-issue-forms", sorted(map(str, Path(".github/ISSUE_TEMPLATE").iterdir()))),
         ("vendor.compose-spec", ["compose.yaml"]),
     ):
         session.run("check-jsonschema", "--builtin-schema", schema, *files)
