@@ -200,13 +200,13 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def screenshots(session: nox.Session) -> None:
-    """Pictures of every state of the pages, and their accessibility trees: `screenshots/`."""
+    """Pictures of every state of the pages, in `screenshots/`, and those of the README."""
     install(session)
     chromium = find_chromium(session)
     if chromium is None:
         session.error(NO_CHROMIUM)
     session.run(
-        *("pytest", "tests/browser/test_states.py", *session.posargs),
+        *("pytest", "tests/browser/test_states.py", "tests/browser/readme.py", *session.posargs),
         env={"CHROMIUM": chromium, "SCREENSHOTS": "screenshots"},
     )
 
