@@ -104,5 +104,4 @@ def describe(question: Question, counts: VoteCounts) -> str:
 def _totals(question: Question, counts: VoteCounts) -> list[Message]:
     if counts.by_option is None:
         return [_("%(votes)s in total", votes=counts.votes)]
-    totals = zip(question.names, counts.by_option, strict=True)
-    return [_("%(option)s %(votes)s", option=name, votes=votes) for name, votes in totals]
+    return question.list_votes(counts.by_option)

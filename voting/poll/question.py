@@ -62,9 +62,14 @@ class Question:
 
     def describe(self, counts: Sequence[int]) -> str:
         """Return the votes of each option, as "Cats 1,234, Dogs 987"."""
-        return ", ".join(
-            f"{name} {votes:,}" for name, votes in zip(self.names, counts, strict=True)
-        )
+        return ", ".join(self.list_votes(counts))
+
+    def list_votes(self, counts: Sequence[int]) -> list[Message]:
+        """Return the votes of each option, in the order of the options."""
+        return [
+            _("%(option)s %(votes)s", option=name, votes=votes)
+            for name, votes in zip(self.names, counts, strict=True)
+        ]
 
     def find_problems(self) -> list[Message]:
         """Return what is wrong with it, a line each."""
