@@ -23,11 +23,13 @@ _UNUSED_FEATURES = (
     "publickey-credentials-get screen-wake-lock serial usb xr-spatial-tracking"
 )
 
+# Of every response; which pages may frame it is added.
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'"
+)
+
 _SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors "
-    ),
     "X-Content-Type-Options": "nosniff",
     # Not no-referrer: browsers would then send `Origin: null` with the form, which the cross-origin
     # check refuses. Other sites receive no referrer either way.
@@ -43,7 +45,8 @@ def security_headers(*, secure: bool, embed_in: Sequence[str] = ()) -> list[Head
 
     Only pages of the origins `embed_in` may frame a response.
     """
-    policy = _SECURITY_HEADERS["Content-Security-Policy"] + (" ".join(embed_in) or "'none'")
+    ancestors = " ".join(embed_in) or "'none'"
+    policy = f"{_CONTENT_SECURITY_POLICY}; frame-ancestors {ancestors}"
     # One year. Without includeSubDomains: another operator may own the names below this one.
     hsts = {"Strict-Transport-Security": "max-age=31536000"} if secure else {}
     return encode_headers(_SECURITY_HEADERS | {"Content-Security-Policy": policy} | hsts)
