@@ -105,9 +105,13 @@ class VotingUp:
     def output(self) -> str:
         return self._log.read_text()
 
-    def ready(self) -> Self:
+    def ready(self, seconds: float = DEADLINE) -> Self:
         """Wait until it has printed its addresses."""
-        wait_for("Ctrl-C", lambda: "Ctrl-C" in self.output or self.process.poll() is not None)
+
+        def is_ready() -> bool:
+            return "Ctrl-C" in self.output or self.process.poll() is not None
+
+        wait_for("Ctrl-C", is_ready, seconds)
         assert self.process.poll() is None, self.output
         return self
 
