@@ -209,6 +209,7 @@ class VotingUp:
         finally:
             for process in holders(self.data):
                 process.kill()
+            sys.stdout.write(self.output)  # pytest shows it if the test has failed
             self._log.unlink()
 
     # --- the poll
@@ -350,6 +351,7 @@ class RoleProcess:
     def close(self) -> None:
         self.process.kill()
         self.process.wait(DEADLINE)
+        sys.stdout.write(self.output)  # pytest shows it if the test has failed
         self._exits.close()
 
 
