@@ -1,13 +1,14 @@
 """Runs seeds in parallel processes."""
 
-import contextlib
 import gc
 import multiprocessing
 import os
 import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 
 from simulation import world
@@ -26,36 +27,33 @@ class Summary:
     steps: int = 0
 
 
-def run_seeds(seeds, control=None, processes=None):
-    """Run seeds on all cores, until one fails."""
-    processes = processes or os.cpu_count()
-    summary = Summary()
+def start_processes(number=None):
+    """Start a process for each core, or so many."""
     # Spawned processes have hash seeds of their own: traces must not depend on them.
-    with ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(control,)
-    ) as pool:
-        # With a mistake the first seeds fail, and what was sent to a process is run to its end.
-        chunk = 1 if control else 10
-        for run, steps, digest in pool.map(_run, seeds, chunksize=chunk):
-            summary.steps += steps
-            summary.digests[run.seed] = digest
-            summary.seen.update(run.seen)
-            summary.acknowledgements.update(run.acknowledgements)
-            if run.wrong:
-                summary.failed[run.seed] = run.wrong
-                pool.shutdown(cancel_futures=True)
-                break
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(number, spawn, initializer=_begin)
+
+
+def run_seeds(processes, seeds, control=None):
+    """Run seeds, until one fails."""
+    summary = Summary()
+    # With a mistake the first seeds fail, and what was sent to a process is run to its end.
+    chunk = 1 if control else 10
+    # The end of the loop cancels the other seeds.
+    for run, steps, digest in processes.map(partial(_run, control), seeds, chunksize=chunk):
+        summary.steps += steps
+        summary.digests[run.seed] = digest
+        summary.seen.update(run.seen)
+        summary.acknowledgements.update(run.acknowledgements)
+        if run.wrong:
+            summary.failed[run.seed] = run.wrong
+            break
     return summary
 
 
-_mistake = contextlib.ExitStack()  # in this process, until it ends
-
-
-def _begin(control):
+def _begin():
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     gc.freeze()
-    if control:
-        _mistake.enter_context(CONTROLS[control]())
 
 
 def _exit_with_parent():
@@ -63,7 +61,8 @@ def _exit_with_parent():
     os._exit(1)
 
 
-def _run(seed):
-    run = world.run(seed)
+def _run(control, seed):
+    with CONTROLS[control]() if control else nullcontext():
+        run = world.run(seed)
     digest = sha256("\n".join(run.lines()).encode()).hexdigest()
     return replace(run, trace=[]), len(run.trace), digest

@@ -9,7 +9,7 @@ import pytest
 from simulation import world
 from simulation.controls import CONTROLS, REPLICATED
 from simulation.network import POSTGRES_FAULTS, REDIS_FAULTS, WEIGHTS
-from simulation.parallel import run_seeds
+from simulation.parallel import run_seeds, start_processes
 from simulation.replication import FAILURES
 
 from voting.load.record import Acknowledgement
@@ -41,6 +41,12 @@ def explain(seed, wrong, steps=LAST_STEPS):
     return "\n".join(["", *steps, "", *wrong, "", f"Replay: {replay}"])
 
 
+@pytest.fixture(scope="module")
+def processes():
+    with start_processes() as processes:
+        yield processes
+
+
 @pytest.fixture
 def seeds(request):
     return request.config.getoption("--seeds")
@@ -54,8 +60,8 @@ def test_one_seed(request):
 
 
 @pytest.mark.timeout(900)
-def test_each_vote_counts_once_under_faults(seeds, record_property):
-    summary = run_seeds(range(seeds))
+def test_each_vote_counts_once_under_faults(processes, seeds, record_property):
+    summary = run_seeds(processes, range(seeds))
     for seed, wrong in sorted(summary.failed.items())[:1]:
         pytest.fail(explain(seed, wrong), pytrace=False)
     assert len(summary.digests) == seeds
@@ -78,10 +84,10 @@ def test_each_vote_counts_once_under_faults(seeds, record_property):
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_the_simulation_finds_each_mistake(control):
+def test_the_simulation_finds_each_mistake(processes, control):
     says = REPLICATED.get(CONTROLS[control])
     seeds = range(1000) if says is None else filter(world.is_replicated, range(2000))
-    summary = run_seeds(seeds, control)
+    summary = run_seeds(processes, seeds, control)
     assert summary.failed, "no seed found the mistake"
     [wrong] = summary.failed.values()
     assert says is None or any(re.search(says, each) for each in wrong), wrong
@@ -89,6 +95,7 @@ def test_the_simulation_finds_each_mistake(control):
 
 def test_a_seed_repeats_its_trace():
     # In separate processes, since each has its own hash seed.
-    one, two = (run_seeds(range(30), processes=number) for number in (1, 2))
+    with start_processes(1) as first, start_processes(2) as second:
+        one, two = (run_seeds(each, range(30)) for each in (first, second))
     assert one.digests == two.digests
     assert len(set(one.digests.values())) == 30
