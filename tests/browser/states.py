@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import pytest
 from playwright.sync_api import Page, expect
 from support.wait import wait_for
 
@@ -50,10 +51,19 @@ LOSE = "UPDATE poll SET lost_at = '2030-01-02 03:04:05+00'"
 class Stage:
     """The apps to make a state with: with default settings, a hidden result, and long texts."""
 
+    request: pytest.FixtureRequest
     site: Site
-    hidden: Site
-    long: Site
     visitors: Visitors
+
+    @property
+    def hidden(self) -> Site:
+        site: Site = self.request.getfixturevalue("hidden_site")
+        return site
+
+    @property
+    def long(self) -> Site:
+        site: Site = self.request.getfixturevalue("long_site")
+        return site
 
 
 LUNCH = Question(

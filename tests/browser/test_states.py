@@ -19,9 +19,9 @@ FOLDER = os.environ.get("SCREENSHOTS")
 
 
 @pytest.fixture
-def stage(one_site, hidden_site, long_site, visitors):
+def stage(request, one_site, visitors):
     one_site.up.reset()
-    return Stage(one_site, hidden_site, long_site, visitors)
+    return Stage(request, one_site, visitors)
 
 
 # States of a response to a form, or of a request that fails: a reload ends them.
