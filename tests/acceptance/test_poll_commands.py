@@ -110,11 +110,14 @@ def test_a_poll_is_closed_final_opened_again_and_reset(start, data):
     assert again.tally() == {"a": 0, "b": 1}
 
 
-def test_the_status_hides_the_totals_that_the_pages_hide(running):
-    hidden = voting("status", "--data", str(running.data), SHOW_RESULTS="after_close")
-    assert re.fullmatch(r"votes         \d+ in total", hidden.stdout.splitlines()[2])
-    as_json = voting("status", "--json", "--data", str(running.data), SHOW_RESULTS="after_close")
-    assert json.loads(as_json.stdout)["counts"]["by_option"] is None
+def test_commands_hide_the_totals_that_the_pages_hide(start, data):
+    up = start(data, SHOW_RESULTS="after_close").ready()
+    assert lines(up, "status")[2] == "votes         0 in total"
+    as_json = json.loads("\n".join(lines(up, "status", "--json")))
+    assert as_json["counts"]["by_option"] is None
+    assert lines(up, "close", "--at", "+1h", "--yes")[2] == "votes         0 in total"
+    assert lines(up, "export")[0] == "time,votes"
+    assert voting("export", "--votes", "--data", str(data)).returncode == 1
 
 
 def test_hidden_totals_are_revealed_for_good_and_after_a_yes_only(running):

@@ -53,7 +53,13 @@ from voting.queue.client import Queue, connect
 from voting.queue.producer import NotRecorded, PollClosed, RoundOver
 from voting.queue.state import PollConflict, QueueState
 from voting.reconcile import changes
-from voting.reconcile.changes import ChangeError, change_poll, fetch_status, wait_until_final
+from voting.reconcile.changes import (
+    ChangeError,
+    change_poll,
+    fetch_settled_status,
+    fetch_status,
+    wait_until_final,
+)
 from voting.reconcile.poll import finalize, reconcile
 
 close_poll_later = partial(close_poll, at=datetime(2100, 1, 1, tzinfo=UTC))
@@ -592,7 +598,7 @@ async def test_a_poll_that_was_closed_meanwhile_is_not_opened(engine):
 
 async def test_commands_store_a_close_whose_time_has_come_first(open_poll, engine):
     await close_poll(engine, at=datetime.fromtimestamp(await open_poll.clock() - 1, UTC))
-    status = await poll_commands._plan(open_poll, engine)
+    status = await fetch_settled_status(open_poll, engine, "always")
     assert status.phase is Phase.COUNTING
 
 
@@ -600,12 +606,12 @@ async def test_an_operator_decides_after_a_restore(open_poll, engine, admin):
     await close_poll(engine)
     await reconcile(engine, open_poll)
     await restore(admin, open_poll, Poll())
-    status = await poll_commands._plan(open_poll, engine)
+    status = await fetch_settled_status(open_poll, engine, "always")
     assert "restored from an older backup" in status.conflict
     assert any("conflict" in line for line in poll_commands._lines(status))
     change = partial(reopen_poll, seen=status.poll)
     await change_poll(open_poll, engine, change)
-    assert (await poll_commands._plan(open_poll, engine)).conflict is None
+    assert (await fetch_settled_status(open_poll, engine, "always")).conflict is None
     assert await open_poll.cast(ballot())
 
 
@@ -651,7 +657,8 @@ async def test_the_status_tells_that_the_queue_belongs_to_another_database(
     open_poll, engine, admin
 ):
     await execute(admin, "UPDATE poll SET database_id = gen_random_uuid()")
-    assert "belongs to another database" in (await poll_commands._plan(open_poll, engine)).conflict
+    status = await fetch_settled_status(open_poll, engine, "always")
+    assert "belongs to another database" in status.conflict
 
 
 async def test_a_change_of_unknown_outcome_is_not_called_failed(open_poll, engine):

@@ -30,13 +30,13 @@ def run_on_servers(
     work: Callable[[QueueState, AsyncEngine], Awaitable[_Result]],
     **limits: Any,
 ) -> _Result:
-    """Run `work` with the queue and the database that `server_urls` names.
+    """Run `work` with the queue and the database that `environment` names.
 
     `failure` begins the message if a server fails; `limits` are arguments of create_engine. A
     command that asks for confirmation does it between two runs: while an event loop runs, Ctrl-C
     does not interrupt a prompt. Raises SettingsError.
     """
-    settings = load_settings(ServersSettings, server_urls(data))
+    settings = load_settings(ServersSettings, environment(data))
     url = settings.database_url.get_secret_value()
 
     async def run() -> _Result:
@@ -52,8 +52,8 @@ def run_on_servers(
         return asyncio.run(run())
 
 
-def server_urls(data: Path | None) -> Mapping[str, str]:
-    """Return the environment. If it has no server's URL, add those of the running `voting up`."""
+def environment(data: Path | None) -> Mapping[str, str]:
+    """Return the environment. If it has no server's URL, add what the running `voting up` has."""
     if os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL"):
         return os.environ
     try:

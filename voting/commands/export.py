@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from voting.commands import options
-from voting.commands.context import exit_on_error, server_urls
+from voting.commands.context import environment, exit_on_error
 from voting.database.engine import create_engine
 from voting.database.export import NoSuchRound, VotesHidden, VotesNotKept, open_snapshot
 from voting.poll import formats
@@ -44,7 +44,7 @@ def export(
     A file gets its name when it is complete. Votes are in random order. They are exported only of
     the current round, and not while SHOW_RESULTS hides its totals.
     """
-    settings = load_settings(ExportSettings, server_urls(data))
+    settings = load_settings(ExportSettings, environment(data))
     with exit_on_error("the votes can't be exported"):
         asyncio.run(_export(settings, output_format, number, output, votes=votes))
 

@@ -1,6 +1,5 @@
-"""The commands for whoever leads the vote: status, ask, close, open, reset, reveal."""
+"""The commands for leading a vote: status, ask, close, open, reset, reveal."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from voting.commands import options
-from voting.commands.context import exit_on_error, run_on_servers, to_json
+from voting.commands.context import environment, exit_on_error, run_on_servers, to_json
 from voting.commands.when import Moment, moment, resolve
 from voting.database.poll import close_poll, reopen_poll, reveal_results, start_round
 from voting.database.totals import fetch_result
@@ -38,7 +37,7 @@ def status(data: Path | None, *, json_output: bool) -> None:
 
     Lists the final totals of all rounds, and those that a reopened poll has revoked.
     """
-    found = run_on_servers(data, "the poll can't be read", _fetch_status)
+    found = run_on_servers(data, "the poll can't be read", partial(_fetch_status, data))
     click.echo(to_json(found) if json_output else "\n".join(_lines(found)))
 
 
@@ -58,7 +57,7 @@ def close(data: Path | None, at: Moment | None, wait: float, *, yes: bool) -> No
     Votes are refused from then on. Totals are final once all accepted ballots are counted.
     """
     failure = "the poll can't be closed"
-    plan = partial(_plan_until, at=at, option="--at")
+    plan = partial(_plan_until, data, at=at, option="--at")
     found, closes_at = run_on_servers(data, failure, plan)
     poll = found.poll
     if not poll.allows(Event.CLOSE):
@@ -79,7 +78,7 @@ def reopen(data: Path | None, *, yes: bool) -> None:
     Reopening a final poll revokes its result.
     """
     failure = "the poll can't be opened"
-    found = run_on_servers(data, failure, _plan)
+    found = run_on_servers(data, failure, partial(_plan, data))
     if not yes:
         _confirm(consequences(Event.REOPEN, found.poll, found.counts))
     _change(data, failure, partial(reopen_poll, seen=found.poll))
@@ -95,7 +94,7 @@ def reset(data: Path | None, *, yes: bool) -> None:
     deleted.
     """
     failure = "the next round can't be started"
-    found = run_on_servers(data, failure, _plan)
+    found = run_on_servers(data, failure, partial(_plan, data))
     number = found.poll.round
     if not found.poll.allows(Event.START_ROUND):
         raise click.ClickException(
@@ -116,7 +115,7 @@ def reveal(data: Path | None, number: int | None, *, yes: bool) -> None:
     Of the round, or of an earlier one. It can't be undone.
     """
     failure = "the totals can't be revealed"
-    seen = run_on_servers(data, failure, _plan).poll
+    seen = run_on_servers(data, failure, partial(_plan, data)).poll
     number = seen.round if number is None else number
     if not 0 < number <= seen.round:
         raise click.BadParameter(f"there is no round {number}", param_hint="--round")
@@ -125,7 +124,7 @@ def reveal(data: Path | None, number: int | None, *, yes: bool) -> None:
 
     async def apply(state: QueueState, engine: AsyncEngine) -> None:
         await reveal_results(engine, seen, number=number)
-        await _show(state, engine)
+        await _show(data, state, engine)
 
     run_on_servers(data, failure, apply)
 
@@ -156,7 +155,7 @@ def ask(
     """
     question = options.parse_question(title, names)
     failure = "the question can't be asked"
-    plan = partial(_plan_until, at=close_at, option="--close-at")
+    plan = partial(_plan_until, data, at=close_at, option="--close-at")
     found, closes_at = run_on_servers(data, failure, plan)
     if not yes:
         _confirm(consequences(Event.START_ROUND, found.poll, found.counts, question=question))
@@ -173,7 +172,7 @@ def ask(
         closing = await _resolve(state, at, "--close-at")
         start = partial(start_round, ended=poll.round, question=question, closes_at=closing)
         await change_poll(state, engine, start)
-        await _show(state, engine)
+        await _show(data, state, engine)
 
     run_on_servers(data, failure, apply)
 
@@ -192,7 +191,7 @@ def _change(
             with exit_on_error("the poll is closed, but its totals are not known to be final"):
                 poll = (await fetch_result(engine)).poll
                 await wait_until_final(state, engine, poll, wait)
-        await _show(state, engine)
+        await _show(data, state, engine)
 
     run_on_servers(data, failure, apply)
 
@@ -204,26 +203,26 @@ async def _resolve(state: QueueState, at: Moment | None, option: str) -> datetim
     return resolve(at, datetime.fromtimestamp(await state.clock(), UTC), option)
 
 
-async def _show(state: QueueState, engine: AsyncEngine) -> None:
+async def _show(data: Path | None, state: QueueState, engine: AsyncEngine) -> None:
     with exit_on_error("the poll is changed, but its status can't be read"):
-        click.echo("\n".join(_lines(await _fetch_status(state, engine))))
+        click.echo("\n".join(_lines(await _fetch_status(data, state, engine))))
 
 
-async def _plan(state: QueueState, engine: AsyncEngine) -> Status:
-    settings = load_settings(ShowResultsSettings, os.environ)
+async def _plan(data: Path | None, state: QueueState, engine: AsyncEngine) -> Status:
+    settings = load_settings(ShowResultsSettings, environment(data))
     return await fetch_settled_status(state, engine, settings.show_results)
 
 
 async def _plan_until(
-    state: QueueState, engine: AsyncEngine, *, at: Moment | None, option: str
+    data: Path | None, state: QueueState, engine: AsyncEngine, *, at: Moment | None, option: str
 ) -> tuple[Status, datetime | None]:
     """Return the status, and the time of an option by Redis' clock."""
     closes_at = await _resolve(state, at, option)
-    return await _plan(state, engine), closes_at
+    return await _plan(data, state, engine), closes_at
 
 
-async def _fetch_status(state: QueueState, engine: AsyncEngine) -> Status:
-    settings = load_settings(ShowResultsSettings, os.environ)
+async def _fetch_status(data: Path | None, state: QueueState, engine: AsyncEngine) -> Status:
+    settings = load_settings(ShowResultsSettings, environment(data))
     return await fetch_status(state, engine, settings.show_results)
 
 

@@ -98,13 +98,13 @@ def _fits_sockets(path: Path) -> bool:
 
 
 @contextmanager
-def published_urls(data: Path, environ: Mapping[str, str]) -> Iterator[None]:
-    """Write the servers' URLs to servers.env, for the operator's commands. Raises StartError."""
+def published_settings(data: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    """Write to servers.env what the operator's commands need to know. Raises StartError."""
     path = data / "servers.env"
-    names = ("DATABASE_URL", "REDIS_URL", "REDIS_REPLICAS")
-    urls = "".join(f"{name}={environ[name]}\n" for name in names if name in environ)
+    names = ("DATABASE_URL", "REDIS_URL", "REDIS_REPLICAS", "SHOW_RESULTS")
+    settings = "".join(f"{name}={environ[name]}\n" for name in names if name in environ)
     with writes_to(data):
-        write_private(path, urls)
+        write_private(path, settings)
     try:
         yield
     finally:

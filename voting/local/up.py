@@ -21,7 +21,7 @@ import segno
 
 from voting.local import servers
 from voting.local.address import Address, resolve
-from voting.local.data_dir import DataDir, acquire_lock, published_urls, secret_key, socket_dir
+from voting.local.data_dir import DataDir, acquire_lock, published_settings, secret_key, socket_dir
 from voting.local.replication import Machines, has_queue
 from voting.local.supervisor import Child, Guardian, Program, StartError, responds
 from voting.settings import Role, bind_problem, default_data_dir
@@ -173,7 +173,7 @@ class Stack:
             environ = {**settings, **environ}
             embedded += map(child, queue)
         await self._start_children(embedded)
-        self._exits.enter_context(published_urls(self.data, environ))
+        self._exits.enter_context(published_settings(self.data, environ))
         await self._migrate(guardian, environ)
 
         host = self.address.in_links
