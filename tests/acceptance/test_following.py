@@ -328,7 +328,7 @@ def test_without_the_sdk_a_role_logs_that_once_and_runs(app, collector, tmp_path
     assert cast(vote)[0] == 303
     wait_for("the count", app.counted)
     assert [line["event"] for line in lines(vote) if line["level"] == "warning"] == [
-        "no traces: pip install 'voting[tracing]'"
+        "no traces: the extra `tracing` is not installed"
     ]
     [entry] = app.entries()
     assert entry.keys() == {b"voter", b"choice"}

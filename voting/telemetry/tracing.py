@@ -197,6 +197,6 @@ def start(role: str, settings: RoleSettings) -> Callable[[], None]:
     try:
         from voting.telemetry.exporter import start_exporter  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
-        log.warning("no traces: pip install 'voting[tracing]'", missing=error.name)
+        log.warning("no traces: the extra `tracing` is not installed", missing=error.name)
         return lambda: None
     return start_exporter(role)
