@@ -35,9 +35,9 @@ def test_what_was_applied_does_not_differ_and_another_apply_changes_nothing(clus
     folder = ("--kustomize", str(cluster.kind.render(container["image"].partition(":")[2])))
     # Exit code 1 for differences.
     # https://kubernetes.io/docs/reference/kubectl/generated/kubectl_diff/
-    cluster.kind.kubectl("diff", *SERVER_SIDE, *folder)
-    cluster.kind.kubectl("apply", *SERVER_SIDE, *folder)
+    cluster.kind.kubectl("diff", *SERVER_SIDE, *folder, timeout=120)
+    cluster.kind.kubectl("apply", *SERVER_SIDE, *folder, timeout=120)
     before = states(cluster)
-    cluster.kind.kubectl("diff", *SERVER_SIDE, *folder)
-    cluster.kind.kubectl("apply", *SERVER_SIDE, *folder)
+    cluster.kind.kubectl("diff", *SERVER_SIDE, *folder, timeout=120)
+    cluster.kind.kubectl("apply", *SERVER_SIDE, *folder, timeout=120)
     assert states(cluster) == before
