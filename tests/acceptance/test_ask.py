@@ -1,4 +1,4 @@
-"""`voting ask`: the next question, run as whoever leads the vote runs it."""
+"""`voting ask`: the next question, run as a person who leads a vote runs it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`voting questions`: what will be asked, prepared as whoever leads the vote does it."""
+"""`voting questions`: what will be asked, prepared as a person who leads a vote does it."""
 
 import json
 from pathlib import Path
