@@ -1,7 +1,6 @@
 """The users of Postgres and Redis as `deploy/` creates them have the rights they need, no more."""
 
 import asyncio
-import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -441,27 +440,6 @@ async def test_migration_revokes_rights_that_are_not_listed(database):
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await fetch(database("voting_result"), "SELECT voter FROM votes")
     assert await fetch(database("voting_result"), "SELECT votes FROM tally WHERE false") == []
-
-
-async def test_before_a_roll_back_a_worker_may_be_given_the_rights_of_the_version_before(database):
-    page = (DEPLOY / "overlays/production/README.md").read_text()
-    owner = await asyncpg.connect(database("voting"))
-    transaction = owner.transaction()
-    await transaction.start()
-    try:
-        for statement in re.findall(r"-c '(GRANT .+?)'", page):
-            await owner.execute(statement)
-        for kind, what, right in (
-            ("table", "poll", "UPDATE"),
-            ("table", "finals", "INSERT"),
-            ("table", "final_totals", "INSERT"),
-            ("function", "start_round(integer,integer,text,text[],boolean)", "EXECUTE"),
-        ):
-            query = f"SELECT has_{kind}_privilege('voting_worker', '{what}', '{right}')"
-            assert await owner.fetchval(query)
-    finally:
-        await transaction.rollback()
-        await owner.close()
 
 
 @pytest.mark.parametrize("owner", ["voting", "postgres"])
