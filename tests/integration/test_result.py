@@ -500,7 +500,7 @@ async def test_without_postgres_rounds_are_answered_with_an_error_page(tmp_path)
             assert (await client.get(path)).status_code == 503
 
 
-async def test_viewers_of_a_round_share_a_query_also_if_it_has_no_result(
+async def test_viewers_of_a_round_share_a_query_in_all_languages_and_if_it_has_no_result(
     client, engine, admin, monkeypatch, operator
 ):
     await end_rounds(engine, operator)
@@ -513,9 +513,16 @@ async def test_viewers_of_a_round_share_a_query_also_if_it_has_no_result(
         return await fetch_past_result(connection, number, **options)
 
     monkeypatch.setattr(totals, "fetch_past_result", noting)
-    paths = [f"/rounds/{number}" for number in (1, 2)] * 20
-    answers = await asyncio.gather(*map(client.get, paths))
-    assert [each.status_code for each in answers] == [200, 404] * 20
+    asked = [(code, number) for code in ("en", "de", "ar") for number in (1, 2)] * 8
+    answers = await asyncio.gather(
+        *(
+            client.get(f"/rounds/{number}", headers={"Accept-Language": code})
+            for code, number in asked
+        )
+    )
+    for (code, number), answer in zip(asked, answers, strict=True):
+        assert answer.status_code == (200 if number == 1 else 404)
+        assert f'<html lang="{code}"' in answer.text
     assert sorted(queries) == [1, 2]
 
 

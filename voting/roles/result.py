@@ -1,6 +1,6 @@
 """ROLE=result: the pages that show the totals, the same as JSON, and exports."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, nan
 from time import monotonic
@@ -51,7 +51,7 @@ FINALS_TTL = 1.0
 # Seconds between two queries for the timeline, whose buckets are ten seconds long.
 TIMELINE_TTL = 5.0
 
-# Pages of earlier rounds that are kept.
+# Earlier rounds whose results are kept, each with a page of 15 kB in each language.
 MAX_ROUNDS = 100
 
 # Proxies may cache the totals for a second; browsers revalidate and mostly get a 304.
@@ -59,6 +59,14 @@ _CACHE = "public, max-age=0, s-maxage=1, must-revalidate"
 _PAGE_HEADERS = (PARTIAL, (b"cache-control", _CACHE.encode()))
 
 _Request = Request[Any, Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """A round that is over, and its pages and their ETags by language."""
+
+    result: PublicResult
+    rendered: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
 
 class ResultRole:
@@ -80,8 +88,8 @@ class ResultRole:
         # The pages rendered from a result, and their ETags, by template and language.
         self._rendered_from: tuple[PublicResult | None, bool] | None = None
         self._rendered: dict[tuple[str, str], tuple[str, bytes]] = {}
-        # Those of rounds that are over, by number and language: None if there is no final result.
-        self._rounds: dict[tuple[int, str], SingleFlight[tuple[str, bytes] | None]] = {}
+        # Those of rounds that are over, by number: None if there is no final result.
+        self._rounds: dict[int, SingleFlight[_Round | None]] = {}
         for phase in Phase:
             metrics.PHASE.labels(phase).set(nan)
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._fetched_at)
@@ -141,31 +149,26 @@ class ResultRole:
             return see_other("/")
         if not 0 < number < result.poll.round:
             raise ProblemError(errors.NO_ROUND)
-        language = self._language(request)
-        kept = self._round(number, language)
-        page = await kept.get()
-        if page is None:
-            raise ProblemError(errors.DATABASE_UNAVAILABLE if kept.stale else errors.NO_ROUND)
-        return _respond(request, language, *page)
-
-    def _round(self, number: int, language: Language) -> SingleFlight[tuple[str, bytes] | None]:
-        key = number, language.code
-        if key not in self._rounds:
+        if number not in self._rounds:
             if len(self._rounds) >= MAX_ROUNDS:
                 self._rounds.clear()
             # It changes only if it is revealed, or the database is restored.
-            fetch = partial(self._render_round, number, language)
-            self._rounds[key] = SingleFlight(fetch, ttl=TIMELINE_TTL)
-        return self._rounds[key]
+            fetch = partial(self._fetch_round, number)
+            self._rounds[number] = SingleFlight(fetch, ttl=TIMELINE_TTL)
+        kept = self._rounds[number]
+        found = await kept.get()
+        if found is None:
+            raise ProblemError(errors.DATABASE_UNAVAILABLE if kept.stale else errors.NO_ROUND)
+        language = self._language(request)
+        if language.code not in found.rendered:
+            page = self._render(language, "round.html", found.result, stale=False)
+            found.rendered[language.code] = page, make_etag(page)
+        return _respond(request, language, *found.rendered[language.code])
 
-    async def _render_round(self, number: int, language: Language) -> tuple[str, bytes] | None:
+    async def _fetch_round(self, number: int) -> _Round | None:
         async with self._engine.connect() as connection:
             found = await totals.fetch_past_result(connection, number, timeline=True)
-        if found is None:
-            return None
-        public = publish(found, self._settings.show_results)
-        page = self._render(language, "round.html", public, stale=False)
-        return page, make_etag(page)
+        return _Round(publish(found, self._settings.show_results)) if found else None
 
     async def _get_page(self, request: _Request) -> PageResponse:
         """Return a page, rendered once for all clients while the result is the same."""
