@@ -184,12 +184,9 @@ class AdminRole:
         return await self._part(request, "_rounds.html")
 
     async def _part(self, request: _Request, template: str) -> PageResponse:
-        language = self._language(request)
+        language = self._pages.language_of(request)
         page = self._pages.render(language, template, **await self._context(request))
         return _respond(language, page, PARTIAL)
-
-    def _language(self, request: _Request) -> Language:
-        return self._pages.language(request_headers(request.scope))
 
     async def _page(
         self,
@@ -205,7 +202,7 @@ class AdminRole:
         writes = "write" in request.query_params
         more = {"draft": draft, "writes": writes, "confirmation": None, "audit": None, **shown}
         more["once"] = secrets.token_hex(8)
-        language = self._language(request)
+        language = self._pages.language_of(request)
         page = self._pages.render(language, "admin.html", problem=problem, **context, **more)
         cookies = self._delete_old_cookies(request)
         return _respond(language, page, *cookies, status=problem.status if problem else 200)

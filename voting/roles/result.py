@@ -62,11 +62,12 @@ _Request = Request[Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
-    """A round that is over, and its pages and their ETags by language."""
+class _Rendered:
+    """A result, and the pages rendered from it with their ETags, by template and language."""
 
-    result: PublicResult
-    rendered: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    result: PublicResult | None
+    stale: bool = False
+    pages: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
 
 
 class ResultRole:
@@ -85,11 +86,9 @@ class ResultRole:
         self._address, self._code = address_and_code(settings.vote_url)
         self._timeline: PollResult
         self._timeline_expires = -inf
-        # The pages rendered from a result, and their ETags, by template and language.
-        self._rendered_from: tuple[PublicResult | None, bool] | None = None
-        self._rendered: dict[tuple[str, str], tuple[str, bytes]] = {}
-        # Those of rounds that are over, by number: None if there is no final result.
-        self._rounds: dict[int, SingleFlight[_Round | None]] = {}
+        self._rendered = _Rendered(None)
+        # Of rounds that are over, by number: None if there is no final result.
+        self._rounds: dict[int, SingleFlight[_Rendered | None]] = {}
         for phase in Phase:
             metrics.PHASE.labels(phase).set(nan)
         metrics.TOTALS_AGE.set_function(lambda: monotonic() - self._fetched_at)
@@ -136,7 +135,7 @@ class ResultRole:
         finals = await self._finals.get()
         if finals is None:
             raise ProblemError(errors.DATABASE_UNAVAILABLE)
-        language = self._language(request)
+        language = self._pages.language_of(request)
         page = self._pages.render(language, "rounds.html", rounds=finals)
         return _respond(request, language, page, make_etag(page))
 
@@ -159,34 +158,31 @@ class ResultRole:
         found = await kept.get()
         if found is None:
             raise ProblemError(errors.DATABASE_UNAVAILABLE if kept.stale else errors.NO_ROUND)
-        language = self._language(request)
-        if language.code not in found.rendered:
-            page = self._render(language, "round.html", found.result, stale=False)
-            found.rendered[language.code] = page, make_etag(page)
-        return _respond(request, language, *found.rendered[language.code])
+        return self._respond_once(request, "round.html", found)
 
-    async def _fetch_round(self, number: int) -> _Round | None:
+    async def _fetch_round(self, number: int) -> _Rendered | None:
         async with self._engine.connect() as connection:
             found = await totals.fetch_past_result(connection, number, timeline=True)
-        return _Round(publish(found, self._settings.show_results)) if found else None
+        return _Rendered(publish(found, self._settings.show_results)) if found else None
 
     async def _get_page(self, request: _Request) -> PageResponse:
         """Return a page, rendered once for all clients while the result is the same."""
-        template, language = request.route_handler.opt["template"], self._language(request)
-        key = template, language.code
-        result = await self._result.get()
-        state = (result, self._result.stale)
-        if self._rendered_from != state:
-            self._rendered_from, self._rendered = state, {}
-        if key not in self._rendered:
-            body = self._render(language, template, result, stale=self._result.stale)
-            self._rendered[key] = body, make_etag(body)
-        response = _respond(request, language, *self._rendered[key])
+        latest = await self._result.get(), self._result.stale
+        if (self._rendered.result, self._rendered.stale) != latest:
+            self._rendered = _Rendered(*latest)
+        template = request.route_handler.opt["template"]
+        response = self._respond_once(request, template, self._rendered)
         metrics.RESULT_RESPONSES.labels(str(response.status)).inc()
         return response
 
-    def _language(self, request: _Request) -> Language:
-        return self._pages.language(request_headers(request.scope))
+    def _respond_once(self, request: _Request, template: str, rendered: _Rendered) -> PageResponse:
+        """Respond with a page of a result, which is rendered once for each language."""
+        language = self._pages.language_of(request)
+        key = template, language.code
+        if key not in rendered.pages:
+            page = self._render(language, template, rendered.result, stale=rendered.stale)
+            rendered.pages[key] = page, make_etag(page)
+        return _respond(request, language, *rendered.pages[key])
 
     def _render(
         self, language: Language, template: str, result: PublicResult | None, *, stale: bool

@@ -67,6 +67,9 @@ class Pages:
         """Return the language of the response: that of the setting, or the client's."""
         return self._language or negotiate(headers)
 
+    def language_of(self, request: Request[Any, Any, Any]) -> Language:
+        return self.language(request_headers(request.scope))
+
     def render(self, language: Language, template: str, **context: object) -> str:
         return self._set_clock(self._render(language, template, **context))
 
@@ -82,7 +85,7 @@ class Pages:
 
     def _error_page(self, request: Request[Any, Any, Any], error: Exception) -> Template:
         """Render an exception as a page, as Litestar's exception handler for all of them."""
-        problem, language = problem_of(error), self.language(request_headers(request.scope))
+        problem, language = problem_of(error), self.language_of(request)
         headers = problem.headers | {
             name.decode(): value.decode() for name, value in language.headers
         }
