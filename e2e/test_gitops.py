@@ -33,11 +33,15 @@ def states(cluster: Cluster) -> dict[str, Any]:
 def test_what_was_applied_does_not_differ_and_another_apply_changes_nothing(cluster: Cluster):
     [container] = cluster.pods("vote")[0]["spec"]["containers"]
     folder = ("--kustomize", str(cluster.kind.render(container["image"].partition(":")[2])))
+
+    def kubectl(command: str) -> None:
+        cluster.kind.kubectl(command, *SERVER_SIDE, *folder, timeout=120)
+
     # Exit code 1 for differences.
     # https://kubernetes.io/docs/reference/kubectl/generated/kubectl_diff/
-    cluster.kind.kubectl("diff", *SERVER_SIDE, *folder, timeout=120)
-    cluster.kind.kubectl("apply", *SERVER_SIDE, *folder, timeout=120)
+    kubectl("diff")
+    kubectl("apply")
     before = states(cluster)
-    cluster.kind.kubectl("diff", *SERVER_SIDE, *folder, timeout=120)
-    cluster.kind.kubectl("apply", *SERVER_SIDE, *folder, timeout=120)
+    kubectl("diff")
+    kubectl("apply")
     assert states(cluster) == before

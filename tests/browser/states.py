@@ -57,13 +57,11 @@ class Stage:
 
     @property
     def hidden(self) -> Site:
-        site: Site = self.request.getfixturevalue("hidden_site")
-        return site
+        return self.request.getfixturevalue("hidden_site")
 
     @property
     def long(self) -> Site:
-        site: Site = self.request.getfixturevalue("long_site")
-        return site
+        return self.request.getfixturevalue("long_site")
 
 
 LUNCH = Question(
